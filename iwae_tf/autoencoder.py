@@ -1,0 +1,423 @@
+"""The probabilistic model: networks in, densities, draws and log-weights out."""
+
+import warnings
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from iwae_tf import noise
+from iwae_tf.distributions import (
+    bernoulli_likelihood,
+    diagonal_normal,
+    get_likelihood,
+    split_loc_scale,
+    standard_normal,
+)
+from iwae_tf.errors import InvalidInputError
+
+LATENT_STREAM = 3  # of the noise that `sample` starts from
+
+
+class LogWeightParts(NamedTuple):
+    """log w = log_likelihood + log_prior - log_proposal, each [M, K, B]."""
+
+    log_likelihood: tf.Tensor
+    log_prior: tf.Tensor
+    log_proposal: tf.Tensor
+
+    @property
+    def log_weights(self):
+        return self.log_likelihood + self.log_prior - self.log_proposal
+
+
+class UnitMask(NamedTuple):
+    """Which latent units of one layer take part; the others are set to a constant."""
+
+    active: tf.Tensor  # bool [D]
+    fill: tf.Tensor  # float32 [D]
+
+
+class Autoencoder(keras.Model):
+    """q(z|x), p(z) and p(x|z) with any number of stochastic layers z_1, ..., z_L.
+
+    q(z|x) = q(z_1|x) prod_l q(z_l|z_{l-1})
+    p(x,z) = p(x|z_1) prod_l p(z_{l-1}|z_l) N(z_L; 0, I)
+
+    Args:
+      encoder: Keras layer or model, or a sequence of them, [q(z1|x), q(z2|z1), ...].
+        Each maps [rows, ...] to loc and log_scale, [rows, 2 * latent_dim].
+      decoder: the same for [p(x|z1), p(z1|z2), ...]. The first maps
+        [rows, latent_dim] to the parameters of p(x|z).
+      likelihood: "bernoulli" (decoder returns logits), "normal" (loc and log_scale
+        concatenated on the last axis), or a callable from the decoder's output
+        [rows, ...] to a TFP distribution with batch shape [rows] and the event shape
+        of x. A callable must be registered with
+        `keras.saving.register_keras_serializable` for the model to be saved.
+
+    Calling the model, and `predict`, returns the mean of p(x|z1) at the mean of
+    q(z1|x): [batch, *event].
+
+    Raises:
+      InvalidInputError: networks that do not fit each other or x.
+    """
+
+    def __init__(self, encoder, decoder, *, likelihood="bernoulli", **kwargs):
+        super().__init__(**kwargs)
+        self.encoder = _as_networks(encoder, "encoder")
+        self.decoder = _as_networks(decoder, "decoder")
+        if len(self.encoder) != len(self.decoder):
+            raise InvalidInputError(
+                "`encoder` and `decoder` must have one network a stochastic layer. "
+                f"Received: {len(self.encoder)} and {len(self.decoder)}"
+            )
+        self.likelihood = likelihood
+        self.latent_dims = None
+        self.event_shape = None
+        self._likelihood = get_likelihood(likelihood)
+        self._warned_of_grey = False
+
+    # Construction ---------------------------------------------------------------
+
+    def build(self, input_shape):
+        """Creates all variables for x of shape `input_shape` (batch, *event)."""
+        if self.built:
+            return
+        self.event_shape = tuple(int(size) for size in input_shape[1:])
+        self.latent_dims = []
+        shape = self.event_shape
+        for layer, network in enumerate(self.encoder):
+            size = _output_shape(network, shape)[-1]
+            if size % 2:
+                raise InvalidInputError(
+                    "`encoder` must return loc and log_scale concatenated on the last "
+                    f"axis, an even size. Received: size {size} from layer {layer + 1}"
+                )
+            shape = (size // 2,)
+            self.latent_dims.append(size // 2)
+        self._check_decoder()
+        self.built = True
+
+    def _check_decoder(self):
+        """Builds the decoder's networks; their outputs must fit x and the latents."""
+        for layer, network in enumerate(self.decoder[1:], start=1):
+            size = _output_shape(network, (self.latent_dims[layer],))[-1]
+            if size != 2 * self.latent_dims[layer - 1]:
+                raise InvalidInputError(
+                    f"`decoder` {layer + 1} must return loc and log_scale of z{layer}, "
+                    f"size {2 * self.latent_dims[layer - 1]}. Received: size {size}"
+                )
+        row_shape = _output_shape(self.decoder[0], (self.latent_dims[0],))[1:]
+        event_shape = tuple(self._likelihood(tf.zeros((1, *row_shape))).event_shape)
+        if event_shape != self.event_shape:
+            raise InvalidInputError(
+                "`decoder` and `likelihood` must give p(x|z) the event shape of x, "
+                f"{self.event_shape}. Received: {event_shape}"
+            )
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        likelihood = self.likelihood
+        return {
+            "name": self.name,
+            "dtype": serialize(self.dtype_policy),
+            "encoder": [serialize(network) for network in self.encoder],
+            "decoder": [serialize(network) for network in self.decoder],
+            "likelihood": (
+                _serialize_likelihood(likelihood)
+                if callable(likelihood)
+                else likelihood
+            ),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        deserialize = keras.saving.deserialize_keras_object
+        config = dict(config)
+        for name in ("encoder", "decoder"):
+            config[name] = [deserialize(c, custom_objects) for c in config[name]]
+        for name in ("likelihood", "dtype"):
+            if isinstance(config.get(name), dict):
+                config[name] = deserialize(config[name], custom_objects)
+        return cls(**config)
+
+    # Densities ------------------------------------------------------------------
+
+    def proposal_parameters(self, x, training=False):
+        """loc and log_scale of q(z1|x): float32 [B, 2 * latent_dim]."""
+        outputs = _call_network(self.encoder[0], tf.cast(x, tf.float32), training)
+        return tf.cast(outputs, tf.float32)
+
+    def sample_proposals(self, parameters, draws, *, masks=None, training=False):
+        """Draws z ~ q(z|x), layer by layer from x upwards.
+
+        Args:
+          parameters: float [B, 2 * D_1], of q(z1|x).
+          draws: standard normal float [M, K, B, D_1 + ... + D_L].
+          masks: optional list of UnitMask, one a layer.
+
+        Returns:
+          latents: list of [M, K, B, D_l].
+          proposals: list of tfd distributions q(z_l|z_{l-1}) over them.
+        """
+        latents, proposals = [], []
+        for layer, epsilon in enumerate(tf.split(draws, self.latent_dims, axis=-1)):
+            if layer:
+                parameters = self._apply(self.encoder[layer], latents[-1], training)
+            loc, scale = split_loc_scale(parameters)
+            latent, mask = loc + scale * epsilon, masks and masks[layer]
+            if mask:
+                latent = tf.where(mask.active, latent, mask.fill)
+            latents.append(latent)
+            proposals.append(diagonal_normal(loc, scale, mask and mask.active))
+        return latents, proposals
+
+    def log_proposal_at(self, parameters, latents, training=False):
+        """log q(z|x) at given latents: [M, K, B]."""
+        total = 0.0
+        for layer, latent in enumerate(latents):
+            if layer:
+                parameters = self._apply(
+                    self.encoder[layer], latents[layer - 1], training
+                )
+            total += diagonal_normal(*split_loc_scale(parameters)).log_prob(latent)
+        return total
+
+    def log_joint(self, x, latents, *, masks=None, training=False):
+        """log p(x|z1) and log p(z), as LogWeightParts whose log_proposal is None."""
+        active = [mask.active for mask in masks] if masks else [None] * len(latents)
+        prior = standard_normal(self.latent_dims[-1], active[-1])
+        log_prior = prior.log_prob(latents[-1])
+        for layer in range(len(latents) - 1, 0, -1):
+            parameters = self._apply(self.decoder[layer], latents[layer], training)
+            prior = diagonal_normal(*split_loc_scale(parameters), active[layer - 1])
+            log_prior += prior.log_prob(latents[layer - 1])
+        return LogWeightParts(
+            self._log_likelihood(x, latents[0], training), log_prior, None
+        )
+
+    def log_weight_parts(self, x, parameters, draws, *, masks=None):
+        """The three parts of log w for given noise; see `sample_proposals`."""
+        latents, proposals = self.sample_proposals(parameters, draws, masks=masks)
+        log_proposal = sum(q.log_prob(z) for q, z in zip(proposals, latents))
+        parts = self.log_joint(x, latents, masks=masks)
+        return parts._replace(log_proposal=log_proposal)
+
+    def draw_noise(self, key, first_row, num_rows, num_groups, num_samples):
+        """Noise of all draws of consecutive rows: [M, K, B, sum of latent dims].
+
+        A row's M*K draws are consecutive records of the stream.
+        """
+        draws = num_groups * num_samples
+        first = tf.cast(first_row, tf.int64) * draws
+        records = noise.normal(key, first, num_rows * draws, sum(self.latent_dims))
+        shape = [num_rows, num_groups, num_samples, sum(self.latent_dims)]
+        return tf.transpose(tf.reshape(records, shape), [1, 2, 0, 3])
+
+    # Public inference -----------------------------------------------------------
+
+    def log_weights(self, x, num_groups=1, num_samples=50, seed=(0, 0)):
+        """log p(x, z) - log q(z|x) for M*K draws of z a row.
+
+        Args:
+          x: float [B, *event], scored as given.
+          num_groups: M.
+          num_samples: K.
+          seed: pair of integers; row b, draw (m, k) has the same noise in any mode.
+
+        Returns:
+          log_weights: float32 [M, K, B].
+        """
+        check_count(num_groups, "num_groups")
+        check_count(num_samples, "num_samples")
+        x = self.check_x(x)
+        draws = self.draw_noise(
+            noise.make_key(seed), 0, tf.shape(x)[0], num_groups, num_samples
+        )
+        return self.log_weight_parts(x, self.proposal_parameters(x), draws).log_weights
+
+    def encode(self, x):
+        """q(z1|x) as a TFP distribution, batch shape [B], event shape [latent_dim]."""
+        return self.encode_layers(x)[0]
+
+    def encode_layers(self, x):
+        """[q(z1|x), q(z2|z1), ...], each layer at the mean of the one below."""
+        parameters = self.proposal_parameters(self.check_x(x))
+        proposals = []
+        for layer in range(len(self.encoder)):
+            if layer:
+                parameters = self._apply(self.encoder[layer], proposals[-1].mean())
+            proposals.append(diagonal_normal(*split_loc_scale(parameters)))
+        return proposals
+
+    def decode(self, z):
+        """p(x|z1) as a TFP distribution.
+
+        Args:
+          z: float [rows, latent_dim of z1].
+
+        Returns:
+          distribution: batch shape [rows], the event shape of x.
+        """
+        return self._likelihood(_call_network(self.decoder[0], z, False))
+
+    def sample_latent(self, num_images, seed=(0, 0)):
+        """z1 from the generative model, top layer first: [num_images, latent_dim]."""
+        key = noise.fold_in(noise.make_key(seed), LATENT_STREAM)
+        draws = noise.normal(key, 0, num_images, sum(self.latent_dims))
+        *lower, latent = tf.split(draws, self.latent_dims, axis=-1)
+        for layer in range(len(lower), 0, -1):
+            parameters = self._apply(self.decoder[layer], latent)
+            loc, scale = split_loc_scale(parameters)
+            latent = loc + scale * lower[layer - 1]
+        return latent
+
+    def sample(self, num_images, seed=(0, 0), *, mean=False):
+        """Images from the generative model.
+
+        Args:
+          num_images: how many, n.
+          seed: pair of integers.
+          mean: return the mean of p(x|z1) instead of a draw from it.
+
+        Returns:
+          images: float [n, *event].
+        """
+        if not tf.is_tensor(num_images):
+            check_count(num_images, "num_images")
+        self._check_built()
+        distribution = self.decode(self.sample_latent(num_images, seed))
+        if mean:
+            return distribution.mean()
+        return distribution.sample(seed=tf.cast(tf.stack(seed), tf.int32))
+
+    def reconstruct(self, x, seed=(0, 0)):
+        """Mean of p(x|z1) at one draw of z1 ~ q(z1|x): [B, *event]."""
+        x = self.check_x(x)
+        loc, scale = split_loc_scale(self.proposal_parameters(x))
+        key = noise.make_key(seed)
+        epsilon = noise.normal(key, 0, tf.shape(x)[0], sum(self.latent_dims))
+        return self.decode(loc + scale * epsilon[:, : self.latent_dims[0]]).mean()
+
+    def call(self, x, training=False):
+        """Mean of p(x|z1) at the mean of q(z1|x): [B, *event]."""
+        loc, _ = split_loc_scale(self.proposal_parameters(x, training))
+        return self._likelihood(_call_network(self.decoder[0], loc, training)).mean()
+
+    def check_x(self, x):
+        """`x` as a float32 tensor of the model's event shape, or what is wrong.
+
+        Values are checked outside of a graph; grey images under a Bernoulli
+        likelihood warn once, since their density is not that of binary images.
+        """
+        x = tf.convert_to_tensor(x)
+        if not x.dtype.is_floating:
+            raise InvalidInputError(
+                f"`x` must be float in [0, 1]. Received: dtype={x.dtype.name}"
+            )
+        if not self.built:
+            self.build(x.shape)
+        if x.shape.rank is None or tuple(x.shape[1:]) != self.event_shape:
+            raise InvalidInputError(
+                f"`x` must have the shape [batch, {', '.join(map(str, self.event_shape))}]"
+                f". Received: shape={tuple(x.shape)}"
+            )
+        if tf.executing_eagerly():
+            self._check_values(x)
+        return tf.cast(x, tf.float32)
+
+    def _check_values(self, x):
+        if tf.size(x) == 0:
+            raise InvalidInputError(f"`x` must not be empty. Received: shape={x.shape}")
+        low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
+        if not bool(tf.reduce_all(tf.math.is_finite(x))):
+            raise InvalidInputError(
+                "`x` must be finite. Received: NaN or infinity in x"
+            )
+        if self._likelihood is not bernoulli_likelihood:
+            return
+        if low < 0.0 or high > 1.0:
+            raise InvalidInputError(
+                f"`x` must be in [0, 1]. Received: values in [{low:g}, {high:g}]"
+            )
+        if not self._warned_of_grey and bool(tf.reduce_any((x > 0.0) & (x < 1.0))):
+            self._warned_of_grey = True
+            warnings.warn(
+                "`x` has values between 0 and 1, scored under a Bernoulli likelihood as "
+                "given: binarize it first for a log-likelihood of binary images.",
+                stacklevel=4,
+            )
+
+    # Helpers --------------------------------------------------------------------
+
+    def _apply(self, network, latents, training=False):
+        """A network on the last axis of [..., D], as float32 [..., E]."""
+        flat = tf.reshape(latents, [-1, latents.shape[-1]])
+        outputs = tf.cast(_call_network(network, flat, training), tf.float32)
+        shape = tf.concat([tf.shape(latents)[:-1], tf.shape(outputs)[1:]], axis=0)
+        return tf.reshape(outputs, shape)
+
+    def _log_likelihood(self, x, latents, training):
+        """log p(x|z1) of x [B, *event] at latents [M, K, B, D_1]: [M, K, B]."""
+        rows = tf.reshape(latents, [-1, self.latent_dims[0]])
+        distribution = self._likelihood(_call_network(self.decoder[0], rows, training))
+        if x.shape[0] != 1:  # one example meets all rows by broadcasting
+            draws = tf.shape(latents)[:2]
+            x = tf.broadcast_to(x, tf.concat([draws, tf.shape(x)], axis=0))
+            x = tf.reshape(x, [-1, *self.event_shape])
+        return tf.reshape(distribution.log_prob(x), tf.shape(latents)[:-1])
+
+    def _check_built(self):
+        if not self.built:
+            raise InvalidInputError(
+                "the model must be built first, by `fit`, `build` or a call on data. "
+                "Received: a model without variables"
+            )
+
+
+def check_count(value, name):
+    """Raises InvalidInputError unless `value` is a positive integer."""
+    is_count = isinstance(value, int) or hasattr(value, "__index__")
+    if isinstance(value, bool) or not is_count or value < 1:
+        raise InvalidInputError(
+            f"`{name}` must be a positive integer. Received: {name}={value!r}"
+        )
+
+
+def _as_networks(networks, name):
+    """One Keras layer or a sequence of them, as a list."""
+    if isinstance(networks, keras.Layer):
+        networks = [networks]
+    networks = list(networks)
+    if not networks or not all(isinstance(n, keras.Layer) for n in networks):
+        raise InvalidInputError(
+            f"`{name}` must be a Keras layer or a sequence of them, one a stochastic "
+            f"layer. Received: {name}={networks!r}"
+        )
+    return networks
+
+
+def _output_shape(network, row_shape):
+    """Builds `network` for rows of a shape and returns the shape of its output."""
+    return tuple(network(keras.KerasTensor((1, *row_shape))).shape)
+
+
+def _call_network(network, inputs, training):
+    """Calls a network, with `training` where it takes it."""
+    if network._call_has_training_arg:
+        return network(inputs, training=training)
+    return network(inputs)
+
+
+def _serialize_likelihood(likelihood):
+    """A registered callable's config; refuses one that could not be loaded again."""
+    name = getattr(likelihood, "__name__", type(likelihood).__name__)
+    if keras.saving.get_registered_name(likelihood) == name and not hasattr(
+        likelihood, "get_config"
+    ):
+        raise InvalidInputError(
+            "`likelihood` must be registered with "
+            "keras.saving.register_keras_serializable for the model to be saved. "
+            f"Received: likelihood={name}"
+        )
+    return keras.saving.serialize_keras_object(likelihood)

@@ -1,0 +1,268 @@
+"""Bounds on log p(x), as pure functions of log-weights, and as objectives.
+
+With w[m, k] = p(x, z[m, k]) / q(z[m, k] | x), M groups outside the log and K draws
+inside it. Every function takes `log_weights` [M, K, B] and returns one value per
+example, in nats, higher is better.
+
+A new bound is one function, one `Objective` below, one entry of `OBJECTIVES`, and
+a model that names it.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.log_weights import (
+    DRAW_AXES,
+    GROUP_AXIS,
+    SAMPLE_AXIS,
+    logmeanexp,
+    normalized_weights,
+    num_draws,
+)
+
+
+def elbo(log_weights):
+    """Evidence lower bound (ELBO), one value per example.
+
+    mean_{m,k} log_weights[m, k, b]
+
+    Args:
+      log_weights: float [M, K, B].
+
+    Returns:
+      bound: float [B].
+
+    References:
+      Kingma and Welling, 2014. https://arxiv.org/abs/1312.6114
+    """
+    return tf.reduce_mean(_check(log_weights), axis=DRAW_AXES)
+
+
+def iwae(log_weights):
+    """Importance-weighted (IWAE) bound over all M*K draws, one value per example.
+
+    log mean_{m,k} exp(log_weights[m, k, b])
+
+    Args:
+      log_weights: float [M, K, B].
+
+    Returns:
+      bound: float [B].
+
+    References:
+      Burda, Grosse and Salakhutdinov, 2016. https://arxiv.org/abs/1509.00519
+    """
+    return logmeanexp(_check(log_weights), axis=DRAW_AXES)
+
+
+def miwae(log_weights):
+    """Multiply importance-weighted (MIWAE) bound, one value per example.
+
+    mean_m log mean_k exp(log_weights[m, k, b])
+
+    Args:
+      log_weights: float [M, K, B].
+
+    Returns:
+      bound: float [B].
+
+    References:
+      Rainforth et al., 2018. https://arxiv.org/abs/1802.04537
+    """
+    groups = logmeanexp(_check(log_weights), axis=SAMPLE_AXIS)
+    return tf.reduce_mean(groups, axis=GROUP_AXIS)
+
+
+def ciwae(log_weights, beta):
+    """Combination importance-weighted (CIWAE) bound, one value per example.
+
+    beta * elbo + (1 - beta) * iwae, over all M*K draws
+
+    Args:
+      log_weights: float [M, K, B].
+      beta: float in [0, 1]; 1 is the ELBO, 0 the IWAE bound.
+
+    Returns:
+      bound: float [B].
+
+    Raises:
+      InvalidInputError: `beta` is outside [0, 1].
+
+    References:
+      Rainforth et al., 2018. https://arxiv.org/abs/1802.04537
+    """
+    check_beta(beta)
+    # At an end the other bound has weight zero: 0 * -inf must not spoil it.
+    if beta == 0.0:
+        return iwae(log_weights)
+    if beta == 1.0:
+        return elbo(log_weights)
+    return beta * elbo(log_weights) + (1.0 - beta) * iwae(log_weights)
+
+
+def renyi(log_weights, alpha):
+    """Variational Renyi bound over all M*K draws, one value per example.
+
+    1 / (1 - alpha) * log mean_{m,k} exp((1 - alpha) * log_weights[m, k, b])
+
+    alpha = 1 is the ELBO, alpha = 0 the IWAE bound; near 1 the value is computed
+    from expm1 and log1p, so that it does not lose its digits.
+
+    Args:
+      log_weights: float [M, K, B].
+      alpha: any real number.
+
+    Returns:
+      bound: float [B]; a lower bound on log p(x) in expectation for alpha >= 0.
+
+    References:
+      Li and Turner, 2016. https://arxiv.org/abs/1602.02311
+    """
+    log_weights = _check(log_weights)
+    if alpha == 1:
+        return elbo(log_weights)
+    power = tf.constant(1.0 - alpha, log_weights.dtype)
+    peak = tf.reduce_max(log_weights, axis=DRAW_AXES)
+    peak = tf.stop_gradient(tf.where(tf.math.is_finite(peak), peak, 0.0))
+    powers = power * (log_weights - peak)
+    is_small = tf.reduce_max(tf.abs(powers), axis=DRAW_AXES) < 0.5
+    small = tf.where(is_small, powers, 0.0)
+    by_log1p = tf.math.log1p(tf.reduce_mean(tf.math.expm1(small), axis=DRAW_AXES))
+    by_logmeanexp = logmeanexp(tf.where(is_small, 0.0, powers), axis=DRAW_AXES)
+    return peak + tf.where(is_small, by_log1p, by_logmeanexp) / power
+
+
+class Bound(NamedTuple):
+    """What each half of the model maximises; both [B]."""
+
+    generative: tf.Tensor
+    inference: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """One bound for the decoder and one for the encoder.
+
+    `objective(log_weights)` returns a `Bound`. Where both halves maximise the same
+    bound its two fields are one tensor.
+    """
+
+    def __call__(self, log_weights):
+        """Bound from float [M, K, B]."""
+        bound = self.bound(log_weights)
+        return Bound(generative=bound, inference=bound)
+
+    def bound(self, log_weights):
+        """The bound that is reported: the decoder's. float [B]."""
+        raise NotImplementedError
+
+    def pathwise_weights(self, log_weights):
+        """Weights v[M, K, B] of the doubly reparameterized (DReG) encoder gradient.
+
+        sum_{m,k} v[m, k] * (d log w[m, k] / d z[m, k]) * (d z[m, k] / d encoder)
+
+        with the parameters of q stopped in log w.
+
+        References:
+          Tucker et al., 2019. https://arxiv.org/abs/1810.04152
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class ELBO(Objective):
+    """Kingma and Welling's evidence lower bound."""
+
+    def bound(self, log_weights):
+        return elbo(log_weights)
+
+    def pathwise_weights(self, log_weights):
+        return tf.ones_like(log_weights) / num_draws(log_weights, DRAW_AXES)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportanceWeighted(Objective):
+    """Burda et al.'s bound."""
+
+    def bound(self, log_weights):
+        return iwae(log_weights)
+
+    def pathwise_weights(self, log_weights):
+        return normalized_weights(log_weights, axis=DRAW_AXES) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiplyImportanceWeighted(Objective):
+    """Rainforth et al.'s average of M bounds of K draws."""
+
+    def bound(self, log_weights):
+        return miwae(log_weights)
+
+    def pathwise_weights(self, log_weights):
+        groups = num_draws(log_weights, GROUP_AXIS)
+        return normalized_weights(log_weights, axis=SAMPLE_AXIS) ** 2 / groups
+
+
+@dataclasses.dataclass(frozen=True)
+class CombinationImportanceWeighted(Objective):
+    """Rainforth et al.'s convex combination of the ELBO and the IWAE bound."""
+
+    beta: float = 0.5
+
+    def __post_init__(self):
+        check_beta(self.beta)
+
+    def bound(self, log_weights):
+        return ciwae(log_weights, self.beta)
+
+    def pathwise_weights(self, log_weights):
+        return self.beta * ELBO().pathwise_weights(log_weights) + (
+            1.0 - self.beta
+        ) * ImportanceWeighted().pathwise_weights(log_weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartiallyImportanceWeighted(Objective):
+    """Rainforth et al.'s split: IWAE over all draws for p, MIWAE for q."""
+
+    def __call__(self, log_weights):
+        return Bound(generative=iwae(log_weights), inference=miwae(log_weights))
+
+    def bound(self, log_weights):
+        return iwae(log_weights)
+
+    def pathwise_weights(self, log_weights):
+        return MultiplyImportanceWeighted().pathwise_weights(log_weights)
+
+
+OBJECTIVES = {
+    "vae": ELBO,
+    "iwae": ImportanceWeighted,
+    "miwae": MultiplyImportanceWeighted,
+    "ciwae": CombinationImportanceWeighted,
+    "piwae": PartiallyImportanceWeighted,
+}
+
+
+def check_beta(beta):
+    """Raises InvalidInputError unless `beta` is a number in [0, 1]."""
+    if (
+        isinstance(beta, bool)
+        or not isinstance(beta, (int, float))
+        or not 0 <= beta <= 1
+    ):
+        raise InvalidInputError(f"`beta` must be in [0, 1]. Received: beta={beta!r}")
+
+
+def _check(log_weights):
+    """`log_weights` as a float tensor of rank three."""
+    log_weights = tf.convert_to_tensor(log_weights)
+    if log_weights.shape.rank not in (None, 3) or not log_weights.dtype.is_floating:
+        raise InvalidInputError(
+            "`log_weights` must be a float tensor [num_groups, num_samples, batch]. "
+            f"Received: shape={log_weights.shape}, dtype={log_weights.dtype.name}"
+        )
+    return log_weights

@@ -1,0 +1,90 @@
+"""Sums over importance weights, in log space.
+
+Log-weights are float tensors [M, K, B]: groups outside the log, draws inside,
+examples last.
+"""
+
+import math
+
+import tensorflow as tf
+
+GROUP_AXIS, SAMPLE_AXIS = 0, 1
+DRAW_AXES = (GROUP_AXIS, SAMPLE_AXIS)
+
+
+def num_draws(log_weights, axis):
+    """Number of draws along `axis`, in the dtype of `log_weights`."""
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    sizes = [tf.shape(log_weights)[a] for a in axes]
+    return tf.cast(tf.reduce_prod(sizes), log_weights.dtype)
+
+
+def logmeanexp(log_weights, axis):
+    """log of the mean of exp(log_weights) along `axis`.
+
+    Stable for any finite magnitude; draws of -inf count as weight zero and get a
+    zero gradient as long as one draw is finite.
+
+    Args:
+      log_weights: float [..., N, ...].
+      axis: int or tuple of ints to average over.
+
+    Returns:
+      logmeanexp: float, the shape of `log_weights` without `axis`.
+    """
+    total = tf.reduce_logsumexp(log_weights, axis=axis)
+    return total - tf.math.log(num_draws(log_weights, axis))
+
+
+def normalized_weights(log_weights, axis):
+    """Weights exp(log_weights) scaled to sum to one along `axis`.
+
+    Args:
+      log_weights: float [M, K, B].
+      axis: int or tuple of ints along which the weights sum to one.
+
+    Returns:
+      weights: float [M, K, B].
+    """
+    total = tf.reduce_logsumexp(log_weights, axis=axis, keepdims=True)
+    return tf.exp(log_weights - total)
+
+
+def effective_sample_size(log_weights, axis=DRAW_AXES):
+    """Kish's effective number of draws, between 1 and the number made.
+
+    (sum w)^2 / sum w^2 = 1 / sum w~^2
+
+    Args:
+      log_weights: float [M, K, B].
+      axis: int or tuple of ints, the draws.
+
+    Returns:
+      effective_sample_size: float [B] for the default `axis`.
+
+    References:
+      Kish, 1965. Survey Sampling.
+    """
+    total = tf.reduce_logsumexp(log_weights, axis=axis)
+    total_of_squares = tf.reduce_logsumexp(2.0 * log_weights, axis=axis)
+    return tf.exp(2.0 * total - total_of_squares)
+
+
+def standard_error(sum_of_squared_weights, num_samples):
+    """Delta-method standard error of log mean w, from the normalised weights.
+
+    sqrt((K sum w~^2 - 1) / (K - 1))
+
+    Args:
+      sum_of_squared_weights: float [...], the sum of squared normalised weights.
+      num_samples: number of draws K; the result is NaN for K = 1.
+
+    Returns:
+      standard_error: float [...], in nats.
+    """
+    count = tf.cast(num_samples, sum_of_squared_weights.dtype)
+    excess = tf.maximum(count * sum_of_squared_weights - 1.0, 0.0)
+    one_draw = tf.constant(math.nan, excess.dtype)
+    return tf.where(
+        count > 1.0, tf.sqrt(excess / tf.maximum(count - 1.0, 1.0)), one_draw
+    )

@@ -1,0 +1,333 @@
+"""Variational autoencoders trained on importance-weighted bounds.
+
+`VAE`, `IWAE`, `MIWAE`, `CIWAE` and `PIWAE` are Keras models over one base class that
+owns `train_step` and `test_step`. Each subclass only names its objective.
+"""
+
+import keras
+import tensorflow as tf
+
+from iwae_tf import bounds, noise
+from iwae_tf.autoencoder import Autoencoder, check_count
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.gradients import check_gradient_estimator, loss_gradients
+from iwae_tf.log_weights import DRAW_AXES, effective_sample_size
+
+BINARIZATIONS = ("none", "dynamic")
+TRAIN_STREAM, TEST_STREAM, PIXEL_STREAM = range(3)
+
+
+class ImportanceWeightedAutoencoder(Autoencoder):
+    """Base class: an autoencoder that `fit` trains on an importance-weighted bound.
+
+    Args:
+      encoder: one Keras network or a sequence, see `Autoencoder`.
+      decoder: one Keras network or a sequence, see `Autoencoder`.
+      objective: bounds.Objective, what is maximised.
+      num_groups: draws outside the log, M.
+      num_samples: draws inside the log, K.
+      gradient_estimator: "reparameterized"; "stl" (Roeder et al. 2017; biased for
+        more than one draw inside the log, Tucker et al. 2019); or "dreg". They only
+        change the encoder's gradient.
+      binarization: "none" takes x as it comes; "dynamic" draws binary pixels with
+        probability x, anew at each training step.
+      seed: pair of integers for training and `evaluate`.
+      **kwargs: `likelihood` of `Autoencoder`; `name` and `dtype` of keras.Model.
+
+    `fit` takes x, (x,), (x, y) or (x, y, sample_weight); y is ignored.
+
+    Raises:
+      InvalidInputError: an argument out of its range, networks that do not fit.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        *,
+        objective,
+        num_groups=1,
+        num_samples=1,
+        gradient_estimator="reparameterized",
+        binarization="none",
+        seed=(0, 0),
+        **kwargs,
+    ):
+        super().__init__(encoder, decoder, **kwargs)
+        check_gradient_estimator(gradient_estimator)
+        check_count(num_groups, "num_groups")
+        if binarization not in BINARIZATIONS:
+            raise InvalidInputError(
+                f"`binarization` of a model must be one of {', '.join(BINARIZATIONS)}. "
+                f"Received: binarization={binarization!r}"
+            )
+        self.objective = objective
+        self.num_groups = int(num_groups)
+        self.num_samples = num_samples
+        self.gradient_estimator = gradient_estimator
+        self.binarization = binarization
+        self.seed = noise.check_seed(seed)
+        self._trackers = {
+            name: keras.metrics.Mean(name) for name in self.metric_names()
+        }
+
+    def metric_names(self):
+        """Names of the logged metrics: the bound that is trained, and its parts."""
+        return ["bound", "elbo", "iwae", "log_likelihood", "kl", "ess"]
+
+    @property
+    def num_samples(self):
+        """Draws inside the log, K. Assigning to it retraces the training step."""
+        return self._num_samples
+
+    @num_samples.setter
+    def num_samples(self, value):
+        check_count(value, "num_samples")
+        self._num_samples = int(value)
+        self.train_function = self.test_function = None
+
+    def build(self, input_shape):
+        if self.built:
+            return
+        self.train_steps = self.add_weight(
+            shape=(),
+            dtype="int64",
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+            name="train_steps",
+        )
+        self._evaluated = tf.Variable(0, dtype=tf.int64, trainable=False)
+        super().build(input_shape)
+
+    def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
+        """As in Keras; the loss is minus the bound, so `loss` and `metrics` stay out."""
+        for name, value in (("loss", loss), ("metrics", metrics)):
+            if value is not None:
+                raise InvalidInputError(
+                    f"`{name}` must not be given: the model trains on its bound and logs "
+                    f"its parts. Received: {name}={value!r}"
+                )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_samples": self.num_samples,
+            "gradient_estimator": self.gradient_estimator,
+            "binarization": self.binarization,
+            "seed": list(self.seed),
+        }
+
+    def train_step(self, data):
+        """One step up the bound; see `gradients`."""
+        x, example_weights = self._unpack(data)
+        first_row, num_rows = _place_in_global_batch(x)
+        key = noise.fold_in(self._key(TRAIN_STREAM), self.train_steps.value)
+        x = self._binarize(x, key, first_row)
+        draws = self.draw_noise(
+            key, first_row, tf.shape(x)[0], self.num_groups, self.num_samples
+        )
+        # Gradients of a mean over the batch of all replicas, which are then added up.
+        mean_weights = self.optimizer.scale_loss(
+            example_weights / tf.cast(num_rows, tf.float32)
+        )
+        result = loss_gradients(self, x, draws, mean_weights)
+        self.optimizer.apply(result.gradients, self.trainable_variables)
+        self.train_steps.assign_add(1)
+        return self._update_metrics(
+            result.parts, result.bound, result.penalty, example_weights
+        )
+
+    def test_step(self, data):
+        """The bound and its parts; noise and binarization repeat at each evaluation."""
+        x, example_weights = self._unpack(data)
+        first_row, num_rows = _place_in_global_batch(x)
+        first_row += self._evaluated
+        key = self._key(TEST_STREAM)
+        x = self._binarize(x, key, first_row)
+        draws = self.draw_noise(
+            key, first_row, tf.shape(x)[0], self.num_groups, self.num_samples
+        )
+        parts = self.log_weight_parts(x, self.proposal_parameters(x), draws)
+        self._evaluated.assign_add(num_rows)
+        bound = self.objective(parts.log_weights)
+        penalty = tf.add_n([tf.zeros([]), *self.losses])
+        return self._update_metrics(parts, bound, penalty, example_weights)
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        if self.built:
+            self._evaluated.assign(0)
+
+    def _unpack(self, data):
+        """x as float32 [B, *event] and one weight an example, from what `fit` hands."""
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = self.check_x(x)
+        if sample_weight is None:
+            return x, tf.ones(tf.shape(x)[:1])
+        sample_weight = tf.cast(sample_weight, tf.float32)
+        if sample_weight.shape.rank != 1:
+            raise InvalidInputError(
+                "`sample_weight` must have one value an example, shape [batch]. "
+                f"Received: shape={tuple(sample_weight.shape)}"
+            )
+        return x, sample_weight
+
+    def _key(self, stream):
+        return noise.fold_in(noise.make_key(self.seed), stream)
+
+    def _binarize(self, x, key, first_row):
+        """Binary pixels with probability x, one draw a row of the global batch."""
+        if self.binarization == "none":
+            return x
+        pixels = tf.reshape(x, [-1, x.shape[1:].num_elements()])
+        uniforms = noise.uniform(
+            noise.fold_in(key, PIXEL_STREAM), first_row, tf.shape(x)[0], pixels.shape[1]
+        )
+        return tf.reshape(tf.cast(uniforms < pixels, tf.float32), tf.shape(x))
+
+    def _update_metrics(self, parts, bound, penalty, example_weights):
+        log_weights = parts.log_weights
+        values = {
+            "bound": bound.generative,
+            "inference_bound": bound.inference,
+            "elbo": bounds.elbo(log_weights),
+            "iwae": bounds.iwae(log_weights),
+            "log_likelihood": tf.reduce_mean(parts.log_likelihood, axis=DRAW_AXES),
+            "kl": tf.reduce_mean(parts.log_proposal - parts.log_prior, axis=DRAW_AXES),
+            "ess": effective_sample_size(log_weights),
+        }
+        for name, tracker in self._trackers.items():
+            tracker.update_state(values[name], sample_weight=example_weights)
+        self._loss_tracker.update_state(penalty - bound.generative, example_weights)
+        trackers = [self._loss_tracker, *self._trackers.values()]
+        return {tracker.name: tracker.result() for tracker in trackers}
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class VAE(ImportanceWeightedAutoencoder):
+    """Variational autoencoder, trained on the ELBO over `num_samples` draws.
+
+    mean_k log w[k]
+
+    References:
+      Kingma and Welling, 2014. https://arxiv.org/abs/1312.6114
+    """
+
+    def __init__(self, encoder, decoder, *, num_samples=1, **kwargs):
+        super().__init__(
+            encoder, decoder, objective=bounds.ELBO(), num_samples=num_samples, **kwargs
+        )
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class IWAE(ImportanceWeightedAutoencoder):
+    """Importance-weighted autoencoder.
+
+    log mean_k w[k]
+
+    References:
+      Burda, Grosse and Salakhutdinov, 2016. https://arxiv.org/abs/1509.00519
+    """
+
+    def __init__(self, encoder, decoder, *, num_samples=50, **kwargs):
+        super().__init__(
+            encoder,
+            decoder,
+            objective=bounds.ImportanceWeighted(),
+            num_samples=num_samples,
+            **kwargs,
+        )
+
+
+class _Grouped(ImportanceWeightedAutoencoder):
+    """Base of the models with draws outside the log as well."""
+
+    def get_config(self):
+        return {**super().get_config(), "num_groups": self.num_groups}
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class MIWAE(_Grouped):
+    """Multiply importance-weighted autoencoder: M bounds of K draws, averaged.
+
+    mean_m log mean_k w[m, k]
+
+    References:
+      Rainforth et al., 2018. https://arxiv.org/abs/1802.04537
+    """
+
+    def __init__(self, encoder, decoder, *, num_groups=8, num_samples=8, **kwargs):
+        super().__init__(
+            encoder,
+            decoder,
+            objective=bounds.MultiplyImportanceWeighted(),
+            num_groups=num_groups,
+            num_samples=num_samples,
+            **kwargs,
+        )
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class CIWAE(ImportanceWeightedAutoencoder):
+    """Combination importance-weighted autoencoder.
+
+    beta * mean_k log w[k] + (1 - beta) * log mean_k w[k]
+
+    References:
+      Rainforth et al., 2018. https://arxiv.org/abs/1802.04537
+    """
+
+    def __init__(self, encoder, decoder, *, num_samples=64, beta=0.5, **kwargs):
+        super().__init__(
+            encoder,
+            decoder,
+            objective=bounds.CombinationImportanceWeighted(beta),
+            num_samples=num_samples,
+            **kwargs,
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "beta": self.objective.beta}
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class PIWAE(_Grouped):
+    """Partially importance-weighted autoencoder: IWAE for p, MIWAE for q.
+
+    decoder: log mean_{m,k} w[m, k]     encoder: mean_m log mean_k w[m, k]
+
+    `bound` is the decoder's, `inference_bound` the encoder's.
+
+    References:
+      Rainforth et al., 2018. https://arxiv.org/abs/1802.04537
+    """
+
+    def __init__(self, encoder, decoder, *, num_groups=8, num_samples=8, **kwargs):
+        super().__init__(
+            encoder,
+            decoder,
+            objective=bounds.PartiallyImportanceWeighted(),
+            num_groups=num_groups,
+            num_samples=num_samples,
+            **kwargs,
+        )
+
+    def metric_names(self):
+        return ["bound", "inference_bound", *super().metric_names()[1:]]
+
+
+MODELS = {"vae": VAE, "iwae": IWAE, "miwae": MIWAE, "ciwae": CIWAE, "piwae": PIWAE}
+
+
+def _place_in_global_batch(x):
+    """Index of the first row of `x` in the batch of all replicas, and its size."""
+    rows = tf.shape(x, out_type=tf.int64)[0]
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return tf.zeros([], tf.int64), rows
+    sizes = context.all_gather(rows[tf.newaxis], axis=0)
+    before = tf.range(context.num_replicas_in_sync) < context.replica_id_in_sync_group
+    return tf.reduce_sum(tf.where(before, sizes, 0)), tf.reduce_sum(sizes)

@@ -1,0 +1,72 @@
+"""Keras layers that return the parameters of distributions as plain tensors."""
+
+import math
+
+import keras
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class MLP(keras.Layer):
+    """Fully connected network on flattened input: the papers' encoder and decoder.
+
+    As an encoder with `output_shape=(2 * latent_dim,)` it returns loc and log_scale;
+    as a decoder with the event shape of x it returns logits.
+
+    Args:
+      hidden_dims: sequence of ints, units of each hidden layer.
+      output_shape: tuple of ints, the shape of one output row.
+      activation: Keras activation of the hidden layers.
+      output_bias: optional nested sequence of floats of shape `output_shape`, where
+        the output starts, such as the logits of the mean training image.
+
+    Input: float [rows, ...]. Output: float [rows, *output_shape].
+    """
+
+    def __init__(
+        self, hidden_dims, output_shape, activation="tanh", output_bias=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.hidden_dims = tuple(int(units) for units in hidden_dims)
+        self.row_shape = tuple(int(size) for size in output_shape)
+        self.activation = keras.activations.get(activation)
+        self.output_bias = output_bias
+        self.hidden = [
+            keras.layers.Dense(units, self.activation, name=f"hidden_{i}")
+            for i, units in enumerate(self.hidden_dims)
+        ]
+        self.out = keras.layers.Dense(
+            math.prod(self.row_shape),
+            bias_initializer=self._bias_initializer(),
+            name="output",
+        )
+
+    def build(self, input_shape):
+        size = math.prod(input_shape[1:])
+        for dense in [*self.hidden, self.out]:
+            dense.build((None, size))
+            size = dense.units
+        self.built = True
+
+    def call(self, inputs):
+        outputs = keras.ops.reshape(inputs, (-1, math.prod(inputs.shape[1:])))
+        for dense in self.hidden:
+            outputs = dense(outputs)
+        return keras.ops.reshape(self.out(outputs), (-1, *self.row_shape))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *self.row_shape)
+
+    def get_config(self):
+        # The bias is where training starts from, not part of the architecture.
+        return {
+            **super().get_config(),
+            "hidden_dims": self.hidden_dims,
+            "output_shape": self.row_shape,
+            "activation": keras.activations.serialize(self.activation),
+        }
+
+    def _bias_initializer(self):
+        if self.output_bias is None:
+            return "zeros"
+        bias = keras.ops.convert_to_numpy(self.output_bias).reshape(-1)
+        return lambda shape, dtype=None: keras.ops.convert_to_tensor(bias, dtype)
