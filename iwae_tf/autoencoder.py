@@ -74,7 +74,7 @@ class Autoencoder(keras.Model):
         self.likelihood = likelihood
         self.latent_dims = None
         self.event_shape = None
-        self._likelihood = get_likelihood(likelihood)
+        self.likelihood_function = get_likelihood(likelihood)
         self._warned_of_grey = False
 
     # Construction ---------------------------------------------------------------
@@ -108,7 +108,9 @@ class Autoencoder(keras.Model):
                     f"size {2 * self.latent_dims[layer - 1]}. Received: size {size}"
                 )
         row_shape = _output_shape(self.decoder[0], (self.latent_dims[0],))[1:]
-        event_shape = tuple(self._likelihood(tf.zeros((1, *row_shape))).event_shape)
+        event_shape = tuple(
+            self.likelihood_function(tf.zeros((1, *row_shape))).event_shape
+        )
         if event_shape != self.event_shape:
             raise InvalidInputError(
                 "`decoder` and `likelihood` must give p(x|z) the event shape of x, "
@@ -259,7 +261,7 @@ class Autoencoder(keras.Model):
         Returns:
           distribution: batch shape [rows], the event shape of x.
         """
-        return self._likelihood(_call_network(self.decoder[0], z, False))
+        return self.likelihood_function(_call_network(self.decoder[0], z, False))
 
     def sample_latent(self, num_images, seed=(0, 0)):
         """z1 from the generative model, top layer first: [num_images, latent_dim]."""
@@ -289,7 +291,7 @@ class Autoencoder(keras.Model):
         distribution = self.decode(self.sample_latent(num_images, seed))
         if mean:
             return distribution.mean()
-        return distribution.sample(seed=tf.cast(tf.stack(seed), tf.int32))
+        return distribution.sample(seed=noise.seed_tensor(seed))
 
     def reconstruct(self, x, seed=(0, 0)):
         """Mean of p(x|z1) at one draw of z1 ~ q(z1|x): [B, *event]."""
@@ -302,7 +304,9 @@ class Autoencoder(keras.Model):
     def call(self, x, training=False):
         """Mean of p(x|z1) at the mean of q(z1|x): [B, *event]."""
         loc, _ = split_loc_scale(self.proposal_parameters(x, training))
-        return self._likelihood(_call_network(self.decoder[0], loc, training)).mean()
+        return self.likelihood_function(
+            _call_network(self.decoder[0], loc, training)
+        ).mean()
 
     def check_x(self, x):
         """`x` as a float32 tensor of the model's event shape, or what is wrong.
@@ -334,7 +338,7 @@ class Autoencoder(keras.Model):
             raise InvalidInputError(
                 "`x` must be finite. Received: NaN or infinity in x"
             )
-        if self._likelihood is not bernoulli_likelihood:
+        if self.likelihood_function is not bernoulli_likelihood:
             return
         if low < 0.0 or high > 1.0:
             raise InvalidInputError(
@@ -360,7 +364,9 @@ class Autoencoder(keras.Model):
     def _log_likelihood(self, x, latents, training):
         """log p(x|z1) of x [B, *event] at latents [M, K, B, D_1]: [M, K, B]."""
         rows = tf.reshape(latents, [-1, self.latent_dims[0]])
-        distribution = self._likelihood(_call_network(self.decoder[0], rows, training))
+        distribution = self.likelihood_function(
+            _call_network(self.decoder[0], rows, training)
+        )
         if x.shape[0] != 1:  # one example meets all rows by broadcasting
             draws = tf.shape(latents)[:2]
             x = tf.broadcast_to(x, tf.concat([draws, tf.shape(x)], axis=0))

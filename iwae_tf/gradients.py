@@ -11,6 +11,9 @@ where the parameters of q, but not its inputs, are stopped in the last log q; v 
 for STL and the objective's `pathwise_weights` for DReG. The decoder's gradient is
 the same for every estimator. PIWAE has its own u for each tape.
 
+Where u and v differ D is asked twice, but for DReG through networks in which each
+draw is a row of its own: there one backward pass with u serves, rescaled at z.
+
 References:
   Kingma and Welling, 2014. https://arxiv.org/abs/1312.6114
   Roeder, Wu and Duvenaud, 2017 (STL). https://arxiv.org/abs/1703.09194
@@ -82,6 +85,13 @@ def loss_gradients(model, x, noise, example_weights):
         decoder_gradients, latent_pull = pull_back(
             generative, [decoder_variables, latents]
         )
+    elif bound.inference is bound.generative and _rows_are_independent(model):
+        # DReG: a row's pull is linear in its weight, and v <= u, so v / u is safe.
+        decoder_gradients, latent_pull = pull_back(
+            generative, [decoder_variables, latents]
+        )
+        rescale = tf.math.divide_no_nan(inference, generative)[..., tf.newaxis]
+        latent_pull = [rescale * pull for pull in latent_pull]
     else:
         decoder_gradients = pull_back(generative, decoder_variables)
         latent_pull = pull_back(inference, latents)
@@ -121,6 +131,14 @@ def _row_weights(model, log_weights, example_weights):
     else:
         inference = tape.gradient(bound.inference, log_weights, example_weights)
     return bound, generative, inference
+
+
+def _rows_are_independent(model):
+    """Whether no network on the latents mixes rows, as batch normalisation would."""
+    return all(
+        getattr(network, "rows_are_independent", False) and not network.losses
+        for network in [*model.decoder, *model.encoder[1:]]
+    )
 
 
 def _penalty(networks):

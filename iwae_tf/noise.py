@@ -35,10 +35,14 @@ def make_key(seed):
     Raises:
       InvalidInputError: `seed` is not a pair of integers.
     """
+    return _pack(tf.bitcast(seed_tensor(seed), tf.uint32))
+
+
+def seed_tensor(seed):
+    """`seed`, a pair of integers or a tensor, as int32 [2]."""
     if not tf.is_tensor(seed):
         seed = check_seed(seed)
-    words = tf.bitcast(tf.cast(seed, tf.int32), tf.uint32)
-    return _pack(words)
+    return tf.cast(seed, tf.int32)
 
 
 def check_seed(seed):

@@ -1,0 +1,1 @@
+"""Configs that ship with the package: `--config=mnist_iwae` names one of these."""

@@ -1,0 +1,17 @@
+"""IWAE on 5,000 real MNIST digits: a minute of training, the quickstart."""
+
+from iwae_tf.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.dataset = "mnist5k"
+    config.num_samples = 5
+    config.gradient_estimator = "dreg"
+    config.optimizer = "muon"
+    config.batch_size = 100
+    config.epochs = 60
+    config.lr_schedule = "cosine"
+    config.learning_rate = 1.5e-3
+    config.eval_split = "test"
+    return config

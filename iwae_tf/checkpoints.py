@@ -1,0 +1,113 @@
+"""Checkpoints of a training run: whole or not there, the last two kept."""
+
+import json
+import pathlib
+import re
+import zipfile
+import zlib
+
+import numpy as np
+
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.files import write_atomically
+
+KEPT = 2
+STATE = "state"  # member that holds the JSON beside the variables
+DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class CheckpointStore:
+    """Numbered `epoch-00012.npz` files in one folder.
+
+    Each holds every variable of the model and of its optimiser, and a JSON state. It
+    is written aside, flushed and moved into place; the CRC of the archive tells a
+    damaged one. Nothing is ever unpickled.
+
+    Args:
+      folder: path, made when the first checkpoint is written.
+    """
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+
+    def save(self, epoch, model, state):
+        """Writes the checkpoint of a finished epoch and drops all but the last two.
+
+        Args:
+          epoch: int, number of finished epochs.
+          model: built and compiled Keras model.
+          state: what JSON can hold.
+        """
+        arrays = {name: v.numpy() for name, v in _variables(model).items()}
+        arrays[STATE] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        path = self.folder / f"epoch-{epoch:05d}.npz"
+        write_atomically(path, lambda file: np.savez(file, **arrays))
+        for _, old in self._paths()[:-KEPT]:
+            old.unlink()
+
+    def restore_latest(self, model, report=print):
+        """Loads the newest intact checkpoint.
+
+        Args:
+          model: built and compiled Keras model of the same config.
+          report: function of one line, told of each damaged file that was passed over.
+
+        Returns:
+          (epoch, state), or None where there is no checkpoint.
+
+        Raises:
+          InvalidInputError: there are checkpoints, but none is intact.
+        """
+        paths = self._paths()
+        for epoch, path in reversed(paths):
+            try:
+                arrays = _read(path)
+                state = json.loads(arrays.pop(STATE).tobytes())
+                _assign(model, arrays)
+                return epoch, state
+            except DAMAGE as error:
+                report(f"checkpoint {path} is damaged, passed over: {error}")
+        if paths:
+            raise InvalidInputError(
+                f"`workdir` must hold an intact checkpoint. Received: {self.folder}, all "
+                f"{len(paths)} damaged; delete the folder to start again"
+            )
+        return None
+
+    def _paths(self):
+        """(epoch, path) of each checkpoint, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        matches = (
+            (re.fullmatch(r"epoch-(\d+)\.npz", path.name), path)
+            for path in self.folder.iterdir()
+        )
+        return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def _read(path):
+    """All members of an archive, each checked against its CRC."""
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _variables(model):
+    """Name to variable, for model and optimiser, in a fixed order."""
+    model.optimizer.build(model.trainable_variables)
+    groups = {"model": model.weights, "optimizer": model.optimizer.variables}
+    return {
+        f"{group}:{index}:{re.sub('[^a-zA-Z0-9_]', '_', variable.path)}": variable
+        for group, variables in groups.items()
+        for index, variable in enumerate(variables)
+    }
+
+
+def _assign(model, arrays):
+    """Sets all variables, or none where names or shapes differ."""
+    variables = _variables(model)
+    if {n: v.shape for n, v in variables.items()} != {
+        n: a.shape for n, a in arrays.items()
+    }:
+        raise ValueError("its variables are not those of this model")
+    for name, variable in variables.items():
+        variable.assign(arrays[name])

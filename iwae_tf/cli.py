@@ -1,0 +1,113 @@
+"""What the scripts share: flags, one-line errors, exit codes."""
+
+import logging
+import pathlib
+import sys
+from importlib import resources
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from iwae_tf.errors import InvalidInputError
+
+INVALID_INPUT, INTERRUPTED, FAILED = 2, 130, 1
+
+
+def run(main):
+    """Runs a script: 0 done, 2 the user's mistake, 130 Ctrl-C, 1 anything else.
+
+    Args:
+      main: function of the command line's leftover arguments.
+    """
+
+    def guarded(argv):
+        if not flags.FLAGS["verbosity"].present:
+            absl_logging.set_verbosity(absl_logging.WARNING)
+        logging.getLogger("tensorflow").setLevel(logging.WARNING)
+        if len(argv) > 1:
+            return _fail(f"arguments must be flags, --name=value. Received: {argv[1]}")
+        try:
+            return main(argv)
+        except (InvalidInputError, OSError) as error:
+            return _fail(error)
+        except FloatingPointError as error:
+            return _fail(error, code=FAILED)
+        except KeyboardInterrupt:
+            return _fail("interrupted", code=INTERRUPTED)
+
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def require(name, value):
+    """`value` of the flag `name`, or one line that says that it is missing."""
+    if value is None:
+        raise InvalidInputError(f"`--{name}` must be given. Received: none")
+    return value
+
+
+def check_positive(name, value):
+    """Raises InvalidInputError where a flag was given a number below one."""
+    if value is not None and value < 1:
+        raise InvalidInputError(
+            f"`--{name}` must be a positive integer. Received: --{name}={value}"
+        )
+
+
+def config_path(value):
+    """The file that `--config` means: a path, or the name of one that ships.
+
+    Args:
+      value: what the user gave.
+
+    Returns:
+      path: str.
+
+    Raises:
+      InvalidInputError: neither a file nor a shipped config.
+    """
+    if pathlib.Path(value).is_file():
+        return value
+    shipped = resources.files("iwae_tf.configs")
+    names = sorted(
+        entry.name[:-3]
+        for entry in shipped.iterdir()
+        if entry.name.endswith(".py") and not entry.name.startswith("_")
+    )
+    if value in names:
+        return str(shipped / f"{value}.py")
+    raise InvalidInputError(
+        f"`--config` must be a config file or one of {', '.join(names)}. "
+        f"Received: --config={value}"
+    )
+
+
+def _parse_flags(argv):
+    """absl's parser, with one line and exit code 2 for a mistake."""
+    try:
+        return flags.FLAGS(_resolve_config(argv))
+    except (flags.Error, InvalidInputError) as error:
+        sys.exit(_fail(error))
+
+
+def _resolve_config(argv):
+    """`argv` with the config's name replaced by its path, override keys checked."""
+    from iwae_tf.config import check_key
+
+    argv = list(argv)
+    for index, argument in enumerate(argv):
+        name, has_value, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-"):
+            continue
+        if name == "config" and has_value:
+            argv[index] = f"--config={config_path(value)}"
+        elif name == "config" and index + 1 < len(argv):
+            argv[index + 1] = config_path(argv[index + 1])
+        elif name.startswith(("config.", "noconfig.")):
+            check_key(name.partition(".")[2])
+    return argv
+
+
+def _fail(message, code=INVALID_INPUT):
+    """Prints one line on stderr and returns the exit code."""
+    print("error:", " ".join(str(message).split()), file=sys.stderr)
+    return code

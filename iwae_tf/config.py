@@ -1,0 +1,350 @@
+"""Configs: what a run is, checked by name, and the objects that it names.
+
+The only module that reads a ConfigDict; everything else takes arguments.
+"""
+
+import math
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference, placeholder
+
+from iwae_tf import datasets
+from iwae_tf.distributions import LIKELIHOODS
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.gradients import GRADIENT_ESTIMATORS
+from iwae_tf.models import MODELS
+from iwae_tf.networks import MLP
+from iwae_tf.optimizers import COSINE_FLOOR, BurdaAdam, Muon, PiecewiseCosine
+
+GROUPED_MODELS = ("miwae", "piwae")
+OPTIMIZERS = ("adam", "muon", "burda_adam")
+LR_SCHEDULES = ("constant", "cosine", "burda", "burda_code")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+BURDA_STAGES = 8  # stage i = 0..7 runs 3^i epochs
+BURDA_CODE_RATES = (1.0, 0.72, 0.52, 0.37, 0.27, 0.19, 0.14, 0.1)
+
+CHOICES = {
+    "model": tuple(MODELS),
+    "gradient_estimator": GRADIENT_ESTIMATORS,
+    "likelihood": tuple(LIKELIHOODS),
+    "dataset": datasets.DATASETS,
+    "binarization": datasets.BINARIZATIONS,
+    "optimizer": OPTIMIZERS,
+    "lr_schedule": LR_SCHEDULES,
+    "precision": PRECISIONS,
+    "eval_split": ("validation", "test"),
+}
+POSITIVE_INTEGERS = (
+    "num_groups",
+    "num_samples",
+    "batch_size",
+    "epochs",
+    "eval_num_samples",
+)
+SEEDS = ("seed", "eval_seed")
+
+
+class Stage(NamedTuple):
+    """Epochs of training with one number of draws, and the rates at its ends."""
+
+    num_samples: int
+    epochs: int
+    first_rate: float
+    last_rate: float
+
+
+def default_config():
+    """The keys that every config has: Burda et al.'s one-layer IWAE on MNIST.
+
+    Returns:
+      config: ml_collections.ConfigDict; a config file overrides a few of its values.
+    """
+    config = ConfigDict()
+    config.model = "iwae"  # vae, iwae, miwae, ciwae, piwae
+    config.num_groups = 1  # M, draws outside the log: miwae and piwae
+    config.num_samples = 50  # K, draws inside the log
+    config.beta = placeholder(float)  # ciwae only: weight of the ELBO
+    config.gradient_estimator = "reparameterized"  # or stl, dreg
+    config.latent_dims = _list([50])  # one a stochastic layer, z1 first
+    config.hidden_dims = _list([[200, 200]])  # a list a stochastic layer
+    config.likelihood = "bernoulli"  # or normal
+    config.dataset = "mnist"
+    config.data_dir = placeholder(str)  # where the data set lies; None: its default
+    config.binarization = "dynamic"  # or fixed, threshold, none
+    config.batch_size = 20
+    config.shuffle = True  # a new order each epoch
+    config.epochs = 3280  # at most those of `stages` or of the burda schedule
+    config.optimizer = "adam"  # or muon, burda_adam
+    config.learning_rate = 1e-3
+    config.adam_epsilon = 1e-4
+    config.lr_schedule = "burda"  # or constant, cosine, burda_code
+    config.stages = _list([])  # (num_samples, epochs, first rate, last rate), ...
+    config.weight_average = 0.0  # momentum of the averaged weights; 0: none
+    config.precision = "float32"  # or mixed_bfloat16, mixed_float16
+    config.jit_compile = True  # compile the training step with XLA
+    config.seed = 0
+    config.eval_split = "validation"  # or test
+    config.eval_seed = 1  # of the test binarization and of the evaluation's draws
+    config.eval_num_samples = 5000
+    return config
+
+
+def validate(config):
+    """Checks every key of a config.
+
+    Args:
+      config: ConfigDict.
+
+    Raises:
+      InvalidInputError: an unknown or missing key, or a value that breaks a rule.
+    """
+    known = set(default_config())
+    for key in config:
+        check_key(key)
+    for key in sorted(known - set(config)):
+        raise InvalidInputError(f"`{key}` must be in the config. Received: no such key")
+    for key, choices in CHOICES.items():
+        _require(
+            config[key] in choices, key, f"must be one of {', '.join(choices)}", config
+        )
+    for key in POSITIVE_INTEGERS:
+        _require(_is_integer(config[key], 1), key, "must be a positive integer", config)
+    for key in SEEDS:
+        _require(
+            _is_integer(config[key], 0), key, "must be a non-negative integer", config
+        )
+    for key in ("learning_rate", "adam_epsilon"):
+        value = config[key]
+        good = isinstance(value, (int, float)) and 0 < value < math.inf
+        _require(good, key, "must be a positive number", config)
+    average = config.weight_average
+    _require(0 <= average < 1, "weight_average", "must be in [0, 1)", config)
+    _validate_model(config)
+    _validate_layers(config)
+    _validate_stages(config)
+
+
+def check_key(key):
+    """Raises InvalidInputError unless `key` is one that configs have."""
+    known = sorted(default_config())
+    if key.split(".")[0] not in known:
+        raise InvalidInputError(
+            f"`{key}` must be a config key, one of {', '.join(known)}. Received: {key}"
+        )
+
+
+def stages(config):
+    """The training stages of a config.
+
+    Returns:
+      list of Stage, as long as the schedule; training stops after `config.epochs`.
+    """
+    rate = config.learning_rate
+    if config.stages:
+        return [Stage(*stage) for stage in config.stages]
+    if config.lr_schedule == "burda":
+        shares = [10 ** (-i / (BURDA_STAGES - 1)) for i in range(BURDA_STAGES)]
+    elif config.lr_schedule == "burda_code":
+        shares = BURDA_CODE_RATES
+    else:
+        last = rate * (COSINE_FLOOR if config.lr_schedule == "cosine" else 1.0)
+        return [Stage(config.num_samples, config.epochs, rate, last)]
+    return [
+        Stage(config.num_samples, 3**i, rate * share, rate * share)
+        for i, share in enumerate(shares)
+    ]
+
+
+def build_model(config, *, mean_image=None):
+    """The model that a config names, built for its data set's event shape.
+
+    Args:
+      config: ConfigDict.
+      mean_image: optional float array, the mean training image in [0, 1]: the output
+        bias starts at its logit (Bernoulli) or at itself (Normal).
+
+    Returns:
+      model: one of VAE, IWAE, MIWAE, CIWAE, PIWAE, with variables but not compiled.
+
+    Raises:
+      InvalidInputError: a value that breaks a rule.
+    """
+    validate(config)
+    event_shape = datasets.event_shape(config.dataset, data_dir=config.data_dir)
+    policy = keras.dtype_policies.DTypePolicy(config.precision)
+    encoder, decoder = _networks(config, event_shape, mean_image, policy)
+    arguments = {
+        "num_samples": stages(config)[0].num_samples,
+        "likelihood": config.likelihood,
+        "gradient_estimator": config.gradient_estimator,
+        "binarization": "dynamic" if config.binarization == "dynamic" else "none",
+        "seed": (config.seed, 0),
+        "dtype": policy,
+        "name": config.model,
+    }
+    if config.model in GROUPED_MODELS:
+        arguments["num_groups"] = config.num_groups
+    if config.model == "ciwae":
+        arguments["beta"] = config.beta
+    model = MODELS[config.model](encoder, decoder, **arguments)
+    model.build((None, *event_shape))
+    return model
+
+
+def build_optimizer(config, *, steps_per_epoch):
+    """The optimiser of a config, with its learning-rate schedule.
+
+    Args:
+      config: ConfigDict.
+      steps_per_epoch: int, turns the epochs of the stages into steps.
+
+    Returns:
+      optimizer: keras.optimizers.Optimizer.
+    """
+    schedule = PiecewiseCosine(
+        [
+            (stage.epochs * steps_per_epoch, stage.first_rate, stage.last_rate)
+            for stage in stages(config)
+        ]
+    )
+    average = {}
+    if config.weight_average:
+        average = {"use_ema": True, "ema_momentum": config.weight_average}
+    if config.optimizer == "muon":
+        return Muon(schedule, epsilon=config.adam_epsilon, **average)
+    if config.optimizer == "burda_adam":
+        return BurdaAdam(schedule, batch_size=config.batch_size, **average)
+    return keras.optimizers.Adam(schedule, epsilon=config.adam_epsilon, **average)
+
+
+def _networks(config, event_shape, mean_image, policy):
+    """Lists [q(z1|x), q(z2|z1), ...] and [p(x|z1), p(z1|z2), ...] of MLPs.
+
+    The decoder's hidden layers mirror the encoder's. Every network starts from a
+    seed of its own, made from `config.seed`.
+    """
+    latent_dims, likelihood = list(config.latent_dims), config.likelihood
+    last = 2 if likelihood == "normal" else 1
+    output_shape = (*event_shape[:-1], last * event_shape[-1])
+    encoder, decoder = [], []
+    for layer, hidden_dims in enumerate(config.hidden_dims):
+        encoder_seed, decoder_seed = np.random.SeedSequence(
+            (config.seed, layer)
+        ).generate_state(2)
+        encoder.append(
+            MLP(
+                hidden_dims,
+                (2 * latent_dims[layer],),
+                seed=int(encoder_seed),
+                name=f"encoder_z{layer + 1}",
+                dtype=policy,
+            )
+        )
+        decoder.append(
+            MLP(
+                hidden_dims[::-1],
+                (2 * latent_dims[layer - 1],) if layer else output_shape,
+                output_bias=None if layer else _output_bias(mean_image, likelihood),
+                seed=int(decoder_seed),
+                name=f"decoder_z{layer + 1}",
+                dtype=policy,
+            )
+        )
+    return encoder, decoder
+
+
+def _output_bias(mean_image, likelihood):
+    """Where the decoder's output starts, from the mean training image."""
+    if mean_image is None:
+        return None
+    if likelihood == "normal":
+        return np.concatenate([mean_image, np.zeros_like(mean_image)], axis=-1)
+    mean = np.clip(mean_image, 0.001, 0.999)
+    return np.log(mean / (1.0 - mean))
+
+
+def _validate_model(config):
+    grouped = config.model in GROUPED_MODELS
+    _require(
+        grouped or config.num_groups == 1,
+        "num_groups",
+        f"must be 1 for {config.model}, whose draws are all `num_samples`",
+        config,
+    )
+    if config.model == "ciwae":
+        good = isinstance(config.beta, (int, float)) and 0 <= config.beta <= 1
+        _require(good, "beta", "must be in [0, 1]", config)
+    else:
+        _require(config.beta is None, "beta", "must be left out but for ciwae", config)
+
+
+def _validate_layers(config):
+    dims, hidden = config.latent_dims, config.hidden_dims
+    _require(
+        _are_sizes(dims), "latent_dims", "must be a list of positive integers", config
+    )
+    good = (
+        _is_list(hidden) and all(map(_are_sizes, hidden)) and len(hidden) == len(dims)
+    )
+    rule = f"must be {len(dims)} lists of positive integers, one a stochastic layer"
+    _require(good, "hidden_dims", rule, config)
+
+
+def _validate_stages(config):
+    rule = "must be a list of (num_samples, epochs, first rate, last rate)"
+    good = _is_list(config.stages) and all(map(_is_stage, config.stages))
+    _require(good, "stages", rule, config)
+    if config.stages:
+        _require(
+            config.stages[-1][0] == config.num_samples,
+            "num_samples",
+            f"must be that of the last stage, {config.stages[-1][0]}",
+            config,
+        )
+    total = sum(stage.epochs for stage in stages(config))
+    _require(
+        config.epochs <= total,
+        "epochs",
+        f"must be at most the schedule's {total}",
+        config,
+    )
+
+
+def _is_stage(stage):
+    return (
+        _is_list(stage)
+        and len(stage) == 4
+        and _are_sizes(stage[:2])
+        and all(isinstance(rate, (int, float)) and rate > 0 for rate in stage[2:])
+    )
+
+
+def _is_list(value):
+    return isinstance(value, (list, tuple))
+
+
+def _are_sizes(values):
+    return (
+        _is_list(values) and len(values) > 0 and all(_is_integer(v, 1) for v in values)
+    )
+
+
+def _is_integer(value, lowest):
+    return (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and lowest <= value < 2**31
+    )
+
+
+def _require(good, key, rule, config):
+    if not good:
+        raise InvalidInputError(f"`{key}` {rule}. Received: {key}={config[key]!r}")
+
+
+def _list(value):
+    """A list field that a command-line flag can override, `--config.x='[1, 2]'`."""
+    return FieldReference(value, field_type=object)

@@ -1,0 +1,98 @@
+"""File formats, MNIST's IDX and NumPy's npz, and checks of what files hold."""
+
+import contextlib
+import gzip
+import math
+import pathlib
+import struct
+
+import numpy as np
+
+from iwae_tf.errors import InvalidInputError
+
+
+@contextlib.contextmanager
+def readable(path):
+    """Tell in one line whatever a parser raises on a damaged file."""
+    try:
+        yield
+    except (InvalidInputError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidInputError(
+            f"`data_dir` must hold readable files. Received: {path} "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+
+
+def existing_file(data_dir, *names, what):
+    """First of `names` in the folder `data_dir`, or one line on what to put there."""
+    for name in names if data_dir is not None else ():
+        path = pathlib.Path(data_dir, name)
+        if path.is_file():
+            return path
+    raise InvalidInputError(f"`data_dir` must be {what}. Received: data_dir={data_dir}")
+
+
+def read_idx_file(path, *, rank, header_only=False):
+    """Bytes of an IDX file as uint8 of `rank` axes, or only their shape."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    size = 4 * (1 + rank)
+    with readable(path), opener(path, "rb") as file:
+        header = file.read(size)
+        if len(header) < size or header[:4] != bytes((0, 0, 8, rank)):
+            raise ValueError(f"not an IDX header of {rank} axes of unsigned bytes")
+        shape = struct.unpack(f">{rank}I", header[4:])
+        if header_only:
+            return shape
+        data = file.read()
+        if len(data) != math.prod(shape):
+            raise ValueError(
+                f"{len(data)} bytes where the header says {math.prod(shape)}"
+            )
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def read_npz_member(archive, name, *, header_only=False):
+    """One array of an open archive, or only its shape without unpacking the rest."""
+    if f"{name}.npy" not in archive.namelist():
+        raise InvalidInputError(
+            f"`{name}` must be in {archive.filename}. Received: {archive.namelist()}"
+        )
+    with archive.open(f"{name}.npy") as file:
+        if not header_only:
+            return np.lib.format.read_array(file, allow_pickle=False)
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            return np.lib.format.read_array_header_1_0(file)[0]
+        return np.lib.format.read_array_header_2_0(file)[0]
+
+
+def to_float(images, name):
+    """uint8 grey levels become value / 255; floats are taken as they are."""
+    if images.dtype == np.uint8:
+        if images.size and images.max() == 1:
+            raise InvalidInputError(
+                f"`{name}` must use 0..255 as uint8; store 0/1 images as float. "
+                "Received: maximum 1"
+            )
+        return np.divide(images, 255, dtype=np.float32)
+    if not np.issubdtype(images.dtype, np.floating):
+        raise InvalidInputError(
+            f"`{name}` must be uint8 or float. Received: dtype={images.dtype}"
+        )
+    with np.errstate(over="ignore"):
+        return images.astype(np.float32)
+
+
+def checked_labels(labels, num_examples):
+    """int64 [N], or None where there are none."""
+    if labels is None:
+        return None
+    if labels.shape != (num_examples,) or not np.issubdtype(labels.dtype, np.integer):
+        raise InvalidInputError(
+            f"`labels` must be {num_examples} integers, one an image. "
+            f"Received: shape={labels.shape}, dtype={labels.dtype}"
+        )
+    return labels.astype(np.int64)

@@ -1,0 +1,98 @@
+"""Estimates the NLL of a split, from a workdir or from a SavedModel.
+
+python -m iwae_tf.evaluate --workdir=runs/a --split=test --num_samples=5000
+python -m iwae_tf.evaluate --saved_model=saved_models/mnist5k_iwae --limit=100
+"""
+
+from absl import flags
+
+from iwae_tf import cli
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
+_SAVED_MODEL = flags.DEFINE_string(
+    "saved_model", None, "Exported model, NAME or NAME/1."
+)
+_SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Draws an image, K.")
+_LIMIT = flags.DEFINE_integer("limit", None, "Score the first images only.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
+_DATASET = flags.DEFINE_string("dataset", None, "Instead of the config's data set.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Instead of the config's data_dir.")
+_BINARIZATION = flags.DEFINE_string("binarization", None, "Instead of the config's.")
+
+
+def main(argv):
+    """Scores the split that the flags name and prints a table."""
+    del argv
+    from iwae_tf import results
+    from iwae_tf.errors import InvalidInputError
+    from iwae_tf.files import check_writable, write_json
+
+    if (_WORKDIR.value is None) == (_SAVED_MODEL.value is None):
+        raise InvalidInputError(
+            "one of `--workdir` and `--saved_model` must be given. Received: "
+            f"--workdir={_WORKDIR.value}, --saved_model={_SAVED_MODEL.value}"
+        )
+    for name, value in (("num_samples", _NUM_SAMPLES.value), ("limit", _LIMIT.value)):
+        cli.check_positive(name, value)
+    if _OUTPUT.value:
+        check_writable(_OUTPUT.value)
+    found, is_complete = (_from_workdir if _WORKDIR.value else _from_saved_model)()
+    if found is not None:
+        results.print_summary(found)
+    if found is not None and _OUTPUT.value:
+        write_json(_OUTPUT.value, found | {"complete": is_complete})
+        print(f"     results  {_OUTPUT.value}")
+    if not is_complete:
+        raise KeyboardInterrupt
+    return 0
+
+
+def _from_workdir():
+    from iwae_tf import results
+    from iwae_tf.workdir import Workdir
+
+    workdir = Workdir(_WORKDIR.value)
+    config = _overridden(workdir.read_config())
+    return results.evaluate_model(
+        workdir.load_model(),
+        config,
+        split=_SPLIT.value,
+        num_samples=_NUM_SAMPLES.value or config.eval_num_samples,
+        limit=_LIMIT.value,
+    )
+
+
+def _from_saved_model():
+    from iwae_tf import results
+    from iwae_tf.saved_model import load_saved_model
+    from iwae_tf.workdir import read_config
+
+    version, signatures = load_saved_model(_SAVED_MODEL.value)
+    config = _overridden(read_config(version.parent / "config.json"))
+    return results.evaluate_signature(
+        signatures["log_likelihood"],
+        config,
+        split=_SPLIT.value,
+        num_samples=_NUM_SAMPLES.value or config.eval_num_samples,
+        limit=_LIMIT.value,
+    )
+
+
+def _overridden(config):
+    """The config with the data flags put in."""
+    from iwae_tf.config import validate
+
+    for key, flag in (
+        ("dataset", _DATASET),
+        ("data_dir", _DATA_DIR),
+        ("binarization", _BINARIZATION),
+    ):
+        if flag.value is not None:
+            config[key] = flag.value
+    validate(config)
+    return config
+
+
+if __name__ == "__main__":
+    cli.run(main)

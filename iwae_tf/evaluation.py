@@ -1,0 +1,331 @@
+"""Log-likelihoods by streamed importance sampling, and active latent units.
+
+Everything here is a plain graph of stock TensorFlow ops, so that a SavedModel
+carries the very same estimator (see `saved_model`).
+"""
+
+import weakref
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf import noise
+from iwae_tf.autoencoder import UnitMask, check_count
+from iwae_tf.log_weights import standard_error
+
+CHUNK_SIZE = 1000  # rows of the decoder at once: what bounds the memory
+SCORES_PER_CALL = 100_000  # image-samples between two reports of progress
+ACTIVE_VARIANCE = 0.01  # Burda et al.'s threshold
+LAYER_DRAWS = 100  # draws over which the mean of an upper layer is averaged
+
+_compiled = weakref.WeakKeyDictionary()
+
+
+class LogLikelihood(NamedTuple):
+    """Importance-sampling estimates of log p(x), each [B], in nats.
+
+    `standard_error` is the error of importance sampling alone, by the delta method:
+    sqrt((K sum w~^2 - 1) / (K - 1)), NaN for one draw. It comes from the draws that
+    happened: where few draws carry the weight (a small `effective_sample_size`) it
+    is too small, and `estimate` is biased low.
+    """
+
+    estimate: np.ndarray
+    standard_error: np.ndarray
+    effective_sample_size: np.ndarray
+
+
+class Summary(NamedTuple):
+    """Mean over a data set, in nats per example."""
+
+    nll: float
+    standard_error: float  # of importance sampling: sqrt(sum of squares) / N
+    data_standard_error: float  # of the images: standard deviation / sqrt(N)
+    effective_sample_size: float
+    num_examples: int
+
+
+class LayerStatistics(NamedTuple):
+    """Posterior means of one stochastic layer over a data set."""
+
+    means: np.ndarray  # [N, D], E[z_l | x]
+    variances: np.ndarray  # [D], over the data, the noise of the estimate taken out
+
+
+def log_likelihood(
+    model,
+    x,
+    num_samples=5000,
+    seed=(0, 0),
+    *,
+    chunk_size=CHUNK_SIZE,
+    batch_size=None,
+    first_row=0,
+    masks=None,
+    on_batch=None,
+):
+    """Estimates log p(x) of each image from K draws of q(z|x).
+
+    log 1/K sum_k p(x, z_k) / q(z_k|x)
+
+    The draws are streamed: memory does not grow with `num_samples`. The noise of
+    row b, draw k is a function of (seed, first_row + b, k), so the result does not
+    depend on `chunk_size` or `batch_size` (but to rounding), and images have
+    independent noise.
+
+    Args:
+      model: a built model of this package.
+      x: float [B, *event], scored as given.
+      num_samples: K.
+      seed: pair of integers.
+      chunk_size: rows of the decoder evaluated at once.
+      batch_size: images a compiled call, between two calls of `on_batch`.
+      first_row: index of the first row in the data set that `x` is a part of.
+      masks: optional list of `UnitMask`, one a layer: latent units left out of p and
+        q and held at a constant.
+      on_batch: optional function of the `LogLikelihood` of each finished batch.
+
+    Returns:
+      LogLikelihood of float32 arrays [B].
+
+    Raises:
+      InvalidInputError: a bad `x`, `num_samples` or `seed`.
+
+    References:
+      Burda et al., 2016, section 5 (NLL with 5,000 samples).
+        https://arxiv.org/abs/1509.00519
+    """
+    check_count(num_samples, "num_samples")
+    check_count(chunk_size, "chunk_size")
+    key = noise.make_key(seed)
+    x = model.check_x(x)
+    batch_size = batch_size or max(1, SCORES_PER_CALL // num_samples)
+    check_count(batch_size, "batch_size")
+    function = _compiled_estimator(model, chunk_size)
+    results = []
+    for start in range(0, len(x), batch_size):
+        result = function(
+            x[start : start + batch_size],
+            tf.constant(num_samples),
+            key,
+            tf.constant(first_row + start, tf.int64),
+            masks,
+        )
+        results.append(LogLikelihood(*(part.numpy() for part in result)))
+        if on_batch:
+            on_batch(results[-1])
+    return concatenate(results)
+
+
+def concatenate(results):
+    """Joins `LogLikelihood`s of consecutive batches."""
+    return LogLikelihood(*(np.concatenate(parts) for parts in zip(*results)))
+
+
+def summarize(result):
+    """Mean NLL of a data set with its two standard errors; see `Summary`."""
+    estimate = np.asarray(result.estimate, np.float64)
+    error = np.asarray(result.standard_error, np.float64)
+    count = len(estimate)
+    spread = estimate.std(ddof=1) if count > 1 else np.nan
+    return Summary(
+        nll=float(-estimate.mean()),
+        standard_error=float(np.sqrt(np.sum(error**2)) / count),
+        data_standard_error=float(spread / np.sqrt(count)),
+        effective_sample_size=float(np.mean(result.effective_sample_size)),
+        num_examples=count,
+    )
+
+
+def estimate_in_graph(
+    model, x, num_samples, key, first_row, masks=None, chunk_size=CHUNK_SIZE
+):
+    """`log_likelihood` as graph ops: x [B, *event] to three float32 [B].
+
+    Works through blocks of whole rows where all draws of a row fit into a chunk, and
+    otherwise through chunks of the draws of one row at a time. In both cases a block
+    is one run of consecutive records of the noise.
+    """
+    parameters = model.proposal_parameters(x)
+    num_rows = tf.shape(x)[0]
+    block = tf.maximum(1, chunk_size // num_samples)
+    outputs = [
+        tf.TensorArray(
+            tf.float32,
+            size=(num_rows + block - 1) // block,
+            element_shape=[None],
+            infer_shape=False,
+        )
+        for _ in LogLikelihood._fields
+    ]
+
+    def one_block(index, outputs):
+        rows = slice(index * block, tf.minimum((index + 1) * block, num_rows))
+        x_block, parameters_block = x[rows], parameters[rows]
+        size = tf.shape(x_block)[0]
+        start = (first_row + tf.cast(rows.start, tf.int64)) * tf.cast(
+            num_samples, tf.int64
+        )
+
+        def draw(first, count):
+            records = noise.normal(
+                key,
+                start + tf.cast(first, tf.int64),
+                size * count,
+                sum(model.latent_dims),
+            )
+            draws = tf.reshape(records, [1, size, count, sum(model.latent_dims)])
+            draws = tf.transpose(draws, [0, 2, 1, 3])
+            parts = model.log_weight_parts(
+                x_block, parameters_block, draws, masks=masks
+            )
+            return parts.log_weights[0]
+
+        result = stream_draws(draw, size, num_samples, chunk_size)
+        written = [o.write(index, part) for o, part in zip(outputs, result)]
+        return index + 1, written
+
+    _, outputs = tf.while_loop(
+        lambda index, _: index * block < num_rows, one_block, [0, outputs]
+    )
+    return LogLikelihood(*(output.concat() for output in outputs))
+
+
+def stream_draws(draw, num_rows, num_samples, chunk_size):
+    """log mean exp over K draws that are made a chunk at a time.
+
+    Args:
+      draw: function of (first, count) to log-weights float32 [count, B] of the draws
+        first, ..., first + count - 1.
+      num_rows: B.
+      num_samples: K, integer scalar.
+      chunk_size: most draws at once.
+
+    Returns:
+      LogLikelihood of float32 tensors [B]. The running sums are float64.
+    """
+
+    def one_chunk(first, peak, total, squares):
+        count = tf.minimum(chunk_size, num_samples - first)
+        log_weights = tf.cast(draw(first, count), tf.float64)
+        higher = tf.maximum(peak, tf.reduce_max(log_weights, axis=0))
+        shift = tf.where(tf.math.is_inf(higher), tf.zeros_like(higher), higher)
+        weights = tf.exp(log_weights - shift)
+        rescale = tf.exp(peak - shift)
+        total = total * rescale + tf.reduce_sum(weights, axis=0)
+        squares = squares * rescale**2 + tf.reduce_sum(weights**2, axis=0)
+        return first + count, higher, total, squares
+
+    zeros = tf.zeros([num_rows], tf.float64)
+    _, peak, total, squares = tf.while_loop(
+        lambda first, *_: first < num_samples,
+        one_chunk,
+        [0, zeros - np.inf, zeros, zeros],
+    )
+    normalized_squares = squares / total**2
+    result = LogLikelihood(
+        estimate=peak + tf.math.log(total / tf.cast(num_samples, tf.float64)),
+        standard_error=standard_error(normalized_squares, num_samples),
+        effective_sample_size=1.0 / normalized_squares,
+    )
+    return LogLikelihood(*(tf.cast(part, tf.float32) for part in result))
+
+
+def active_units(model, x, seed=(0, 0), *, threshold=ACTIVE_VARIANCE):
+    """Number of active latent units of each stochastic layer.
+
+    A unit is active where Var_x(E[z|x]) > threshold.
+
+    Args:
+      model: a built model of this package.
+      x: float [N, *event].
+      seed: pair of integers, for the draws below an upper layer.
+      threshold: variance over the data.
+
+    Returns:
+      list of int, one a layer, z1 first.
+
+    References:
+      Burda et al., 2016, section 5.2. https://arxiv.org/abs/1509.00519
+    """
+    return count_active(layer_statistics(model, x, seed), threshold)
+
+
+def count_active(statistics, threshold=ACTIVE_VARIANCE):
+    """Number of active units of each layer, from its `LayerStatistics`."""
+    return [int(np.sum(layer.variances > threshold)) for layer in statistics]
+
+
+def layer_statistics(model, x, seed=(0, 0), *, num_draws=LAYER_DRAWS, batch_size=100):
+    """Posterior means of each stochastic layer, and their variance over the data.
+
+    E[z_l|x] of an upper layer is the mean of loc_l over `num_draws` draws of the
+    layers below; the variance that this finite number adds is subtracted.
+
+    Args:
+      model: a built model of this package.
+      x: float [N, *event].
+      seed: pair of integers.
+      num_draws: at least 2.
+      batch_size: images at once.
+
+    Returns:
+      list of LayerStatistics, z1 first.
+    """
+    key, x = noise.make_key(seed), model.check_x(x)
+    batches = []
+    for start in range(0, len(x), batch_size):
+        rows = x[start : start + batch_size]
+        draws = model.draw_noise(key, start, len(rows), 1, num_draws)
+        _, proposals = model.sample_proposals(model.proposal_parameters(rows), draws)
+        batches.append([_mean_over_draws(q.mean()) for q in proposals])
+    statistics = []
+    for layer in zip(*batches):
+        means, errors = (np.concatenate(parts) for parts in zip(*layer))
+        variances = means.var(axis=0) - errors.mean(axis=0)
+        statistics.append(LayerStatistics(means, np.maximum(variances, 0.0)))
+    return statistics
+
+
+def active_masks(statistics, threshold=ACTIVE_VARIANCE):
+    """Masks that take dead units out of p and q: they are held at their mean.
+
+    Args:
+      statistics: list of LayerStatistics.
+      threshold: variance over the data, as in `active_units`.
+
+    Returns:
+      list of UnitMask for `log_likelihood`.
+    """
+    return [
+        UnitMask(
+            active=tf.constant(layer.variances > threshold),
+            fill=tf.constant(layer.means.mean(axis=0), tf.float32),
+        )
+        for layer in statistics
+    ]
+
+
+def _mean_over_draws(loc):
+    """Mean of loc [1, S, B, D] over draws and its squared error, each [B, D]."""
+    loc = loc.numpy()
+    if loc.ndim == 2:  # the first layer does not depend on draws
+        return loc, np.zeros_like(loc)
+    return loc.mean(axis=(0, 1)), loc.var(axis=(0, 1), ddof=1) / loc.shape[1]
+
+
+def _compiled_estimator(model, chunk_size):
+    """One traced function a model and chunk size, for any number of rows and draws."""
+    functions = _compiled.setdefault(model, {})
+    if chunk_size not in functions:
+        # The cache is weak: the function must not keep the model alive.
+        reference = weakref.ref(model)
+
+        def estimate(x, num_samples, key, first_row, masks):
+            return estimate_in_graph(
+                reference(), x, num_samples, key, first_row, masks, chunk_size
+            )
+
+        functions[chunk_size] = tf.function(estimate, reduce_retracing=True)
+    return functions[chunk_size]

@@ -1,0 +1,26 @@
+"""Exports the model of a finished run as the next version of a SavedModel.
+
+python -m iwae_tf.export --workdir=runs/a --output=saved_models/NAME
+"""
+
+from absl import flags
+
+from iwae_tf import cli
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the SavedModel's versions.")
+
+
+def main(argv):
+    """Exports the workdir of the flags; prints the path of the new version."""
+    del argv
+    from iwae_tf.workdir import Workdir, export
+
+    workdir = Workdir(cli.require("workdir", _WORKDIR.value))
+    output = cli.require("output", _OUTPUT.value)
+    print(export(workdir.load_model(), workdir.read_config(), output))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,104 @@
+"""Optimisers and learning-rate schedules of the configs."""
+
+import math
+
+import keras
+
+MUON_RATE = 8.0  # Muon's step on a matrix, in units of Adam's learning rate
+COSINE_FLOOR = 0.01  # where the cosine schedule ends, as a share of where it starts
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class Muon(keras.optimizers.Muon):
+    """Orthogonalised momentum for matrices, Adam for the rest.
+
+    A matrix [inputs, outputs] moves by 8 * rate * sqrt(max(1, outputs / inputs))
+    along its orthogonalised Nesterov momentum, everything else by Adam at `rate`;
+    no weight decay. Keras' own scaling is by the larger side alone.
+
+    Args:
+      learning_rate: float or schedule, in the units of Adam's.
+      **kwargs: of keras.optimizers.Optimizer.
+
+    References:
+      Jordan et al., 2024. https://kellerjordan.github.io/posts/muon
+    """
+
+    def __init__(self, learning_rate=1e-3, **kwargs):
+        fixed = {
+            "rms_rate": None,
+            "weight_decay": None,
+            "adam_weight_decay": None,
+            "adam_lr_ratio": 1.0,
+        }
+        super().__init__(learning_rate, **{**kwargs, **fixed})
+
+    def lr_adjust(self, x):
+        inputs, outputs = x.shape
+        return x * (MUON_RATE * math.sqrt(max(1.0, outputs / inputs)))
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class BurdaAdam(keras.optimizers.Adam):
+    """Adam as in the published code of Burda et al., which differs from their text.
+
+    beta_1 = 0.99, second moments that start at one, and gradients summed over the
+    batch, so that epsilon = 1e-4 is relative to a sum. On gradients of the mean the
+    same steps come from second moments that start at 1 / batch_size^2 and
+    epsilon = 1e-4 / batch_size.
+
+    Args:
+      learning_rate: float or schedule.
+      batch_size: examples a step.
+      **kwargs: of keras.optimizers.Optimizer.
+
+    References:
+      https://github.com/yburda/iwae, optimizers.py
+    """
+
+    def __init__(self, learning_rate=1e-3, batch_size=20, **kwargs):
+        for name in ("beta_1", "epsilon"):
+            kwargs.pop(name, None)
+        super().__init__(
+            learning_rate, beta_1=0.99, epsilon=1e-4 / batch_size, **kwargs
+        )
+        self.batch_size = batch_size
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        for velocity in self._velocities:
+            velocity.assign(keras.ops.full_like(velocity, self.batch_size**-2))
+
+    def get_config(self):
+        return {**super().get_config(), "batch_size": self.batch_size}
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class PiecewiseCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Half a cosine from a first to a last rate on each of several pieces.
+
+    A piece whose two rates are equal is constant; after the last piece its last
+    rate stays.
+
+    Args:
+      pieces: list of (steps, first rate, last rate).
+    """
+
+    def __init__(self, pieces):
+        self.pieces = [(int(steps), *map(float, rates)) for steps, *rates in pieces]
+
+    def __call__(self, step):
+        ops = keras.ops
+        step = ops.cast(step, "int64")
+        rate, start = None, 0
+        for steps, first, last in self.pieces:
+            share = ops.clip(ops.cast(step - start, "float32") / steps, 0.0, 1.0)
+            here = last + (first - last) * 0.5 * (1.0 + ops.cos(math.pi * share))
+            rate = here if rate is None else ops.where(step >= start, here, rate)
+            start += steps
+        return rate
+
+    def get_config(self):
+        return {"pieces": self.pieces}

@@ -1,0 +1,255 @@
+"""What a trained model is worth on a split, and the pictures of it."""
+
+import contextlib
+import importlib.metadata
+import platform
+import time
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from iwae_tf import datasets, evaluation, plots
+
+VERSIONED = ("tensorflow", "keras", "tensorflow-probability", "numpy")
+DEAD_UNIT_IMAGES = 1000  # enough for a paired difference
+NUM_DRAWN, NUM_LATENT = 100, 5000  # images in a grid, points in a latent plot
+
+
+def load_eval_split(config, split, limit=None):
+    """Images and labels of a split as they are scored.
+
+    Dynamic binarization is drawn once, from `config.eval_seed`.
+
+    Args:
+      config: ConfigDict.
+      split: "train", "validation" or "test".
+      limit: optional int, the first images only.
+
+    Returns:
+      datasets.Split.
+    """
+    binarization = config.binarization
+    loaded = datasets.load_arrays(
+        config.dataset,
+        split=split,
+        data_dir=config.data_dir,
+        binarization="fixed" if binarization == "dynamic" else binarization,
+        seed=config.eval_seed,
+    )
+    labels = loaded.labels
+    return datasets.Split(
+        loaded.images[:limit], labels if labels is None else labels[:limit]
+    )
+
+
+def score(score_all, num_images, num_samples):
+    """Scores images batch by batch under a progress bar.
+
+    Ctrl-C ends it early: what was done is kept.
+
+    Args:
+      score_all: function of `on_batch` that scores all images and hands each
+        finished LogLikelihood to `on_batch`.
+      num_images: int.
+      num_samples: int, draws an image, for the bar.
+
+    Returns:
+      (LogLikelihood of the images that were done or None, whether that is all).
+    """
+    done = []
+    with tqdm.tqdm(
+        total=num_images,
+        unit="image",
+        desc=f"{num_samples} samples",
+        dynamic_ncols=True,
+    ) as bar:
+
+        def on_batch(result):
+            done.append(result)
+            bar.update(len(result.estimate))
+            nll = -np.mean(np.concatenate([r.estimate for r in done]))
+            bar.set_postfix(nll=f"{nll:.2f}")
+
+        with contextlib.suppress(KeyboardInterrupt):
+            score_all(on_batch)
+    count = sum(len(result.estimate) for result in done)
+    return (evaluation.concatenate(done) if done else None), count == num_images
+
+
+def describe_score(result, *, split, num_samples):
+    """The part of `results.json` that a score alone gives."""
+    summary = evaluation.summarize(result)
+    return {"split": split, "num_samples": num_samples, **summary._asdict()}
+
+
+def evaluate_model(model, config, *, split, num_samples, limit=None):
+    """Everything in `results.json` but the training.
+
+    Args:
+      model: trained model.
+      config: its ConfigDict.
+      split: "train", "validation" or "test".
+      num_samples: draws an image.
+      limit: optional int, the first images only.
+
+    Returns:
+      (results: dict, whether all images were scored).
+    """
+    start = time.monotonic()
+    images, _ = load_eval_split(config, split, limit)
+    seed = (config.eval_seed, 0)
+
+    def score_all(on_batch):
+        evaluation.log_likelihood(model, images, num_samples, seed, on_batch=on_batch)
+
+    result, is_complete = score(score_all, len(images), num_samples)
+    if result is None:
+        return None, False
+    results = describe_score(result, split=split, num_samples=num_samples)
+    if is_complete:
+        batches = datasets.batches(
+            images, batch_size=config.batch_size, seed=0, epochs=1, shuffle=False
+        )
+        logs = model.evaluate(batches, verbose=0, return_dict=True)
+        statistics = evaluation.layer_statistics(model, images, seed)
+        results |= {
+            "bound": float(logs["bound"]),
+            "active_units": evaluation.count_active(statistics),
+            "latent_dims": list(config.latent_dims),
+            "without_dead_units": _without_dead_units(
+                model, images, result, statistics, num_samples, seed
+            ),
+        }
+    results["evaluation_seconds"] = time.monotonic() - start
+    return results | {"config": config.to_dict(), "versions": versions()}, is_complete
+
+
+def evaluate_signature(log_likelihood, config, *, split, num_samples, limit=None):
+    """The NLL of a split by a SavedModel's `log_likelihood` signature.
+
+    Each call has a seed of its own, so that all images have independent noise.
+
+    Args:
+      log_likelihood: the signature function.
+      config: ConfigDict that names the data.
+      split: "train", "validation" or "test".
+      num_samples: draws an image.
+      limit: optional int, the first images only.
+
+    Returns:
+      (results: dict, whether all images were scored).
+    """
+    start = time.monotonic()
+    images, _ = load_eval_split(config, split, limit)
+    batch_size = max(1, evaluation.SCORES_PER_CALL // num_samples)
+
+    def score_all(on_batch):
+        for first in range(0, len(images), batch_size):
+            outputs = log_likelihood(
+                x=tf.constant(images[first : first + batch_size]),
+                num_samples=tf.constant(num_samples),
+                seed=tf.constant([config.eval_seed, first]),
+            )
+            on_batch(
+                evaluation.LogLikelihood(
+                    outputs["log_likelihood"].numpy(),
+                    outputs["standard_error"].numpy(),
+                    outputs["effective_sample_size"].numpy(),
+                )
+            )
+
+    result, is_complete = score(score_all, len(images), num_samples)
+    if result is None:
+        return None, False
+    results = describe_score(result, split=split, num_samples=num_samples)
+    results["evaluation_seconds"] = time.monotonic() - start
+    return results | {"config": config.to_dict(), "versions": versions()}, is_complete
+
+
+def print_summary(results):
+    """Prints what matters of `results.json`, a line each."""
+    error, data_error = results["standard_error"], results["data_standard_error"]
+    print(
+        f"{'test NLL' if results['split'] == 'test' else results['split'] + ' NLL':>12}  "
+        f"{results['nll']:.2f} nats (+- {error:.3f} of {results['num_samples']} samples, "
+        f"+- {data_error:.2f} of {results['num_examples']} images)"
+    )
+    if "bound" in results:
+        units = " + ".join(
+            f"{active} of {dim}"
+            for active, dim in zip(results["active_units"], results["latent_dims"])
+        )
+        print(f"{'bound':>12}  {results['bound']:.2f} nats")
+        print(f"{'active units':>12}  {units}")
+
+
+def versions():
+    """The libraries that made a number."""
+    found = {name: importlib.metadata.version(name) for name in VERSIONED}
+    return {"python": platform.python_version(), **found}
+
+
+def _without_dead_units(model, images, result, statistics, num_samples, seed):
+    """NLL with the dead units out of p and q, beside that of the same images."""
+    images = images[:DEAD_UNIT_IMAGES]
+    masks = evaluation.active_masks(statistics)
+    without = evaluation.log_likelihood(model, images, num_samples, seed, masks=masks)
+    difference = result.estimate[: len(images)] - without.estimate
+    return {
+        "nll": float(-np.mean(without.estimate)),
+        "nll_all_units": float(-np.mean(result.estimate[: len(images)])),
+        "difference_standard_error": float(
+            np.std(difference, ddof=min(1, len(images) - 1)) / np.sqrt(len(images))
+        ),
+        "num_examples": len(images),
+    }
+
+
+def draw_figures(model, config, history, folder):
+    """Draws a run into `folder`: samples, reconstructions, curves, latents, units.
+
+    Args:
+      model: trained model.
+      config: its ConfigDict.
+      history: list of dicts, one an epoch.
+      folder: pathlib.Path.
+
+    Returns:
+      list of the paths.
+    """
+    seed = (config.eval_seed, 1)
+    split = config.eval_split
+    images, labels = load_eval_split(config, split, NUM_LATENT)
+    statistics = evaluation.layer_statistics(model, images, seed)
+    names = list(dict.fromkeys(name for row in history for name in row))
+    curves = {name: [row.get(name, np.nan) for row in history] for name in names}
+    paths = [
+        plots.training_curves(folder / "training_curves.png", curves),
+        plots.active_units(
+            folder / "active_units.png", [layer.variances for layer in statistics]
+        ),
+    ]
+    for number, layer in enumerate(statistics, 1):
+        suffix = f"_z{number}" if len(statistics) > 1 else ""
+        paths.append(plots.latent(folder / f"latent{suffix}.png", layer.means, labels))
+    if plots.is_image(images.shape[1:]):
+        paths += _draw_images(model, images, seed, folder)
+    return paths
+
+
+def _draw_images(model, images, seed, folder):
+    """The pictures that only image data has."""
+    samples = np.clip(model.sample(NUM_DRAWN, seed, mean=True), 0.0, 1.0)
+    originals = images[: NUM_DRAWN // 2]
+    reconstructions = np.clip(model.reconstruct(originals, seed), 0.0, 1.0)
+    return [
+        plots.image_grid(
+            folder / "samples.png",
+            samples,
+            title="Draws from the prior: mean of p(x|z)",
+        ),
+        plots.reconstructions(
+            folder / "reconstructions.png", originals, reconstructions
+        ),
+    ]

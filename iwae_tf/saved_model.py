@@ -1,0 +1,192 @@
+"""Export to SavedModels that run with TensorFlow alone.
+
+| signature | inputs | outputs |
+| --- | --- | --- |
+| serving_default | x | log_likelihood, standard_error, effective_sample_size |
+| log_likelihood | x, num_samples [], seed [2] | the same |
+| encode | x | loc, scale; with more layers loc_2, scale_2, ... |
+| decode | z | mean |
+| sample | num_samples [], seed [2] | mean, sample |
+| reconstruct | x, seed [2] | mean |
+"""
+
+import functools
+import pathlib
+import shutil
+import uuid
+
+import tensorflow as tf
+
+from iwae_tf import noise
+from iwae_tf.autoencoder import check_count
+from iwae_tf.distributions import bernoulli_likelihood
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.evaluation import estimate_in_graph
+
+
+def export_saved_model(model, path, num_samples=5000):
+    """Writes a model as the next version of a SavedModel.
+
+    The layout is TensorFlow Serving's, `path/1`, `path/2`, ...; a version is written
+    aside and moved into place, and none is ever overwritten. Images of a batch have
+    independent noise, and the same seed gives the same answer as
+    `iwae_tf.log_likelihood`.
+
+    Args:
+      model: a built model of this package.
+      path: folder of the versions.
+      num_samples: draws of `serving_default`.
+
+    Returns:
+      path: pathlib.Path of the new version.
+
+    Raises:
+      InvalidInputError: an unbuilt model or a bad `num_samples`.
+    """
+    check_count(num_samples, "num_samples")
+    if not model.built:
+        raise InvalidInputError("`model` must be built. Received: no variables")
+    folder = pathlib.Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{uuid.uuid4().hex}.tmp"
+    module = tf.Module()  # Keras' own tracking would need Keras to load
+    module.weights = [variable.value for variable in model.weights]
+    try:
+        tf.saved_model.save(module, str(temporary), _signatures(model, num_samples))
+        return _move_into_place(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_saved_model(path):
+    """Loads an export of this package.
+
+    Args:
+      path: the folder of the versions, whose newest is taken, or of one version.
+
+    Returns:
+      (pathlib.Path of the version, dict of signature functions). The functions work
+      as long as the dict is kept.
+
+    Raises:
+      InvalidInputError: there is none, it is damaged, or not one of ours.
+    """
+    folder = pathlib.Path(path)
+    if not (folder / "saved_model.pb").is_file():
+        versions = [e for e in folder.glob("*") if e.name.isdigit() and e.is_dir()]
+        if not versions:
+            raise InvalidInputError(
+                "`saved_model` must be a folder NAME or NAME/1 of an export. "
+                f"Received: {path}"
+            )
+        folder = max(versions, key=lambda entry: int(entry.name))
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        signatures = dict(loaded.signatures, loaded=loaded)
+        signatures["log_likelihood"]
+    except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
+        raise InvalidInputError(
+            f"`saved_model` must be an intact export. Received: {folder}, "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return folder, signatures
+
+
+def _signatures(model, num_samples):
+    """Name of each signature to its concrete function."""
+    images = tf.TensorSpec((None, *model.event_shape), tf.float32, "x")
+    seed = tf.TensorSpec([2], tf.int32, "seed")
+    count = tf.TensorSpec([], tf.int32, "num_samples")
+    latents = tf.TensorSpec([None, model.latent_dims[0]], tf.float32, "z")
+
+    def log_likelihood(x, num_samples, seed):
+        x = _checked(model, x)
+        with tf.control_dependencies([_at_least_one(num_samples)]):
+            key = noise.make_key(seed)
+        result = estimate_in_graph(model, x, num_samples, key, tf.constant(0, tf.int64))
+        return {
+            "log_likelihood": result.estimate,
+            "standard_error": result.standard_error,
+            "effective_sample_size": result.effective_sample_size,
+        }
+
+    def serving_default(x):
+        return log_likelihood(x, tf.constant(num_samples), tf.constant([0, 0]))
+
+    def encode(x):
+        outputs = {}
+        for layer, proposal in enumerate(model.encode_layers(_checked(model, x)), 1):
+            suffix = f"_{layer}" if layer > 1 else ""
+            outputs[f"loc{suffix}"] = proposal.mean()
+            outputs[f"scale{suffix}"] = proposal.stddev()
+        return outputs
+
+    def decode(z):
+        return {"mean": model.decode(z).mean()}
+
+    def sample(num_samples, seed):
+        with tf.control_dependencies([_at_least_one(num_samples)]):
+            seed = tf.identity(seed)
+        return {
+            "mean": model.sample(num_samples, seed, mean=True),
+            "sample": model.sample(num_samples, seed),
+        }
+
+    def reconstruct(x, seed):
+        return {"mean": model.reconstruct(_checked(model, x), seed)}
+
+    specs = {
+        serving_default: [images],
+        log_likelihood: [images, count, seed],
+        encode: [images],
+        decode: [latents],
+        sample: [count, seed],
+        reconstruct: [images, seed],
+    }
+    return {
+        function.__name__: tf.function(_float32(function)).get_concrete_function(*spec)
+        for function, spec in specs.items()
+    }
+
+
+def _float32(function):
+    """`function` with every output cast to float32, under its own argument names."""
+
+    @functools.wraps(function)
+    def cast(*args):
+        return {name: tf.cast(v, tf.float32) for name, v in function(*args).items()}
+
+    return cast
+
+
+def _checked(model, x):
+    """`x`, once its values have been found fit to be scored."""
+    checks = [
+        tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(x)), ["x: not finite"])
+    ]
+    if model.likelihood_function is bernoulli_likelihood:
+        in_range = tf.reduce_all((x >= 0.0) & (x <= 1.0))
+        checks.append(tf.debugging.Assert(in_range, ["x: must be in [0, 1]"]))
+    with tf.control_dependencies(checks):
+        return tf.identity(x)
+
+
+def _at_least_one(num_samples):
+    return tf.debugging.Assert(
+        num_samples > 0, ["num_samples: must be a positive integer", num_samples]
+    )
+
+
+def _move_into_place(temporary, folder):
+    """Renames a finished export to the next free version and returns its path."""
+    taken = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
+    version = max(taken, default=0) + 1
+    while True:
+        target = folder / str(version)
+        try:
+            temporary.rename(target)  # refuses a folder that is not empty
+            return target
+        except OSError:
+            if not target.exists():
+                raise
+            version += 1

@@ -1,0 +1,88 @@
+"""Trains a model from a config, evaluates it, draws it and exports it.
+
+  python -m iwae_tf.train --config=mnist5k_iwae --workdir=runs/a [--config.KEY=VALUE]
+
+Started again with the same flags it goes on after the last finished epoch.
+"""
+
+import signal
+import sys
+import threading
+
+from absl import flags
+from ml_collections import config_flags
+
+from iwae_tf import cli
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, or the name of one that ships.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+
+
+def main(argv):
+    """Runs the config of the flags in the workdir of the flags."""
+    del argv
+    from iwae_tf.config import validate
+    from iwae_tf.workdir import Workdir
+
+    cli.require("config", _CONFIG.value)
+    config, workdir = _CONFIG.value, Workdir(cli.require("workdir", _WORKDIR.value))
+    validate(config)
+    if workdir.config.exists():
+        workdir.claim(config)
+    if workdir.results.exists():
+        print(f"{workdir.path} is finished: see {workdir.results}")
+        return 0
+    return _run(config, workdir)
+
+
+def _run(config, workdir):
+    """Trains, then evaluates, draws and exports; returns the exit code."""
+    from iwae_tf.callbacks import StopTraining
+    from iwae_tf.training import train
+
+    stop_request = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop_request.set())
+    again = "start again with the same flags to go on"
+    try:
+        trained = train(config, workdir, stop_request=stop_request)
+    except StopTraining:
+        print(f"stopped; the finished epochs are in {workdir.path}: {again}")
+        return 0
+    except KeyboardInterrupt:
+        print(f"the finished epochs are in {workdir.path}: {again}", file=sys.stderr)
+        raise
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _finish(config, workdir, trained)
+    return 0
+
+
+def _finish(config, workdir, trained):
+    """Evaluates, draws and exports; `results.json` comes last and ends the run."""
+    from iwae_tf import results
+    from iwae_tf.files import write_json
+
+    model = trained.model
+    found, is_complete = results.evaluate_model(
+        model, config, split=config.eval_split, num_samples=config.eval_num_samples
+    )
+    if not is_complete:
+        raise KeyboardInterrupt
+    figures = results.draw_figures(model, config, trained.history, workdir.figures)
+    saved = workdir.export(model, config)
+    found["seconds"] = trained.seconds + found["evaluation_seconds"]
+    write_json(workdir.results, found)
+    results.print_summary(found)
+    for what, where in {
+        "results": workdir.results,
+        "model": workdir.model,
+        "SavedModel": saved,
+        "figures": ", ".join(str(path) for path in figures),
+        "metrics": f"{workdir.metrics}, {workdir.tensorboard}",
+    }.items():
+        print(f"{what:>12}  {where}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,169 @@
+"""The folder of one training run: what lies where, and reading it back."""
+
+import json
+import pathlib
+import shutil
+
+import keras
+from ml_collections import ConfigDict
+
+from iwae_tf import models  # noqa: F401, registers the classes that a file may hold
+from iwae_tf.config import default_config, validate
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.files import write_json, write_through
+from iwae_tf.saved_model import export_saved_model
+
+MOVABLE = ("data_dir",)  # keys in which a resumed run may differ
+
+
+class Workdir:
+    """Paths of a run, and its config.
+
+    Args:
+      path: the folder; made when something is written.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.csv"
+        self.results = self.path / "results.json"
+        self.model = self.path / "model.keras"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.figures = self.path / "figures"
+        self.saved_model = self.path / "saved_model"
+
+    def claim(self, config):
+        """Makes the folder this config's, or finds that it is already.
+
+        Raises:
+          InvalidInputError: it is the folder of another config.
+        """
+        if not self.config.exists():
+            write_json(self.config, config.to_dict())
+            return
+        ours, theirs = as_json(config), read_json(self.config)
+        different = [
+            key
+            for key in sorted({*ours, *theirs} - {*MOVABLE})
+            if ours.get(key) != theirs.get(key)
+        ]
+        if different:
+            key = different[0]
+            raise InvalidInputError(
+                f"`workdir` must be new or hold a run of this config. Received: "
+                f"{self.path}, whose {key} is {theirs.get(key)!r}, not "
+                f"{ours.get(key)!r}"
+            )
+
+    def read_config(self):
+        """The run's ConfigDict.
+
+        Raises:
+          InvalidInputError: there is none, or it is damaged.
+        """
+        return read_config(self.config)
+
+    def export(self, model, config):
+        """Saves the model for Keras and for serving; returns the SavedModel's path.
+
+        An unfinished run that got this far before has no version yet but 1: what an
+        earlier sitting left is replaced.
+        """
+        write_through(self.model, lambda path: model.save(path))
+        shutil.rmtree(self.saved_model, ignore_errors=True)
+        return export(model, config, self.saved_model)
+
+    def load_model(self):
+        """The run's trained model.
+
+        Raises:
+          InvalidInputError: there is none, or it is damaged.
+        """
+        if not self.model.is_file():
+            raise InvalidInputError(
+                "`workdir` must hold a finished run with a model.keras. "
+                f"Received: workdir={self.path}"
+            )
+        try:
+            return keras.models.load_model(self.model)
+        except Exception as error:
+            raise InvalidInputError(
+                f"`workdir` must hold an intact model.keras. Received: {self.model}, "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def load(workdir):
+    """Loads the trained model of a finished run.
+
+    Args:
+      workdir: folder that `python -m iwae_tf.train` wrote.
+
+    Returns:
+      model: the compiled Keras model, ready to score or to train on.
+
+    Raises:
+      InvalidInputError: there is no finished run.
+    """
+    return Workdir(workdir).load_model()
+
+
+def export(model, config, path):
+    """Exports a model as the next version in `path`, its config beside it.
+
+    Args:
+      model: trained model.
+      config: its ConfigDict.
+      path: folder of the versions.
+
+    Returns:
+      path: pathlib.Path of the new version.
+    """
+    version = export_saved_model(model, path, config.eval_num_samples)
+    write_json(version.parent / "config.json", config.to_dict())
+    return version
+
+
+def read_config(path):
+    """The ConfigDict in a JSON file; see `Workdir.read_config`."""
+    config = default_config()
+    values = read_json(path)
+    for key, value in values.items():
+        if key not in config:
+            raise InvalidInputError(
+                f"`{key}` must be a config key. Received: {key} in {path}"
+            )
+        try:
+            config[key] = value
+        except TypeError as error:
+            raise InvalidInputError(
+                f"`{key}` must have the type of a config. Received: {value!r} in {path}"
+            ) from error
+    config = ConfigDict(config)
+    validate(config)
+    return config
+
+
+def read_json(path):
+    """The object in a JSON file, or one line on what is wrong with it."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InvalidInputError(f"`{path.name}` must exist. Received: no file {path}")
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise InvalidInputError(
+            f"`{path.name}` must be intact JSON. Received: {path}, {error}"
+        ) from error
+    if not isinstance(value, dict):
+        raise InvalidInputError(
+            f"`{path.name}` must hold a JSON object. Received: {path}"
+        )
+    return value
+
+
+def as_json(config):
+    """A config as JSON reads it back: tuples are lists."""
+    return json.loads(json.dumps(config.to_dict()))
