@@ -1,9 +1,13 @@
-"""Burda et al.'s IWAE, one stochastic layer, k = 50, on MNIST."""
+"""Burda et al.'s IWAE, one stochastic layer, on MNIST.
+
+`--config=mnist_iwae` is k = 50, `--config=mnist_iwae:5` another k.
+"""
 
 from iwae_tf.config import default_config
 
 
-def get_config():
+def get_config(num_samples="50"):
     config = default_config()
+    config.num_samples = int(num_samples)
     config.eval_split = "test"
     return config

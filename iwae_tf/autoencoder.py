@@ -1,5 +1,6 @@
 """The probabilistic model: networks in, densities, draws and log-weights out."""
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -11,12 +12,13 @@ from iwae_tf.distributions import (
     bernoulli_likelihood,
     diagonal_normal,
     get_likelihood,
+    normal_likelihood,
     split_loc_scale,
     standard_normal,
 )
 from iwae_tf.errors import InvalidInputError
 
-LATENT_STREAM = 3  # of the noise that `sample` starts from
+LATENT_STREAM, IMAGE_STREAM = 3, 4  # of the noise of `sample`
 
 
 class LogWeightParts(NamedTuple):
@@ -291,6 +293,19 @@ class Autoencoder(keras.Model):
         distribution = self.decode(self.sample_latent(num_images, seed))
         if mean:
             return distribution.mean()
+        return self._draw_images(distribution, num_images, seed)
+
+    def _draw_images(self, distribution, num_images, seed):
+        """x ~ p(x|z1), from our own noise where we know the likelihood."""
+        key = noise.fold_in(noise.make_key(seed), IMAGE_STREAM)
+        size, shape = math.prod(self.event_shape), (-1, *self.event_shape)
+        if self.likelihood_function is bernoulli_likelihood:
+            uniforms = noise.uniform(key, 0, num_images, size)
+            mean = distribution.mean()
+            return tf.cast(tf.reshape(uniforms, shape) < mean, mean.dtype)
+        if self.likelihood_function is normal_likelihood:
+            normals = tf.reshape(noise.normal(key, 0, num_images, size), shape)
+            return distribution.mean() + distribution.stddev() * normals
         return distribution.sample(seed=noise.seed_tensor(seed))
 
     def reconstruct(self, x, seed=(0, 0)):
@@ -323,8 +338,8 @@ class Autoencoder(keras.Model):
             self.build(x.shape)
         if x.shape.rank is None or tuple(x.shape[1:]) != self.event_shape:
             raise InvalidInputError(
-                f"`x` must have the shape [batch, {', '.join(map(str, self.event_shape))}]"
-                f". Received: shape={tuple(x.shape)}"
+                f"`x` must have the shape [batch, *event], event {self.event_shape}. "
+                f"Received: shape={tuple(x.shape)}"
             )
         if tf.executing_eagerly():
             self._check_values(x)
@@ -347,8 +362,8 @@ class Autoencoder(keras.Model):
         if not self._warned_of_grey and bool(tf.reduce_any((x > 0.0) & (x < 1.0))):
             self._warned_of_grey = True
             warnings.warn(
-                "`x` has values between 0 and 1, scored under a Bernoulli likelihood as "
-                "given: binarize it first for a log-likelihood of binary images.",
+                "`x` has values between 0 and 1, scored under a Bernoulli likelihood "
+                "as given: binarize it first for a log-likelihood of binary images.",
                 stacklevel=4,
             )
 

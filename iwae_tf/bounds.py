@@ -9,6 +9,8 @@ a model that names it.
 """
 
 import dataclasses
+import math
+import numbers
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -118,20 +120,29 @@ def renyi(log_weights, alpha):
     Returns:
       bound: float [B]; a lower bound on log p(x) in expectation for alpha >= 0.
 
+    Raises:
+      InvalidInputError: `alpha` is not a finite number.
+
     References:
       Li and Turner, 2016. https://arxiv.org/abs/1602.02311
     """
     log_weights = _check(log_weights)
+    if not _is_number(alpha) or not math.isfinite(alpha):
+        raise InvalidInputError(
+            f"`alpha` must be a finite number. Received: alpha={alpha!r}"
+        )
     if alpha == 1:
         return elbo(log_weights)
     power = tf.constant(1.0 - alpha, log_weights.dtype)
     peak = tf.reduce_max(log_weights, axis=DRAW_AXES)
-    peak = tf.stop_gradient(tf.where(tf.math.is_finite(peak), peak, 0.0))
+    peak = tf.where(tf.math.is_finite(peak), peak, tf.zeros_like(peak))
+    peak = tf.stop_gradient(peak)
     powers = power * (log_weights - peak)
     is_small = tf.reduce_max(tf.abs(powers), axis=DRAW_AXES) < 0.5
-    small = tf.where(is_small, powers, 0.0)
+    zeros = tf.zeros_like(powers)
+    small = tf.where(is_small, powers, zeros)
     by_log1p = tf.math.log1p(tf.reduce_mean(tf.math.expm1(small), axis=DRAW_AXES))
-    by_logmeanexp = logmeanexp(tf.where(is_small, 0.0, powers), axis=DRAW_AXES)
+    by_logmeanexp = logmeanexp(tf.where(is_small, zeros, powers), axis=DRAW_AXES)
     return peak + tf.where(is_small, by_log1p, by_logmeanexp) / power
 
 
@@ -249,12 +260,12 @@ OBJECTIVES = {
 
 def check_beta(beta):
     """Raises InvalidInputError unless `beta` is a number in [0, 1]."""
-    if (
-        isinstance(beta, bool)
-        or not isinstance(beta, (int, float))
-        or not 0 <= beta <= 1
-    ):
+    if not _is_number(beta) or not 0 <= beta <= 1:
         raise InvalidInputError(f"`beta` must be in [0, 1]. Received: beta={beta!r}")
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _check(log_weights):

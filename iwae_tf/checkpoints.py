@@ -69,8 +69,8 @@ class CheckpointStore:
                 report(f"checkpoint {path} is damaged, passed over: {error}")
         if paths:
             raise InvalidInputError(
-                f"`workdir` must hold an intact checkpoint. Received: {self.folder}, all "
-                f"{len(paths)} damaged; delete the folder to start again"
+                f"`workdir` must hold an intact checkpoint. Received: {self.folder}, "
+                f"all {len(paths)} damaged; delete the folder to start again"
             )
         return None
 

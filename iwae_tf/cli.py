@@ -57,15 +57,16 @@ def config_path(value):
     """The file that `--config` means: a path, or the name of one that ships.
 
     Args:
-      value: what the user gave.
+      value: what the user gave, with an optional `:argument` of the config.
 
     Returns:
-      path: str.
+      path: str, with the argument.
 
     Raises:
       InvalidInputError: neither a file nor a shipped config.
     """
-    if pathlib.Path(value).is_file():
+    path, colon, argument = value.partition(":")
+    if pathlib.Path(path).is_file():
         return value
     shipped = resources.files("iwae_tf.configs")
     names = sorted(
@@ -73,8 +74,8 @@ def config_path(value):
         for entry in shipped.iterdir()
         if entry.name.endswith(".py") and not entry.name.startswith("_")
     )
-    if value in names:
-        return str(shipped / f"{value}.py")
+    if path in names:
+        return str(shipped / f"{path}.py") + colon + argument
     raise InvalidInputError(
         f"`--config` must be a config file or one of {', '.join(names)}. "
         f"Received: --config={value}"

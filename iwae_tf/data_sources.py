@@ -136,9 +136,12 @@ def _quiet():
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
-            with contextlib.redirect_stderr(null):
-                yield
+        with (
+            open(os.devnull, "w") as null,
+            contextlib.redirect_stdout(null),
+            contextlib.redirect_stderr(null),
+        ):
+            yield
     finally:
         logging.disable(before)
 

@@ -22,11 +22,21 @@ def split_loc_scale(parameters):
     Returns:
       loc: float32 [..., D].
       scale: float32 [..., D].
+
+    Raises:
+      InvalidInputError: the last axis is odd.
     """
+    if (parameters.shape[-1] or 0) % 2:
+        raise InvalidInputError(
+            "parameters of a Normal must be loc and log_scale concatenated on the last "
+            f"axis, an even size. Received: shape={tuple(parameters.shape)}"
+        )
     parameters = tf.cast(parameters, tf.float32)
     loc, log_scale = tf.split(parameters, 2, axis=-1)
     clipped = tf.clip_by_value(log_scale, -MAX_LOG_SCALE, MAX_LOG_SCALE)
-    return loc, tf.exp(log_scale + tf.stop_gradient(clipped - log_scale))
+    finite = tf.where(tf.math.is_finite(log_scale), log_scale, tf.zeros_like(log_scale))
+    zero_with_gradient = finite - tf.stop_gradient(finite)
+    return loc, tf.exp(tf.stop_gradient(clipped) + zero_with_gradient)
 
 
 def diagonal_normal(loc, scale, active=None):
@@ -100,7 +110,7 @@ def get_likelihood(likelihood):
     """
     if callable(likelihood):
         return likelihood
-    if likelihood not in LIKELIHOODS:
+    if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
         raise InvalidInputError(
             f"`likelihood` must be one of {', '.join(LIKELIHOODS)}, or a callable. "
             f"Received: likelihood={likelihood!r}"

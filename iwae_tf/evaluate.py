@@ -94,5 +94,10 @@ def _overridden(config):
     return config
 
 
-if __name__ == "__main__":
+def run():
+    """The console command."""
     cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -22,5 +22,10 @@ def main(argv):
     return 0
 
 
-if __name__ == "__main__":
+def run():
+    """The console command."""
     cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -46,8 +46,9 @@ def normalized_weights(log_weights, axis):
     Returns:
       weights: float [M, K, B].
     """
-    total = tf.reduce_logsumexp(log_weights, axis=axis, keepdims=True)
-    return tf.exp(log_weights - total)
+    peak = tf.reduce_max(log_weights, axis=axis, keepdims=True)
+    weights = tf.exp(log_weights - tf.stop_gradient(peak))
+    return weights / tf.reduce_sum(weights, axis=axis, keepdims=True)
 
 
 def effective_sample_size(log_weights, axis=DRAW_AXES):
@@ -65,9 +66,8 @@ def effective_sample_size(log_weights, axis=DRAW_AXES):
     References:
       Kish, 1965. Survey Sampling.
     """
-    total = tf.reduce_logsumexp(log_weights, axis=axis)
-    total_of_squares = tf.reduce_logsumexp(2.0 * log_weights, axis=axis)
-    return tf.exp(2.0 * total - total_of_squares)
+    squares = normalized_weights(log_weights, axis) ** 2
+    return 1.0 / tf.reduce_sum(squares, axis=axis)
 
 
 def standard_error(sum_of_squared_weights, num_samples):

@@ -102,12 +102,12 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         super().build(input_shape)
 
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
-        """As in Keras; the loss is minus the bound, so `loss` and `metrics` stay out."""
+        """As in Keras, without `loss` and `metrics`: the loss is minus the bound."""
         for name, value in (("loss", loss), ("metrics", metrics)):
             if value is not None:
                 raise InvalidInputError(
-                    f"`{name}` must not be given: the model trains on its bound and logs "
-                    f"its parts. Received: {name}={value!r}"
+                    f"`{name}` must not be given: the model trains on its bound and "
+                    f"logs its parts. Received: {name}={value!r}"
                 )
         super().compile(optimizer=optimizer, **kwargs)
 

@@ -3,6 +3,9 @@
 import math
 
 import keras
+import numpy as np
+
+from iwae_tf.errors import InvalidInputError
 
 
 @keras.saving.register_keras_serializable("iwae_tf")
@@ -41,6 +44,13 @@ class MLP(keras.Layer):
         self.activation = keras.activations.get(activation)
         self.output_bias = output_bias
         self.seed = seed
+        if output_bias is not None and np.size(output_bias) != math.prod(
+            self.row_shape
+        ):
+            raise InvalidInputError(
+                f"`output_bias` must have the shape of the output, {self.row_shape}. "
+                f"Received: shape={np.shape(output_bias)}"
+            )
         self.hidden = [
             keras.layers.Dense(
                 units,

@@ -20,6 +20,7 @@ import tensorflow as tf
 from iwae_tf.errors import InvalidInputError
 
 PHILOX = 1  # `alg` of TensorFlow's stateless random ops
+LARGEST_BELOW_ONE = 1.0 - 2.0**-24  # in float32
 WORDS_PER_COUNT = 4  # 32-bit words that one step of the Philox counter yields
 
 
@@ -42,16 +43,22 @@ def seed_tensor(seed):
     """`seed`, a pair of integers or a tensor, as int32 [2]."""
     if not tf.is_tensor(seed):
         seed = check_seed(seed)
+    elif not seed.dtype.is_integer or not seed.shape.is_compatible_with([2]):
+        raise InvalidInputError(
+            "`seed` must be a pair of integers. Received: a tensor of "
+            f"shape={tuple(seed.shape)}, dtype={seed.dtype.name}"
+        )
     return tf.cast(seed, tf.int32)
 
 
 def check_seed(seed):
     """Returns `seed` as two signed 32-bit ints, or says what is wrong with it."""
     try:
-        pair = [int(word) for word in seed if int(word) == word]
-    except (TypeError, ValueError):
-        pair = []
-    if len(pair) != 2 or len(seed) != 2:
+        words = list(seed)
+        pair = [int(word) for word in words if int(word) == word]
+    except (TypeError, ValueError, OverflowError):
+        words, pair = [], []
+    if len(pair) != 2 or len(words) != 2:
         raise InvalidInputError(
             f"`seed` must be a pair of integers. Received: seed={seed!r}"
         )
@@ -84,7 +91,8 @@ def uniform(key, first, count, size):
     Returns:
       uniforms: float32 [count, size].
     """
-    return _uniforms(key, first, count, _padded(size))[:, :size]
+    uniforms = _uniforms(key, first, count, _padded(size))[:, :size]
+    return tf.minimum(uniforms, LARGEST_BELOW_ONE)
 
 
 def normal(key, first, count, size):

@@ -169,11 +169,12 @@ def evaluate_signature(log_likelihood, config, *, split, num_samples, limit=None
 
 def print_summary(results):
     """Prints what matters of `results.json`, a line each."""
-    error, data_error = results["standard_error"], results["data_standard_error"]
+    name = f"{results['split']} NLL"
     print(
-        f"{'test NLL' if results['split'] == 'test' else results['split'] + ' NLL':>12}  "
-        f"{results['nll']:.2f} nats (+- {error:.3f} of {results['num_samples']} samples, "
-        f"+- {data_error:.2f} of {results['num_examples']} images)"
+        f"{name:>12}  {results['nll']:.2f} nats "
+        f"(+- {results['standard_error']:.3f} of {results['num_samples']} samples, "
+        f"+- {results['data_standard_error'] or float('nan'):.2f} "
+        f"of {results['num_examples']} images)"
     )
     if "bound" in results:
         units = " + ".join(

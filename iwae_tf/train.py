@@ -84,5 +84,10 @@ def _finish(config, workdir, trained):
         print(f"{what:>12}  {where}")
 
 
-if __name__ == "__main__":
+def run():
+    """The console command."""
     cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

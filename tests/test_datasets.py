@@ -570,10 +570,12 @@ def test_event_shape_needs_no_file(name):
 
 def test_npz_event_shape_reads_the_header_alone(tmp_path):
     path = tmp_path / "data.npz"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("x_train.npy", "w") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (10**9, 5, 4)}
-            np.lib.format.write_array_header_1_0(file, header)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (10**9, 5, 4)}
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x_train.npy", "w") as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
     assert datasets.event_shape("npz", data_dir=path) == (5, 4, 1)
 
 

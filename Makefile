@@ -1,0 +1,38 @@
+# Everything on a machine that has Python (3.11 or newer) and make.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+DEMO ?= runs/demo
+
+.PHONY: help install demo test test-all lint clean
+
+help:
+	@echo "make demo      train, evaluate, draw and export an IWAE on 5,000 MNIST digits"
+	@echo "make test      the tests that fit into some minutes"
+	@echo "make test-all  all tests at full size"
+	@echo "make lint      formatting and lint"
+
+# The stamp is newer than what it was installed from.
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("make needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[demo,test]'
+	touch $@
+
+install: $(VENV)/installed
+
+demo: install
+	$(RUN) -m iwae_tf.train --config=mnist5k_iwae --workdir=$(DEMO)
+
+test: install lint
+	$(RUN) -m pytest -m 'not slow'
+
+test-all: install lint
+	$(RUN) -m pytest
+
+lint: install
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,15 @@
+"""Burda et al.'s VAE with k draws, one stochastic layer, on Omniglot.
+
+`--config=omniglot_vae` is k = 50, `--config=omniglot_vae:5` another k.
+"""
+
+from iwae_tf.config import default_config
+
+
+def get_config(num_samples="50"):
+    config = default_config()
+    config.model = "vae"
+    config.num_samples = int(num_samples)
+    config.dataset = "omniglot"
+    config.eval_split = "test"
+    return config

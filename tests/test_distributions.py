@@ -1,0 +1,297 @@
+"""Densities against scipy, quadrature and sums over all images."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.special
+import scipy.stats
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from iwae_tf import distributions as lib
+from iwae_tf.errors import InvalidInputError
+
+RNG = np.random.default_rng(1)
+EVENTS = [(7,), (4, 3), (3, 2, 1)]
+
+
+def gradients(function, *arguments):
+    """Value and gradient in each argument, as float64 arrays."""
+    arguments = [tf.constant(argument) for argument in arguments]
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        value = function(*arguments)
+    slopes = tape.gradient(value, arguments)
+    return np.asarray(value), [np.asarray(slope, np.float64) for slope in slopes]
+
+
+# loc and scale.
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 3, 4, 6)])
+def test_split_loc_scale(shape):
+    parameters = RNG.normal(size=shape).astype(np.float32)
+    loc, scale = lib.split_loc_scale(parameters)
+    assert loc.shape == scale.shape == (*shape[:-1], 3)
+    np.testing.assert_array_equal(loc, parameters[..., :3])
+    np.testing.assert_allclose(scale, np.exp(parameters[..., 3:]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "log_scale, expected",
+    [
+        (9.5, 9.5),
+        (10.0, 10.0),
+        (10.5, 10.0),
+        (250.0, 10.0),
+        (-9.5, -9.5),
+        (-10.5, -10.0),
+        (-250.0, -10.0),
+        (1e5, 10.0),
+        (1e8, 10.0),
+        (-1e9, -10.0),
+    ],
+)
+def test_log_scale_is_clipped_and_its_gradient_is_not(log_scale, expected):
+    parameters = np.array([[0.5, log_scale]], np.float32)
+    loc, (slopes,) = gradients(lambda p: lib.split_loc_scale(p)[0], parameters)
+    assert loc == 0.5 and np.array_equal(slopes, [[1.0, 0.0]])
+    scale, (slopes,) = gradients(lambda p: lib.split_loc_scale(p)[1], parameters)
+    tolerance = 2e-5  # an ulp of 250, as a factor
+    np.testing.assert_allclose(scale, np.exp([[expected]]), rtol=tolerance)
+    np.testing.assert_allclose(slopes, [[0.0, np.exp(expected)]], rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16, tf.float64])
+def test_parameters_are_float32_from_any_precision(dtype):
+    parameters = tf.constant([[1.25, -3.0, 1.75, 12.0]], dtype)
+    loc, scale = lib.split_loc_scale(parameters)
+    assert loc.dtype == scale.dtype == tf.float32
+    np.testing.assert_array_equal(loc, [[1.25, -3.0]])
+    np.testing.assert_allclose(scale, np.exp([[1.75, 10.0]]), rtol=1e-6)
+    with tf.GradientTape() as tape:
+        tape.watch(parameters)
+        total = tf.reduce_sum(lib.split_loc_scale(parameters)[1])
+    slopes = tape.gradient(total, parameters)
+    assert slopes.dtype == dtype
+    expected = [[0.0, 0.0, np.exp(1.75), np.exp(10.0)]]
+    np.testing.assert_allclose(tf.cast(slopes, tf.float32), expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize("log_scale, expected", [(np.inf, 10.0), (-np.inf, -10.0)])
+def test_infinite_log_scale_is_clipped(log_scale, expected):
+    _, scale = lib.split_loc_scale(tf.constant([[0.5, log_scale]], tf.float32))
+    np.testing.assert_allclose(scale, np.exp([[expected]]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("split", [lib.split_loc_scale, lib.normal_likelihood])
+def test_odd_number_of_parameters_is_refused(split):
+    with pytest.raises(InvalidInputError, match="Received: .*3"):
+        split(tf.zeros([2, 3]))
+
+
+# Latents.
+
+
+def test_diagonal_normal():
+    loc, scale = RNG.normal(size=[5, 3]), RNG.uniform(0.2, 3, [5, 3])
+    latent = RNG.normal(size=[2, 4, 5, 3])
+    proposal = lib.diagonal_normal(np.float32(loc), np.float32(scale))
+    assert proposal.batch_shape == (5,) and proposal.event_shape == (3,)
+    expected = scipy.stats.norm.logpdf(latent, loc, scale).sum(axis=-1)
+    log_prob = proposal.log_prob(np.float32(latent))
+    assert log_prob.shape == (2, 4, 5)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(proposal.mean(), np.float32(loc))
+    np.testing.assert_allclose(proposal.stddev(), scale, rtol=1e-6)
+
+
+def test_masked_units_have_no_density():
+    loc, scale = RNG.normal(size=[5, 4]), RNG.uniform(0.2, 3, [5, 4])
+    latent = RNG.normal(size=[2, 5, 4])
+    latent[..., 1] = 1e15  # a value that must not matter
+    active = np.array([True, False, True, False])
+
+    def log_prob(latent, loc, scale):
+        return lib.diagonal_normal(loc, scale, tf.constant(active)).log_prob(latent)
+
+    value, slopes = gradients(log_prob, *map(np.float32, (latent, loc, scale)))
+    density = scipy.stats.norm.logpdf(latent, loc, scale)
+    expected = density[..., active].sum(axis=-1)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+    pull = (loc - latent) / scale**2 * active
+    np.testing.assert_allclose(slopes[0], pull, rtol=1e-4)
+    np.testing.assert_allclose(slopes[1], -pull.sum(axis=0), rtol=1e-4, atol=1e-5)
+    assert np.all(slopes[2][:, ~active] == 0) and np.all(slopes[2][:, active] != 0)
+    distribution = lib.diagonal_normal(loc, scale, tf.constant(active))
+    assert distribution.batch_shape == (5,) and distribution.event_shape == (4,)
+
+
+def test_mask_of_all_units_changes_nothing():
+    loc, scale = np.float32(RNG.normal(size=[5, 3])), np.float32([[0.5, 1, 2]] * 5)
+    latent = np.float32(RNG.normal(size=[5, 3]))
+    masked = lib.diagonal_normal(loc, scale, tf.constant([True] * 3))
+    plain = lib.diagonal_normal(loc, scale)
+    np.testing.assert_allclose(masked.log_prob(latent), plain.log_prob(latent))
+
+
+def test_standard_normal():
+    prior = lib.standard_normal(3)
+    assert prior.batch_shape == () and prior.event_shape == (3,)
+    latent = RNG.normal(size=[2, 4, 5, 3])
+    expected = scipy.stats.norm.logpdf(latent).sum(axis=-1)
+    np.testing.assert_allclose(prior.log_prob(np.float32(latent)), expected, rtol=1e-5)
+    masked = lib.standard_normal(3, tf.constant([False, True, False]))
+    expected = scipy.stats.norm.logpdf(latent[..., 1])
+    np.testing.assert_allclose(masked.log_prob(np.float32(latent)), expected, rtol=1e-5)
+
+
+# Bernoulli.
+
+
+def exact_bernoulli(x, logits):
+    x, logits = np.asarray(x, np.float64), np.asarray(logits, np.float64)
+    log_expit = scipy.special.log_expit
+    return x * log_expit(logits) + (1 - x) * log_expit(-logits)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_bernoulli_likelihood(event):
+    logits = np.float32(RNG.normal(0, 3, [6, *event]))
+    x = np.float32(RNG.integers(0, 2, [6, *event]))
+    likelihood = lib.bernoulli_likelihood(logits)
+    assert likelihood.batch_shape == (6,) and likelihood.event_shape == event
+    pixels = scipy.stats.bernoulli.logpmf(x, scipy.special.expit(np.float64(logits)))
+    expected = pixels.reshape([6, -1]).sum(axis=-1)
+    np.testing.assert_allclose(likelihood.log_prob(x), expected, rtol=1e-5)
+    theirs = tfp.distributions.Bernoulli(logits=logits, dtype=tf.float32)
+    theirs = tf.reduce_sum(tf.reshape(theirs.log_prob(x), [6, -1]), axis=-1)
+    np.testing.assert_allclose(likelihood.log_prob(x), theirs, rtol=1e-5)
+    np.testing.assert_allclose(
+        likelihood.mean(), scipy.special.expit(logits), rtol=1e-5
+    )
+
+
+def test_bernoulli_sums_to_one_over_all_images():
+    logits = np.float32([[0.3, -1.2, 2.5]])
+    images = np.float32(list(itertools.product([0, 1], repeat=3)))
+    log_probs = lib.bernoulli_likelihood(logits).log_prob(images)
+    assert abs(np.exp(log_probs).sum() - 1) < 1e-6
+
+
+def test_bernoulli_at_extreme_logits():
+    logits = np.float32([0, 15, -15, 40, -40, 88, -90, 1e4, -1e4])
+    for x in (0.0, 1.0):
+        event = np.full_like(logits, x)
+        value, (slopes,) = gradients(
+            lambda v, event=event: lib.Bernoulli(logits=v).log_prob(event), logits
+        )
+        exact = exact_bernoulli(x, logits)
+        # x * l - softplus(l) cancels to an ulp of l
+        np.testing.assert_allclose(value, exact, rtol=1e-6, atol=2e-6)
+        pull = x - scipy.special.expit(np.float64(logits))
+        np.testing.assert_allclose(slopes, pull, rtol=1e-6, atol=1e-7)
+
+
+def test_bernoulli_of_grey_pixels_and_gradient():
+    logits = np.float32(RNG.normal(0, 3, [5, 7]))
+    x = np.float32(RNG.uniform(size=[5, 7]))
+    value, (slopes,) = gradients(
+        lambda v: lib.bernoulli_likelihood(v).log_prob(x), logits
+    )
+    expected = exact_bernoulli(x, logits).sum(axis=-1)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    pull = x - scipy.special.expit(np.float64(logits))
+    np.testing.assert_allclose(slopes, pull, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+def test_likelihoods_are_float32_from_any_precision(dtype):
+    outputs = tf.constant([[0.5, -1.25]], dtype)
+    x = np.ones([1, 2], np.float32)
+    log_prob = lib.bernoulli_likelihood(outputs).log_prob(x)
+    assert log_prob.dtype == tf.float32
+    expected = exact_bernoulli(1, [0.5, -1.25]).sum()
+    np.testing.assert_allclose(log_prob, [expected], rtol=1e-6)
+    log_prob = lib.normal_likelihood(outputs).log_prob(x[:, :1])
+    assert log_prob.dtype == tf.float32
+    expected = scipy.stats.norm.logpdf(1, 0.5, np.exp(-1.25))
+    np.testing.assert_allclose(log_prob, [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_likelihoods_broadcast_one_image_over_rows(event):
+    outputs = np.float32(RNG.normal(size=[6, *event[:-1], 2 * event[-1]]))
+    x = np.float32(RNG.integers(0, 2, [1, *event]))
+    for likelihood in (
+        lib.bernoulli_likelihood(outputs[..., : event[-1]]),
+        lib.normal_likelihood(outputs),
+    ):
+        log_prob = likelihood.log_prob(x)
+        assert log_prob.shape == (6,)
+        repeated = likelihood.log_prob(np.repeat(x, 6, axis=0))
+        np.testing.assert_allclose(log_prob, repeated, rtol=1e-6)
+
+
+def test_bernoulli_samples_are_binary_float32():
+    likelihood = lib.bernoulli_likelihood(np.float32([[-1.0, 0.0, 2.0]]))
+    samples = likelihood.sample(20_000, seed=(1, 2))
+    assert samples.shape == (20_000, 1, 3) and samples.dtype == tf.float32
+    assert set(np.unique(samples)) == {0.0, 1.0}
+    mean = scipy.special.expit([-1.0, 0.0, 2.0])
+    error = np.sqrt(mean * (1 - mean) / 20_000)
+    assert np.all(np.abs(np.mean(samples, axis=(0, 1)) - mean) < 5 * error)
+
+
+# Normal.
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_normal_likelihood(event):
+    loc, log_scale = RNG.normal(size=[2, 6, *event])
+    x = RNG.uniform(size=[6, *event])
+    outputs = np.float32(np.concatenate([loc, log_scale], axis=-1))
+    likelihood = lib.normal_likelihood(outputs)
+    assert likelihood.batch_shape == (6,) and likelihood.event_shape == event
+    pixels = scipy.stats.norm.logpdf(x, loc, np.exp(log_scale))
+    expected = pixels.reshape([6, -1]).sum(axis=-1)
+    log_prob = likelihood.log_prob(np.float32(x))
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
+    np.testing.assert_allclose(likelihood.mean(), loc, rtol=1e-6)
+
+
+def test_normal_likelihood_integrates_to_one():
+    likelihood = lib.normal_likelihood(np.float32([[0.7, -0.4]]))
+    grid = np.linspace(-8, 9, 2001)
+    density = np.exp(likelihood.log_prob(np.float32(grid[:, np.newaxis])))
+    assert abs(scipy.integrate.simpson(density, x=grid) - 1) < 1e-5
+
+
+# Names.
+
+
+def test_get_likelihood():
+    assert lib.get_likelihood("bernoulli") is lib.bernoulli_likelihood
+    assert lib.get_likelihood("normal") is lib.normal_likelihood
+    assert lib.get_likelihood(exact_bernoulli) is exact_bernoulli
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        "gaussian",
+        "Bernoulli",
+        None,
+        3,
+        pytest.param(["bernoulli"]),
+    ],
+)
+def test_unknown_likelihood_is_refused(likelihood):
+    with pytest.raises(InvalidInputError) as error:
+        lib.get_likelihood(likelihood)
+    assert str(error.value) == (
+        "`likelihood` must be one of bernoulli, normal, or a callable. "
+        f"Received: likelihood={likelihood!r}"
+    )
