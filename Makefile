@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= runs/demo
+FLAGS ?=
 
 .PHONY: help install demo test test-all lint clean
 
@@ -22,7 +23,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 install: $(VENV)/installed
 
 demo: install
-	$(RUN) -m iwae_tf.train --config=mnist5k_iwae --workdir=$(DEMO)
+	$(RUN) -m iwae_tf.train --config=mnist5k_iwae --workdir=$(DEMO) $(FLAGS)
 
 test: install lint
 	$(RUN) -m pytest -m 'not slow'

@@ -1,9 +1,6 @@
 """Importance-weighted autoencoders on TensorFlow, Keras 3 and TFP."""
 
-import os
-
-# Before TensorFlow is imported: its C++ side reports every start on stderr.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
 
 # isort: split
 

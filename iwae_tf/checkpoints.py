@@ -3,6 +3,8 @@
 import json
 import pathlib
 import re
+import struct
+import tokenize
 import zipfile
 import zlib
 
@@ -13,7 +15,18 @@ from iwae_tf.files import write_atomically
 
 KEPT = 2
 STATE = "state"  # member that holds the JSON beside the variables
-DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (  # what NumPy and zipfile raise on broken archives
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
+)
 
 
 class CheckpointStore:
@@ -87,7 +100,11 @@ class CheckpointStore:
 
 def _read(path):
     """All members of an archive, each checked against its CRC."""
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+    with zipfile.ZipFile(path) as archive:  # before any header is parsed
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"bad CRC of {damaged}")
+    with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
@@ -96,10 +113,16 @@ def _variables(model):
     model.optimizer.build(model.trainable_variables)
     groups = {"model": model.weights, "optimizer": model.optimizer.variables}
     return {
-        f"{group}:{index}:{re.sub('[^a-zA-Z0-9_]', '_', variable.path)}": variable
+        f"{group}:{index}:{_name(variable)}": variable
         for group, variables in groups.items()
         for index, variable in enumerate(variables)
     }
+
+
+def _name(variable):
+    """A variable's path without the number of the optimiser or model in the process."""
+    path = re.sub(r"^([^/]*?)_\d+/", r"\1/", variable.path)
+    return re.sub("[^a-zA-Z0-9_]", "_", path)
 
 
 def _assign(model, arrays):

@@ -68,7 +68,7 @@ def config_path(value):
     path, colon, argument = value.partition(":")
     if pathlib.Path(path).is_file():
         return value
-    shipped = resources.files("iwae_tf.configs")
+    shipped = _shipped_configs()
     names = sorted(
         entry.name[:-3]
         for entry in shipped.iterdir()
@@ -82,12 +82,22 @@ def config_path(value):
     )
 
 
+def _shipped_configs():
+    """The folder of configs: in the installed package, or beside it in a checkout."""
+    try:
+        return resources.files("iwae_tf.configs")
+    except ModuleNotFoundError:
+        return pathlib.Path(__file__).parents[1] / "configs"
+
+
 def _parse_flags(argv):
     """absl's parser, with one line and exit code 2 for a mistake."""
     try:
         return flags.FLAGS(_resolve_config(argv))
     except (flags.Error, InvalidInputError) as error:
-        sys.exit(_fail(error))
+        # Of a config file that raised, absl's message holds the whole traceback.
+        head, traceback, rest = str(error).partition("Traceback")
+        sys.exit(_fail(head + rest.strip().splitlines()[-1] if traceback else head))
 
 
 def _resolve_config(argv):

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from iwae_tf import noise
 from iwae_tf.autoencoder import UnitMask, check_count
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.log_weights import standard_error
 
 CHUNK_SIZE = 1000  # rows of the decoder at once: what bounds the memory
@@ -98,16 +99,17 @@ def log_likelihood(
     """
     check_count(num_samples, "num_samples")
     check_count(chunk_size, "chunk_size")
+    if batch_size is None:
+        batch_size = max(1, SCORES_PER_CALL // num_samples)
+    check_count(batch_size, "batch_size")
     key = noise.make_key(seed)
     x = model.check_x(x)
-    batch_size = batch_size or max(1, SCORES_PER_CALL // num_samples)
-    check_count(batch_size, "batch_size")
-    function = _compiled_estimator(model, chunk_size)
+    function = _compiled_estimator(model, int(chunk_size))
     results = []
     for start in range(0, len(x), batch_size):
         result = function(
             x[start : start + batch_size],
-            tf.constant(num_samples),
+            tf.constant(int(num_samples)),
             key,
             tf.constant(first_row + start, tf.int64),
             masks,
@@ -272,7 +274,16 @@ def layer_statistics(model, x, seed=(0, 0), *, num_draws=LAYER_DRAWS, batch_size
 
     Returns:
       list of LayerStatistics, z1 first.
+
+    Raises:
+      InvalidInputError: a bad argument.
     """
+    check_count(batch_size, "batch_size")
+    check_count(num_draws, "num_draws")
+    if num_draws < 2:
+        raise InvalidInputError(
+            f"`num_draws` must be at least 2. Received: num_draws={num_draws}"
+        )
     key, x = noise.make_key(seed), model.check_x(x)
     batches = []
     for start in range(0, len(x), batch_size):

@@ -111,6 +111,14 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                 )
         super().compile(optimizer=optimizer, **kwargs)
 
+    def get_compile_config(self):
+        return self._compile_config.serialize() if self.compiled else {}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
     def get_config(self):
         return {
             **super().get_config(),

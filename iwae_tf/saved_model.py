@@ -23,6 +23,9 @@ from iwae_tf.distributions import bernoulli_likelihood
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import estimate_in_graph
 
+# What TensorFlow raises on a damaged export.
+DAMAGE = (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError)
+
 
 def export_saved_model(model, path, num_samples=5000):
     """Writes a model as the next version of a SavedModel.
@@ -84,7 +87,7 @@ def load_saved_model(path):
         loaded = tf.saved_model.load(str(folder))
         signatures = dict(loaded.signatures, loaded=loaded)
         signatures["log_likelihood"]
-    except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
+    except DAMAGE as error:
         raise InvalidInputError(
             f"`saved_model` must be an intact export. Received: {folder}, "
             f"{type(error).__name__}: {error}"
@@ -100,9 +103,8 @@ def _signatures(model, num_samples):
     latents = tf.TensorSpec([None, model.latent_dims[0]], tf.float32, "z")
 
     def log_likelihood(x, num_samples, seed):
-        x = _checked(model, x)
-        with tf.control_dependencies([_at_least_one(num_samples)]):
-            key = noise.make_key(seed)
+        x, num_samples = _checked(model, x), _at_least_one(num_samples)
+        key = noise.make_key(seed)
         result = estimate_in_graph(model, x, num_samples, key, tf.constant(0, tf.int64))
         return {
             "log_likelihood": result.estimate,
@@ -125,8 +127,7 @@ def _signatures(model, num_samples):
         return {"mean": model.decode(z).mean()}
 
     def sample(num_samples, seed):
-        with tf.control_dependencies([_at_least_one(num_samples)]):
-            seed = tf.identity(seed)
+        num_samples = _at_least_one(num_samples)
         return {
             "mean": model.sample(num_samples, seed, mean=True),
             "sample": model.sample(num_samples, seed),
@@ -172,9 +173,10 @@ def _checked(model, x):
 
 
 def _at_least_one(num_samples):
-    return tf.debugging.Assert(
-        num_samples > 0, ["num_samples: must be a positive integer", num_samples]
-    )
+    """`num_samples`, once it has been found to be positive."""
+    message = ["num_samples: must be a positive integer", num_samples]
+    with tf.control_dependencies([tf.debugging.Assert(num_samples > 0, message)]):
+        return tf.identity(num_samples)
 
 
 def _move_into_place(temporary, folder):

@@ -1,0 +1,85 @@
+"""Every command and code block of the README runs, at a reduced size."""
+
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+# absl takes the last of two flags: what is appended wins.
+REDUCED = {
+    "iwae_tf.train": [
+        "--config.epochs=1",
+        "--config.eval_num_samples=20",
+        "--config.jit_compile=false",
+    ],
+    "iwae_tf.evaluate": ["--num_samples=20", "--limit=50"],
+    "iwae_tf.export": [],
+}
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    lines = (line for block in blocks("bash") for line in block.splitlines())
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A working folder that holds what the README's paths mean."""
+    shutil.copytree(ROOT / "saved_models", tmp_path / "saved_models")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+def test_scripts_run_in_the_order_of_the_readme(checkout):
+    pytest.importorskip("mlxtend")
+    scripts = [command for command in commands() if command[0] == "python"]
+    assert {command[2] for command in scripts} == set(REDUCED)
+    for _, minus_m, module, *flags in scripts:
+        command = [sys.executable, minus_m, module, *flags, *REDUCED[module]]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (checkout / "runs/a/results.json").is_file()
+    assert (checkout / "saved_models/mine/1/saved_model.pb").is_file()
+
+
+def test_make_targets_exist():
+    targets = [command[1] for command in commands() if command[0] == "make"]
+    assert targets == ["demo", "test"]
+    makefile, ci = (ROOT / "Makefile").read_text(), (ROOT / ".ci/run").read_text()
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+        assert f"make {target}" in ci
+
+
+def test_python_blocks_run_one_after_the_other(checkout):
+    pytest.importorskip("mlxtend")
+    namespace = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["result"].estimate.shape == (50,)
+    assert (checkout / "runs/readme_model/1/saved_model.pb").is_file()
+
+
+def test_links_point_to_files():
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)\)", README)
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_every_config_is_in_the_table():
+    table = README[README.index("| config | what |") :]
+    table = table[: table.index("\n\n")]
+    for path in (ROOT / "configs").glob("[!_]*.py"):
+        assert f"`{path.stem.removesuffix('_2l')}`" in table, path.stem
