@@ -1,5 +1,6 @@
 """The probabilistic model: networks in, densities, draws and log-weights out."""
 
+import inspect
 import math
 import warnings
 from typing import NamedTuple
@@ -8,6 +9,14 @@ import keras
 import tensorflow as tf
 
 from iwae_tf import noise
+from iwae_tf.checks import (
+    check_count,
+    check_float,
+    check_networks,
+    check_values,
+    latent_dim_of,
+    output_row_shape,
+)
 from iwae_tf.distributions import (
     bernoulli_likelihood,
     diagonal_normal,
@@ -66,8 +75,8 @@ class Autoencoder(keras.Model):
 
     def __init__(self, encoder, decoder, *, likelihood="bernoulli", **kwargs):
         super().__init__(**kwargs)
-        self.encoder = _as_networks(encoder, "encoder")
-        self.decoder = _as_networks(decoder, "decoder")
+        self.encoder = check_networks(encoder, "encoder")
+        self.decoder = check_networks(decoder, "decoder")
         if len(self.encoder) != len(self.decoder):
             raise InvalidInputError(
                 "`encoder` and `decoder` must have one network a stochastic layer. "
@@ -85,43 +94,47 @@ class Autoencoder(keras.Model):
         """Creates all variables for x of shape `input_shape` (batch, *event)."""
         if self.built:
             return
-        self.event_shape = tuple(int(size) for size in input_shape[1:])
-        self.latent_dims = []
-        shape = self.event_shape
-        for layer, network in enumerate(self.encoder):
-            size = _output_shape(network, shape)[-1]
-            if size % 2:
-                raise InvalidInputError(
-                    "`encoder` must return loc and log_scale concatenated on the last "
-                    f"axis, an even size. Received: size {size} from layer {layer + 1}"
-                )
-            shape = (size // 2,)
-            self.latent_dims.append(size // 2)
-        self._check_decoder()
+        event_shape = tuple(int(size) for size in input_shape[1:])
+        latent_dims, row_shape = [], event_shape
+        for layer, network in enumerate(self.encoder, 1):
+            name = f"`encoder` of layer {layer}"
+            row_shape = output_row_shape(network, row_shape, name)
+            row_shape = (latent_dim_of(row_shape, name),)
+            latent_dims += row_shape
+        self._check_decoder(latent_dims, event_shape)
+        self.latent_dims, self.event_shape = latent_dims, event_shape
         self.built = True
 
-    def _check_decoder(self):
+    def _check_decoder(self, latent_dims, event_shape):
         """Builds the decoder's networks; their outputs must fit x and the latents."""
-        for layer, network in enumerate(self.decoder[1:], start=1):
-            size = _output_shape(network, (self.latent_dims[layer],))[-1]
-            if size != 2 * self.latent_dims[layer - 1]:
+        for layer in range(1, len(latent_dims)):
+            name = f"`decoder` of layer {layer + 1}"
+            row_shape = output_row_shape(
+                self.decoder[layer], (latent_dims[layer],), name
+            )
+            if latent_dim_of(row_shape, name) != latent_dims[layer - 1]:
                 raise InvalidInputError(
-                    f"`decoder` {layer + 1} must return loc and log_scale of z{layer}, "
-                    f"size {2 * self.latent_dims[layer - 1]}. Received: size {size}"
+                    f"{name} must return loc and log_scale of z{layer}, size "
+                    f"{2 * latent_dims[layer - 1]}. Received: size {row_shape[0]}"
                 )
-        row_shape = _output_shape(self.decoder[0], (self.latent_dims[0],))[1:]
-        event_shape = tuple(
-            self.likelihood_function(tf.zeros((1, *row_shape))).event_shape
+        row_shape = output_row_shape(
+            self.decoder[0], (latent_dims[0],), "`decoder` of layer 1"
         )
-        if event_shape != self.event_shape:
+        found = tuple(self.likelihood_function(tf.zeros((1, *row_shape))).event_shape)
+        if found != event_shape:
             raise InvalidInputError(
                 "`decoder` and `likelihood` must give p(x|z) the event shape of x, "
-                f"{self.event_shape}. Received: {event_shape}"
+                f"{event_shape}. Received: {found}"
             )
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         likelihood = self.likelihood
+        if _share_a_layer(self.encoder, self.decoder):
+            raise InvalidInputError(
+                "`encoder` and `decoder` must have no layer in common for the model to "
+                "be saved. Received: a shared layer"
+            )
         return {
             "name": self.name,
             "dtype": serialize(self.dtype_policy),
@@ -152,7 +165,7 @@ class Autoencoder(keras.Model):
         outputs = _call_network(self.encoder[0], tf.cast(x, tf.float32), training)
         return tf.cast(outputs, tf.float32)
 
-    def sample_proposals(self, parameters, draws, *, masks=None, training=False):
+    def sample_proposal(self, parameters, draws, *, masks=None, training=False):
         """Draws z ~ q(z|x), layer by layer from x upwards.
 
         Args:
@@ -162,30 +175,28 @@ class Autoencoder(keras.Model):
 
         Returns:
           latents: list of [M, K, B, D_l].
-          proposals: list of tfd distributions q(z_l|z_{l-1}) over them.
+          parameters: list of loc and log_scale of q(z_l|z_{l-1}), that of z_1 as given
+            and [M, K, B, 2 * D_l] above.
         """
-        latents, proposals = [], []
+        latents, all_parameters = [], []
         for layer, epsilon in enumerate(tf.split(draws, self.latent_dims, axis=-1)):
             if layer:
                 parameters = self._apply(self.encoder[layer], latents[-1], training)
             loc, scale = split_loc_scale(parameters)
-            latent, mask = loc + scale * epsilon, masks and masks[layer]
-            if mask:
-                latent = tf.where(mask.active, latent, mask.fill)
+            latent = loc + scale * epsilon
+            if masks:
+                latent = tf.where(masks[layer].active, latent, masks[layer].fill)
             latents.append(latent)
-            proposals.append(diagonal_normal(loc, scale, mask and mask.active))
-        return latents, proposals
+            all_parameters.append(parameters)
+        return latents, all_parameters
 
-    def log_proposal_at(self, parameters, latents, training=False):
-        """log q(z|x) at given latents: [M, K, B]."""
-        total = 0.0
-        for layer, latent in enumerate(latents):
-            if layer:
-                parameters = self._apply(
-                    self.encoder[layer], latents[layer - 1], training
-                )
-            total += diagonal_normal(*split_loc_scale(parameters)).log_prob(latent)
-        return total
+    def log_proposal(self, latents, parameters, *, masks=None):
+        """log q(z|x) of what `sample_proposal` returned: [M, K, B]."""
+        active = [mask.active for mask in masks] if masks else [None] * len(latents)
+        return sum(
+            diagonal_normal(*split_loc_scale(p), a).log_prob(z)
+            for z, p, a in zip(latents, parameters, active)
+        )
 
     def log_joint(self, x, latents, *, masks=None, training=False):
         """log p(x|z1) and log p(z), as LogWeightParts whose log_proposal is None."""
@@ -201,11 +212,26 @@ class Autoencoder(keras.Model):
         )
 
     def log_weight_parts(self, x, parameters, draws, *, masks=None):
-        """The three parts of log w for given noise; see `sample_proposals`."""
-        latents, proposals = self.sample_proposals(parameters, draws, masks=masks)
-        log_proposal = sum(q.log_prob(z) for q, z in zip(proposals, latents))
+        """The three parts of log w for given noise; see `sample_proposal`."""
+        latents, parameters = self.sample_proposal(parameters, draws, masks=masks)
+        log_proposal = self.log_proposal(latents, parameters, masks=masks)
         parts = self.log_joint(x, latents, masks=masks)
         return parts._replace(log_proposal=log_proposal)
+
+    def penalty(self, networks, besides=()):
+        """Sum of the regularization losses of `networks`, in float32.
+
+        Weights that also belong to the networks of `besides` are left to those.
+        """
+        counted = {id(v) for net in besides for v in net.trainable_variables}
+        losses = [loss for net in networks for loss in net.losses]
+        losses += [
+            -variable.regularizer(variable)
+            for net in networks
+            for variable in net.trainable_variables
+            if id(variable) in counted and variable.regularizer is not None
+        ]
+        return tf.add_n([tf.zeros([]), *(tf.cast(loss, tf.float32) for loss in losses)])
 
     def draw_noise(self, key, first_row, num_rows, num_groups, num_samples):
         """Noise of all draws of consecutive rows: [M, K, B, sum of latent dims].
@@ -263,7 +289,7 @@ class Autoencoder(keras.Model):
         Returns:
           distribution: batch shape [rows], the event shape of x.
         """
-        return self.likelihood_function(_call_network(self.decoder[0], z, False))
+        return self._decode(z)
 
     def sample_latent(self, num_images, seed=(0, 0)):
         """z1 from the generative model, top layer first: [num_images, latent_dim]."""
@@ -319,21 +345,19 @@ class Autoencoder(keras.Model):
     def call(self, x, training=False):
         """Mean of p(x|z1) at the mean of q(z1|x): [B, *event]."""
         loc, _ = split_loc_scale(self.proposal_parameters(x, training))
-        return self.likelihood_function(
-            _call_network(self.decoder[0], loc, training)
-        ).mean()
+        return self._decode(loc, training).mean()
 
-    def check_x(self, x):
+    def check_x(self, x, *, has_values=None):
         """`x` as a float32 tensor of the model's event shape, or what is wrong.
 
         Values are checked outside of a graph; grey images under a Bernoulli
         likelihood warn once, since their density is not that of binary images.
+
+        Args:
+          x: float [batch, *event].
+          has_values: whether there are values to check; None: outside of a graph.
         """
-        x = tf.convert_to_tensor(x)
-        if not x.dtype.is_floating:
-            raise InvalidInputError(
-                f"`x` must be float in [0, 1]. Received: dtype={x.dtype.name}"
-            )
+        x = check_float(x)
         if not self.built:
             self.build(x.shape)
         if x.shape.rank is None or tuple(x.shape[1:]) != self.event_shape:
@@ -341,25 +365,17 @@ class Autoencoder(keras.Model):
                 f"`x` must have the shape [batch, *event], event {self.event_shape}. "
                 f"Received: shape={tuple(x.shape)}"
             )
-        if tf.executing_eagerly():
-            self._check_values(x)
+        if tf.executing_eagerly() if has_values is None else has_values:
+            is_binary = self.likelihood_function is bernoulli_likelihood
+            check_values(x, in_unit_interval=is_binary)
+            self._warn_of_grey(x)
         return tf.cast(x, tf.float32)
 
-    def _check_values(self, x):
-        if tf.size(x) == 0:
-            raise InvalidInputError(f"`x` must not be empty. Received: shape={x.shape}")
-        low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
-        if not bool(tf.reduce_all(tf.math.is_finite(x))):
-            raise InvalidInputError(
-                "`x` must be finite. Received: NaN or infinity in x"
-            )
-        if self.likelihood_function is not bernoulli_likelihood:
+    def _warn_of_grey(self, x):
+        is_binary = self.likelihood_function is bernoulli_likelihood
+        if not is_binary or self._warned_of_grey:
             return
-        if low < 0.0 or high > 1.0:
-            raise InvalidInputError(
-                f"`x` must be in [0, 1]. Received: values in [{low:g}, {high:g}]"
-            )
-        if not self._warned_of_grey and bool(tf.reduce_any((x > 0.0) & (x < 1.0))):
+        if bool(tf.reduce_any((x > 0.0) & (x < 1.0))):
             self._warned_of_grey = True
             warnings.warn(
                 "`x` has values between 0 and 1, scored under a Bernoulli likelihood "
@@ -376,12 +392,15 @@ class Autoencoder(keras.Model):
         shape = tf.concat([tf.shape(latents)[:-1], tf.shape(outputs)[1:]], axis=0)
         return tf.reshape(outputs, shape)
 
+    def _decode(self, rows, training=False):
+        """p(x|z1) at rows [R, D_1]; the likelihood gets float32 in any precision."""
+        outputs = _call_network(self.decoder[0], rows, training)
+        return self.likelihood_function(tf.cast(outputs, tf.float32))
+
     def _log_likelihood(self, x, latents, training):
         """log p(x|z1) of x [B, *event] at latents [M, K, B, D_1]: [M, K, B]."""
         rows = tf.reshape(latents, [-1, self.latent_dims[0]])
-        distribution = self.likelihood_function(
-            _call_network(self.decoder[0], rows, training)
-        )
+        distribution = self._decode(rows, training)
         if x.shape[0] != 1:  # one example meets all rows by broadcasting
             draws = tf.shape(latents)[:2]
             x = tf.broadcast_to(x, tf.concat([draws, tf.shape(x)], axis=0))
@@ -396,49 +415,27 @@ class Autoencoder(keras.Model):
             )
 
 
-def check_count(value, name):
-    """Raises InvalidInputError unless `value` is a positive integer."""
-    is_count = isinstance(value, int) or hasattr(value, "__index__")
-    if isinstance(value, bool) or not is_count or value < 1:
-        raise InvalidInputError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r}"
-        )
-
-
-def _as_networks(networks, name):
-    """One Keras layer or a sequence of them, as a list."""
-    if isinstance(networks, keras.Layer):
-        networks = [networks]
-    networks = list(networks)
-    if not networks or not all(isinstance(n, keras.Layer) for n in networks):
-        raise InvalidInputError(
-            f"`{name}` must be a Keras layer or a sequence of them, one a stochastic "
-            f"layer. Received: {name}={networks!r}"
-        )
-    return networks
-
-
-def _output_shape(network, row_shape):
-    """Builds `network` for rows of a shape and returns the shape of its output."""
-    return tuple(network(keras.KerasTensor((1, *row_shape))).shape)
-
-
 def _call_network(network, inputs, training):
     """Calls a network, with `training` where it takes it."""
-    if network._call_has_training_arg:
+    if "training" in inspect.signature(network.call).parameters:
         return network(inputs, training=training)
     return network(inputs)
 
 
+def _share_a_layer(first, second):
+    """Whether two lists of networks have a variable in common."""
+    ours = {id(variable) for network in first for variable in network.weights}
+    return any(id(v) in ours for network in second for v in network.weights)
+
+
 def _serialize_likelihood(likelihood):
     """A registered callable's config; refuses one that could not be loaded again."""
-    name = getattr(likelihood, "__name__", type(likelihood).__name__)
-    if keras.saving.get_registered_name(likelihood) == name and not hasattr(
-        likelihood, "get_config"
-    ):
+    target = likelihood if hasattr(likelihood, "__name__") else type(likelihood)
+    registered = keras.saving.get_registered_name(target)
+    if keras.saving.get_registered_object(registered) is not target:
         raise InvalidInputError(
             "`likelihood` must be registered with "
             "keras.saving.register_keras_serializable for the model to be saved. "
-            f"Received: likelihood={name}"
+            f"Received: likelihood={target.__name__}"
         )
     return keras.saving.serialize_keras_object(likelihood)

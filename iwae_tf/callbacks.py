@@ -26,7 +26,6 @@ class RunStages(keras.callbacks.Callback):
         num_samples = self._num_samples[epoch]
         if self.model.num_samples != num_samples:
             self.model.num_samples = num_samples
-            self.model.make_train_function()
 
 
 class Record(keras.callbacks.Callback):
@@ -91,6 +90,7 @@ class Progress(keras.callbacks.Callback):
         self._epochs = epochs
         self._steps = steps_per_epoch
         self._done = first_epoch * steps_per_epoch
+        self._bar = None
 
     def on_train_begin(self, logs=None):
         self._bar = tqdm.tqdm(
@@ -113,7 +113,12 @@ class Progress(keras.callbacks.Callback):
         self._bar.set_postfix({n: f"{float(v):.2f}" for n, v in shown.items()})
 
     def on_train_end(self, logs=None):
-        self._bar.close()
+        self.close()
+
+    def close(self):
+        """Ends the bar's line; also for a `fit` that was broken off."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 class StopOnRequest(keras.callbacks.Callback):

@@ -98,6 +98,9 @@ def _parse_flags(argv):
         # Of a config file that raised, absl's message holds the whole traceback.
         head, traceback, rest = str(error).partition("Traceback")
         sys.exit(_fail(head + rest.strip().splitlines()[-1] if traceback else head))
+    except Exception as error:  # of the user's config file
+        kind = type(error).__name__
+        sys.exit(_fail(f"`--config` must name a config that loads. {kind}: {error}"))
 
 
 def _resolve_config(argv):

@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf import noise
-from iwae_tf.autoencoder import UnitMask, check_count
+from iwae_tf.autoencoder import UnitMask
+from iwae_tf.checks import check_count
+from iwae_tf.distributions import split_loc_scale
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.log_weights import standard_error
 
@@ -289,8 +291,10 @@ def layer_statistics(model, x, seed=(0, 0), *, num_draws=LAYER_DRAWS, batch_size
     for start in range(0, len(x), batch_size):
         rows = x[start : start + batch_size]
         draws = model.draw_noise(key, start, len(rows), 1, num_draws)
-        _, proposals = model.sample_proposals(model.proposal_parameters(rows), draws)
-        batches.append([_mean_over_draws(q.mean()) for q in proposals])
+        parameters = model.proposal_parameters(rows)
+        _, parameters = model.sample_proposal(parameters, draws)
+        locs = [split_loc_scale(layer)[0] for layer in parameters]
+        batches.append([_mean_over_draws(loc) for loc in locs])
     statistics = []
     for layer in zip(*batches):
         means, errors = (np.concatenate(parts) for parts in zip(*layer))

@@ -26,7 +26,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from iwae_tf.bounds import Bound
-from iwae_tf.errors import InvalidInputError
 
 GRADIENT_ESTIMATORS = ("reparameterized", "stl", "dreg")
 
@@ -40,86 +39,113 @@ class LossGradients(NamedTuple):
     penalty: tf.Tensor  # [], what the networks' regularizers add to the loss
 
 
-def loss_gradients(model, x, noise, example_weights):
-    """Gradients of -sum_b example_weights[b] * bound[b] plus regularizers.
+def loss_gradients(model, x, noise, example_weights, penalty_weight=1.0):
+    """Gradients of penalty_weight * penalty - sum_b example_weights[b] * bound[b].
 
     Args:
       model: ImportanceWeightedAutoencoder, built.
       x: float [B, *event].
       noise: float [M, K, B, sum of latent dims].
       example_weights: float [B].
+      penalty_weight: float, of what the networks' regularizers add.
 
     Returns:
       LossGradients, `gradients` in the order of `model.trainable_variables`.
     """
+    penalty_weight = tf.convert_to_tensor(penalty_weight, tf.float32)
     is_pathwise = model.gradient_estimator != "reparameterized"
-    with tf.GradientTape() as encoder_tape:
+    with tf.GradientTape(persistent=True) as encoder_tape:
         parameters = model.proposal_parameters(x, training=True)
-        latents, proposals = model.sample_proposals(parameters, noise, training=True)
-        log_proposal = sum(q.log_prob(z) for q, z in zip(proposals, latents))
-        encoder_penalty = _penalty(model.encoder)
+        latents, parameters = model.sample_proposal(parameters, noise, training=True)
+        log_proposal = model.log_proposal(latents, parameters)
+        encoder_penalty = model.penalty(model.encoder)
     with tf.GradientTape(persistent=True) as decoder_tape:
         decoder_tape.watch(latents)
-        parts = model.log_joint(x, latents, training=True)._replace(
-            log_proposal=log_proposal
-        )
-        target = parts.log_likelihood + parts.log_prior
-        if is_pathwise:
-            target -= model.log_proposal_at(parameters, latents, training=True)
-        decoder_penalty = _penalty(model.decoder)
+        parts = model.log_joint(x, latents, training=True)
+        log_joint = parts.log_likelihood + parts.log_prior
+        decoder_penalty = model.penalty(model.decoder, besides=model.encoder)
+    parts = parts._replace(log_proposal=log_proposal)
 
-    bound, generative, inference = _row_weights(
-        model, parts.log_weights, example_weights
-    )
-    decoder_variables = _trainable(model.decoder)
-    encoder_variables = _trainable(model.encoder)
+    weights = _row_weights(model, parts.log_weights, example_weights)
 
-    def pull_back(weights, sources):
+    def pull_back(row_weights, sources):
         return decoder_tape.gradient(
-            [target, decoder_penalty],
+            [log_joint, decoder_penalty],
             sources,
-            output_gradients=[-weights, tf.ones_like(decoder_penalty)],
+            output_gradients=[-row_weights, penalty_weight],
         )
 
-    if inference is generative:
-        decoder_gradients, latent_pull = pull_back(
-            generative, [decoder_variables, latents]
+    decoder_gradients, pull = _decoder_gradients(model, pull_back, latents, weights)
+    targets, pulls = [*latents, encoder_penalty], [penalty_weight]
+    if is_pathwise:
+        stopped = _stopped_pull(
+            model, encoder_tape, latents, parameters, weights.inference
         )
-    elif bound.inference is bound.generative and _rows_are_independent(model):
-        # DReG: a row's pull is linear in its weight, and v <= u, so v / u is safe.
-        decoder_gradients, latent_pull = pull_back(
-            generative, [decoder_variables, latents]
-        )
-        rescale = tf.math.divide_no_nan(inference, generative)[..., tf.newaxis]
-        latent_pull = [rescale * pull for pull in latent_pull]
+        pull = [ours + theirs for ours, theirs in zip(pull, stopped)]
     else:
-        decoder_gradients = pull_back(generative, decoder_variables)
-        latent_pull = pull_back(inference, latents)
-    targets, pull = [*latents, encoder_penalty], [*latent_pull, tf.ones([])]
-    if not is_pathwise:
-        targets, pull = [*targets, log_proposal], [*pull, inference]
+        targets, pulls = [*targets, log_proposal], [*pulls, weights.inference]
+    encoder_variables = _trainable(model.encoder)
     encoder_gradients = encoder_tape.gradient(
-        targets, encoder_variables, output_gradients=pull
+        targets, encoder_variables, output_gradients=[*pull, *pulls]
     )
     gradients = _in_order_of(
         model.trainable_variables,
-        [*encoder_variables, *decoder_variables],
+        [*encoder_variables, *_trainable(model.decoder)],
         [*encoder_gradients, *decoder_gradients],
     )
-    return LossGradients(gradients, parts, bound, encoder_penalty + decoder_penalty)
+    penalty = encoder_penalty + decoder_penalty
+    return LossGradients(gradients, parts, weights.bound, penalty)
 
 
-def check_gradient_estimator(estimator):
-    """Raises InvalidInputError unless `estimator` is one that exists."""
-    if estimator not in GRADIENT_ESTIMATORS:
-        raise InvalidInputError(
-            f"`gradient_estimator` must be one of {', '.join(GRADIENT_ESTIMATORS)}. "
-            f"Received: gradient_estimator={estimator!r}"
+def _decoder_gradients(model, pull_back, latents, weights):
+    """The decoder's gradients, and the pull of log p(x, z) on each latent."""
+    variables = _trainable(model.decoder)
+    if weights.inference is weights.generative:
+        return pull_back(weights.generative, [variables, latents])
+    if weights.is_one_bound and _rows_are_independent(model):
+        # DReG: a row's pull is linear in its weight, and v <= u, so v / u is safe.
+        gradients, pull = pull_back(weights.generative, [variables, latents])
+        rescale = tf.math.divide_no_nan(weights.inference, weights.generative)
+        return gradients, [rescale[..., tf.newaxis] * p for p in pull]
+    gradients = pull_back(weights.generative, variables)
+    return gradients, pull_back(weights.inference, latents)
+
+
+def _stopped_pull(model, encoder_tape, latents, parameters, weights):
+    """The pull of -log q on each latent, the parameters of q stopped.
+
+    log q(z_l|z_{l-1}) pulls on z_l directly, and on z_{l-1} through the network that
+    made its loc and scale.
+    """
+    with tf.GradientTape() as tape:
+        tape.watch([latents, parameters])
+        log_proposal = model.log_proposal(latents, parameters)
+    pull, parameter_pull = tape.gradient(
+        log_proposal, [latents, parameters], output_gradients=weights
+    )
+    for layer in range(1, len(latents)):
+        pull[layer - 1] += encoder_tape.gradient(
+            parameters[layer],
+            latents[layer - 1],
+            output_gradients=parameter_pull[layer],
         )
+    return pull
+
+
+class RowWeights(NamedTuple):
+    """A bound, and its weight on each draw [M, K, B] for decoder and encoder."""
+
+    bound: Bound
+    generative: tf.Tensor
+    inference: tf.Tensor
+
+    @property
+    def is_one_bound(self):
+        """Whether both halves of the model maximise the same bound."""
+        return self.bound.inference is self.bound.generative
 
 
 def _row_weights(model, log_weights, example_weights):
-    """The bound, and its weight on each draw for the decoder and for the encoder."""
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(log_weights)
         bound = model.objective(log_weights)
@@ -130,7 +156,7 @@ def _row_weights(model, log_weights, example_weights):
         inference = generative
     else:
         inference = tape.gradient(bound.inference, log_weights, example_weights)
-    return bound, generative, inference
+    return RowWeights(bound, generative, inference)
 
 
 def _rows_are_independent(model):
@@ -139,12 +165,6 @@ def _rows_are_independent(model):
         getattr(network, "rows_are_independent", False) and not network.losses
         for network in [*model.decoder, *model.encoder[1:]]
     )
-
-
-def _penalty(networks):
-    """Sum of the networks' regularization losses."""
-    losses = [tf.cast(loss, tf.float32) for net in networks for loss in net.losses]
-    return tf.add_n(losses) if losses else tf.zeros([])
 
 
 def _trainable(networks):

@@ -5,12 +5,15 @@ owns `train_step` and `test_step`. Each subclass only names its objective.
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from iwae_tf import bounds, noise
-from iwae_tf.autoencoder import Autoencoder, check_count
+from iwae_tf.autoencoder import Autoencoder
+from iwae_tf.checks import check_choice, check_count, check_float, check_values
+from iwae_tf.distributions import bernoulli_likelihood
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.gradients import check_gradient_estimator, loss_gradients
+from iwae_tf.gradients import GRADIENT_ESTIMATORS, loss_gradients
 from iwae_tf.log_weights import DRAW_AXES, effective_sample_size
 
 BINARIZATIONS = ("none", "dynamic")
@@ -40,6 +43,8 @@ class ImportanceWeightedAutoencoder(Autoencoder):
       InvalidInputError: an argument out of its range, networks that do not fit.
     """
 
+    has_groups = False  # whether draws outside the log make a difference
+
     def __init__(
         self,
         encoder,
@@ -54,15 +59,9 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         **kwargs,
     ):
         super().__init__(encoder, decoder, **kwargs)
-        check_gradient_estimator(gradient_estimator)
-        check_count(num_groups, "num_groups")
-        if binarization not in BINARIZATIONS:
-            raise InvalidInputError(
-                f"`binarization` of a model must be one of {', '.join(BINARIZATIONS)}. "
-                f"Received: binarization={binarization!r}"
-            )
+        check_choice(binarization, "binarization", BINARIZATIONS)
         self.objective = objective
-        self.num_groups = int(num_groups)
+        self.num_groups = num_groups
         self.num_samples = num_samples
         self.gradient_estimator = gradient_estimator
         self.binarization = binarization
@@ -76,19 +75,53 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         return ["bound", "elbo", "iwae", "log_likelihood", "kl", "ess"]
 
     @property
+    def num_groups(self):
+        """Draws outside the log, M. Assigning to it retraces the steps."""
+        return self._num_groups
+
+    @num_groups.setter
+    def num_groups(self, value):
+        check_count(value, "num_groups")
+        if value != 1 and not self.has_groups:
+            raise InvalidInputError(
+                f"`num_groups` must be 1 for {type(self).__name__}, whose draws are "
+                f"all `num_samples`. Received: num_groups={value}"
+            )
+        self._num_groups = int(value)
+        self._retrace()
+
+    @property
     def num_samples(self):
-        """Draws inside the log, K. Assigning to it retraces the training step."""
+        """Draws inside the log, K. Assigning to it retraces the steps."""
         return self._num_samples
 
     @num_samples.setter
     def num_samples(self, value):
         check_count(value, "num_samples")
         self._num_samples = int(value)
-        self.train_function = self.test_function = None
+        self._retrace()
+
+    @property
+    def gradient_estimator(self):
+        """Estimator of the encoder's gradient. Assigning to it retraces the steps."""
+        return self._gradient_estimator
+
+    @gradient_estimator.setter
+    def gradient_estimator(self, value):
+        check_choice(value, "gradient_estimator", GRADIENT_ESTIMATORS)
+        self._gradient_estimator = value
+        self._retrace()
+
+    def _retrace(self):
+        """Makes the steps that `fit` and `evaluate` have compiled anew."""
+        if self.train_function is not None:
+            self.make_train_function(force=True)
+        self.test_function = None
 
     def build(self, input_shape):
         if self.built:
             return
+        super().build(input_shape)
         self.train_steps = self.add_weight(
             shape=(),
             dtype="int64",
@@ -99,11 +132,11 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             name="train_steps",
         )
         self._evaluated = tf.Variable(0, dtype=tf.int64, trainable=False)
-        super().build(input_shape)
 
-    def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
-        """As in Keras, without `loss` and `metrics`: the loss is minus the bound."""
-        for name, value in (("loss", loss), ("metrics", metrics)):
+    def compile(self, optimizer="adam", **kwargs):
+        """As in Keras, without losses and metrics: the loss is minus the bound."""
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            value = kwargs.pop(name, None)
             if value is not None:
                 raise InvalidInputError(
                     f"`{name}` must not be given: the model trains on its bound and "
@@ -128,6 +161,21 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             "seed": list(self.seed),
         }
 
+    def fit(self, x=None, *args, **kwargs):
+        """As in Keras; values of an array `x` are checked before the first step."""
+        self._check_array(x)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """As in Keras; values of an array `x` are checked first."""
+        self._check_array(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def _check_array(self, x):
+        if isinstance(x, (np.ndarray, tf.Tensor)):
+            is_binary = self.likelihood_function is bernoulli_likelihood
+            check_values(check_float(x), in_unit_interval=is_binary)
+
     def train_step(self, data):
         """One step up the bound; see `gradients`."""
         x, example_weights = self._unpack(data)
@@ -137,11 +185,15 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         draws = self.draw_noise(
             key, first_row, tf.shape(x)[0], self.num_groups, self.num_samples
         )
-        # Gradients of a mean over the batch of all replicas, which are then added up.
-        mean_weights = self.optimizer.scale_loss(
-            example_weights / tf.cast(num_rows, tf.float32)
+        # Of a mean over the batch of all replicas, whose gradients are then added up.
+        scale = self.optimizer.scale_loss(tf.ones([]))
+        result = loss_gradients(
+            self,
+            x,
+            draws,
+            example_weights=scale * example_weights / tf.cast(num_rows, tf.float32),
+            penalty_weight=scale / self.distribute_strategy.num_replicas_in_sync,
         )
-        result = loss_gradients(self, x, draws, mean_weights)
         self.optimizer.apply(result.gradients, self.trainable_variables)
         self.train_steps.assign_add(1)
         return self._update_metrics(
@@ -161,7 +213,8 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         parts = self.log_weight_parts(x, self.proposal_parameters(x), draws)
         self._evaluated.assign_add(num_rows)
         bound = self.objective(parts.log_weights)
-        penalty = tf.add_n([tf.zeros([]), *self.losses])
+        penalty = self.penalty(self.encoder)
+        penalty += self.penalty(self.decoder, besides=self.encoder)
         return self._update_metrics(parts, bound, penalty, example_weights)
 
     def reset_metrics(self):
@@ -172,7 +225,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
     def _unpack(self, data):
         """x as float32 [B, *event] and one weight an example, from what `fit` hands."""
         x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = self.check_x(x)
+        x = self.check_x(x, has_values=False)
         if sample_weight is None:
             return x, tf.ones(tf.shape(x)[:1])
         sample_weight = tf.cast(sample_weight, tf.float32)
@@ -252,6 +305,8 @@ class IWAE(ImportanceWeightedAutoencoder):
 
 class _Grouped(ImportanceWeightedAutoencoder):
     """Base of the models with draws outside the log as well."""
+
+    has_groups = True
 
     def get_config(self):
         return {**super().get_config(), "num_groups": self.num_groups}

@@ -18,7 +18,7 @@ import uuid
 import tensorflow as tf
 
 from iwae_tf import noise
-from iwae_tf.autoencoder import check_count
+from iwae_tf.checks import check_count
 from iwae_tf.distributions import bernoulli_likelihood
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import estimate_in_graph
@@ -45,6 +45,7 @@ def export_saved_model(model, path, num_samples=5000):
 
     Raises:
       InvalidInputError: an unbuilt model or a bad `num_samples`.
+      OSError: the disk is full or read-only.
     """
     check_count(num_samples, "num_samples")
     if not model.built:
@@ -54,9 +55,12 @@ def export_saved_model(model, path, num_samples=5000):
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     module = tf.Module()  # Keras' own tracking would need Keras to load
     module.weights = [variable.value for variable in model.weights]
+    signatures = _signatures(model, num_samples)
     try:
-        tf.saved_model.save(module, str(temporary), _signatures(model, num_samples))
+        tf.saved_model.save(module, str(temporary), signatures)
         return _move_into_place(temporary, folder)
+    except tf.errors.OpError as error:  # how TensorFlow tells of a full disk
+        raise OSError(f"{folder} could not be written: {error.message}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

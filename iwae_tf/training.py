@@ -1,5 +1,6 @@
 """One training run: data, model, schedule, checkpoints, resume."""
 
+import contextlib
 from typing import NamedTuple
 
 import keras
@@ -48,42 +49,46 @@ def train(config, workdir, *, stop_request, report=print):
     report(describe(config, len(images), steps, epoch))
     if epoch < config.epochs:
         record = Record(workdir.metrics, checkpoints, history, seconds)
-        model.fit(
-            datasets.batches(
-                images,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                epochs=config.epochs,
-                first_epoch=epoch,
-                shuffle=config.shuffle,
-            ),
-            initial_epoch=epoch,
-            epochs=config.epochs,
-            steps_per_epoch=steps,
-            validation_data=datasets.batches(
-                validation,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                epochs=1,
-                shuffle=False,
-            ),
-            shuffle=False,
-            verbose=0,
-            callbacks=[
-                RunStages(stages(config)),
-                record,
-                keras.callbacks.TensorBoard(workdir.tensorboard, write_graph=False),
-                Progress(
-                    epochs=config.epochs, steps_per_epoch=steps, first_epoch=epoch
-                ),
-                StopOnRequest(stop_request),
-            ],
+        progress = Progress(
+            epochs=config.epochs, steps_per_epoch=steps, first_epoch=epoch
         )
+        callbacks = [
+            RunStages(stages(config)),
+            record,
+            keras.callbacks.TensorBoard(workdir.tensorboard, write_graph=False),
+            progress,
+            StopOnRequest(stop_request),
+        ]
+        with contextlib.closing(progress):
+            _fit(model, config, images, validation, epoch, callbacks)
         seconds = record.seconds
     else:  # `fit` would have put the averaged weights in place, where there are any
         optimizer.finalize_variable_values(model.trainable_variables)
     model.num_samples = config.num_samples
     return Trained(model, history, seconds)
+
+
+def _fit(model, config, images, validation, first_epoch, callbacks):
+    """`fit` from the start of an epoch on."""
+    settings = {"batch_size": config.batch_size, "seed": config.seed}
+    model.fit(
+        datasets.batches(
+            images,
+            epochs=config.epochs,
+            first_epoch=first_epoch,
+            shuffle=config.shuffle,
+            **settings,
+        ),
+        initial_epoch=first_epoch,
+        epochs=config.epochs,
+        steps_per_epoch=datasets.num_batches(len(images), config.batch_size),
+        validation_data=datasets.batches(
+            validation, epochs=1, shuffle=False, **settings
+        ),
+        shuffle=False,
+        verbose=0,
+        callbacks=callbacks,
+    )
 
 
 def load_images(config, split):

@@ -1,0 +1,99 @@
+"""What arguments have to be, told in one line where they are not."""
+
+import re
+
+import keras
+import tensorflow as tf
+
+from iwae_tf.errors import InvalidInputError
+
+
+def check_count(value, name):
+    """Raises InvalidInputError unless `value` is a positive integer."""
+    is_count = isinstance(value, int) or hasattr(value, "__index__")
+    if isinstance(value, bool) or not is_count or value < 1:
+        raise InvalidInputError(
+            f"`{name}` must be a positive integer. Received: {name}={value!r}"
+        )
+
+
+def check_choice(value, name, choices):
+    """Raises InvalidInputError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise InvalidInputError(
+            f"`{name}` must be one of {', '.join(choices)}. Received: {name}={value!r}"
+        )
+
+
+def check_networks(networks, name):
+    """One Keras layer or a sequence of them, as a list."""
+    if isinstance(networks, keras.Layer):
+        return [networks]
+    is_sequence = isinstance(networks, (list, tuple)) and len(networks) > 0
+    if not is_sequence or not all(isinstance(n, keras.Layer) for n in networks):
+        raise InvalidInputError(
+            f"`{name}` must be a Keras layer or a sequence of them, one a stochastic "
+            f"layer. Received: {name}={networks!r}"
+        )
+    return list(networks)
+
+
+def output_row_shape(network, row_shape, name):
+    """Builds `network` for rows of a shape; returns the shape of a row of its output.
+
+    Args:
+      network: Keras layer.
+      row_shape: tuple of ints.
+      name: what a message calls the network.
+
+    Raises:
+      InvalidInputError: the network does not take such rows.
+    """
+    try:
+        output = network(keras.KerasTensor((1, *row_shape)))
+    except ValueError as error:
+        # Keras wraps the reason into a title, blank lines and bold type.
+        lines = re.sub(r"\x1b\[\d+m", "", str(error)).splitlines()
+        reason = [line for line in lines if line and "encountered when" not in line]
+        raise InvalidInputError(
+            f"{name} must take rows of shape {tuple(row_shape)}. Received: {reason[0]}"
+        ) from error
+    return tuple(output.shape[1:])
+
+
+def latent_dim_of(row_shape, name):
+    """Size of the latent whose loc and log_scale a network returns as one row."""
+    if len(row_shape) != 1 or row_shape[0] % 2:
+        raise InvalidInputError(
+            f"{name} must return loc and log_scale concatenated on the last axis, "
+            f"an even size [rows, 2 * latent_dim]. Received: rows of shape {row_shape}"
+        )
+    return row_shape[0] // 2
+
+
+def check_float(x):
+    """`x` as a tensor, which must be float."""
+    try:
+        x = tf.convert_to_tensor(x)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"`x` must be a float array [batch, *event]. Received: a {type(x).__name__}"
+        ) from error
+    if not x.dtype.is_floating:
+        raise InvalidInputError(
+            f"`x` must be float in [0, 1]. Received: dtype={x.dtype.name}"
+        )
+    return x
+
+
+def check_values(x, *, in_unit_interval):
+    """Raises InvalidInputError for an eager `x` that is empty or cannot be scored."""
+    if tf.size(x) == 0:
+        raise InvalidInputError(f"`x` must not be empty. Received: shape={x.shape}")
+    if not bool(tf.reduce_all(tf.math.is_finite(x))):
+        raise InvalidInputError("`x` must be finite. Received: NaN or infinity in x")
+    low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
+    if in_unit_interval and (low < 0.0 or high > 1.0):
+        raise InvalidInputError(
+            f"`x` must be in [0, 1]. Received: values in [{low:g}, {high:g}]"
+        )

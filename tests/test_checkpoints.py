@@ -1,0 +1,388 @@
+"""Checkpoints and atomic files: whole or not there, and damage is told."""
+
+import json
+import os
+import pickle
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from iwae_tf import files
+from iwae_tf.checkpoints import CheckpointStore
+from iwae_tf.config import build_optimizer, default_config
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.files import check_writable, write_atomically, write_json, write_through
+from iwae_tf.models import IWAE
+from iwae_tf.networks import MLP
+
+EVENT = (4,)
+
+
+def make_model(seed=0, units=5, optimizer="adam", weight_average=0.0):
+    config = default_config()
+    config.optimizer, config.weight_average = optimizer, weight_average
+    encoder = MLP([units], (4,), seed=seed, name="encoder")
+    decoder = MLP([units], EVENT, seed=seed + 9, name="decoder")
+    model = IWAE(encoder, decoder, num_samples=2, name="iwae")
+    model.build((None, *EVENT))
+    model.compile(build_optimizer(config, steps_per_epoch=2), run_eagerly=True)
+    return model
+
+
+def train(model, steps):
+    x = np.random.default_rng(0).integers(0, 2, [4 * steps, *EVENT]).astype("float32")
+    model.fit(x, batch_size=4, verbose=0, shuffle=False)
+    return model
+
+
+def everything(model):
+    return [v.numpy() for v in [*model.weights, *model.optimizer.variables]]
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model after three steps."""
+    return train(make_model(), 3)
+
+
+@pytest.fixture
+def store(tmp_path, trained):
+    """A store with checkpoints of epochs 1 and 2, of different weights."""
+    store = CheckpointStore(tmp_path / "checkpoints")
+    store.save(1, make_model(seed=5), {"history": [1]})
+    store.save(2, trained, {"history": [1, 2]})
+    return store
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Save and restore ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon", "burda_adam"])
+@pytest.mark.parametrize("weight_average", [0.0, 0.9])
+def test_restores_every_variable_bit_for_bit(tmp_path, optimizer, weight_average):
+    model = train(make_model(0, 5, optimizer, weight_average), 3)
+    saved = everything(model)
+    state = {"history": [{"epoch": 1, "bound": -3.25}], "seconds": 1.5}
+    CheckpointStore(tmp_path).save(7, model, state)
+    fresh = make_model(3, 5, optimizer, weight_average)
+    assert CheckpointStore(tmp_path).restore_latest(fresh) == (7, state)
+    assert_same(everything(fresh), saved)
+    assert int(fresh.train_steps) == int(fresh.optimizer.iterations) == 3
+    # And goes on as the original does.
+    assert_same(everything(train(fresh, 2)), everything(train(model, 2)))
+
+
+def test_the_number_of_optimizers_in_the_process_does_not_matter(store, trained):
+    paths = {make_model().optimizer.iterations.path for _ in range(3)}
+    assert len(paths) == 3  # Keras numbers them: the test's premise
+    model = make_model()
+    assert store.restore_latest(model)[0] == 2
+    assert_same(everything(model), everything(trained))
+
+
+def test_no_checkpoint_is_none(tmp_path, trained):
+    assert CheckpointStore(tmp_path / "none").restore_latest(trained) is None
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "epoch-00001.npz.tmp").write_text("")
+    (tmp_path / "epoch-x.npz").write_text("")
+    assert CheckpointStore(tmp_path).restore_latest(trained) is None
+
+
+def test_keeps_the_last_two(tmp_path, trained):
+    store = CheckpointStore(tmp_path)
+    kept = []
+    for epoch in (1, 2, 9, 10, 100_000):
+        store.save(epoch, trained, {})
+        kept.append(names(tmp_path))
+    assert kept[0] == ["epoch-00001.npz"]
+    assert kept[3] == ["epoch-00009.npz", "epoch-00010.npz"]
+    assert store.restore_latest(trained)[0] == 100_000  # by number, not by name
+    assert kept[4] == ["epoch-00010.npz", "epoch-100000.npz"]
+
+
+def test_nothing_in_it_needs_unpickling(store):
+    path = store.folder / "epoch-00002.npz"
+    with np.load(path, allow_pickle=False) as archive:
+        assert all(archive[name].dtype != object for name in archive.files)
+        assert json.loads(archive["state"].tobytes()) == {"history": [1, 2]}
+        assert any(name.startswith("optimizer:") for name in archive.files)
+        assert sum("train_steps" in name for name in archive.files) == 1
+
+
+# Damage ----------------------------------------------------------------------------
+
+
+def truncated(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def without_its_end(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def bit_flipped(path):
+    """One bit of the last number of the first array."""
+    data = bytearray(path.read_bytes())
+    name, extra = (int.from_bytes(data[i : i + 2], "little") for i in (26, 28))
+    with zipfile.ZipFile(path) as archive:
+        first = archive.infolist()[0]
+    assert first.header_offset == 0
+    data[30 + name + extra + first.file_size - 1] ^= 4
+    path.write_bytes(data)
+
+
+class Exploit:
+    """Says so where it is unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("unpickled",))
+
+
+def pickled(path):
+    path.write_bytes(pickle.dumps(Exploit()))
+
+
+def pickled_member(path):
+    np.savez(path, state=np.array([Exploit()], dtype=object))
+
+
+def one_array(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def other_archive(path):
+    np.savez(path, weights=np.zeros(3))
+
+
+def no_state(path):
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files if name != "state"}
+    np.savez(path, **arrays)
+
+
+def bad_state(path):
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["state"] = np.frombuffer(b"{'a': ", np.uint8)
+    np.savez(path, **arrays)
+
+
+def encrypted_flag(path):
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+
+
+def unknown_compression(path):
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 10] = 77
+    path.write_bytes(data)
+
+
+DAMAGES = [
+    truncated,
+    without_its_end,
+    empty,
+    bit_flipped,
+    pickled,
+    pickled_member,
+    one_array,
+    other_archive,
+    no_state,
+    bad_state,
+    encrypted_flag,
+    unknown_compression,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_is_told_and_the_one_before_used(store, damage):
+    damage(store.folder / "epoch-00002.npz")
+    model, reports = make_model(), []
+    epoch, state = store.restore_latest(model, reports.append)
+    assert (epoch, state) == (1, {"history": [1]})
+    assert_same(model.get_weights(), make_model(seed=5).get_weights())
+    assert len(reports) == 1
+    assert "epoch-00002.npz is damaged, passed over" in reports[0]
+
+
+def test_any_flipped_byte_is_found_or_harmless(store, trained):
+    path = store.folder / "epoch-00002.npz"
+    data = path.read_bytes()
+    model, saved, found = make_model(), everything(trained), 0
+    for position in np.random.default_rng(0).integers(0, len(data), 200):
+        broken = bytearray(data)
+        broken[position] ^= 0x41
+        path.write_bytes(broken)
+        epoch, _ = store.restore_latest(model, lambda line: None)
+        found += epoch == 1
+        if epoch == 2:
+            assert_same(everything(model), saved)
+    assert found > 100
+
+
+def test_none_intact_is_the_users_to_solve(store):
+    for path in store.folder.iterdir():
+        truncated(path)
+    model, reports = train(make_model(seed=1), 1), []
+    before = everything(model)
+    with pytest.raises(InvalidInputError, match="must hold an intact checkpoint") as e:
+        store.restore_latest(model, reports.append)
+    assert "all 2 damaged" in str(e.value) and "\n" not in str(e.value)
+    assert len(reports) == 2
+    assert_same(everything(model), before)
+
+
+@pytest.mark.parametrize(
+    "other", [{"units": 6}, {"optimizer": "muon"}, {"weight_average": 0.9}]
+)
+def test_the_checkpoint_of_another_model_changes_nothing(store, other):
+    model = make_model(**other)
+    model.optimizer.build(model.trainable_variables)
+    before = everything(model)
+    with pytest.raises(InvalidInputError):
+        store.restore_latest(model, lambda line: None)
+    assert_same(everything(model), before)
+
+
+# Failures while writing ------------------------------------------------------------
+
+
+class DiskFull(OSError):
+    """What a full disk raises."""
+
+
+def test_a_failure_while_writing_leaves_the_old_ones(store, trained, monkeypatch):
+    before = {path: path.read_bytes() for path in store.folder.iterdir()}
+
+    def half_a_write(file, **arrays):
+        file.write(b"PK\x03\x04 half of it")
+        raise DiskFull(28, "No space left on device")
+
+    monkeypatch.setattr("iwae_tf.checkpoints.np.savez", half_a_write)
+    with pytest.raises(DiskFull):
+        store.save(3, trained, {})
+    assert {path: path.read_bytes() for path in store.folder.iterdir()} == before
+    monkeypatch.undo()
+    assert store.restore_latest(make_model())[0] == 2
+
+
+@pytest.mark.parametrize("error", [DiskFull(28, "full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("writer", [write_atomically, write_through])
+@pytest.mark.parametrize("exists", [False, True])
+def test_half_a_file_is_never_seen(tmp_path, writer, error, exists):
+    path = tmp_path / "deep" / "down" / "file.bin"
+    if exists:
+        writer(path, lambda target: put(target, b"old"))
+
+    def half(target):
+        put(target, b"new, but")
+        raise error
+
+    with pytest.raises(type(error)):
+        writer(path, half)
+    assert names(path.parent) == (["file.bin"] if exists else [])
+    assert not exists or path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("writer", [write_atomically, write_through])
+def test_writes_and_replaces(tmp_path, writer):
+    path = tmp_path / "new" / "file.bin"
+    for content in (b"one", b"another"):
+        writer(path, lambda target, content=content: put(target, content))
+        assert path.read_bytes() == content
+        assert names(path.parent) == ["file.bin"]
+
+
+def put(target, content):
+    """Writes to the open file or the path that is handed over."""
+    if isinstance(target, (str, os.PathLike)):
+        assert str(target).endswith(".bin")
+        target.write_bytes(content)
+    else:
+        target.write(content)
+
+
+@pytest.mark.parametrize("writer", [write_atomically, write_through])
+def test_a_failed_move_leaves_no_temporary_file(tmp_path, writer):
+    (tmp_path / "file.bin").mkdir()
+    with pytest.raises(OSError):
+        writer(tmp_path / "file.bin", lambda target: put(target, b"x"))
+    assert names(tmp_path) == ["file.bin"]
+
+
+def test_the_content_is_flushed_before_it_is_moved(tmp_path, monkeypatch):
+    events = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor):
+        events.append(("fsync", os.fstat(descriptor).st_size))
+        real_fsync(descriptor)
+
+    def replace(source, target):
+        events.append(("replace", os.path.getsize(source)))
+        real_replace(source, target)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "replace", replace)
+    write_atomically(tmp_path / "file", lambda file: file.write(b"12345"))
+    assert events == [("fsync", 5), ("replace", 5)]
+
+
+def test_json_has_null_where_there_is_no_number(tmp_path):
+    value = {
+        "nan": float("nan"),
+        "list": [1, float("inf"), {"deep": -float("inf")}],
+        "tuple": (1.5, None, True, "text"),
+    }
+    write_json(tmp_path / "value.json", value)
+    text = (tmp_path / "value.json").read_text()
+    assert text.endswith("}\n")
+    assert json.loads(text) == {
+        "nan": None,
+        "list": [1, None, {"deep": None}],
+        "tuple": [1.5, None, True, "text"],
+    }
+
+
+def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert names(tmp_path) == ["value.json"]
+
+
+def test_check_writable_makes_the_folder_and_leaves_nothing(tmp_path):
+    check_writable(tmp_path / "new" / "file.json")
+    assert names(tmp_path / "new") == []
+    with pytest.raises(OSError):
+        check_writable("/dev/null/file.json")
+
+
+def test_write_through_suits_a_writer_that_wants_the_suffix(tmp_path, trained):
+    path = tmp_path / "model.keras"
+    write_through(path, lambda target: trained.save(target))
+    assert names(tmp_path) == ["model.keras"]
+    loaded = keras.models.load_model(path, compile=False)
+    assert_same(loaded.get_weights(), trained.get_weights())

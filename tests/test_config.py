@@ -1,0 +1,507 @@
+"""Configs: what is refused, and schedules and optimisers against formulas in NumPy."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from iwae_tf import models, optimizers
+from iwae_tf.config import (
+    build_model,
+    build_optimizer,
+    check_key,
+    default_config,
+    stages,
+    validate,
+)
+from iwae_tf.errors import InvalidInputError
+
+# The public surface: a key may be added to it, none may go.
+PUBLIC_KEYS = {
+    "model",
+    "num_groups",
+    "num_samples",
+    "beta",
+    "gradient_estimator",
+    "latent_dims",
+    "hidden_dims",
+    "likelihood",
+    "dataset",
+    "data_dir",
+    "binarization",
+    "batch_size",
+    "epochs",
+    "optimizer",
+    "learning_rate",
+    "lr_schedule",
+    "stages",
+    "weight_average",
+    "seed",
+    "eval_split",
+    "eval_seed",
+    "eval_num_samples",
+}
+OWN_KEYS = {"shuffle", "adam_epsilon", "precision", "jit_compile"}
+
+
+def make_config(**changes):
+    config = default_config()
+    for name, value in changes.items():
+        config[name] = value
+    return config
+
+
+def small_config(**changes):
+    sizes = {"latent_dims": [3], "hidden_dims": [[6, 5]], "num_samples": 2}
+    return make_config(**(sizes | changes))
+
+
+# Keys and values -------------------------------------------------------------------
+
+
+def test_every_config_has_the_public_keys():
+    assert set(default_config()) == PUBLIC_KEYS | OWN_KEYS
+
+
+def test_the_default_is_valid_and_each_is_new():
+    validate(default_config())
+    one, other = default_config(), default_config()
+    one.latent_dims[0] = 7
+    assert list(other.latent_dims) == [50]
+
+
+BAD_VALUES = [
+    ({"model": "gan"}, "`model` must be one of vae, iwae, miwae, ciwae, piwae"),
+    ({"gradient_estimator": "x"}, "`gradient_estimator` must be one of"),
+    ({"likelihood": "poisson"}, "`likelihood` must be one of"),
+    ({"dataset": "cifar"}, "`dataset` must be one of"),
+    ({"binarization": "maybe"}, "`binarization` must be one of"),
+    ({"optimizer": "sgd"}, "`optimizer` must be one of"),
+    ({"lr_schedule": "linear"}, "`lr_schedule` must be one of"),
+    ({"precision": "float8"}, "`precision` must be one of"),
+    ({"eval_split": "train"}, "`eval_split` must be one of"),
+    ({"num_samples": 0}, "`num_samples` must be a positive integer"),
+    ({"num_samples": -3}, "`num_samples` must be a positive integer"),
+    ({"num_samples": 2**31}, "`num_samples` must be a positive integer"),
+    ({"batch_size": 0}, "`batch_size` must be a positive integer"),
+    ({"epochs": 0}, "`epochs` must be a positive integer"),
+    ({"epochs": 3281}, "`epochs` must be at most the schedule's 3280"),
+    ({"eval_num_samples": 0}, "`eval_num_samples` must be a positive integer"),
+    ({"model": "miwae", "num_groups": 0}, "`num_groups` must be a positive integer"),
+    ({"num_groups": 2}, "`num_groups` must be 1 for iwae"),
+    ({"model": "vae", "num_groups": 8}, "`num_groups` must be 1 for vae"),
+    ({"model": "ciwae"}, "`beta` must be in [0, 1]"),
+    ({"model": "ciwae", "beta": 1.5}, "`beta` must be in [0, 1]. Received: beta=1.5"),
+    ({"model": "ciwae", "beta": -0.1}, "`beta` must be in [0, 1]"),
+    ({"model": "ciwae", "beta": math.nan}, "`beta` must be in [0, 1]"),
+    ({"beta": 0.5}, "`beta` must be left out but for ciwae"),
+    ({"seed": -1}, "`seed` must be a non-negative integer"),
+    ({"eval_seed": 2**31}, "`eval_seed` must be a non-negative integer"),
+    ({"learning_rate": 0.0}, "`learning_rate` must be a positive number"),
+    ({"learning_rate": math.inf}, "`learning_rate` must be a positive number"),
+    ({"learning_rate": math.nan}, "`learning_rate` must be a positive number"),
+    ({"adam_epsilon": 0.0}, "`adam_epsilon` must be a positive number"),
+    ({"weight_average": 1.0}, "`weight_average` must be in [0, 1)"),
+    ({"weight_average": -0.5}, "`weight_average` must be in [0, 1)"),
+    ({"latent_dims": []}, "`latent_dims` must be a list of positive integers"),
+    ({"latent_dims": [0]}, "`latent_dims` must be a list of positive integers"),
+    ({"latent_dims": [2.5]}, "`latent_dims` must be a list of positive integers"),
+    ({"latent_dims": [True]}, "`latent_dims` must be a list of positive integers"),
+    ({"latent_dims": 50}, "`latent_dims` must be a list of positive integers"),
+    ({"latent_dims": "50"}, "`latent_dims` must be a list of positive integers"),
+    ({"latent_dims": [100, 50]}, "`hidden_dims` must be 2 lists of positive integers"),
+    ({"hidden_dims": [200, 200]}, "`hidden_dims` must be 1 lists of positive"),
+    ({"hidden_dims": [[200], [100]]}, "`hidden_dims` must be 1 lists of positive"),
+    ({"hidden_dims": [[-1]]}, "`hidden_dims` must be 1 lists of positive integers"),
+    ({"stages": [(5, 10, 1e-3)]}, "`stages` must be a list of (num_samples, epochs,"),
+    ({"stages": [(5, 0, 1e-3, 1e-4)]}, "`stages` must be a list of"),
+    ({"stages": [(5, 3, 0.0, 1e-4)]}, "`stages` must be a list of"),
+    ({"stages": [(5, 3, "fast", 1e-4)]}, "`stages` must be a list of"),
+    ({"stages": 5}, "`stages` must be a list of"),
+    (
+        {"stages": [(5, 3000, 1e-3, 1e-4), (10, 3000, 1e-4, 1e-4)]},
+        "`num_samples` must be that of the last stage, 10. Received: num_samples=50",
+    ),
+    ({"stages": [(50, 9, 1e-3, 1e-4)]}, "`epochs` must be at most the schedule's 9"),
+]
+
+
+@pytest.mark.parametrize("changes, message", BAD_VALUES)
+def test_a_bad_value_is_named_in_one_line(changes, message):
+    with pytest.raises(InvalidInputError) as caught:
+        validate(make_config(**changes))
+    assert str(caught.value).startswith(message)
+    assert "Received: " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_build_model_validates():
+    with pytest.raises(InvalidInputError, match="`num_samples` must be"):
+        build_model(make_config(num_samples=0))
+
+
+def test_unknown_and_missing_keys_are_named():
+    config = default_config()
+    with config.unlocked():
+        config.foo = 1
+    with pytest.raises(InvalidInputError, match="`foo` must be a config key, one of"):
+        validate(config)
+    config = default_config()
+    with config.unlocked():
+        del config.beta
+    with pytest.raises(InvalidInputError, match="`beta` must be in the config"):
+        validate(config)
+    check_key("latent_dims.0")
+    with pytest.raises(InvalidInputError, match="`latent_dim` must be a config key"):
+        check_key("latent_dim")
+
+
+@pytest.mark.parametrize("beta", [0, 0.0, 0.5, 1, 1.0])
+def test_betas_that_are_good(beta):
+    validate(make_config(model="ciwae", beta=beta))
+
+
+# Stages ----------------------------------------------------------------------------
+
+
+def test_burda_stages_are_the_papers():
+    found = stages(make_config(learning_rate=1e-3, num_samples=5))
+    assert sum(stage.epochs for stage in found) == 3280 == (3**8 - 1) // 2
+    for i, stage in enumerate(found):
+        # "learning rates 0.001 * 10^(-i/7) for 3^i passes, i = 0 ... 7"
+        expected = 10.0 ** -(3 + i / 7)
+        assert stage.epochs == 3**i and stage.num_samples == 5
+        assert stage.first_rate == stage.last_rate == pytest.approx(expected)
+    assert len(found) == 8
+    assert found[-1].last_rate == pytest.approx(1e-4)
+
+
+def test_burda_code_stages_are_their_rounded_rates():
+    found = stages(make_config(lr_schedule="burda_code", learning_rate=1e-3))
+    rates = [stage.first_rate for stage in found]
+    exact = [10.0 ** -(3 + i / 7) for i in range(8)]
+    assert [stage.epochs for stage in found] == [1, 3, 9, 27, 81, 243, 729, 2187]
+    assert rates == pytest.approx([round(rate, 5) for rate in exact], abs=1e-12)
+    assert rates != exact
+    assert all(stage.first_rate == stage.last_rate for stage in found)
+
+
+def test_constant_and_cosine_have_one_stage():
+    settings = {"epochs": 12, "learning_rate": 2e-3, "num_samples": 7}
+    assert stages(make_config(lr_schedule="constant", **settings)) == [
+        (7, 12, 2e-3, 2e-3)
+    ]
+    assert stages(make_config(lr_schedule="cosine", **settings)) == [
+        (7, 12, 2e-3, pytest.approx(2e-5))
+    ]
+
+
+@pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "burda"])
+def test_stages_of_the_config_go_first(lr_schedule):
+    given = [(5, 60, 1.5e-3, 2e-4), (50, 8, 3e-4, 1e-5)]
+    config = make_config(stages=given, lr_schedule=lr_schedule, epochs=68)
+    validate(config)
+    assert stages(config) == given
+    assert stages(config)[1].num_samples == 50
+
+
+# Learning rates --------------------------------------------------------------------
+
+
+def rate_at(schedule, step):
+    """Through a graph, as an optimiser calls it."""
+    return float(tf.function(schedule)(tf.constant(step, tf.int64)))
+
+
+def test_piecewise_cosine_at_ends_and_in_between():
+    schedule = optimizers.PiecewiseCosine([(10, 1.0, 0.2), (4, 0.5, 0.5), (8, 0.4, 0)])
+
+    def cosine(first, last, share):
+        return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+
+    expected = {
+        0: 1.0,
+        1: cosine(1.0, 0.2, 0.1),
+        5: 0.6,
+        9: cosine(1.0, 0.2, 0.9),
+        10: 0.5,  # a piece starts where the one before would end
+        12: 0.5,
+        13: 0.5,
+        14: 0.4,
+        16: cosine(0.4, 0.0, 0.25),
+        18: 0.2,
+        21: cosine(0.4, 0.0, 7 / 8),
+        22: 0.0,
+        1000: 0.0,
+    }
+    for step, rate in expected.items():
+        assert rate_at(schedule, step) == pytest.approx(rate, abs=1e-7), step
+
+
+def test_piecewise_cosine_far_into_a_long_run():
+    # float32 cannot count 3,280 epochs of 2,980 steps: 9.8 million.
+    schedule = optimizers.PiecewiseCosine([(2**25, 1.0, 0.0), (2, 0.5, 0.25)])
+    assert rate_at(schedule, 2**25 - 1) < 1e-6
+    assert rate_at(schedule, 2**25) == 0.5
+    assert rate_at(schedule, 2**25 + 1) == pytest.approx(0.375)
+
+
+def test_a_schedule_is_serialized():
+    schedule = optimizers.PiecewiseCosine([(10, 1.0, 0.2), (4, 0.5, 0.5)])
+    loaded = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(schedule)
+    )
+    assert isinstance(loaded, optimizers.PiecewiseCosine)
+    assert [rate_at(loaded, s) for s in range(16)] == [
+        rate_at(schedule, s) for s in range(16)
+    ]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon", "burda_adam"])
+def test_an_optimizer_follows_the_stages(optimizer):
+    config = make_config(
+        optimizer=optimizer, stages=[(5, 2, 1e-2, 1e-2), (50, 2, 1e-3, 1e-4)], epochs=4
+    )
+    made = build_optimizer(config, steps_per_epoch=3)
+    rates = []
+    for step in range(14):
+        made.iterations.assign(step)
+        rates.append(float(made.learning_rate))
+    assert rates[:6] == pytest.approx([1e-2] * 6)
+    middle = 1e-4 + 9e-4 * (1 + math.cos(math.pi * 3 / 6)) / 2
+    assert [rates[6], rates[9], rates[12], rates[13]] == pytest.approx(
+        [1e-3, middle, 1e-4, 1e-4]
+    )
+
+
+# Optimisers ------------------------------------------------------------------------
+
+
+def steps_of(optimizer, start, gradients):
+    """Values of a variable after each step of an optimiser."""
+    variable = keras.Variable(start, dtype="float32")
+    optimizer.build([variable])
+    values = []
+    for gradient in gradients:
+        optimizer.apply([tf.constant(gradient, tf.float32)], [variable])
+        values.append(variable.numpy().astype(np.float64))
+    return values
+
+
+def test_adam_is_kingma_and_bas_with_its_epsilon():
+    config = make_config(lr_schedule="constant", adam_epsilon=1e-2, learning_rate=0.1)
+    gradients = np.random.default_rng(0).normal(size=[10, 4])
+    found = steps_of(
+        build_optimizer(config, steps_per_epoch=100), np.zeros(4), gradients
+    )
+    x, m, v = np.zeros([3, 4])
+    for t, gradient in enumerate(gradients, 1):
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        # The "efficient" form of the paper's section 2, epsilon beside the raw root.
+        x = x - 0.1 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-2)
+        np.testing.assert_allclose(found[t - 1], x, rtol=1e-4, atol=1e-6)
+
+
+def test_burda_adam_is_adam_on_summed_gradients_from_second_moments_of_one():
+    batch_size, rate = 20, 1e-3
+    config = make_config(
+        optimizer="burda_adam", lr_schedule="constant", learning_rate=rate
+    )
+    config.batch_size = batch_size
+    scales = np.array([1e-4, 1e-2, 1.0, 30.0])  # below and above epsilon and v0
+    means = np.random.default_rng(1).normal(size=[10, 4]) * scales
+    optimizer = build_optimizer(config, steps_per_epoch=100)
+    assert isinstance(optimizer, optimizers.BurdaAdam)
+    found = steps_of(optimizer, np.zeros(4), means)
+    x, m, v = np.zeros(4), np.zeros(4), np.ones(4)
+    for t, mean in enumerate(means, 1):
+        gradient = batch_size * mean
+        m = 0.99 * m + 0.01 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        alpha = rate * np.sqrt(1 - 0.999**t) / (1 - 0.99**t)
+        x = x - alpha * m / (np.sqrt(v) + 1e-4)
+        np.testing.assert_allclose(found[t - 1], x, rtol=2e-4, atol=1e-9)
+    assert np.all(x != 0)
+
+
+def test_burda_adam_keeps_its_moments_when_built_again_and_is_serialized():
+    optimizer = optimizers.BurdaAdam(1e-3, batch_size=4)
+    variable = keras.Variable(np.zeros(2))
+    optimizer.build([variable])
+    optimizer.apply([tf.ones(2)], [variable])
+    moments = [v.numpy() for v in optimizer.variables]
+    optimizer.build([variable])
+    for one, other in zip(optimizer.variables, moments):
+        np.testing.assert_array_equal(one, other)
+    loaded = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(optimizer)
+    )
+    assert loaded.batch_size == 4
+    assert (loaded.beta_1, loaded.epsilon) == (0.99, 1e-4 / 4)
+
+
+@pytest.mark.parametrize("shape, stretch", [((12, 48), 2.0), ((48, 12), 1.0)])
+def test_muon_moves_a_matrix_by_an_orthogonal_step_of_the_right_size(shape, stretch):
+    rate = 1e-3
+    gradient = np.random.default_rng(0).normal(size=shape)
+    optimizer = build_optimizer(
+        make_config(optimizer="muon", lr_schedule="constant", learning_rate=rate),
+        steps_per_epoch=100,
+    )
+    (value,) = steps_of(optimizer, np.zeros(shape), [gradient])
+    step = -value / (8 * rate * stretch)
+    left, size, right = np.linalg.svd(step, full_matrices=False)
+    # Newton-Schulz of five steps ends near one, not at it.
+    assert np.all((size > 0.6) & (size < 1.3))
+    exact_left, _, exact_right = np.linalg.svd(gradient, full_matrices=False)
+    exact = exact_left @ exact_right
+    cosine = np.sum(step * exact) / np.linalg.norm(step) / np.linalg.norm(exact)
+    assert cosine > 0.97
+    assert np.mean(size) == pytest.approx(1.0, abs=0.2)
+
+
+def test_muon_moves_vectors_by_adam_and_decays_nothing():
+    config = make_config(
+        optimizer="muon", lr_schedule="constant", learning_rate=1e-2, adam_epsilon=1e-8
+    )
+    gradient = np.array([3.0, -0.01, 200.0])
+    (value,) = steps_of(
+        build_optimizer(config, steps_per_epoch=9), np.ones(3), [gradient]
+    )
+    np.testing.assert_allclose(value, 1 - 1e-2 * np.sign(gradient), rtol=1e-4)
+    still = steps_of(
+        build_optimizer(config, steps_per_epoch=9),
+        np.ones([3, 4]),
+        np.zeros([5, 3, 4]),
+    )
+    np.testing.assert_allclose(still[-1], 1.0, atol=1e-6)
+
+
+def test_muon_is_serialized():
+    optimizer = optimizers.Muon(optimizers.PiecewiseCosine([(5, 0.1, 0.01)]))
+    loaded = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(optimizer)
+    )
+    gradients = np.random.default_rng(0).normal(size=[4, 3, 5])
+    for ours, theirs in zip(
+        steps_of(loaded, np.ones([3, 5]), gradients),
+        steps_of(optimizer, np.ones([3, 5]), gradients),
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_weight_average_is_keras_own():
+    optimizer = build_optimizer(make_config(weight_average=0.75), steps_per_epoch=1)
+    assert optimizer.use_ema and optimizer.ema_momentum == 0.75
+    assert not build_optimizer(make_config(), steps_per_epoch=1).use_ema
+
+
+# Models ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(models.MODELS))
+def test_each_model_is_built_by_its_name(name):
+    changes = {"num_groups": 3} if name in ("miwae", "piwae") else {}
+    if name == "ciwae":
+        changes = {"beta": 0.25}
+    model = build_model(small_config(model=name, num_samples=4, seed=6, **changes))
+    assert type(model) is models.MODELS[name]
+    assert model.built and model.event_shape == (28, 28, 1)
+    assert (model.num_samples, model.num_groups) == (4, changes.get("num_groups", 1))
+    assert model.get_config().get("beta") == changes.get("beta")
+    assert (model.gradient_estimator, model.binarization) == (
+        "reparameterized",
+        "dynamic",
+    )
+
+
+@pytest.mark.parametrize("likelihood, channels", [("bernoulli", 1), ("normal", 2)])
+def test_shapes_of_one_layer(likelihood, channels):
+    model = build_model(small_config(likelihood=likelihood, binarization="none"))
+    pixels = 784 * channels
+    assert [tuple(w.shape) for w in model.trainable_variables] == [
+        *[(784, 6), (6,), (6, 5), (5,), (5, 6), (6,)],
+        *[(3, 5), (5,), (5, 6), (6,), (6, pixels), (pixels,)],
+    ]
+    assert model.binarization == "none"
+    assert model.decode(tf.zeros([2, 3])).event_shape == (28, 28, 1)
+    assert model.log_weights(np.zeros([2, 28, 28, 1], "float32"), 1, 4).shape == (
+        *(1, 4),
+        2,
+    )
+
+
+def test_shapes_of_two_layers():
+    model = build_model(
+        small_config(latent_dims=[4, 3], hidden_dims=[[6, 5], [7]], dataset="omniglot")
+    )
+    assert model.latent_dims == [4, 3]
+    q1 = [(784, 6), (6,), (6, 5), (5,), (5, 8), (8,)]
+    q2 = [(4, 7), (7,), (7, 6), (6,)]
+    p_x = [(4, 5), (5,), (5, 6), (6,), (6, 784), (784,)]
+    p_z1 = [(3, 7), (7,), (7, 8), (8,)]
+    assert sorted(tuple(w.shape) for w in model.trainable_variables) == sorted(
+        q1 + q2 + p_x + p_z1
+    )
+
+
+def test_the_first_stage_sets_the_draws():
+    config = small_config(stages=[(9, 3, 1e-3, 1e-3), (2, 3, 1e-4, 1e-4)], epochs=6)
+    assert build_model(config).num_samples == 9
+
+
+def test_the_output_starts_at_the_mean_image():
+    mean = np.random.default_rng(0).uniform(0.1, 0.9, [28, 28, 1])
+    mean[0, 0], mean[0, 1] = 0.0, 1.0
+    bernoulli = build_model(small_config(), mean_image=mean).decoder[0].out.bias
+    expected = np.clip(mean, 1e-3, 1 - 1e-3).reshape(-1)
+    np.testing.assert_allclose(tf.sigmoid(bernoulli.value), expected, rtol=1e-5)
+    normal = build_model(small_config(likelihood="normal"), mean_image=mean)
+    loc, log_scale = np.split(
+        normal.decoder[0].out.bias.numpy().reshape(28, 28, 2), 2, axis=-1
+    )
+    np.testing.assert_allclose(loc, mean, rtol=1e-6)
+    np.testing.assert_array_equal(log_scale, 0.0)
+
+
+def test_the_same_config_gives_the_same_weights_and_another_seed_others():
+    layers = {"latent_dims": [4, 3], "hidden_dims": [[6, 5], [7]]}
+    keras.utils.set_random_seed(1)
+    one = build_model(small_config(seed=3, **layers))
+    keras.utils.set_random_seed(2)
+    same = build_model(small_config(seed=3, **layers))
+    other = build_model(small_config(seed=4, **layers))
+    kernels = 0
+    for a, b, c in zip(*(model.trainable_variables for model in (one, same, other))):
+        np.testing.assert_array_equal(a, b)
+        if len(a.shape) == 2:
+            kernels += 1
+            assert np.all(a.numpy() != c.numpy())
+    assert kernels == 10
+    draws = [model.seed for model in (one, same, other)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_networks_of_a_model_do_not_start_alike():
+    model = build_model(
+        small_config(latent_dims=[5, 5], hidden_dims=[[12, 12], [12, 12]])
+    )
+    square = [
+        w.numpy() for w in model.trainable_variables if tuple(w.shape) == (12, 12)
+    ]
+    assert len(square) == 4
+    for i, one in enumerate(square):
+        for other in square[:i]:
+            assert not np.array_equal(one, other)
+
+
+def test_precision_is_the_networks_alone():
+    config = small_config(precision="mixed_bfloat16")
+    model = build_model(config)
+    assert model.encoder[0].compute_dtype == "bfloat16"
+    assert {w.dtype for w in model.trainable_variables} == {"float32"}
+    log_weights = model.log_weights(np.zeros([2, 28, 28, 1], "float32"), 1, 3)
+    assert log_weights.dtype == tf.float32
+    assert keras.config.dtype_policy().name == "float32"

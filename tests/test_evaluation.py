@@ -1,0 +1,545 @@
+"""Streamed log-likelihoods against closed forms and NumPy; active units built to be."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from closed_form import LinearGaussian, TwoLayerLinearGaussian, affine_normal, dense
+from scipy import special
+
+from iwae_tf import evaluation
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.evaluation import (
+    LogLikelihood,
+    active_masks,
+    active_units,
+    count_active,
+    layer_statistics,
+    log_likelihood,
+    stream_draws,
+    summarize,
+)
+from iwae_tf.models import IWAE
+from iwae_tf.networks import MLP
+
+SEED = (7, 3)
+
+
+def gaussian_model(problem, **proposal):
+    return IWAE(problem.encoder(**proposal), problem.decoder(), likelihood="normal")
+
+
+def reference(log_weights):
+    """The three estimates in float64 from log-weights [K, B]."""
+    log_weights = np.asarray(log_weights, np.float64)
+    count = len(log_weights)
+    weights = special.softmax(log_weights, axis=0)
+    squares = np.sum(weights**2, axis=0)
+    # The variance of w over its squared mean, over K: the delta method.
+    scaled = np.exp(log_weights - special.logsumexp(log_weights, axis=0)) * count
+    error = np.sqrt(np.var(scaled, axis=0, ddof=1) / count)
+    return LogLikelihood(
+        special.logsumexp(log_weights, axis=0) - np.log(count), error, 1 / squares
+    )
+
+
+def assert_close(result, expected, atol=1e-4):
+    for name, ours, theirs in zip(LogLikelihood._fields, result, expected):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=atol, err_msg=name)
+
+
+def stream(log_weights, chunk_size):
+    """`stream_draws` over given log-weights [K, B], and the chunks that it drew."""
+    log_weights = tf.constant(log_weights, tf.float32)
+    drawn = []
+
+    def draw(first, count):
+        drawn.append((int(first), int(count)))
+        return log_weights[first : first + count]
+
+    result = stream_draws(draw, log_weights.shape[1], len(log_weights), chunk_size)
+    return LogLikelihood(*(part.numpy() for part in result)), drawn
+
+
+def skewed(num_samples=37, rows=4, seed=0):
+    generator = np.random.default_rng(seed)
+    return generator.gumbel(-80.0, 4.0, [num_samples, rows]).astype(np.float32)
+
+
+# Streaming -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 36, 37, 1000])
+def test_streamed_sums_equal_numpy_in_float64(chunk_size):
+    log_weights = skewed()
+    result, drawn = stream(log_weights, chunk_size)
+    assert_close(result, reference(log_weights), atol=2e-5)
+    assert [first for first, _ in drawn] == list(range(0, 37, chunk_size))
+    assert sum(count for _, count in drawn) == 37
+    assert all(part.dtype == np.float32 for part in result)
+
+
+def test_a_peak_in_any_chunk_is_found():
+    for peak in range(6):
+        log_weights = np.full([6, 1], -3.0)
+        log_weights[peak] = 40.0
+        result, _ = stream(log_weights, 2)
+        np.testing.assert_allclose(result.estimate, 40 - np.log(6), rtol=1e-6)
+        np.testing.assert_allclose(result.standard_error, 1.0, rtol=1e-6)
+        np.testing.assert_allclose(result.effective_sample_size, 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [-1e4, 0.0, 1e4])
+@pytest.mark.parametrize("chunk_size", [4, 100])
+def test_huge_weights_shift_the_estimate_alone(offset, chunk_size):
+    log_weights = np.round(skewed(), 1)
+    plain, _ = stream(log_weights, chunk_size)
+    shifted, _ = stream(log_weights + offset, chunk_size)
+    np.testing.assert_allclose(shifted.estimate, plain.estimate + offset, atol=2e-3)
+    # float32 holds a weight of 1e4 to 1e-3.
+    np.testing.assert_allclose(
+        shifted.standard_error, plain.standard_error, rtol=1e-2, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 6])
+def test_draws_of_minus_infinity_count_as_zero(chunk_size):
+    # The first chunks hold nothing else in the first row.
+    log_weights = np.array([[-np.inf, -1.0], [-np.inf, -np.inf], [-np.inf, -2.0]] * 2)
+    log_weights[5, 0] = -5.0
+    result, _ = stream(log_weights, chunk_size)
+    assert_close(result, reference(log_weights), atol=1e-5)
+    assert result.effective_sample_size[0] == 1.0
+
+
+def test_no_finite_draw_at_all_is_minus_infinity():
+    result, _ = stream(np.full([5, 1], -np.inf), 2)
+    assert result.estimate[0] == -np.inf
+
+
+def test_equal_weights_have_no_error():
+    result, _ = stream(np.full([50, 3], -86.25), 8)
+    np.testing.assert_array_equal(result.estimate, np.float32(-86.25))
+    np.testing.assert_allclose(result.standard_error, 0.0, atol=1e-6)
+    np.testing.assert_allclose(result.effective_sample_size, 50.0, rtol=1e-6)
+
+
+def test_one_draw_has_no_error_estimate():
+    result, _ = stream([[-3.0, 4.0]], 10)
+    np.testing.assert_array_equal(result.estimate, [-3.0, 4.0])
+    assert np.all(np.isnan(result.standard_error))
+    np.testing.assert_array_equal(result.effective_sample_size, 1.0)
+
+
+def test_a_million_draws_are_summed_to_1e_4():
+    count = 1_000_000
+    generator = np.random.default_rng(2)
+    log_weights = -90.0 + np.log(1.02) + 1e-3 * generator.normal(size=[count, 1])
+    log_weights = log_weights.astype("float32")
+    # Sums in float32 would be off, since late terms are cut: the test's premise.
+    naive = np.cumsum(np.exp(log_weights[:, 0] + 90.0), dtype=np.float32)[-1]
+    assert abs(np.log(naive / count) - (reference(log_weights)[0][0] + 90)) > 1e-3
+    result, _ = stream(log_weights, 1000)
+    expected = reference(log_weights)
+    np.testing.assert_allclose(result.estimate, expected.estimate, atol=1e-5)
+    np.testing.assert_allclose(
+        result.effective_sample_size, expected.effective_sample_size, rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        result.standard_error, expected.standard_error, rtol=1e-3
+    )
+
+
+# log_likelihood --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("problem", [LinearGaussian(), TwoLayerLinearGaussian()])
+@pytest.mark.parametrize("num_samples, chunk_size", [(1, 1000), (20, 1000), (23, 5)])
+def test_the_exact_posterior_gives_log_p_without_error(
+    problem, num_samples, chunk_size
+):
+    x = problem.data(6)
+    result = log_likelihood(
+        gaussian_model(problem), x, num_samples, chunk_size=chunk_size
+    )
+    np.testing.assert_allclose(result.estimate, problem.log_prob(x), atol=5e-5)
+    if num_samples > 1:
+        np.testing.assert_allclose(result.standard_error, 0.0, atol=2e-5)
+    np.testing.assert_allclose(result.effective_sample_size, num_samples, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_samples", [2, 30])
+def test_a_shifted_proposal_equals_numpy_on_the_models_log_weights(num_samples):
+    problem = LinearGaussian()
+    model, x = gaussian_model(problem, shift=0.4, stretch=1.3), problem.data(5)
+    result = log_likelihood(model, x, num_samples, SEED)
+    log_weights = model.log_weights(x, 1, num_samples, SEED).numpy()[0]
+    assert_close(result, reference(log_weights))
+    assert np.all(result.standard_error > 0.01)
+
+
+@pytest.fixture(scope="module")
+def shifted():
+    """A model with a poor proposal, images, and their estimates in one piece."""
+    problem = LinearGaussian()
+    model, x = gaussian_model(problem, shift=0.4, stretch=1.3), problem.data(7)
+    return model, x, log_likelihood(model, x, 30, SEED)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 10, 30, 31, 65, 10_000])
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_chunks_and_batches_do_not_change_the_estimate(shifted, chunk_size, batch_size):
+    model, x, whole = shifted
+    result = log_likelihood(
+        model, x, 30, SEED, chunk_size=chunk_size, batch_size=batch_size
+    )
+    assert_close(result, whole, atol=2e-5)
+
+
+def test_first_row_places_a_part_in_its_data_set(shifted):
+    model, x, whole = shifted
+    part = log_likelihood(model, x[4:], 30, SEED, first_row=4)
+    assert_close(part, [values[4:] for values in whole], atol=2e-5)
+    elsewhere = log_likelihood(model, x[4:], 30, SEED)
+    assert np.all(np.abs(elsewhere.estimate - whole.estimate[4:]) > 1e-4)
+
+
+def test_equal_rows_have_independent_noise(shifted):
+    model, x, _ = shifted
+    result = log_likelihood(model, np.repeat(x[:1], 5, axis=0), 30, SEED)
+    assert len(np.unique(result.estimate)) == 5
+
+
+def test_a_chunk_of_more_than_int32_records_keeps_its_place(shifted):
+    model, x, _ = shifted
+    far = log_likelihood(model, x[:2], 30, SEED, first_row=2**31)
+    near = log_likelihood(model, x[:2], 30, SEED, first_row=0)
+    assert np.all(np.isfinite(far.estimate))
+    assert np.all(far.estimate != near.estimate)
+
+
+def test_the_seed_decides(shifted):
+    model, x, whole = shifted
+    again = log_likelihood(model, x, 30, SEED)
+    other = log_likelihood(model, x, 30, (7, 4))
+    for ours, theirs in zip(again, whole):
+        np.testing.assert_array_equal(ours, theirs)
+    assert np.all(other.estimate != whole.estimate)
+
+
+def test_standard_error_is_the_spread_over_seeds():
+    problem = LinearGaussian()
+    model, x = gaussian_model(problem, stretch=1.3), problem.data(1)
+    rows = np.repeat(x, 2000, axis=0)
+    result = log_likelihood(model, rows, 100, SEED)
+    spread = result.estimate.std(ddof=1)
+    # 2,000 repetitions know their own spread to 1 / sqrt(2 * 2000) = 1.6 %.
+    assert np.sqrt(np.mean(result.standard_error**2)) == pytest.approx(spread, rel=0.08)
+    bias = result.estimate.mean() - problem.log_prob(x)
+    assert abs(bias + spread**2 / 2) < 4 * spread / np.sqrt(2000)
+
+
+def test_every_finished_batch_is_reported(shifted):
+    model, x, whole = shifted
+    reports = []
+    log_likelihood(model, x, 30, SEED, batch_size=3, on_batch=reports.append)
+    assert [len(report.estimate) for report in reports] == [3, 3, 1]
+    assert_close(evaluation.concatenate(reports), whole, atol=2e-5)
+
+
+def test_numpy_integers_are_integers(shifted):
+    model, x, whole = shifted
+    result = log_likelihood(
+        model, x, np.int64(30), SEED, chunk_size=np.int64(7), first_row=np.int64(0)
+    )
+    assert_close(result, whole, atol=2e-5)
+
+
+def test_tensors_and_arrays_are_the_same_data(shifted):
+    model, x, whole = shifted
+    assert_close(log_likelihood(model, tf.constant(x), 30, SEED), whole, atol=1e-6)
+
+
+def test_the_compiled_estimator_sees_new_weights_and_lets_the_model_go():
+    problem = LinearGaussian()
+    model, x = gaussian_model(problem, shift=0.4), problem.data(3)
+    before = log_likelihood(model, x, 4)
+    model.set_weights(gaussian_model_built(problem, x).get_weights())
+    after = log_likelihood(model, x, 4)
+    assert np.all(np.abs(after.estimate - before.estimate) > 1e-3)
+    np.testing.assert_allclose(after.estimate, problem.log_prob(x), atol=5e-5)
+    assert len(evaluation._compiled[model]) == 1
+    reference_to_model = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference_to_model() is None
+
+
+def gaussian_model_built(problem, x):
+    model = gaussian_model(problem)
+    model.build(x.shape)
+    return model
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"num_samples": 0}, "`num_samples` must be a positive integer"),
+        ({"num_samples": 2.5}, "`num_samples` must be a positive integer"),
+        ({"chunk_size": 0}, "`chunk_size` must be a positive integer"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
+        ({"seed": 5}, "`seed` must be a pair of integers"),
+        ({"x": np.zeros([0, 5], "float32")}, "`x` must not be empty"),
+        ({"x": np.zeros([2, 4], "float32")}, "`x` must have the shape"),
+        ({"x": np.zeros([2, 5], "int32")}, "`x` must be float"),
+        ({"x": np.full([2, 5], np.nan, "float32")}, "`x` must be finite"),
+    ],
+)
+def test_bad_arguments_are_named(shifted, change, words):
+    model, x, _ = shifted
+    arguments = {"x": x, "num_samples": 3, "seed": SEED} | change
+    with pytest.raises(InvalidInputError, match=words) as caught:
+        log_likelihood(model, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+# Summaries -------------------------------------------------------------------------
+
+
+def test_summary_formulas():
+    result = LogLikelihood(
+        np.array([-80.0, -90.0, -100.0]),
+        np.array([0.3, 0.4, 1.2]),
+        np.array([10.0, 20.0, 60.0]),
+    )
+    summary = summarize(result)
+    assert summary.nll == 90.0
+    assert summary.standard_error == pytest.approx(1.3 / 3)
+    assert summary.data_standard_error == pytest.approx(10 / np.sqrt(3))
+    assert summary.effective_sample_size == pytest.approx(30.0)
+    assert summary.num_examples == 3
+
+
+def test_the_mean_of_many_images_is_exact():
+    values = np.full(100_000, -86.123, np.float32)
+    assert summarize(LogLikelihood(values, values * 0, values)).nll == pytest.approx(
+        86.123, abs=1e-5
+    )
+
+
+def test_one_image_has_no_spread():
+    summary = summarize(LogLikelihood(*np.ones([3, 1])))
+    assert np.isnan(summary.data_standard_error)
+    assert summary.nll == -1.0 and summary.standard_error == 1.0
+
+
+# Active units ----------------------------------------------------------------------
+
+D = 8
+ACTIVE = np.array([0, 3, 6])  # of the first layer
+
+
+def unit_encoder(gains, scale):
+    """Eight independent units of 8 inputs: loc = gain * input."""
+    return affine_normal(np.diag(gains), np.zeros(D), np.full(D, scale))
+
+
+def noise_layer_model(upper_gains, lower_scale):
+    """Two layers of eight units; those of the first with a gain of one."""
+    lower_gains = np.zeros(D)
+    lower_gains[ACTIVE] = 1.0
+    unit = affine_normal(np.eye(D), np.zeros(D), np.ones(D))
+    return IWAE(
+        [unit_encoder(lower_gains, lower_scale), unit_encoder(upper_gains, 0.5)],
+        [dense(np.zeros([D, D]), np.zeros(D)), unit],
+    )
+
+
+def unit_data(count=400):
+    return np.random.default_rng(0).uniform(size=[count, D]).astype("float32")
+
+
+def test_exactly_three_of_eight_units_are_active():
+    gains = np.full(D, 0.1)  # variance 0.01 * 1/12: below the threshold
+    gains[ACTIVE] = [1.0, -0.5, 0.4]  # 1/12, 1/48, 0.16/12: above it
+    model = IWAE(unit_encoder(gains, 0.7), dense(np.zeros([D, D]), np.zeros(D)))
+    x = unit_data()
+    with pytest.warns(UserWarning, match="between 0 and 1"):
+        assert active_units(model, x) == [3]
+    statistics = layer_statistics(model, x)
+    assert list(np.flatnonzero(statistics[0].variances > 0.01)) == list(ACTIVE)
+    np.testing.assert_allclose(statistics[0].means, gains * x, atol=1e-6)
+    np.testing.assert_allclose(
+        statistics[0].variances, (gains * x).var(axis=0), rtol=1e-4
+    )
+    assert active_units(model, x, threshold=1e-4) == [D]
+    assert active_units(model, x, threshold=0.1) == [0]
+
+
+@pytest.mark.filterwarnings("ignore:.x. has values between")
+@pytest.mark.parametrize("num_draws", [2, 10, 100])
+def test_few_draws_do_not_inflate_an_upper_layer(num_draws):
+    # q(z2|z1) copies z1, whose dead units are pure noise of variance 0.25.
+    model, x = noise_layer_model(np.ones(D), 0.5), unit_data(2000)
+    lower, upper = layer_statistics(model, x, num_draws=num_draws)
+    active = np.isin(np.arange(D), ACTIVE)
+    np.testing.assert_allclose(upper.variances[active], 1 / 12, atol=0.02)
+    # The noise of the mean, 0.25 / draws, is subtracted to what is left by chance:
+    # var(s^2) and var(mean) over 2,000 images.
+    leftover = 4 * 0.25 / num_draws * np.sqrt(2 / 2000) * np.sqrt(2)
+    assert np.all(upper.variances[~active] < leftover)
+    raw = upper.means.var(axis=0)[~active]
+    np.testing.assert_allclose(raw, 0.25 / num_draws, rtol=0.2)
+    np.testing.assert_allclose(lower.variances[active], 1 / 12, atol=0.01)
+    assert np.all(lower.variances[~active] < 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.x. has values between")
+def test_active_units_of_two_layers():
+    upper_gains = np.zeros(D)
+    upper_gains[[0, 1, 3]] = 2.0  # unit 1 listens to a dead unit
+    model = noise_layer_model(upper_gains, 0.3)
+    assert active_units(model, unit_data(), (1, 2)) == [3, 2]
+
+
+@pytest.mark.filterwarnings("ignore:.x. has values between")
+def test_statistics_do_not_depend_on_batches():
+    model, x = noise_layer_model(np.ones(D), 0.5), unit_data(50)
+    whole = layer_statistics(model, x, SEED, num_draws=5)
+    parts = layer_statistics(model, x, SEED, num_draws=5, batch_size=7)
+    for ours, theirs in zip(parts, whole):
+        np.testing.assert_allclose(ours.means, theirs.means, atol=1e-5)
+        np.testing.assert_allclose(ours.variances, theirs.variances, atol=1e-5)
+    other = layer_statistics(model, x, (0, 1), num_draws=5)
+    assert np.all(other[1].means != whole[1].means)
+
+
+@pytest.mark.filterwarnings("ignore:.x. has values between")
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"num_draws": 1}, "`num_draws` must be"),
+        ({"batch_size": 0}, "`batch_size` must be"),
+        ({"seed": "ab"}, "`seed` must be a pair"),
+        ({"x": np.zeros([3, 5], "float32")}, "`x` must have the shape"),
+    ],
+)
+def test_bad_arguments_of_the_statistics_are_named(change, words):
+    model = noise_layer_model(np.ones(D), 0.5)
+    model.build((None, D))
+    with pytest.raises(InvalidInputError, match=words):
+        layer_statistics(model, **({"x": unit_data(4)} | change))
+
+
+def test_count_active_is_strict():
+    statistics = [
+        evaluation.LayerStatistics(None, np.array([0.0, 0.01, 0.0101])),
+        evaluation.LayerStatistics(None, np.array([5.0, 0.02])),
+    ]
+    assert count_active(statistics) == [1, 2]
+    assert count_active(statistics, threshold=1.0) == [0, 1]
+
+
+# Dead units out of p and q ---------------------------------------------------------
+
+
+def masked_pair(layers):
+    """A model with a dead last unit in each layer, and the same one without them."""
+    rng = np.random.default_rng(4)
+    x_dim, live, fill = 6, 2, 0.8
+
+    def network(inputs, outputs):
+        return 0.3 * rng.normal(size=[outputs, inputs]), 0.3 * rng.normal(size=outputs)
+
+    def proposal(weights, offset, dead_input):
+        """Adds a unit that ignores its input: loc 0.8."""
+        inputs = weights.shape[1] + dead_input
+        full = np.zeros([live + 1, inputs])
+        full[:live, : weights.shape[1]] = weights
+        if dead_input:  # the layer above listens to the dead unit
+            full[:live, -1] = 0.5
+        return affine_normal(full, np.append(offset, fill), np.full(live + 1, 0.9))
+
+    lower, upper = network(x_dim, live), network(live, live)
+    dead_weight = 2.0 * rng.normal(size=[x_dim, 1])  # the decoder listens to it as well
+    bottom, top = network(live, x_dim), network(live, live)
+    full_bottom = np.concatenate([bottom[0], dead_weight], axis=1)
+    full_top = np.zeros([live + 1, live + 1])
+    full_top[:live, :live] = top[0]
+    full_top[:live, -1] = 0.3
+    ones = np.ones(live)
+    with_dead = (
+        [proposal(*lower, 0), proposal(*upper, 1)],
+        [
+            dense(full_bottom.T, bottom[1]),
+            affine_normal(full_top, np.append(top[1], 3.0), np.append(ones, 2.0)),
+        ],
+    )
+    # The constant of the dead unit moves into the offsets of its listeners.
+    without = (
+        [
+            affine_normal(lower[0], lower[1], np.full(live, 0.9)),
+            affine_normal(upper[0], upper[1] + 0.5 * fill, np.full(live, 0.9)),
+        ],
+        [
+            dense(bottom[0].T, bottom[1] + dead_weight[:, 0] * fill),
+            affine_normal(top[0], top[1] + 0.3 * fill, ones),
+        ],
+    )
+    return [IWAE(p[0][:layers], p[1][:layers]) for p in (with_dead, without)]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_masked_unit_is_as_if_it_were_not_there(layers):
+    full, small = masked_pair(layers)
+    x = np.random.default_rng(1).integers(0, 2, [40, 6]).astype("float32")
+    masks = active_masks(layer_statistics(full, x, num_draws=3))
+    assert [list(mask.active.numpy()) for mask in masks] == [
+        [True, True, False]
+    ] * layers
+    np.testing.assert_allclose(masks[0].fill[2], 0.8, rtol=1e-6)
+    # Another number of latents means other noise: compare at many draws.
+    masked = log_likelihood(full, x, 4000, masks=masks)
+    expected = log_likelihood(small, x, 4000)
+    error = np.hypot(masked.standard_error, expected.standard_error)
+    assert np.median(error) < 0.15
+    assert np.all(np.abs(masked.estimate - expected.estimate) < 6 * error + 1e-3)
+    with_dead = log_likelihood(full, x, 4000)
+    assert np.mean(np.abs(with_dead.estimate - expected.estimate)) > 0.2
+
+
+def test_a_masked_unit_leaves_each_log_weight_of_its_draws():
+    full, small = masked_pair(2)
+    x = np.random.default_rng(1).integers(0, 2, [4, 6]).astype("float32")
+    masks = active_masks(layer_statistics(full, x, num_draws=3))
+    small.build(x.shape)
+    draws = np.random.default_rng(2).normal(size=[1, 5, 4, 6]).astype("float32")
+    live = draws[..., [0, 1, 3, 4]]
+    ours, theirs = (
+        model.log_weight_parts(
+            tf.constant(x), model.proposal_parameters(x), noise, masks=mask
+        ).log_weights
+        for model, noise, mask in ((full, draws, masks), (small, live, None))
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_all_units_active_changes_nothing(shifted):
+    model, x, whole = shifted
+    masks = active_masks(layer_statistics(model, x), threshold=-1.0)
+    assert all(np.all(mask.active) for mask in masks)
+    assert_close(log_likelihood(model, x, 30, SEED, masks=masks), whole, atol=1e-5)
+
+
+def test_images_and_flat_vectors_score_alike():
+    encoder, decoder = MLP([5], (4,), seed=1), MLP([5], (3, 2, 1), seed=2)
+    model = IWAE(encoder, decoder)
+    x = np.random.default_rng(0).integers(0, 2, [5, 3, 2, 1]).astype("float32")
+    flat = IWAE(MLP([5], (4,), seed=1), MLP([5], (6,), seed=2))
+    ours, theirs = (
+        log_likelihood(model, x, 9),
+        log_likelihood(flat, x.reshape(5, 6), 9),
+    )
+    assert_close(ours, theirs, atol=1e-5)

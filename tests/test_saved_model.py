@@ -1,0 +1,596 @@
+"""SavedModels, run in a process that has only TensorFlow, against their models."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from iwae_tf import saved_model
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.evaluation import log_likelihood
+from iwae_tf.models import IWAE, MODELS
+from iwae_tf.networks import MLP
+from iwae_tf.saved_model import export_saved_model, load_saved_model
+
+tfd = tfp.distributions
+EVENT = (3, 2, 1)
+SEED, NUM_SAMPLES, SERVED = (5, 9), 23, 7
+SETTINGS = {
+    "vae": {"num_samples": 2},
+    "iwae": {"num_samples": 2},
+    "miwae": {"num_groups": 2, "num_samples": 2},
+    "ciwae": {"num_samples": 2, "beta": 0.5},
+    "piwae": {"num_groups": 2, "num_samples": 2},
+}
+INPUTS = {
+    "serving_default": {"x"},
+    "log_likelihood": {"x", "num_samples", "seed"},
+    "encode": {"x"},
+    "decode": {"z"},
+    "sample": {"num_samples", "seed"},
+    "reconstruct": {"x", "seed"},
+}
+SCORES = {"log_likelihood", "standard_error", "effective_sample_size"}
+
+
+class Thirds(tfd.TransformedDistribution):
+    """Counts up to three as grey levels 0, 1/3, 2/3, 1."""
+
+    def __init__(self, counts):
+        super().__init__(counts, tfp.bijectors.Scale(1.0 / 3.0))
+
+    def _mean(self):
+        return self.distribution.mean() / 3.0
+
+    def _log_prob(self, value):
+        return self.distribution.log_prob(value * 3.0)
+
+
+@keras.saving.register_keras_serializable("test_saved_model")
+def binomial_of_three(logits):
+    counts = tfd.Binomial(3.0, logits=tf.cast(logits, tf.float32))
+    return Thirds(tfd.Independent(counts, len(logits.shape) - 1))
+
+
+def build(name, likelihood="bernoulli", num_layers=1, **kwargs):
+    outputs = (3, 2, 2) if likelihood == "normal" else EVENT
+    encoder = [MLP([6], (8,), seed=1), MLP([5], (4,), seed=2)]
+    decoder = [MLP([6], outputs, seed=3), MLP([5], (8,), seed=4)]
+    model = MODELS[name](
+        encoder[:num_layers],
+        decoder[:num_layers],
+        likelihood=likelihood,
+        **SETTINGS[name],
+        **kwargs,
+    )
+    model.build((None, *EVENT))
+    rng = np.random.default_rng(0)  # biases too, so that nothing is symmetric
+    model.set_weights(
+        [
+            w if w.ndim == 0 else w + 0.3 * rng.normal(size=w.shape)
+            for w in model.get_weights()
+        ]
+    )
+    return model
+
+
+QUICK = {
+    "vae": ("vae",),
+    "iwae": ("iwae",),
+    "ciwae": ("ciwae",),
+    "miwae_normal": ("miwae", "normal"),
+    "piwae_normal": ("piwae", "normal"),
+    "two_layers": ("iwae", "bernoulli", 2),
+    "custom": ("iwae", binomial_of_three),
+}
+SLOW = {
+    "miwae": ("miwae",),
+    "piwae": ("piwae",),
+    "vae_normal": ("vae", "normal"),
+    "iwae_normal": ("iwae", "normal"),
+    "ciwae_normal": ("ciwae", "normal"),
+    "two_layers_normal": ("piwae", "normal", 2),
+}
+CASES = QUICK | SLOW
+
+
+def images(model, rows=5):
+    rng = np.random.default_rng(1)
+    if model.likelihood == "normal":
+        x = rng.uniform(size=[rows, *EVENT])
+    elif model.likelihood == "bernoulli":
+        x = rng.integers(0, 2, [rows, *EVENT])
+    else:
+        x = rng.integers(0, 4, [rows, *EVENT]) / 3.0
+    return x.astype("float32")
+
+
+# What runs with TensorFlow alone: every signature, on two sizes of batch.
+RUN_SIGNATURES = """
+import importlib.abc, importlib.machinery, json, sys
+
+FOREIGN = ("keras", "tf_keras", "iwae_tf", "tensorflow_probability")
+
+
+class Refuse(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in FOREIGN:
+            return importlib.machinery.ModuleSpec(name, self, origin="refused")
+
+    def create_module(self, spec):
+        raise ModuleNotFoundError(spec.name)
+
+    def exec_module(self, module):
+        pass
+
+
+sys.meta_path.insert(0, Refuse())  # TensorFlow imports Keras where there is one
+
+import numpy as np
+import tensorflow as tf
+
+arrays, report = {}, {}
+for folder in sys.argv[2:]:
+    with np.load(folder + "/inputs.npz") as inputs:
+        x, z = tf.constant(inputs["x"]), tf.constant(inputs["z"])
+    signatures = tf.saved_model.load(folder + "/1").signatures
+    seed, other = tf.constant([5, 9]), tf.constant([5, 10])
+    calls = {
+        "serving_default": dict(x=x),
+        "serving_default/one": dict(x=x[:1]),
+        "log_likelihood": dict(x=x, num_samples=tf.constant(23), seed=seed),
+        "log_likelihood/long": dict(x=x, num_samples=tf.constant(2500), seed=seed),
+        "log_likelihood/other": dict(x=x, num_samples=tf.constant(23), seed=other),
+        "log_likelihood/one_draw": dict(x=x, num_samples=tf.constant(1), seed=seed),
+        "encode": dict(x=x),
+        "encode/one": dict(x=x[:1]),
+        "decode": dict(z=z),
+        "decode/one": dict(z=z[:1]),
+        "sample": dict(num_samples=tf.constant(6), seed=seed),
+        "sample/again": dict(num_samples=tf.constant(6), seed=seed),
+        "sample/other": dict(num_samples=tf.constant(6), seed=other),
+        "reconstruct": dict(x=x, seed=seed),
+        "reconstruct/other": dict(x=x, seed=other),
+    }
+    for call, arguments in calls.items():
+        for name, value in signatures[call.partition("/")[0]](**arguments).items():
+            arrays[f"{folder}:{call}:{name}"] = value.numpy()
+    bad = {
+        "nan": ("serving_default", dict(x=x * float("nan"))),
+        "infinite": ("encode", dict(x=x + float("inf"))),
+        "above": ("serving_default", dict(x=x + 1.5)),
+        "below": ("reconstruct", dict(x=x - 1.5, seed=seed)),
+        "no_draws": (
+            "log_likelihood", dict(x=x, num_samples=tf.constant(0), seed=seed)
+        ),
+        "negative": ("sample", dict(num_samples=tf.constant(-2), seed=seed)),
+    }
+    refused = {}
+    for name, (signature, arguments) in bad.items():
+        try:
+            signatures[signature](**arguments)
+        except tf.errors.InvalidArgumentError as error:
+            refused[name] = error.message
+    report[folder] = {
+        "refused": refused,
+        "inputs": {
+            name: sorted(function.structured_input_signature[1])
+            for name, function in signatures.items()
+        },
+    }
+report["foreign"] = [name for name in FOREIGN if name in sys.modules]
+np.savez(sys.argv[1] + "/outputs.npz", **arrays)
+print(json.dumps(report))
+"""
+
+
+def export_and_run(names, root):
+    """Exports models and runs them elsewhere: models, their inputs, outputs, report."""
+    models, inputs, folders = {}, {}, {}
+    for name in names:
+        folders[name] = folder = root / name
+        models[name] = model = build(*CASES[name])
+        assert export_saved_model(model, folder, SERVED) == folder / "1"
+        z = np.random.default_rng(2).normal(size=[4, 4]).astype("float32")
+        inputs[name] = {"x": images(model), "z": z}
+        np.savez(folder / "inputs.npz", **inputs[name])
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_SIGNATURES, root, *folders.values()],
+        cwd=root,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    report, outputs = json.loads(done.stdout), {name: {} for name in names}
+    names_of = {str(folder): name for name, folder in folders.items()}
+    with np.load(root / "outputs.npz") as arrays:
+        for key in arrays.files:
+            folder, call, output = key.rsplit(":", 2)
+            outputs[names_of[folder]].setdefault(call, {})[output] = arrays[key]
+    report.update({n: report.pop(str(folder)) for n, folder in folders.items()})
+    return models, inputs, outputs, report
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    return export_and_run(QUICK, tmp_path_factory.mktemp("quick"))
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    return export_and_run(SLOW, tmp_path_factory.mktemp("slow"))
+
+
+@pytest.fixture
+def case(request, name):
+    """Model, inputs, outputs and report of one export."""
+    runs = request.getfixturevalue("quick" if name in QUICK else "slow")
+    return tuple(run[name] for run in runs)
+
+
+every_case = pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+
+
+def assert_close(ours, theirs, atol=1e-4):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=atol)
+
+
+# Signatures ------------------------------------------------------------------------
+
+
+def test_only_tensorflow_is_loaded(quick):
+    assert quick[3]["foreign"] == []
+
+
+@every_case
+def test_names_and_shapes(case):
+    model, _, outputs, report = case
+    assert {n: set(inputs) for n, inputs in report["inputs"].items()} == INPUTS
+    layers = len(model.latent_dims)
+    proposals = {"loc": (5, 4), "scale": (5, 4)}
+    if layers == 2:
+        proposals |= {"loc_2": (5, 2), "scale_2": (5, 2)}
+    expected = {
+        "serving_default": {name: (5,) for name in SCORES},
+        "serving_default/one": {name: (1,) for name in SCORES},
+        "log_likelihood": {name: (5,) for name in SCORES},
+        "encode": proposals,
+        "encode/one": {name: (1, shape[1]) for name, shape in proposals.items()},
+        "decode": {"mean": (4, *EVENT)},
+        "decode/one": {"mean": (1, *EVENT)},
+        "sample": {"mean": (6, *EVENT), "sample": (6, *EVENT)},
+        "reconstruct": {"mean": (5, *EVENT)},
+    }
+    for call, shapes in expected.items():
+        found = outputs[call]
+        assert {n: array.shape for n, array in found.items()} == shapes, call
+        assert all(array.dtype == np.float32 for array in found.values())
+
+
+@every_case
+def test_log_likelihood_is_the_librarys(case):
+    model, inputs, outputs, _ = case
+    calls = {
+        "log_likelihood": (NUM_SAMPLES, SEED),
+        "log_likelihood/long": (2500, SEED),  # more than a chunk, with a remainder
+        "log_likelihood/other": (NUM_SAMPLES, (5, 10)),
+        "log_likelihood/one_draw": (1, SEED),
+        "serving_default": (SERVED, (0, 0)),
+    }
+    for call, (num_samples, seed) in calls.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = log_likelihood(model, inputs["x"], num_samples, seed)
+        found = outputs[call]
+        assert_close(found["log_likelihood"], expected.estimate)
+        assert_close(found["standard_error"], expected.standard_error)
+        assert_close(found["effective_sample_size"], expected.effective_sample_size)
+    assert np.all(np.isnan(outputs["log_likelihood/one_draw"]["standard_error"]))
+    first = {n: values[:1] for n, values in outputs["serving_default"].items()}
+    for name in SCORES:
+        assert_close(outputs["serving_default/one"][name], first[name])
+    assert np.all(
+        outputs["log_likelihood"]["log_likelihood"]
+        != outputs["log_likelihood/other"]["log_likelihood"]
+    )
+
+
+@every_case
+def test_encode_and_decode_are_the_models(case):
+    model, inputs, outputs, _ = case
+    for layer, proposal in enumerate(model.encode_layers(inputs["x"]), 1):
+        suffix = "_2" if layer == 2 else ""
+        assert_close(outputs["encode"][f"loc{suffix}"], proposal.mean(), 1e-5)
+        assert_close(outputs["encode"][f"scale{suffix}"], proposal.stddev(), 1e-5)
+    mean = model.decode(inputs["z"]).mean()
+    assert_close(outputs["decode"]["mean"], mean, 1e-5)
+    assert_close(outputs["decode/one"]["mean"], mean[:1], 1e-5)
+
+
+def test_the_second_layer_is_at_the_mean_of_the_first(quick):
+    model, inputs = quick[0]["two_layers"], quick[1]["two_layers"]
+    first = model.encoder[0](inputs["x"]).numpy()[:, :4]
+    loc, log_scale = np.split(model.encoder[1](first).numpy(), 2, axis=-1)
+    found = quick[2]["two_layers"]["encode"]
+    assert_close(found["loc_2"], loc, 1e-5)
+    assert_close(found["scale_2"], np.exp(log_scale), 1e-5)
+
+
+@every_case
+def test_samples_are_the_models_and_repeat(case):
+    model, _, outputs, _ = case
+    ours = outputs["sample"]
+    for name in ("mean", "sample"):
+        np.testing.assert_array_equal(ours[name], outputs["sample/again"][name])
+        assert not np.array_equal(ours[name], outputs["sample/other"][name])
+    assert_close(ours["mean"], model.sample(6, SEED, mean=True), 1e-5)
+    assert_close(ours["sample"], model.sample(6, SEED), 1e-5)
+    if model.likelihood == "bernoulli":
+        assert set(np.unique(ours["sample"])) == {0.0, 1.0}
+
+
+@every_case
+def test_reconstructions_are_the_models(case):
+    model, inputs, outputs, _ = case
+    assert_close(
+        outputs["reconstruct"]["mean"], model.reconstruct(inputs["x"], SEED), 1e-5
+    )
+    assert not np.array_equal(
+        outputs["reconstruct"]["mean"], outputs["reconstruct/other"]["mean"]
+    )
+
+
+@every_case
+def test_bad_inputs_are_refused_by_the_signature(case):
+    model, _, _, report = case
+    expected = {
+        "nan": "x: not finite",
+        "infinite": "x: not finite",
+        "above": "x: must be in [0, 1]",
+        "below": "x: must be in [0, 1]",
+        "no_draws": "num_samples: must be a positive integer",
+        "negative": "num_samples: must be a positive integer",
+    }
+    if model.likelihood != "bernoulli":
+        del expected["above"], expected["below"]
+    assert set(report["refused"]) == set(expected)
+    for name, message in expected.items():
+        assert message in report["refused"][name]
+
+
+# One export for the rest -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    model = build("iwae")
+    return model, export_saved_model(
+        model, tmp_path_factory.mktemp("exports") / "name", SERVED
+    )
+
+
+def test_a_keras_layer_can_wrap_it(exported):
+    model, path = exported
+    x = images(model)
+    layer = keras.layers.TFSMLayer(str(path), call_endpoint="serving_default")
+    expected = log_likelihood(model, x, SERVED)
+    assert_close(layer(x)["log_likelihood"], expected.estimate)
+    inputs = keras.Input(EVENT)
+    encoder = keras.layers.TFSMLayer(str(path), call_endpoint="encode")
+    wrapped = keras.Model(inputs, encoder(inputs)["loc"])
+    assert_close(wrapped.predict(x, verbose=0), model.encode(x).mean(), 1e-5)
+
+
+def test_load_takes_the_folder_or_the_version(exported):
+    model, path = exported
+    x = images(model)
+    for given in (path, str(path), path.parent, f"{path.parent}/"):
+        version, signatures = load_saved_model(given)
+        assert version == path and set(INPUTS) <= set(signatures)
+    found = signatures["encode"](x=tf.constant(x))["loc"]
+    assert_close(found, model.encode(x).mean(), 1e-5)
+
+
+def test_an_export_is_independent_of_its_model(exported, tmp_path):
+    model = build("iwae")
+    x = tf.constant(images(model))
+    path = export_saved_model(model, tmp_path, SERVED)
+    before = load_saved_model(path)[1]["encode"](x=x)["loc"].numpy()
+    model.set_weights([w * 0 for w in model.get_weights()])
+    np.testing.assert_array_equal(
+        load_saved_model(path)[1]["encode"](x=x)["loc"], before
+    )
+
+
+def test_float32_under_mixed_precision(tmp_path):
+    policy = keras.dtype_policies.DTypePolicy("mixed_bfloat16")
+    model = IWAE(
+        MLP([6], (8,), seed=1, dtype=policy),
+        MLP([6], EVENT, seed=2, dtype=policy),
+        dtype=policy,
+    )
+    model.build((None, *EVENT))
+    signatures = load_saved_model(export_saved_model(model, tmp_path, SERVED))[1]
+    x, seed = images(model), tf.constant(SEED)
+    calls = {
+        "serving_default": {"x": x},
+        "log_likelihood": {"x": x, "num_samples": 3, "seed": seed},
+        "encode": {"x": x},
+        "decode": {"z": np.zeros([2, 4], "float32")},
+        "sample": {"num_samples": 3, "seed": seed},
+        "reconstruct": {"x": x, "seed": seed},
+    }
+    for name, arguments in calls.items():
+        tensors = {n: tf.constant(value) for n, value in arguments.items()}
+        for output, value in signatures[name](**tensors).items():
+            assert value.dtype == tf.float32, (name, output)
+            assert np.all(np.isfinite(value))
+    expected = log_likelihood(model, x, SERVED)
+    found = signatures["serving_default"](x=tf.constant(x))["log_likelihood"]
+    np.testing.assert_allclose(found, expected.estimate, atol=0.02)  # bfloat16
+
+
+# Versions and failures -------------------------------------------------------------
+
+
+@pytest.fixture
+def quick_save(monkeypatch):
+    """Saving that writes one small file, for what is about folders alone."""
+
+    def save(module, path, signatures):
+        os.makedirs(path)
+        with open(os.path.join(path, "saved_model.pb"), "w") as file:
+            file.write(str(len(os.listdir(os.path.dirname(path)))))
+
+    monkeypatch.setattr(saved_model.tf.saved_model, "save", save)
+    monkeypatch.setattr(saved_model, "_signatures", lambda model, num_samples: {})
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_versions_count_up_and_are_never_overwritten(exported, tmp_path, quick_save):
+    model, folder = exported[0], tmp_path / "deep" / "name"
+    paths = [export_saved_model(model, folder) for _ in range(3)]
+    assert [path.name for path in paths] == ["1", "2", "3"]
+    contents = [(path / "saved_model.pb").read_text() for path in paths]
+    (folder / "2" / "mark").write_text("kept")
+    (folder / "notes").mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "10").mkdir()
+    assert export_saved_model(model, folder).name == "11"
+    assert [(path / "saved_model.pb").read_text() for path in paths] == contents
+    assert (folder / "2" / "mark").read_text() == "kept"
+    assert names(folder) == ["1", "10", "11", "2", "3", "config.json", "notes"]
+
+
+def test_a_version_that_appears_meanwhile_is_left_alone(
+    exported, tmp_path, quick_save, monkeypatch
+):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "mark").write_text("theirs")
+    real = saved_model._move_into_place
+
+    def moves_late(temporary, folder):
+        (tmp_path / "2").mkdir()
+        (tmp_path / "2" / "mark").write_text("theirs")
+        # The listing is older than the rename: as if 2 had come in between.
+        monkeypatch.setattr(
+            type(folder), "iterdir", lambda self: iter([tmp_path / "1"])
+        )
+        try:
+            return real(temporary, folder)
+        finally:
+            monkeypatch.undo()
+
+    monkeypatch.setattr(saved_model, "_move_into_place", moves_late)
+    assert export_saved_model(exported[0], tmp_path) == tmp_path / "3"
+    assert (tmp_path / "2" / "mark").read_text() == "theirs"
+
+
+FULL = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), FULL, KeyboardInterrupt()])
+def test_nothing_is_left_after_a_failure_half_way(
+    exported, tmp_path, monkeypatch, error
+):
+    (tmp_path / "1").mkdir()
+
+    def half(module, path, signatures):
+        os.makedirs(os.path.join(path, "variables"))
+        raise error
+
+    monkeypatch.setattr(saved_model.tf.saved_model, "save", half)
+    monkeypatch.setattr(saved_model, "_signatures", lambda model, num_samples: {})
+    expected = OSError if error is FULL else type(error)
+    with pytest.raises(expected):
+        export_saved_model(exported[0], tmp_path)
+    assert names(tmp_path) == ["1"]
+
+
+@pytest.mark.parametrize("num_samples", [0, -1, 2.5, None, "5"])
+def test_a_bad_number_of_draws_writes_nothing(exported, tmp_path, num_samples):
+    with pytest.raises(InvalidInputError, match="`num_samples` must be a positive"):
+        export_saved_model(exported[0], tmp_path / "new", num_samples)
+    assert names(tmp_path) == []
+
+
+def test_an_unbuilt_model_is_refused(tmp_path):
+    model = IWAE(MLP([3], (4,)), MLP([3], EVENT))
+    with pytest.raises(InvalidInputError, match="`model` must be built"):
+        export_saved_model(model, tmp_path / "new")
+    assert names(tmp_path) == []
+
+
+# Loading what is not an intact export ----------------------------------------------
+
+
+def copy(path, target):
+    for file in path.rglob("*"):
+        if file.is_file():
+            place = target / file.relative_to(path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(file.read_bytes())
+    return target
+
+
+def truncate(path, share=0.5):
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for name in ("missing", "empty", "file"):
+        with pytest.raises(InvalidInputError, match="must be a folder NAME or NAME/1"):
+            load_saved_model(tmp_path / name)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "saved_model.pb",
+        "variables/variables.index",
+        "variables/variables.data-00000-of-00001",
+    ],
+)
+def test_a_truncated_export_is_said_in_one_line(exported, tmp_path, file, share):
+    version = copy(exported[1], tmp_path / "name" / "1")
+    truncate(version / file, share)
+    with pytest.raises(InvalidInputError, match="must be an intact export"):
+        load_saved_model(tmp_path / "name")
+
+
+@pytest.mark.parametrize("what", ["saved_model.pb", "variables"])
+def test_an_export_with_a_part_missing_is_refused(exported, tmp_path, what):
+    version = copy(exported[1], tmp_path / "name" / "1")
+    gone = version / what
+    for file in [gone] if gone.is_file() else gone.iterdir():
+        file.unlink()
+    with pytest.raises(InvalidInputError, match="must be an intact export"):
+        load_saved_model(tmp_path / "name")
+
+
+def test_another_saved_model_is_refused(tmp_path):
+    module = tf.Module()
+    module.double = tf.function(lambda x: {"y": 2 * x}).get_concrete_function(
+        tf.TensorSpec([None], tf.float32, "x")
+    )
+    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": module.double})
+    with pytest.raises(InvalidInputError, match="must be an intact export"):
+        load_saved_model(tmp_path)

@@ -1,0 +1,675 @@
+"""The scripts, from flags to files, exit codes and one line on stderr."""
+
+import csv
+import importlib
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+
+import iwae_tf
+from iwae_tf import callbacks, data_sources, evaluation
+from iwae_tf.saved_model import load_saved_model
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+CONFIGS = REPOSITORY / "configs"
+OWN_FLAGS = {
+    *("workdir", "saved_model", "split", "num_samples", "limit", "output"),
+    *("dataset", "data_dir", "binarization"),
+}
+TINY = """
+from iwae_tf.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.dataset = "npz"
+    config.binarization = "none"
+    config.latent_dims = [2]
+    config.hidden_dims = [[8]]
+    config.num_samples = 3
+    config.batch_size = 20
+    config.epochs = 2
+    config.lr_schedule = "cosine"
+    config.learning_rate = 1e-2
+    config.jit_compile = False
+    config.eval_split = "test"
+    config.eval_num_samples = 40
+    return config
+"""
+RESULT_KEYS = {
+    *("split", "nll", "standard_error", "data_standard_error", "num_samples"),
+    *("num_examples", "active_units", "bound", "seconds", "versions", "config"),
+}
+
+
+def images(count, seed):
+    """Binary 8x8 images with structure: a bar at one of eight places, and noise."""
+    rng = np.random.default_rng(seed)
+    grey = np.full([count, 8, 8], 0.1)
+    grey[np.arange(count), :, rng.integers(0, 8, count)] = 0.9
+    return (rng.uniform(size=grey.shape) < grey).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Flags of a small run: a config file of one's own and 60 images of one's own."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "tiny.py").write_text(TINY)
+    np.savez(folder / "data.npz", x_train=images(60, 0), x_test=images(20, 1))
+    return (
+        f"--config={folder / 'tiny.py'}",
+        f"--config.data_dir={folder / 'data.npz'}",
+    )
+
+
+def run_script(name, *arguments):
+    """Runs a script in this process, with fresh flags; its exit code."""
+    for flag in list(flags.FLAGS):
+        if flag in OWN_FLAGS or flag.partition(".")[0] == "config":
+            delattr(flags.FLAGS, flag)
+    for module in (f"iwae_tf.{name}", "config_config"):  # that of the last config
+        sys.modules.pop(module, None)
+    script = importlib.import_module(f"iwae_tf.{name}")
+    argv, handler = sys.argv, signal.getsignal(signal.SIGTERM)
+    sys.argv = [f"iwae-{name}", *map(str, arguments)]
+    try:
+        script.run()
+    except SystemExit as stop:
+        return stop.code or 0
+    finally:
+        sys.argv = argv
+        signal.signal(signal.SIGTERM, handler)
+    raise AssertionError("the script did not exit")
+
+
+def run_process(*arguments, **kwargs):
+    """Runs `python -m` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **kwargs,
+    )
+
+
+def read_json(path):
+    """Strict JSON: no NaN and no Infinity in it."""
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    return json.loads(pathlib.Path(path).read_text(), parse_constant=refuse)
+
+
+def history(workdir):
+    with open(workdir / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(workdir):
+    return keras.models.load_model(workdir / "model.keras", compile=False).get_weights()
+
+
+def assert_same_weights(one, other):
+    for ours, theirs in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """The workdir of a finished run."""
+    workdir = tmp_path_factory.mktemp("runs") / "deep" / "run"
+    assert run_script("train", *tiny, f"--workdir={workdir}") == 0
+    return workdir
+
+
+# A run from end to end -------------------------------------------------------------
+
+
+def test_a_finished_workdir_holds_everything(finished):
+    assert {path.name for path in finished.iterdir()} == {
+        *("config.json", "metrics.csv", "results.json", "checkpoints", "tensorboard"),
+        *("figures", "saved_model", "model.keras"),
+    }
+    assert {path.name for path in (finished / "figures").iterdir()} == {
+        *("training_curves.png", "active_units.png", "latent.png"),
+        *("samples.png", "reconstructions.png"),
+    }
+    for path in (finished / "figures").iterdir():
+        assert path.read_bytes()[:4] == b"\x89PNG"
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == [
+        "epoch-00001.npz",
+        "epoch-00002.npz",
+    ]
+    assert {path.name for path in (finished / "saved_model").iterdir()} == {
+        "1",
+        "config.json",
+    }
+    assert list((finished / "tensorboard").rglob("events*"))
+
+
+def test_results_are_the_models(finished, tiny):
+    results = read_json(finished / "results.json")
+    assert set(results) >= RESULT_KEYS
+    assert (results["split"], results["num_samples"]) == ("test", 40)
+    assert results["num_examples"] == 20 and len(results["active_units"]) == 1
+    assert results["config"] == read_json(finished / "config.json")
+    assert set(results["versions"]) >= {"tensorflow", "keras", "python"}
+    model = iwae_tf.load(finished)
+    x = images(20, 1)[..., np.newaxis]
+    expected = iwae_tf.log_likelihood(model, x, 40, (1, 0))
+    assert results["nll"] == pytest.approx(-expected.estimate.mean(), abs=1e-4)
+    error = np.sqrt(np.sum(expected.standard_error.astype(float) ** 2)) / 20
+    assert results["standard_error"] == pytest.approx(error, rel=1e-4)
+    spread = expected.estimate.std(ddof=1) / np.sqrt(20)
+    assert results["data_standard_error"] == pytest.approx(spread, rel=1e-3)
+    assert results["active_units"] == iwae_tf.active_units(model, x, (1, 0))
+
+
+def test_metrics_have_a_row_an_epoch(finished):
+    rows = history(finished)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    for row in rows:
+        assert {"bound", "elbo", "iwae", "kl", "ess", "val_bound"} <= set(row)
+        assert row["num_samples"] == "3"
+    # Half a cosine over two epochs of three steps, from 1e-2 to a hundredth.
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx(
+        [0.505e-2, 1e-4]
+    )
+
+
+def test_a_second_call_says_that_it_is_finished(finished, tiny, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    assert run_script("train", *tiny, f"--workdir={finished}") == 0
+    assert "is finished" in capsys.readouterr().out
+    after = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    assert after == before
+
+
+def test_load_gives_a_model_that_trains_on(finished):
+    model = iwae_tf.load(finished)
+    assert isinstance(model, iwae_tf.IWAE) and model.num_samples == 3
+    x = images(20, 1)[..., np.newaxis]
+    bound = model.evaluate(x, verbose=0, return_dict=True, batch_size=20)["bound"]
+    results = read_json(finished / "results.json")
+    assert bound == pytest.approx(results["bound"], abs=1e-3)
+    model.fit(x, verbose=0)
+    assert int(model.train_steps) == 2 * 3 + 1
+
+
+def fail_after(monkeypatch, epochs):
+    """Calls `epochs[n]` at the end of epoch n, once its checkpoint is written."""
+    real = callbacks.Record.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        real(self, epoch, logs)
+        epochs.pop(epoch + 1, lambda: None)()
+
+    monkeypatch.setattr(callbacks.Record, "on_epoch_end", on_epoch_end)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    options = (*tiny, "--config.epochs=3", "--config.weight_average=0.9")
+    options += ("--config.optimizer=muon",)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run_script("train", *options, f"--workdir={whole}") == 0
+    fail_after(monkeypatch, {1: terminate, 2: interrupt})
+    capsys.readouterr()
+    assert run_script("train", *options, f"--workdir={parts}") == 0
+    assert "stopped" in capsys.readouterr().out
+    assert len(history(parts)) == 1 and not (parts / "results.json").exists()
+    assert run_script("train", *options, f"--workdir={parts}") == 130
+    output = capsys.readouterr()
+    assert "resumed after epoch 1" in output.out
+    assert output.err.splitlines()[-1] == "error: interrupted"
+    assert len(history(parts)) == 2
+    assert run_script("train", *options, f"--workdir={parts}") == 0
+    assert "resumed after epoch 2" in capsys.readouterr().out
+    assert_same_weights(parts, whole)
+    for ours, theirs in zip(history(parts), history(whole), strict=True):
+        assert ours.pop("seconds") != theirs.pop("seconds")
+        assert ours == theirs
+    ours, theirs = (read_json(folder / "results.json") for folder in (parts, whole))
+    assert ours["nll"] == theirs["nll"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_evaluation_is_made_up_for(
+    tiny, tmp_path, monkeypatch, finished
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "iwae_tf.evaluation.log_likelihood", lambda *args, **kwargs: interrupt()
+        )
+        assert run_script("train", *tiny, f"--workdir={tmp_path / 'run'}") == 130
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert run_script("train", *tiny, f"--workdir={tmp_path / 'run'}") == 0
+    assert_same_weights(tmp_path / "run", finished)
+
+
+@pytest.mark.slow
+def test_a_damaged_newest_checkpoint_costs_an_epoch(
+    tiny, tmp_path, monkeypatch, capsys, finished
+):
+    workdir = tmp_path / "run"
+    fail_after(monkeypatch, {2: interrupt})
+    assert run_script("train", *tiny, f"--workdir={workdir}") == 130
+    newest = workdir / "checkpoints" / "epoch-00002.npz"
+    newest.write_bytes(newest.read_bytes()[:500])
+    assert run_script("train", *tiny, f"--workdir={workdir}") == 0
+    output = capsys.readouterr().out
+    assert "epoch-00002.npz is damaged, passed over" in output
+    assert "resumed after epoch 1" in output
+    assert_same_weights(workdir, finished)
+
+
+@pytest.mark.parametrize(
+    "options, files",
+    [
+        (
+            [
+                "--config.latent_dims=[3,2]",
+                "--config.hidden_dims=[[8],[6]]",
+                "--config.gradient_estimator=dreg",
+                "--config.stages=((2,1,1e-2,1e-2),(3,1,1e-3,1e-4))",
+            ],
+            {"latent_z1.png", "latent_z2.png"},
+        ),
+        (
+            ["--config.model=piwae", "--config.num_groups=2"],
+            {"latent.png"},
+        ),
+    ],
+)
+def test_two_layers_and_piwae_train_and_export(tiny, tmp_path, options, files):
+    workdir = tmp_path / "run"
+    assert run_script("train", *tiny, *options, f"--workdir={workdir}") == 0
+    results, layers = read_json(workdir / "results.json"), len(files)
+    assert len(results["active_units"]) == layers and np.isfinite(results["nll"])
+    assert files <= {path.name for path in (workdir / "figures").iterdir()}
+    version, signatures = load_saved_model(workdir / "saved_model")
+    assert version.name == "1"
+    encode = signatures["encode"]
+    assert ("loc_2" in encode.structured_outputs) == (layers == 2)
+    rows = history(workdir)
+    assert ("inference_bound" in rows[0]) == (layers == 1)
+    if layers == 2:
+        assert [row["num_samples"] for row in rows] == ["2", "3"]
+
+
+# evaluate and export ---------------------------------------------------------------
+
+
+def test_evaluate_agrees_on_workdir_and_saved_model(
+    finished, tmp_path, monkeypatch, capsys
+):
+    found, exported = [], finished / "saved_model"
+    for source, batch_size in (
+        (f"--workdir={finished}", 20),
+        (f"--saved_model={exported}", 20),
+        (f"--saved_model={exported / '1'}", 6),
+    ):
+        monkeypatch.setattr(evaluation, "SCORES_PER_CALL", 500 * batch_size)
+        output = tmp_path / "new" / f"{len(found)}.json"
+        options = ["--num_samples=500", f"--output={output}"]
+        assert run_script("evaluate", source, *options) == 0
+        assert "test NLL" in capsys.readouterr().out
+        found.append(read_json(output))
+    for results in found:
+        assert (results["num_samples"], results["num_examples"]) == (500, 20)
+        assert results["complete"] is True and results["split"] == "test"
+    # The first batch has the workdir's noise, later ones of a SavedModel their own.
+    assert found[1]["nll"] == pytest.approx(found[0]["nll"], abs=1e-4)
+    error = np.hypot(found[0]["standard_error"], found[2]["standard_error"])
+    assert 0 < abs(found[0]["nll"] - found[2]["nll"]) < 5 * error
+    assert set(found[0]) >= RESULT_KEYS - {"seconds"}
+
+
+def test_evaluate_of_a_part_of_another_split(finished, tmp_path):
+    output = tmp_path / "part.json"
+    for source in (f"--workdir={finished}", f"--saved_model={finished}/saved_model"):
+        options = ["--split=validation", "--limit=4", f"--output={output}"]
+        assert run_script("evaluate", source, *options) == 0
+        results = read_json(output)
+        assert (results["split"], results["num_examples"]) == ("validation", 4)
+        assert results["num_samples"] == 40
+    # One image and one draw have no error bars: null, never NaN.
+    options = ["--limit=1", "--num_samples=1", f"--output={output}"]
+    assert run_script("evaluate", f"--workdir={finished}", *options) == 0
+    results = read_json(output)
+    assert results["standard_error"] is None and results["data_standard_error"] is None
+
+
+def test_an_interrupted_evaluate_keeps_what_was_done(
+    finished, tmp_path, monkeypatch, capsys
+):
+    real = evaluation.log_likelihood
+
+    def stops_after_five(model, x, *args, on_batch, **kwargs):
+        real(model, x[:5], *args, on_batch=on_batch, **kwargs)
+        interrupt()
+
+    monkeypatch.setattr(evaluation, "log_likelihood", stops_after_five)
+    output = tmp_path / "part.json"
+    code = run_script("evaluate", f"--workdir={finished}", f"--output={output}")
+    assert code == 130
+    results = read_json(output)
+    assert results["num_examples"] == 5 and results["complete"] is False
+    assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted"
+
+
+def test_export_makes_version_one_then_two(finished, tmp_path, capsys):
+    output = tmp_path / "saved_models" / "name"
+    for version in ("1", "2"):
+        options = [f"--workdir={finished}", f"--output={output}"]
+        assert run_script("export", *options) == 0
+        assert capsys.readouterr().out.strip() == str(output / version)
+    assert read_json(output / "config.json") == read_json(finished / "config.json")
+    assert run_script("evaluate", f"--saved_model={output}", "--limit=3") == 0
+
+
+# Mistakes --------------------------------------------------------------------------
+
+
+def assert_one_line(code, capsys, *words, expected=2):
+    """Exit code 2 and one line on stderr, which has these words."""
+    output = capsys.readouterr()
+    lines = output.err.splitlines()
+    assert code == expected, output.err
+    assert len(lines) == 1 and lines[0].startswith("error: "), output.err
+    for word in words:
+        assert word in lines[0]
+
+
+GOOD = images(20, 0)
+BAD_DATA = {
+    "nan": ({"x_train": np.where(GOOD, np.nan, GOOD)}, "must be finite"),
+    "above": ({"x_train": GOOD * 2}, "must be in [0, 1]"),
+    "below": ({"x_train": GOOD - 1}, "must be in [0, 1]"),
+    "rank": ({"x_train": GOOD[:, 0, 0]}, "must have rank >= 2"),
+    "empty": ({"x_train": GOOD[:0]}, "must hold at least"),
+    "dtype": ({"x_train": GOOD.astype("int64")}, "must be uint8 or float"),
+    "missing": ({"x": GOOD}, "`x_train` must be in"),
+    "objects": ({"x_train": np.array([{}, {}])}, "must hold readable files"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_is_one_line(tiny, tmp_path, capsys, name):
+    arrays, words = BAD_DATA[name]
+    np.savez(tmp_path / "bad.npz", **({"x_test": GOOD} | arrays))
+    options = [f"--config.data_dir={tmp_path / 'bad.npz'}"]
+    code = run_script("train", *tiny, *options, f"--workdir={tmp_path / 'run'}")
+    assert_one_line(code, capsys, words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_test_images_are_one_line_of_evaluate(finished, tmp_path, capsys):
+    np.savez(tmp_path / "bad.npz", x_train=GOOD, x_test=GOOD + np.nan)
+    options = [f"--data_dir={tmp_path / 'bad.npz'}"]
+    code = run_script("evaluate", f"--workdir={finished}", *options)
+    assert_one_line(code, capsys, "`x_test` must be finite")
+    np.savez(tmp_path / "bad.npz", x_train=GOOD, x_test=GOOD[:, :5])
+    code = run_script("evaluate", f"--workdir={finished}", *options)
+    assert_one_line(code, capsys, "(8, 8, 1)")
+
+
+BAD_FLAGS = [
+    (["--config.foo=1"], "`foo` must be a config key, one of adam_epsilon"),
+    (["--config.num_samples=0"], "`num_samples` must be a positive integer"),
+    (["--config.num_samples=many"], "num_samples"),
+    (["--config.model=ciwae", "--config.beta=1.5"], "Received: beta=1.5"),
+    (["--config.model=gan"], "`model` must be one of"),
+    (["--config.latent_dims=[5,2]"], "`hidden_dims` must be 2 lists"),
+    (["--config.dataset=imagenet"], "`dataset` must be one of"),
+    (["--config.gradient_estimator=x"], "`gradient_estimator` must be one of"),
+    (["--no_such_flag=1"], "no_such_flag"),
+    (["leftover"], "Received: leftover"),
+    (["--config=no_such_config"], "one of mnist5k_iwae, mnist_ciwae"),
+    ([f"--config={CONFIGS / 'mnist_iwae.py'}:many"], "many"),
+    ([f"--config={CONFIGS / 'mnist_piwae.py'}:5"], "get_config"),
+    (["--config=/dev/null/x.py"], "`--config` must be a config file"),
+]
+
+
+@pytest.mark.parametrize("options, words", BAD_FLAGS)
+def test_bad_flags_are_one_line(tiny, tmp_path, capsys, options, words):
+    code = run_script("train", *tiny, f"--workdir={tmp_path / 'run'}", *options)
+    assert_one_line(code, capsys, words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_flags_are_one_line(tiny, tmp_path, capsys):
+    calls = [
+        ("train", tiny, "`--workdir` must be given"),
+        ("train", [f"--workdir={tmp_path / 'run'}"], "`--config` must be given"),
+        ("evaluate", [], "one of `--workdir` and `--saved_model` must be given"),
+        ("export", ["--output=x"], "`--workdir` must be given"),
+        ("export", [f"--workdir={tmp_path}"], "`--output` must be given"),
+    ]
+    for name, options, words in calls:
+        assert_one_line(run_script(name, *options), capsys, words)
+
+
+def test_bad_arguments_of_evaluate_are_one_line(finished, tmp_path, capsys):
+    here = f"--workdir={finished}"
+    calls = [
+        ([here, f"--saved_model={finished}/saved_model"], "one of `--workdir` and"),
+        ([here, "--num_samples=0"], "`--num_samples` must be a positive integer"),
+        ([here, "--limit=-1"], "`--limit` must be a positive integer"),
+        ([here, "--limit=few"], "limit"),
+        ([here, "--split=tset"], "`split` must be one of"),
+        ([here, "--dataset=imagenet"], "`dataset` must be one of"),
+        ([here, "--output=/dev/null/x.json"], "/dev/null"),
+        ([f"--workdir={tmp_path}"], "`config.json` must exist"),
+        ([f"--saved_model={tmp_path}"], "must be a folder NAME or NAME/1"),
+    ]
+    for options, words in calls:
+        assert_one_line(run_script("evaluate", *options), capsys, words)
+
+
+def test_a_config_that_raises_is_one_line(tmp_path, capsys):
+    calls = {
+        "other": ("x = 1\n", "get_config"),
+        "broken": ("def get_config(:\n", "broken.py, line 1"),
+        "stops": ("def get_config():\n    raise RuntimeError('no')\n", "Error: no"),
+        "raises": ("def get_config():\n    raise ValueError('sorry')\n", "sorry"),
+    }
+    for name, (text, words) in calls.items():
+        broken = tmp_path / f"{name}.py"
+        broken.write_text(text)
+        code = run_script("train", f"--config={broken}", f"--workdir={tmp_path / 'r'}")
+        assert_one_line(code, capsys, words)
+
+
+def test_a_workdir_of_another_config_is_one_line(finished, tiny, capsys):
+    before = (finished / "config.json").read_bytes()
+    code = run_script("train", *tiny, "--config.seed=5", f"--workdir={finished}")
+    assert_one_line(code, capsys, "whose seed is 0, not 5")
+    assert (finished / "config.json").read_bytes() == before
+
+
+def test_the_data_may_move(finished, tiny, tmp_path, capsys):
+    options = [*tiny, f"--config.data_dir={tmp_path}", f"--workdir={finished}"]
+    assert run_script("train", *options) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_only_truncated_checkpoints_are_one_line(tiny, tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "run"
+    fail_after(monkeypatch, {1: interrupt})
+    assert run_script("train", *tiny, f"--workdir={workdir}") == 130
+    for path in (workdir / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:700])
+    capsys.readouterr()
+    code = run_script("train", *tiny, f"--workdir={workdir}")
+    assert_one_line(code, capsys, "must hold an intact checkpoint", "all 1 damaged")
+
+
+def test_a_damaged_workdir_is_one_line(finished, tiny, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    for config, words in (("{", "intact JSON"), ("[]", "JSON object")):
+        (workdir / "config.json").write_text(config)
+        code = run_script("train", *tiny, f"--workdir={workdir}")
+        assert_one_line(code, capsys, words)
+    config = (finished / "config.json").read_text()
+    (workdir / "config.json").write_text(config)
+    code = run_script("evaluate", f"--workdir={workdir}")
+    assert_one_line(code, capsys, "must hold a finished run")
+    model = (finished / "model.keras").read_bytes()
+    (workdir / "model.keras").write_bytes(model[: len(model) // 2])
+    for name, options in (("evaluate", []), ("export", [f"--output={tmp_path}/x"])):
+        code = run_script(name, f"--workdir={workdir}", *options)
+        assert_one_line(code, capsys, "intact model.keras")
+
+
+def test_a_missing_data_set_is_one_line(tiny, tmp_path, monkeypatch, capsys):
+    def offline(urls):
+        raise OSError("no network")
+
+    monkeypatch.setattr(data_sources, "_check_reachable", offline)
+    (tmp_path / "empty").mkdir()
+    for dataset, words in (
+        ("mnist", "Put TensorFlow Datasets' prepared files into"),
+        ("omniglot", "chardata.mat"),
+        ("idx", "data_dir"),
+    ):
+        code = run_script(
+            "train",
+            *tiny,
+            f"--config.dataset={dataset}",
+            f"--config.data_dir={tmp_path / 'empty'}",
+            f"--workdir={tmp_path / 'run'}",
+        )
+        assert_one_line(code, capsys, words)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_that_cannot_be_one_is_one_line(finished, tiny, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for workdir in (tmp_path / "file", "/dev/null/run", "/proc/run"):
+        code = run_script("train", *tiny, f"--workdir={workdir}")
+        output = capsys.readouterr()
+        assert code == 2 and output.err.splitlines()[-1].startswith("error: ")
+        assert len(output.err.splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "mine"
+    options = [f"--workdir={finished}", "--output=/dev/null/x"]
+    assert_one_line(run_script("export", *options), capsys, "/dev/null/x")
+
+
+def test_a_bound_that_is_not_finite_ends_with_one(tiny, tmp_path, capsys):
+    options = ["--config.learning_rate=1e30", "--config.lr_schedule=constant"]
+    code = run_script("train", *tiny, *options, f"--workdir={tmp_path / 'run'}")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert code == 1 and last.startswith("error: the bound is ")
+    assert "learning_rate" in last
+
+
+# Processes of their own ------------------------------------------------------------
+
+
+def test_a_mistake_is_one_line_of_the_real_stderr(tmp_path):
+    done = run_process(
+        "iwae_tf.train", "--config=mnist_iwae", "--config.foo=1", "--workdir=x"
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: `foo` must be a config key")
+
+
+def limit_file_size():
+    """Writes beyond 20 kB fail, as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line(tiny, tmp_path):
+    options = ["--config.hidden_dims=[[64]]", f"--workdir={tmp_path / 'run'}"]
+    done = run_process("iwae_tf.train", *tiny, *options, preexec_fn=limit_file_size)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+@pytest.fixture
+def small_disk(request, tmp_path):
+    """A file system that is soon full."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", folder]
+    if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system, and not everywhere")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+# Full at the first checkpoint, at a later one or the events, at the figures or export.
+@pytest.mark.slow
+@pytest.mark.parametrize("small_disk", ["12k", "80k", "360k"], indirect=True)
+def test_a_small_disk_is_one_line(tiny, small_disk):
+    options = ["--config.hidden_dims=[[64]]", f"--workdir={small_disk / 'run'}"]
+    done = run_process("iwae_tf.train", *tiny, *options)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert not list(small_disk.rglob("*.tmp"))
+    assert not (small_disk / "run" / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_an_export_to_a_full_disk_is_one_line(finished, tmp_path):
+    options = [f"--workdir={finished}", f"--output={tmp_path / 'out'}"]
+    done = run_process("iwae_tf.export", *options, preexec_fn=limit_file_size)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signals_to_a_real_run(tiny, tmp_path, number, code):
+    workdir = tmp_path / "run"
+    options = ["--config.epochs=100000", f"--workdir={workdir}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "iwae_tf.train", *tiny, *options],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(workdir.glob("checkpoints/*.npz")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(number)
+    output, error = process.communicate(timeout=60)
+    assert process.returncode == code, error
+    assert "Traceback" not in error
+    assert "start again with the same flags" in output + error
+    assert history(workdir)
