@@ -177,10 +177,16 @@ class Objective:
 
         with the parameters of q stopped in log w.
 
+        Raises:
+          InvalidInputError: there is none for this bound.
+
         References:
           Tucker et al., 2019. https://arxiv.org/abs/1810.04152
         """
-        raise NotImplementedError
+        raise InvalidInputError(
+            "`gradient_estimator` must be one that is defined for the bound, not dreg "
+            f"for {type(self).__name__}. Received: gradient_estimator='dreg'"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,276 @@
+"""How pictures and charts are drawn: the only module that knows Matplotlib."""
+
+import math
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.files import write_atomically
+
+_DPI = 150
+WIDTH = 1000  # Pixels.
+_MAX_SIDE = 20_000  # Pixels; the renderer refuses 2**16.
+_MAX_SCALE = 8
+_MAX_LEGEND = 60
+GAP = 2
+PAIR_GAP = 12
+_FRAME = 160  # Grey level of the gaps.
+_TEXT_SIZE = 9
+_SMALL_TEXT_SIZE = 8
+_FONT = "DejaVu Sans"  # Ships with Matplotlib.
+_DARK = "#333333"
+_GREY = "#8a8a8a"
+_BLUE, _ORANGE, _GREEN, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#aa4499"
+
+# Nine colours that stay apart under colour-vision deficiencies (Paul Tol's "muted"
+# scheme) and near-black; the marker tells every further ten apart.
+_CATEGORIES = (
+    *("#332288", "#88ccee", "#117733", "#cc6677", "#ddcc77"),
+    *("#aa4499", "#44aa99", "#222222", "#999933", "#882255"),
+)
+_MARKERS = ("o", "^", "s", "D", "v", "P")
+
+PANELS = (
+    ("bound (nats)", ("bound", "inference_bound", "iwae", "elbo")),
+    ("KL (nats)", ("kl",)),
+    ("effective sample\nsize (draws)", ("ess",)),
+)
+SERIES = {
+    "bound": ("bound", _BLUE),
+    "inference_bound": ("inference bound", _PURPLE),
+    "iwae": ("IWAE", _GREEN),
+    "elbo": ("ELBO", _ORANGE),
+    "kl": ("KL", _BLUE),
+    "ess": ("ESS", _BLUE),
+}
+
+
+# Pictures: pixels are placed by hand so that none is resampled.
+
+
+def split_rows(images, num_columns):
+    """The images in rows of `num_columns`, the last one perhaps shorter."""
+    num_columns = int(num_columns)
+    return [images[i : i + num_columns] for i in range(0, len(images), num_columns)]
+
+
+def mosaic(rows, *, gaps, width):
+    """A canvas [H, W, 3] with rows of images, and the height of each row's centre."""
+    columns = len(rows[0])
+    _, tall, wide, _ = rows[0].shape
+    scale = (width - GAP * (columns + 1)) // (columns * wide)
+    scale = min(max(scale, 1), _MAX_SCALE)
+    tall, wide = tall * scale, wide * scale
+    shape = (sum(gaps) + tall * len(rows) + GAP, GAP + columns * (wide + GAP))
+    if max(shape) > _MAX_SIDE:
+        raise InvalidInputError(
+            f"`images` must fit {_MAX_SIDE} pixels a side, in fewer images or other "
+            f"columns. Received: a grid of {shape[0]} x {shape[1]} pixels"
+        )
+    canvas = np.full((*shape, 3), 255, np.uint8)
+    centres, top = [], 0
+    for row, gap in zip(rows, gaps):
+        top += gap
+        for index, image in enumerate(row):
+            left = GAP + index * (wide + GAP)
+            tile = image.repeat(scale, axis=0).repeat(scale, axis=1)
+            bottom, right = top + tall, left + wide
+            canvas[top - GAP : bottom + GAP, left - GAP : right + GAP] = _FRAME
+            canvas[top:bottom, left:right] = tile
+        centres.append(top + tall / 2)
+        top += tall
+    return canvas, centres
+
+
+def picture_figure(canvas, *, title=None, labels=(), margin=0):
+    """A figure that shows the canvas dot for dot, with a title and row labels."""
+    height, width = canvas.shape[:2]
+    top = 40 if title else 0
+    figure = new_figure(height=height + top, width=width + margin, layout=None)
+    style = {"family": _FONT, "color": _DARK, "parse_math": False, "transform": None}
+    if title:
+        text = figure.text(0, height + 12, title, size=_TEXT_SIZE, **style)
+        text_width = text.get_window_extent(figure.canvas.get_renderer()).width
+        if text_width > width + margin:
+            figure.set_figwidth((math.ceil(text_width) + 0.5) / _DPI)
+    for centre, label in labels:
+        text = figure.text(margin - 10, height - centre, label, **style)
+        text.set(size=_SMALL_TEXT_SIZE, ha="right", va="center")
+    figure.figimage(canvas, xo=margin, yo=0, origin="upper")
+    return figure
+
+
+# Charts.
+
+
+def draw_curves(ax, curves):
+    """One panel: training solid, validation dashed, equal curves drawn once."""
+    drawn = []
+    for name, (epochs, values) in curves.items():
+        label, color = SERIES[name.removeprefix("val_")]
+        validation = name.startswith("val_")
+        for line, labels in drawn:
+            same = validation == (line.get_linestyle() == "--")
+            same = same and np.array_equal(epochs, line.get_xdata())
+            if same and np.allclose(values, line.get_ydata()):
+                labels.append(label)
+                break
+        else:
+            line = Line2D(epochs, values, color=color, linewidth=1.4)
+            line.set_linestyle("--" if validation else "-")
+            if len(values) <= 15:
+                line.set(marker="s" if validation else "o", markersize=4)
+            ax.add_line(line)
+            drawn.append((line, [label]))
+    for line, labels in drawn:
+        validation = ", validation" * (line.get_linestyle() == "--")
+        line.set_label(" = ".join(labels) + validation)
+    ax.autoscale_view()
+    _limit_axis(ax, *(np.concatenate(parts) for parts in zip(*curves.values())))
+    _legend(ax, handles=[line for line, _ in drawn])
+
+
+def _limit_axis(ax, epochs, values):
+    """Fits the axis to all but the first twentieth, where that one dwarfs the rest."""
+    known = np.unique(epochs)
+    start = known[math.ceil(len(known) / 20)] if len(known) >= 5 else known[0]
+    settled = values[epochs >= start]
+    low, high = settled.min(), settled.max()
+    if np.ptp(values) <= 1.5 * (high - low) or np.ptp(values) == 0:
+        return
+    margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
+    ax.set_ylim(low - margin, high + margin)
+    below, above = low - values.min(), values.max() - high
+    extreme, y, va = (values.min(), 0.05, "bottom")
+    if above > below:
+        extreme, y, va = (values.max(), 0.95, "top")
+    note = f"off the axis before epoch {start:g}: from {extreme:,.1f}"
+    note = note.replace("-", "\N{MINUS SIGN}")
+    text = ax.text(0.985, y, note, ha="right", va=va, transform=ax.transAxes)
+    text.set(color=_GREY, size=_SMALL_TEXT_SIZE, family=_FONT)
+
+
+def draw_strip(ax, values, labels):
+    """One dimension: a histogram, or a strip of points for each label."""
+    if labels is None:
+        bins = min(60, max(5, math.isqrt(len(values))))
+        ax.hist(values, bins=bins, color=_BLUE, edgecolor="white", linewidth=0.4)
+        style(ax, ylabel="number of images")
+        return
+    classes, rows = np.unique(labels, return_inverse=True)
+    heights = rows + np.random.default_rng(0).uniform(-0.3, 0.3, len(rows))
+    _scatter_by_class(ax, values, heights, rows)
+    if len(classes) <= 20:
+        ax.set_yticks(range(len(classes)), classes)
+    style(ax, ylabel="label")
+
+
+def draw_scatter(ax, points, labels):
+    """Points in the plane on equal scales, with a legend of their labels."""
+    ax.set_aspect("equal", adjustable="datalim")
+    rows = np.zeros(len(points), np.int64)
+    if labels is None:
+        _scatter_by_class(ax, *points.T, rows)
+        return
+    classes, rows = np.unique(labels, return_inverse=True)
+    handles = _scatter_by_class(ax, *points.T, rows)
+    for handle, label in zip(handles, classes):
+        handle.set_label(str(label))
+    if len(handles) <= _MAX_LEGEND:
+        columns = math.ceil(len(handles) / 20)
+        _legend(ax, handles=handles, title="label", ncols=columns)
+
+
+def _scatter_by_class(ax, x, y, rows):
+    """Draws points in mixed order, so that no class hides another; legend handles."""
+    order = np.random.default_rng(0).permutation(len(rows))
+    area = min(max(20_000 / len(rows), 5.0), 24.0)
+    handles = []
+    for index in range(rows.max() + 1):
+        marker = _MARKERS[index // len(_CATEGORIES) % len(_MARKERS)]
+        color = _CATEGORIES[index % len(_CATEGORIES)]
+        handles.append(Line2D([], [], marker=marker, color=color, linestyle="none"))
+        if index % len(_CATEGORIES) == 0:
+            kept = order[rows[order] // len(_CATEGORIES) == index // len(_CATEGORIES)]
+            colors = np.asarray(_CATEGORIES)[rows[kept] % len(_CATEGORIES)]
+            points = ax.scatter(x[kept], y[kept], s=area, c=colors, marker=marker)
+            points.set(linewidth=0)
+    return handles
+
+
+def draw_variances(ax, variances, threshold):
+    """Sorted variances on a log axis, what lies below it as triangles on its floor."""
+    floor = threshold * 1e-6
+    variances = np.sort(variances)[::-1]
+    ranks = np.arange(1, len(variances) + 1)
+    active = variances > threshold
+    below = variances < floor
+    idle = ~active & ~below
+    ax.set_yscale("log")
+    ax.plot(ranks[active], variances[active], "o", color=_BLUE, markersize=4)
+    ax.plot(ranks[idle], variances[idle], "o", color=_BLUE, markersize=4, mfc="white")
+    font = {"size": _SMALL_TEXT_SIZE, "family": _FONT, "textcoords": "offset points"}
+    if below.any():
+        floors = np.full(below.sum(), floor)
+        ax.plot(ranks[below], floors, "v", color=_GREY, markersize=4)
+        note = f"{below.sum()} below {floor:.0e}, or zero"
+        corner = {"xy": (ranks[-1], floor), "xytext": (2, 5), "ha": "right"}
+        ax.annotate(note, **corner, **font, color=_GREY)
+    ax.axhline(threshold, color=_ORANGE, linewidth=1.2, linestyle="--")
+    note = f"threshold {threshold:g}"  # Below the large ones, or above all.
+    place = {"xytext": (0, -4), "va": "top"} if active.any() else {"xytext": (0, 3)}
+    ax.annotate(note, xy=(1, threshold), **place, **font, color=_ORANGE)
+    ax.xaxis.set_major_locator(whole_numbers())
+
+
+def whole_numbers():
+    """Ticks at round whole numbers."""
+    return MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+
+
+def _legend(ax, **options):
+    """A frameless legend right of the axes."""
+    prop = {"family": _FONT, "size": _SMALL_TEXT_SIZE}
+    place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0}
+    options |= {"frameon": False, "labelcolor": _DARK}
+    legend = ax.legend(prop=prop, **place, **options)
+    legend.get_title().set(family=_FONT, size=_SMALL_TEXT_SIZE, color=_DARK)
+
+
+def style(ax, *, title=None, xlabel=None, ylabel=None):
+    """Names what is given and gives the axes the look that all charts share."""
+    font = {"family": _FONT, "size": _TEXT_SIZE, "color": _DARK}
+    if title is not None:
+        ax.set_title(title, loc="left", **font)
+    if xlabel is not None:
+        ax.set_xlabel(xlabel, **font)
+    if ylabel is not None:
+        ax.set_ylabel(ylabel, **font)
+    ax.grid(True, color="#e6e6e6", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(_GREY)
+    ax.tick_params(labelsize=_SMALL_TEXT_SIZE, labelfontfamily=_FONT)
+    ax.tick_params(which="both", color=_GREY, labelcolor=_DARK)
+    ax.set_facecolor("white")
+
+
+def new_figure(*, height, width=WIDTH, layout="constrained"):
+    """A white figure of that many pixels, apart from any global state."""
+    size = ((width + 0.5) / _DPI, (height + 0.5) / _DPI)  # The renderer rounds down.
+    figure = Figure(figsize=size, dpi=_DPI, layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure, path):
+    """Writes the figure beside its path, then renames it into place."""
+    write_atomically(
+        path,
+        lambda file: figure.canvas.print_png(file, metadata={"Software": None}),
+    )
+    return path

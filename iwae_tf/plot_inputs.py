@@ -1,0 +1,154 @@
+"""Arguments of the pictures, checked and turned into arrays."""
+
+import collections.abc
+import math
+import numbers
+import pathlib
+
+import numpy as np
+
+from iwae_tf.errors import InvalidInputError
+
+
+def check_path(path):
+    """Refuses a path that does not name a PNG file."""
+    if pathlib.Path(path).suffix.lower() != ".png":
+        raise InvalidInputError(f"`path` must end in .png. Received: path={path}")
+
+
+def check_columns(num_columns):
+    """Refuses a number of columns that is not a whole number above zero."""
+    if not (is_number(num_columns) and num_columns >= 1 and num_columns % 1 == 0):
+        raise InvalidInputError(
+            "`num_columns` must be a whole number above 0. Received: "
+            f"num_columns={num_columns}"
+        )
+
+
+def is_number(value):
+    """Whether the value is one finite real number."""
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def as_array(value, name, rule):
+    """A finite float64 array, or an error that names the argument and its rule."""
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        received = f"a {type(value).__name__} that is no array of numbers"
+        message = f"`{name}` must be {rule}. Received: {received}"
+        raise InvalidInputError(message) from error
+    if not np.all(np.isfinite(array)):
+        bad = np.count_nonzero(~np.isfinite(array))
+        raise InvalidInputError(
+            f"`{name}` must be finite. Received: {bad} NaN or infinite values"
+        )
+    return array
+
+
+def is_image(event_shape):
+    """Whether examples of this shape can be drawn by `image_grid`."""
+    if len(event_shape) == 1:
+        return math.isqrt(event_shape[0]) ** 2 == event_shape[0]
+    return len(event_shape) == 2 or (len(event_shape) == 3 and event_shape[2] in (1, 3))
+
+
+def as_images(images, name):
+    """Images of any drawable shape as bytes [N, H, W, 3]."""
+    rule = "images [N, H, W, 1 or 3], [N, H, W] or flat square [N, H * H]"
+    array = as_array(images, name, rule)
+    shape = array.shape
+    if array.ndim == 2 and math.isqrt(shape[1]) ** 2 == shape[1]:
+        array = array.reshape(-1, math.isqrt(shape[1]), math.isqrt(shape[1]))
+    if array.ndim == 3:
+        array = array[..., np.newaxis]
+    if array.ndim != 4 or array.shape[3] not in (1, 3) or array.size == 0:
+        raise InvalidInputError(f"`{name}` must be {rule}. Received: shape {shape}")
+    low, high = array.min(), array.max()
+    if low < -1e-6 or high > 1 + 1e-6:  # Rounding may step just outside.
+        raise InvalidInputError(
+            f"`{name}` must be in [0, 1]. Received: values from {low:.4g} to {high:.4g}"
+        )
+    array = np.rint(255 * np.clip(array, 0, 1)).astype(np.uint8)
+    return np.broadcast_to(array, (*array.shape[:3], 3))
+
+
+def as_curves(history, names):
+    """Each known name's (epochs, values), finite values only, empty curves left out."""
+    if not isinstance(history, collections.abc.Mapping):
+        raise InvalidInputError(
+            f"`history` must be a dict of lists. Received: a {type(history).__name__}"
+        )
+    columns = {}
+    for name, values in history.items():
+        if name == "epoch" or str(name).removeprefix("val_") in names:
+            columns[name] = as_column(name, values)
+    sizes = {name: len(column) for name, column in columns.items()}
+    if len(set(sizes.values())) > 1:
+        raise InvalidInputError(
+            f"`history` must hold lists of one length. Received: lengths {sizes}"
+        )
+    epochs = columns.pop("epoch", np.arange(1, max(sizes.values(), default=0) + 1))
+    curves = {}
+    for name, values in columns.items():
+        kept = np.isfinite(values) & np.isfinite(epochs)
+        if kept.any():
+            curves[name] = (epochs[kept], values[kept])
+    return curves
+
+
+def as_column(name, values):
+    """One list of the history as float64 [epochs]; None becomes NaN."""
+    try:
+        column = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        column = None
+    if column is None or column.ndim != 1:
+        raise InvalidInputError(
+            "`history` must hold lists of numbers, one an epoch. Received: "
+            f"something else as {name!r}"
+        )
+    return column
+
+
+def as_means(means):
+    """Posterior means as float64 [N, D] with N, D >= 1."""
+    array = as_array(means, "means", "a matrix [N, D]")
+    if array.ndim != 2 or array.size == 0:
+        raise InvalidInputError(
+            f"`means` must be a matrix [N, D]. Received: shape {array.shape}"
+        )
+    return array
+
+
+def as_labels(labels, size):
+    """Labels as integers [size], or None."""
+    if labels is None:
+        return None
+    array = as_array(labels, "labels", "integers [N]")
+    if array.shape != (size,) or np.any(array != np.rint(array)):
+        raise InvalidInputError(
+            f"`labels` must be {size} integers, one for each row of `means`. "
+            f"Received: {np.asarray(labels).dtype} of shape {array.shape}"
+        )
+    return array.astype(np.int64)
+
+
+def as_variances(variances):
+    """One float64 [D_l] array for each stochastic layer."""
+    rule = "a list of arrays [D], one for each stochastic layer"
+    if not np.iterable(variances) or len(variances) == 0:
+        received = "an empty list" if np.iterable(variances) else variances
+        raise InvalidInputError(f"`variances` must be {rule}. Received: {received}")
+    layers = [as_array(layer, "variances", rule) for layer in variances]
+    for layer in layers:
+        if layer.ndim != 1 or layer.size == 0:
+            raise InvalidInputError(
+                f"`variances` must be {rule}. Received: an entry of shape {layer.shape}"
+            )
+        if layer.min() < 0:
+            raise InvalidInputError(
+                f"`variances` must be 0 or more. Received: {layer.min():.4g}"
+            )
+    return layers
