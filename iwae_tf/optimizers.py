@@ -45,7 +45,8 @@ class BurdaAdam(keras.optimizers.Adam):
     beta_1 = 0.99, second moments that start at one, and gradients summed over the
     batch, so that epsilon = 1e-4 is relative to a sum. On gradients of the mean the
     same steps come from second moments that start at 1 / batch_size^2 and
-    epsilon = 1e-4 / batch_size.
+    epsilon = 1e-4 / batch_size. That the code applies each step's moments one step
+    late is not reproduced.
 
     Args:
       learning_rate: float or schedule.

@@ -12,6 +12,7 @@
 
 import functools
 import pathlib
+import re
 import shutil
 import uuid
 
@@ -78,15 +79,15 @@ def load_saved_model(path):
     Raises:
       InvalidInputError: there is none, it is damaged, or not one of ours.
     """
-    folder = pathlib.Path(path)
+    folder = pathlib.Path(path).resolve()
     if not (folder / "saved_model.pb").is_file():
-        versions = [e for e in folder.glob("*") if e.name.isdigit() and e.is_dir()]
+        versions = _versions(folder)
         if not versions:
             raise InvalidInputError(
                 "`saved_model` must be a folder NAME or NAME/1 of an export. "
                 f"Received: {path}"
             )
-        folder = max(versions, key=lambda entry: int(entry.name))
+        folder = folder / str(max(versions))
     try:
         loaded = tf.saved_model.load(str(folder))
         signatures = dict(loaded.signatures, loaded=loaded)
@@ -183,10 +184,15 @@ def _at_least_one(num_samples):
         return tf.identity(num_samples)
 
 
+def _versions(folder):
+    """Numbers of the versions in a folder."""
+    names = (entry.name for entry in folder.glob("*"))
+    return [int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)]
+
+
 def _move_into_place(temporary, folder):
     """Renames a finished export to the next free version and returns its path."""
-    taken = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
-    version = max(taken, default=0) + 1
+    version = max(_versions(folder), default=0) + 1
     while True:
         target = folder / str(version)
         try:

@@ -45,16 +45,20 @@ def _run(config, workdir):
     stop_request = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop_request.set())
     again = "start again with the same flags to go on"
+
+    def stop_now(*_):
+        raise StopTraining
+
     try:
         trained = train(config, workdir, stop_request=stop_request)
+        signal.signal(signal.SIGTERM, stop_now)  # nothing is half-written from here on
+        _finish(config, workdir, trained)
     except StopTraining:
         print(f"stopped; the finished epochs are in {workdir.path}: {again}")
         return 0
     except KeyboardInterrupt:
         print(f"the finished epochs are in {workdir.path}: {again}", file=sys.stderr)
         raise
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _finish(config, workdir, trained)
     return 0
 
 

@@ -6,7 +6,13 @@ from typing import NamedTuple
 import keras
 
 from iwae_tf import datasets
-from iwae_tf.callbacks import Progress, Record, RunStages, StopOnRequest
+from iwae_tf.callbacks import (
+    Progress,
+    Record,
+    RunStages,
+    StopOnRequest,
+    StopTraining,
+)
 from iwae_tf.checkpoints import CheckpointStore
 from iwae_tf.config import build_model, build_optimizer, stages
 
@@ -61,6 +67,8 @@ def train(config, workdir, *, stop_request, report=print):
         ]
         with contextlib.closing(progress):
             _fit(model, config, images, validation, epoch, callbacks)
+        if stop_request.is_set():  # in the last validation
+            raise StopTraining
         seconds = record.seconds
     else:  # `fit` would have put the averaged weights in place, where there are any
         optimizer.finalize_variable_values(model.trainable_variables)
