@@ -152,6 +152,7 @@ def _limit_axis(ax, epochs, values):
     note = note.replace("-", "\N{MINUS SIGN}")
     text = ax.text(0.985, y, note, ha="right", va=va, transform=ax.transAxes)
     text.set(color=_GREY, size=_SMALL_TEXT_SIZE, family=_FONT)
+    text.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1})
 
 
 def draw_strip(ax, values, labels):
