@@ -26,10 +26,10 @@ demo: install
 	$(RUN) -m iwae_tf.train --config=mnist5k_iwae --workdir=$(DEMO) $(FLAGS)
 
 test: install lint
-	$(RUN) -m pytest -m 'not slow'
+	$(RUN) -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-all: install lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(RUN) -m ruff format --check .
