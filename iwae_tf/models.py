@@ -307,6 +307,17 @@ class _Grouped(ImportanceWeightedAutoencoder):
     """Base of the models with draws outside the log as well."""
 
     has_groups = True
+    objective_class = None
+
+    def __init__(self, encoder, decoder, *, num_groups=8, num_samples=8, **kwargs):
+        super().__init__(
+            encoder,
+            decoder,
+            objective=self.objective_class(),
+            num_groups=num_groups,
+            num_samples=num_samples,
+            **kwargs,
+        )
 
     def get_config(self):
         return {**super().get_config(), "num_groups": self.num_groups}
@@ -322,15 +333,7 @@ class MIWAE(_Grouped):
       Rainforth et al., 2018. https://arxiv.org/abs/1802.04537
     """
 
-    def __init__(self, encoder, decoder, *, num_groups=8, num_samples=8, **kwargs):
-        super().__init__(
-            encoder,
-            decoder,
-            objective=bounds.MultiplyImportanceWeighted(),
-            num_groups=num_groups,
-            num_samples=num_samples,
-            **kwargs,
-        )
+    objective_class = bounds.MultiplyImportanceWeighted
 
 
 @keras.saving.register_keras_serializable("iwae_tf")
@@ -368,15 +371,7 @@ class PIWAE(_Grouped):
       Rainforth et al., 2018. https://arxiv.org/abs/1802.04537
     """
 
-    def __init__(self, encoder, decoder, *, num_groups=8, num_samples=8, **kwargs):
-        super().__init__(
-            encoder,
-            decoder,
-            objective=bounds.PartiallyImportanceWeighted(),
-            num_groups=num_groups,
-            num_samples=num_samples,
-            **kwargs,
-        )
+    objective_class = bounds.PartiallyImportanceWeighted
 
     def metric_names(self):
         return ["bound", "inference_bound", *super().metric_names()[1:]]

@@ -1,6 +1,7 @@
 """What a trained model is worth on a split, and the pictures of it."""
 
 import contextlib
+import functools
 import importlib.metadata
 import platform
 import time
@@ -77,12 +78,6 @@ def score(score_all, num_images, num_samples):
     return (evaluation.concatenate(done) if done else None), count == num_images
 
 
-def describe_score(result, *, split, num_samples):
-    """The part of `results.json` that a score alone gives."""
-    summary = evaluation.summarize(result)
-    return {"split": split, "num_samples": num_samples, **summary._asdict()}
-
-
 def evaluate_model(model, config, *, split, num_samples, limit=None):
     """Everything in `results.json` but the training.
 
@@ -94,26 +89,20 @@ def evaluate_model(model, config, *, split, num_samples, limit=None):
       limit: optional int, the first images only.
 
     Returns:
-      (results: dict, whether all images were scored).
+      (results: dict or None where not one image was scored, whether all were).
     """
-    start = time.monotonic()
-    images, _ = load_eval_split(config, split, limit)
     seed = (config.eval_seed, 0)
 
-    def score_all(on_batch):
+    def score_images(images, on_batch):
         evaluation.log_likelihood(model, images, num_samples, seed, on_batch=on_batch)
 
-    result, is_complete = score(score_all, len(images), num_samples)
-    if result is None:
-        return None, False
-    results = describe_score(result, split=split, num_samples=num_samples)
-    if is_complete:
+    def describe(images, result):
         batches = datasets.batches(
             images, batch_size=config.batch_size, seed=0, epochs=1, shuffle=False
         )
         logs = model.evaluate(batches, verbose=0, return_dict=True)
         statistics = evaluation.layer_statistics(model, images, seed)
-        results |= {
+        return {
             "bound": float(logs["bound"]),
             "active_units": evaluation.count_active(statistics),
             "latent_dims": list(config.latent_dims),
@@ -121,8 +110,8 @@ def evaluate_model(model, config, *, split, num_samples, limit=None):
                 model, images, result, statistics, num_samples, seed
             ),
         }
-    results["evaluation_seconds"] = time.monotonic() - start
-    return results | {"config": config.to_dict(), "versions": versions()}, is_complete
+
+    return _evaluate(config, split, num_samples, limit, score_images, describe)
 
 
 def evaluate_signature(log_likelihood, config, *, split, num_samples, limit=None):
@@ -138,13 +127,11 @@ def evaluate_signature(log_likelihood, config, *, split, num_samples, limit=None
       limit: optional int, the first images only.
 
     Returns:
-      (results: dict, whether all images were scored).
+      (results: dict or None where not one image was scored, whether all were).
     """
-    start = time.monotonic()
-    images, _ = load_eval_split(config, split, limit)
     batch_size = max(1, evaluation.SCORES_PER_CALL // num_samples)
 
-    def score_all(on_batch):
+    def score_images(images, on_batch):
         for first in range(0, len(images), batch_size):
             outputs = log_likelihood(
                 x=tf.constant(images[first : first + batch_size]),
@@ -159,10 +146,22 @@ def evaluate_signature(log_likelihood, config, *, split, num_samples, limit=None
                 )
             )
 
-    result, is_complete = score(score_all, len(images), num_samples)
+    return _evaluate(config, split, num_samples, limit, score_images)
+
+
+def _evaluate(config, split, num_samples, limit, score_images, describe=None):
+    """Scores a split; what `describe` adds needs all of it."""
+    start = time.monotonic()
+    images, _ = load_eval_split(config, split, limit)
+    result, is_complete = score(
+        functools.partial(score_images, images), len(images), num_samples
+    )
     if result is None:
         return None, False
-    results = describe_score(result, split=split, num_samples=num_samples)
+    summary = evaluation.summarize(result)
+    results = {"split": split, "num_samples": num_samples, **summary._asdict()}
+    if is_complete and describe:
+        results |= describe(images, result)
     results["evaluation_seconds"] = time.monotonic() - start
     return results | {"config": config.to_dict(), "versions": versions()}, is_complete
 
