@@ -11,6 +11,7 @@ from absl import logging as absl_logging
 from iwae_tf.errors import InvalidInputError
 
 INVALID_INPUT, INTERRUPTED, FAILED = 2, 130, 1
+HELP = {"-h", "-help", "--help"}
 
 
 def run(main):
@@ -91,7 +92,9 @@ def _shipped_configs():
 
 
 def _parse_flags(argv):
-    """absl's parser, with one line and exit code 2 for a mistake."""
+    """absl's parser, with one line and exit code 2 for a mistake, and 0 for help."""
+    if HELP.intersection(argv[1:]):
+        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
     try:
         return flags.FLAGS(_resolve_config(argv))
     except (flags.Error, InvalidInputError) as error:

@@ -600,6 +600,12 @@ def test_a_mistake_is_one_line_of_the_real_stderr(tmp_path):
     assert done.stderr.startswith("error: `foo` must be a config key")
 
 
+def test_help_is_no_mistake():
+    done = run_process("iwae_tf.train", "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert "--workdir" in done.stdout
+
+
 def limit_file_size():
     """Writes beyond 20 kB fail, as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
