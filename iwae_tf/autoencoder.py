@@ -158,6 +158,11 @@ class Autoencoder(keras.Model):
                 config[name] = deserialize(config[name], custom_objects)
         return cls(**config)
 
+    @property
+    def is_bernoulli(self):
+        """Whether p(x|z) is of binary x, so that x has to lie in [0, 1]."""
+        return self.likelihood_function is bernoulli_likelihood
+
     # Densities ------------------------------------------------------------------
 
     def proposal_parameters(self, x, training=False):
@@ -325,7 +330,7 @@ class Autoencoder(keras.Model):
         """x ~ p(x|z1), from our own noise where we know the likelihood."""
         key = noise.fold_in(noise.make_key(seed), IMAGE_STREAM)
         size, shape = math.prod(self.event_shape), (-1, *self.event_shape)
-        if self.likelihood_function is bernoulli_likelihood:
+        if self.is_bernoulli:
             uniforms = noise.uniform(key, 0, num_images, size)
             mean = distribution.mean()
             return tf.cast(tf.reshape(uniforms, shape) < mean, mean.dtype)
@@ -366,14 +371,12 @@ class Autoencoder(keras.Model):
                 f"Received: shape={tuple(x.shape)}"
             )
         if tf.executing_eagerly() if has_values is None else has_values:
-            is_binary = self.likelihood_function is bernoulli_likelihood
-            check_values(x, in_unit_interval=is_binary)
+            check_values(x, in_unit_interval=self.is_bernoulli)
             self._warn_of_grey(x)
         return tf.cast(x, tf.float32)
 
     def _warn_of_grey(self, x):
-        is_binary = self.likelihood_function is bernoulli_likelihood
-        if not is_binary or self._warned_of_grey:
+        if not self.is_bernoulli or self._warned_of_grey:
             return
         if bool(tf.reduce_any((x > 0.0) & (x < 1.0))):
             self._warned_of_grey = True

@@ -11,7 +11,6 @@ import tensorflow as tf
 from iwae_tf import bounds, noise
 from iwae_tf.autoencoder import Autoencoder
 from iwae_tf.checks import check_choice, check_count, check_float, check_values
-from iwae_tf.distributions import bernoulli_likelihood
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.gradients import GRADIENT_ESTIMATORS, loss_gradients
 from iwae_tf.log_weights import DRAW_AXES, effective_sample_size
@@ -173,8 +172,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def _check_array(self, x):
         if isinstance(x, (np.ndarray, tf.Tensor)):
-            is_binary = self.likelihood_function is bernoulli_likelihood
-            check_values(check_float(x), in_unit_interval=is_binary)
+            check_values(check_float(x), in_unit_interval=self.is_bernoulli)
 
     def train_step(self, data):
         """One step up the bound; see `gradients`."""

@@ -20,7 +20,6 @@ import tensorflow as tf
 
 from iwae_tf import noise
 from iwae_tf.checks import check_count
-from iwae_tf.distributions import bernoulli_likelihood
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import estimate_in_graph
 
@@ -170,7 +169,7 @@ def _checked(model, x):
     checks = [
         tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(x)), ["x: not finite"])
     ]
-    if model.likelihood_function is bernoulli_likelihood:
+    if model.is_bernoulli:
         in_range = tf.reduce_all((x >= 0.0) & (x <= 1.0))
         checks.append(tf.debugging.Assert(in_range, ["x: must be in [0, 1]"]))
     with tf.control_dependencies(checks):
