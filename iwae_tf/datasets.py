@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf import data_files, data_sources
+from iwae_tf.checks import check_choice
 from iwae_tf.errors import InvalidInputError
 
 DATASETS = tuple(data_sources.READERS)
@@ -75,7 +76,7 @@ def event_shape(name, *, data_dir=None):
     Raises:
       InvalidInputError: unknown name; missing or damaged file.
     """
-    _check_choice("name", name, DATASETS)
+    check_choice(name, "name", DATASETS)
     shape = data_sources.stored_shape(name, data_dir=_expand(data_dir))
     if shape is None:
         return data_sources.IMAGE_SHAPE
@@ -104,9 +105,9 @@ def load_arrays(name, *, split, data_dir=None, binarization="none", seed=0):
     Raises:
       InvalidInputError: bad argument; missing, damaged or out-of-range data.
     """
-    _check_choice("name", name, DATASETS)
-    _check_choice("split", split, SPLITS)
-    _check_choice("binarization", binarization, BINARIZATIONS)
+    check_choice(name, "name", DATASETS)
+    check_choice(split, "split", SPLITS)
+    check_choice(binarization, "binarization", BINARIZATIONS)
     _check_integer("seed", seed, 0)
     if binarization == "dynamic":
         raise InvalidInputError(
@@ -278,15 +279,6 @@ def _on_host(arrays):
 def _expand(data_dir):
     """The path with ~ resolved."""
     return None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
-
-
-def _check_choice(argument, value, choices):
-    """One of a few names."""
-    if value not in choices:
-        raise InvalidInputError(
-            f"`{argument}` must be one of {', '.join(choices)}. "
-            f"Received: {argument}={value!r}"
-        )
 
 
 def _check_integer(argument, value, lowest, highest=2**63 - 1):

@@ -34,7 +34,7 @@ class LossGradients(NamedTuple):
     """Gradients of the loss, minus the bound, and what it was computed from."""
 
     gradients: list  # one for each of the model's trainable variables
-    parts: NamedTuple  # models.LogWeightParts, each [M, K, B]
+    parts: NamedTuple  # autoencoder.LogWeightParts, each [M, K, B]
     bound: Bound
     penalty: tf.Tensor  # [], what the networks' regularizers add to the loss
 

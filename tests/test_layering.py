@@ -21,7 +21,7 @@ ALLOWED = {
     "optimizers": set(),
     "data_files": set(),
     "data_sources": {"data_files"},
-    "datasets": {"data_files", "data_sources"},
+    "datasets": {"checks", "data_files", "data_sources"},
     "plot_inputs": set(),
     "drawing": {"files"},
     "plots": {"drawing", "plot_inputs"},
