@@ -8,6 +8,7 @@ from iwae_tf.errors import InvalidInputError
 tfd = tfp.distributions
 
 MAX_LOG_SCALE = 10.0  # scales stay within exp(-10) and exp(10)
+FACTORS = 8  # terms of a Bernoulli log-likelihood that share one logarithm
 
 
 def split_loc_scale(parameters):
@@ -63,21 +64,65 @@ def standard_normal(latent_dim, active=None):
     return diagonal_normal(zeros, tf.ones_like(zeros), active)
 
 
-class Bernoulli(tfd.Bernoulli):
-    """tfd.Bernoulli with log p(x) = x * logits - softplus(logits).
+@tf.custom_gradient
+def bernoulli_log_prob(x, logits):
+    """sum_d x * logits - softplus(logits), over the last axis.
 
-    The same density at half the cost of TFP's, which evaluates log p and log(1 - p)
-    separately, and as stable at large logits.
+    softplus(l) = max(l, 0) + log(1 + exp(-|l|)), and a sum of such logarithms is the
+    logarithm of a product: with factors in (1, 2], eight of them share one logarithm
+    without loss. The gradient is written out, x - sigmoid(logits), so that no
+    intermediate of the forward pass has to be kept.
+
+    Args:
+      x: float [..., D].
+      logits: float [..., D], the same shape.
+
+    Returns:
+      log_prob: float [...].
+    """
+    factors = 1.0 + tf.exp(-tf.abs(logits))
+    num_groups = -(-logits.shape[-1] // FACTORS)
+    padding = num_groups * FACTORS - logits.shape[-1]
+    if padding:
+        unpadded = [[0, 0]] * (logits.shape.rank - 1)
+        factors = tf.pad(factors, [*unpadded, [0, padding]], constant_values=1.0)
+    groups = tf.concat([tf.shape(logits)[:-1], [FACTORS, num_groups]], axis=0)
+    products = tf.reduce_prod(tf.reshape(factors, groups), axis=-2)
+    linear = tf.reduce_sum(x * logits - tf.nn.relu(logits), axis=-1)
+
+    def gradient(upstream):
+        weights = upstream[..., tf.newaxis]
+        return weights * logits, weights * (x - tf.sigmoid(logits))
+
+    return linear - tf.reduce_sum(tf.math.log(products), axis=-1), gradient
+
+
+class IndependentBernoulli(tfd.Independent):
+    """Independent Bernoulli elements, with a log density made for many of them.
+
+    Args:
+      logits: float32 [rows, *event].
     """
 
+    def __init__(self, logits):
+        elements = tfd.Bernoulli(logits=logits, dtype=tf.float32)
+        super().__init__(elements, reinterpreted_batch_ndims=logits.shape.rank - 1)
+
     def _log_prob(self, event):
-        logits = self._logits_parameter_no_checks()
-        return tf.cast(event, logits.dtype) * logits - tf.math.softplus(logits)
+        logits = self.distribution.logits
+        shape = tf.broadcast_dynamic_shape(tf.shape(event), tf.shape(logits))
+        batch = shape[: -self.event_shape.rank]
+        flat = tf.concat([batch, [self.event_shape.num_elements()]], axis=0)
+        event, logits = (
+            tf.reshape(tf.broadcast_to(values, shape), flat)
+            for values in (tf.cast(event, logits.dtype), logits)
+        )
+        return bernoulli_log_prob(event, logits)
 
 
 def bernoulli_likelihood(logits):
-    """p(x|z) of binary x: independent Bernoulli, `logits` [..., *event]."""
-    return _over_event(Bernoulli(logits=tf.cast(logits, tf.float32), dtype=tf.float32))
+    """p(x|z) of binary x: independent Bernoulli, `logits` [rows, *event]."""
+    return IndependentBernoulli(tf.cast(logits, tf.float32))
 
 
 def normal_likelihood(parameters):

@@ -22,6 +22,9 @@ from iwae_tf.errors import InvalidInputError
 PHILOX = 1  # `alg` of TensorFlow's stateless random ops
 LARGEST_BELOW_ONE = 1.0 - 2.0**-24  # in float32
 WORDS_PER_COUNT = 4  # 32-bit words that one step of the Philox counter yields
+# Taylor coefficients in the square of the angle; what is left out is below 3e-8 at pi / 4.
+SINE = (1.0, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880)
+COSINE = (1.0, -1 / 2, 1 / 24, -1 / 720, 1 / 40320)
 
 
 def make_key(seed):
@@ -91,12 +94,18 @@ def uniform(key, first, count, size):
     Returns:
       uniforms: float32 [count, size].
     """
-    uniforms = _uniforms(key, first, count, _padded(size))[:, :size]
-    return tf.minimum(uniforms, LARGEST_BELOW_ONE)
+    words = _record_bits(key, first, count, _padded(size))[:, :size]
+    return tf.minimum(_to_unit_interval(words), LARGEST_BELOW_ONE)
 
 
 def normal(key, first, count, size):
     """Records of standard normal numbers, by the Box-Muller transform.
+
+    Each pair of words makes a radius and a direction: two independent normals. The
+    direction is an angle within an eighth of a turn of the diagonal, and a sign for
+    each coordinate, so that short polynomials in plain arithmetic are its sine and
+    cosine: XLA has no fast ones. Both coordinates are one expression over a broadcast
+    axis, which XLA fuses; a concatenation of the two would be three times as slow.
 
     Args:
       key: uint64 [1].
@@ -108,11 +117,20 @@ def normal(key, first, count, size):
       normals: float32 [count, size].
     """
     width = _padded(size)
-    uniforms = _uniforms(key, first, count, width)
-    radius = tf.sqrt(-2.0 * tf.math.log(uniforms[:, : width // 2]))
-    angle = (2.0 * math.pi) * uniforms[:, width // 2 :]
-    pairs = tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=-1)
-    return pairs[:, :size]
+    words = tf.reshape(_record_bits(key, first, count, width), [-1, 2, width // 2])
+    radius = tf.sqrt(-tf.math.log(_to_unit_interval(words[:, :1])))
+    turns = tf.bitcast(words[:, 1:], tf.int32)
+    angle = tf.cast(turns, tf.float32) * (0.5 * math.pi * 2.0**-32)
+    square = angle * angle
+    sine = angle * _polynomial(SINE, square)
+    cosine = _polynomial(COSINE, square)
+    # cos and sin of the angle turned onto the diagonal are (cos -+ sin) / sqrt(2), and
+    # the missing sqrt(2) of the radius cancels that one.
+    coordinate = tf.constant([[[0], [1]]], tf.int32)
+    sign = 1 - 2 * (tf.bitwise.right_shift(turns, coordinate) & 1)
+    side = tf.cast(2 * coordinate - 1, tf.float32)
+    normals = radius * tf.cast(sign, tf.float32) * (cosine + side * sine)
+    return tf.reshape(normals, [-1, width])[:, :size]
 
 
 def _padded(size):
@@ -120,12 +138,28 @@ def _padded(size):
     return -(-size // WORDS_PER_COUNT) * WORDS_PER_COUNT
 
 
-def _uniforms(key, first, count, width):
-    """Bits to (bits + 1/2) / 2^32, which float32 rounds into (0, 1]."""
+def _to_unit_interval(words):
+    """uint32 to (its upper 31 bits + 1/2) / 2^31, which float32 rounds into (0, 1].
+
+    A signed integer of 31 bits: processors convert those faster than unsigned ones.
+    """
+    upper = tf.bitcast(tf.bitwise.right_shift(words, tf.constant(1, tf.uint32)), tf.int32)
+    return (tf.cast(upper, tf.float32) + 0.5) * 2.0**-31
+
+
+def _polynomial(coefficients, x):
+    """Horner's rule, the constant first."""
+    value = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        value = value * x + coefficient
+    return value
+
+
+def _record_bits(key, first, count, width):
+    """Raw words of consecutive records: uint32 [count, width]."""
     start = tf.cast(first, tf.int64) * (width // WORDS_PER_COUNT)
     counter = tf.stack([tf.cast(start, tf.uint64), tf.constant(0, tf.uint64)])
-    bits = _bits(key, counter, [count, width])
-    return (tf.cast(bits, tf.float32) + 0.5) * 2.0**-32
+    return _bits(key, counter, [count, width])
 
 
 def _bits(key, counter, shape):

@@ -186,7 +186,8 @@ def test_bernoulli_at_extreme_logits():
     for x in (0.0, 1.0):
         event = np.full_like(logits, x)
         value, (slopes,) = gradients(
-            lambda v, event=event: lib.Bernoulli(logits=v).log_prob(event), logits
+            lambda v, event=event: lib.bernoulli_log_prob(event[:, None], v[:, None]),
+            logits,
         )
         exact = exact_bernoulli(x, logits)
         # x * l - softplus(l) cancels to an ulp of l
@@ -205,6 +206,38 @@ def test_bernoulli_of_grey_pixels_and_gradient():
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     pull = x - scipy.special.expit(np.float64(logits))
     np.testing.assert_allclose(slopes, pull, atol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [None, False, True])
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 784])
+def test_bernoulli_in_every_mode_and_for_any_number_of_pixels(size, jit_compile):
+    """Also where pixels have to be filled up to whole groups of one logarithm."""
+    logits = np.float32(RNG.normal(0, 9, [2, 3, size]))
+    x = np.float32(RNG.integers(0, 2, [3, size]))
+
+    def log_prob(logits):
+        return lib.bernoulli_likelihood(logits).log_prob(x)
+
+    if jit_compile is not None:
+        log_prob = tf.function(log_prob, jit_compile=jit_compile)
+    value = log_prob(tf.constant(logits).numpy().reshape([6, size])[:3])
+    expected = exact_bernoulli(x, logits[0]).sum(axis=-1)
+    np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_bernoulli_has_second_derivatives_and_one_in_x():
+    logits = tf.constant(RNG.normal(size=[2, 9]), tf.float32)
+    x = tf.constant(RNG.uniform(size=[2, 9]), tf.float32)
+    with tf.GradientTape() as outer:
+        outer.watch(logits)
+        with tf.GradientTape() as inner:
+            inner.watch([x, logits])
+            value = lib.bernoulli_likelihood(logits).log_prob(x)
+        in_x, in_logits = inner.gradient(value, [x, logits])
+    np.testing.assert_allclose(in_x, logits, rtol=1e-6)
+    expit = scipy.special.expit(logits.numpy())
+    curvature = outer.gradient(in_logits, logits)
+    np.testing.assert_allclose(curvature, -expit * (1 - expit), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])

@@ -46,11 +46,20 @@ def record_words(key, first, count, size):
 
 
 def box_muller(words):
-    """Pairs from the first and the second half of each record, in float64."""
-    uniforms = (words.astype(np.float32) + np.float32(0.5)).astype(np.float64) / 2**32
-    first, second = np.split(uniforms, 2, axis=-1)
-    radius, angle = np.sqrt(-2 * np.log(first)), 2 * np.pi * second
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+    """Pairs from the first and the second half of each record, in float64.
+
+    The second word is an angle in [-pi/4, pi/4) off the diagonal and, in its two lowest
+    bits, the signs of the two coordinates.
+    """
+    first, second = np.split(words.astype(np.uint32), 2, axis=-1)
+    uniforms = (first >> 1).astype(np.float32) + np.float32(0.5)
+    radius = np.sqrt(-2 * np.log(uniforms.astype(np.float64) / 2**31))
+    turns = second.view(np.int32)
+    angle = np.pi / 4 + turns.astype(np.float64) / 2**32 * np.pi / 2
+    signs = [1.0 - 2.0 * ((second >> bit) & 1) for bit in (0, 1)]
+    return np.concatenate(
+        [signs[0] * radius * np.cos(angle), signs[1] * radius * np.sin(angle)], axis=-1
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +225,7 @@ def test_small_uniforms_keep_their_digits():
     uniforms = noise.uniform(noise.make_key((0, 0)), SMALL_RECORD, 1, 4).numpy()
     word = record_words((0, 0), SMALL_RECORD, 1, 4)[0, 0]
     assert word == 147
-    assert uniforms[0, 0] == np.float32(147.5) / np.float32(2**32)
+    assert uniforms[0, 0] == np.float32(147 // 2 + 0.5) / np.float32(2**31)
 
 
 # Keys.
