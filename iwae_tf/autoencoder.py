@@ -163,6 +163,11 @@ class Autoencoder(keras.Model):
         """Whether p(x|z) is of binary x, so that x has to lie in [0, 1]."""
         return self.likelihood_function is bernoulli_likelihood
 
+    @property
+    def supports_xla(self):
+        """Whether XLA can compile every layer of the networks."""
+        return all(layer.supports_jit for layer in self._flatten_layers())
+
     # Densities ------------------------------------------------------------------
 
     def proposal_parameters(self, x, training=False):

@@ -170,6 +170,17 @@ class Objective:
         """The bound that is reported: the decoder's. float [B]."""
         raise NotImplementedError
 
+    def generative_share(self, log_weights):
+        """What a draw weighs in the decoder's bound, relative to the encoder's.
+
+        (d generative / d log_weights) / (d inference / d log_weights)
+
+        Returns:
+          share: float, broadcasts to [M, K, B] and is bounded; None where there is no
+            bounded one, and the two gradients are then taken one after the other.
+        """
+        return None
+
     def pathwise_weights(self, log_weights):
         """Weights v[M, K, B] of the doubly reparameterized (DReG) encoder gradient.
 
@@ -250,6 +261,12 @@ class PartiallyImportanceWeighted(Objective):
 
     def bound(self, log_weights):
         return iwae(log_weights)
+
+    def generative_share(self, log_weights):
+        # Of the whole weight, what the draw's group has, times M: in [0, M].
+        group = tf.reduce_logsumexp(log_weights, axis=SAMPLE_AXIS, keepdims=True)
+        total = tf.reduce_logsumexp(group, axis=GROUP_AXIS, keepdims=True)
+        return num_draws(log_weights, GROUP_AXIS) * tf.exp(group - total)
 
     def pathwise_weights(self, log_weights):
         return MultiplyImportanceWeighted().pathwise_weights(log_weights)

@@ -85,6 +85,8 @@ class Progress(keras.callbacks.Callback):
       first_epoch: epochs that are done.
     """
 
+    counts_batches = True
+
     def __init__(self, *, epochs, steps_per_epoch, first_epoch):
         super().__init__()
         self._epochs = epochs
@@ -106,7 +108,8 @@ class Progress(keras.callbacks.Callback):
         self._bar.set_description(f"epoch {epoch + 1}/{self._epochs}")
 
     def on_train_batch_end(self, batch, logs=None):
-        self._bar.update(self._start + batch + 1 - self._bar.n)
+        done = self._start + min(batch + 1, self._steps)
+        self._bar.update(done - self._bar.n)
 
     def on_epoch_end(self, epoch, logs=None):
         shown = {name: logs[name] for name in ("bound", "val_bound") if name in logs}
@@ -122,11 +125,13 @@ class Progress(keras.callbacks.Callback):
 
 
 class StopOnRequest(keras.callbacks.Callback):
-    """Stops training after the step in which `request` was set.
+    """Stops training after the steps in which `request` was set.
 
     Args:
       request: threading.Event.
     """
+
+    counts_batches = True
 
     def __init__(self, request):
         super().__init__()

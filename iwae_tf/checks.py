@@ -21,7 +21,8 @@ def check_choice(value, name, choices):
     """Raises InvalidInputError unless `value` is one of `choices`."""
     if value not in choices:
         raise InvalidInputError(
-            f"`{name}` must be one of {', '.join(choices)}. Received: {name}={value!r}"
+            f"`{name}` must be one of {', '.join(map(str, choices))}. "
+            f"Received: {name}={value!r}"
         )
 
 

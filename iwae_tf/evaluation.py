@@ -1,9 +1,11 @@
 """Log-likelihoods by streamed importance sampling, and active latent units.
 
 Everything here is a plain graph of stock TensorFlow ops, so that a SavedModel
-carries the very same estimator (see `saved_model`).
+carries the very same estimator (see `saved_model`). In Python XLA compiles its inner
+part, a block of images, whose shape does not depend on how many there are.
 """
 
+import functools
 import weakref
 from typing import NamedTuple
 
@@ -12,12 +14,12 @@ import tensorflow as tf
 
 from iwae_tf import noise
 from iwae_tf.autoencoder import UnitMask
-from iwae_tf.checks import check_count
+from iwae_tf.checks import check_choice, check_count
 from iwae_tf.distributions import split_loc_scale
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.log_weights import standard_error
 
-CHUNK_SIZE = 1000  # rows of the decoder at once: what bounds the memory
+CHUNK_SIZE = 2500  # rows of the decoder at once: what bounds the memory
 SCORES_PER_CALL = 100_000  # image-samples between two reports of progress
 ACTIVE_VARIANCE = 0.01  # Burda et al.'s threshold
 LAYER_DRAWS = 100  # draws over which the mean of an upper layer is averaged
@@ -67,6 +69,7 @@ def log_likelihood(
     first_row=0,
     masks=None,
     on_batch=None,
+    jit_compile="auto",
 ):
     """Estimates log p(x) of each image from K draws of q(z|x).
 
@@ -88,6 +91,8 @@ def log_likelihood(
       masks: optional list of `UnitMask`, one a layer: latent units left out of p and
         q and held at a constant.
       on_batch: optional function of the `LogLikelihood` of each finished batch.
+      jit_compile: whether XLA compiles the estimator, once for each `num_samples`.
+        "auto": as the model's `compile` has it, and yes for one that is not compiled.
 
     Returns:
       LogLikelihood of float32 arrays [B].
@@ -106,7 +111,10 @@ def log_likelihood(
     check_count(batch_size, "batch_size")
     key = noise.make_key(seed)
     x = model.check_x(x)
-    function = _compiled_estimator(model, int(chunk_size))
+    check_choice(jit_compile, "jit_compile", ("auto", True, False))
+    if jit_compile == "auto":
+        jit_compile = model.jit_compile if model.compiled else model.supports_xla
+    function = _compiled_estimator(model, masks, int(chunk_size), bool(jit_compile))
     results = []
     for start in range(0, len(x), batch_size):
         result = function(
@@ -114,7 +122,6 @@ def log_likelihood(
             tf.constant(int(num_samples)),
             key,
             tf.constant(first_row + start, tf.int64),
-            masks,
         )
         results.append(LogLikelihood(*(part.numpy() for part in result)))
         if on_batch:
@@ -143,57 +150,64 @@ def summarize(result):
 
 
 def estimate_in_graph(
-    model, x, num_samples, key, first_row, masks=None, chunk_size=CHUNK_SIZE
+    model,
+    x,
+    num_samples,
+    key,
+    first_row,
+    masks=None,
+    chunk_size=CHUNK_SIZE,
+    jit_compile=False,
 ):
     """`log_likelihood` as graph ops: x [B, *event] to three float32 [B].
 
-    Works through blocks of whole rows where all draws of a row fit into a chunk, and
-    otherwise through chunks of the draws of one row at a time. In both cases a block
-    is one run of consecutive records of the noise.
+    Works through blocks of as many whole rows as have all their draws in one chunk,
+    and otherwise through one row at a time and chunks of its draws. In both cases a
+    chunk is one run of consecutive records of the noise. The last block is filled up
+    with copies of the last row.
     """
     parameters = model.proposal_parameters(x)
     num_rows = tf.shape(x)[0]
     block = tf.maximum(1, chunk_size // num_samples)
+    num_blocks = (num_rows + block - 1) // block
     outputs = [
-        tf.TensorArray(
-            tf.float32,
-            size=(num_rows + block - 1) // block,
-            element_shape=[None],
-            infer_shape=False,
-        )
+        tf.TensorArray(tf.float32, num_blocks, element_shape=[None], infer_shape=False)
         for _ in LogLikelihood._fields
     ]
 
-    def one_block(index, outputs):
-        rows = slice(index * block, tf.minimum((index + 1) * block, num_rows))
-        x_block, parameters_block = x[rows], parameters[rows]
-        size = tf.shape(x_block)[0]
-        start = (first_row + tf.cast(rows.start, tf.int64)) * tf.cast(
-            num_samples, tf.int64
-        )
-
+    def one_block(x, parameters, num_samples, key, start):
         def draw(first, count):
-            records = noise.normal(
-                key,
-                start + tf.cast(first, tf.int64),
-                size * count,
-                sum(model.latent_dims),
-            )
-            draws = tf.reshape(records, [1, size, count, sum(model.latent_dims)])
+            size = tf.shape(x)[0]
+            record = start + tf.cast(first, tf.int64)
+            width = sum(model.latent_dims)
+            records = noise.normal(key, record, size * count, width)
+            draws = tf.reshape(records, [1, size, count, width])
             draws = tf.transpose(draws, [0, 2, 1, 3])
-            parts = model.log_weight_parts(
-                x_block, parameters_block, draws, masks=masks
-            )
+            parts = model.log_weight_parts(x, parameters, draws, masks=masks)
             return parts.log_weights[0]
 
-        result = stream_draws(draw, size, num_samples, chunk_size)
+        return stream_draws(draw, tf.shape(x)[0], num_samples, chunk_size)
+
+    if jit_compile:
+        one_block = tf.function(one_block, autograph=False, jit_compile=True)
+
+    def store_block(index, outputs):
+        first = index * block
+        rows = tf.minimum(first + tf.range(block), num_rows - 1)
+        start = (first_row + tf.cast(first, tf.int64)) * tf.cast(num_samples, tf.int64)
+        result = one_block(
+            tf.gather(x, rows), tf.gather(parameters, rows), num_samples, key, start
+        )
         written = [o.write(index, part) for o, part in zip(outputs, result)]
         return index + 1, written
 
     _, outputs = tf.while_loop(
-        lambda index, _: index * block < num_rows, one_block, [0, outputs]
+        lambda index, _: index < num_blocks,
+        store_block,
+        [0, outputs],
+        parallel_iterations=1,
     )
-    return LogLikelihood(*(output.concat() for output in outputs))
+    return LogLikelihood(*(output.concat()[:num_rows] for output in outputs))
 
 
 def stream_draws(draw, num_rows, num_samples, chunk_size):
@@ -201,7 +215,8 @@ def stream_draws(draw, num_rows, num_samples, chunk_size):
 
     Args:
       draw: function of (first, count) to log-weights float32 [count, B] of the draws
-        first, ..., first + count - 1.
+        first, ..., first + count - 1. All chunks are of one size; draws of the last
+        one beyond K do not count.
       num_rows: B.
       num_samples: K, integer scalar.
       chunk_size: most draws at once.
@@ -209,10 +224,13 @@ def stream_draws(draw, num_rows, num_samples, chunk_size):
     Returns:
       LogLikelihood of float32 tensors [B]. The running sums are float64.
     """
+    num_chunks = (num_samples + chunk_size - 1) // chunk_size
+    count = (num_samples + num_chunks - 1) // num_chunks
 
     def one_chunk(first, peak, total, squares):
-        count = tf.minimum(chunk_size, num_samples - first)
         log_weights = tf.cast(draw(first, count), tf.float64)
+        is_draw = (first + tf.range(count) < num_samples)[:, tf.newaxis]
+        log_weights = tf.where(is_draw, log_weights, tf.constant(-np.inf, tf.float64))
         higher = tf.maximum(peak, tf.reduce_max(log_weights, axis=0))
         shift = tf.where(tf.math.is_inf(higher), tf.zeros_like(higher), higher)
         weights = tf.exp(log_weights - shift)
@@ -330,17 +348,24 @@ def _mean_over_draws(loc):
     return loc.mean(axis=(0, 1)), loc.var(axis=(0, 1), ddof=1) / loc.shape[1]
 
 
-def _compiled_estimator(model, chunk_size):
-    """One traced function a model and chunk size, for any number of rows and draws."""
+def _compiled_estimator(model, masks, *settings):
+    """A function of (x, num_samples, key, first_row), traced for any number of rows."""
     functions = _compiled.setdefault(model, {})
-    if chunk_size not in functions:
+    if settings not in functions:
         # The cache is weak: the function must not keep the model alive.
         reference = weakref.ref(model)
 
         def estimate(x, num_samples, key, first_row, masks):
             return estimate_in_graph(
-                reference(), x, num_samples, key, first_row, masks, chunk_size
+                reference(), x, num_samples, key, first_row, masks, *settings
             )
 
-        functions[chunk_size] = tf.function(estimate, reduce_retracing=True)
-    return functions[chunk_size]
+        functions[settings] = tf.function(estimate)
+    traced = functions[settings].get_concrete_function(
+        tf.TensorSpec([None, *model.event_shape], tf.float32),
+        tf.TensorSpec([], tf.int32),
+        tf.TensorSpec([1], tf.uint64),
+        tf.TensorSpec([], tf.int64),
+        tf.nest.map_structure(tf.TensorSpec.from_tensor, masks) if masks else None,
+    )
+    return functools.partial(traced, masks=masks)

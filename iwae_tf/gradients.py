@@ -11,8 +11,10 @@ where the parameters of q, but not its inputs, are stopped in the last log q; v 
 for STL and the objective's `pathwise_weights` for DReG. The decoder's gradient is
 the same for every estimator. PIWAE has its own u for each tape.
 
-Where u and v differ D is asked twice, but for DReG through networks in which each
-draw is a row of its own: there one backward pass with u serves, rescaled at z.
+Where the weights differ D is asked twice, but for networks in which each draw is a row
+of its own. A row's backward signal is linear in its weight, so there one pass with the
+weights of the encoder's bound serves: rescaled at z for DReG, and where a layer sums
+the rows up (see `dense`) for PIWAE's decoder.
 
 References:
   Kingma and Welling, 2014. https://arxiv.org/abs/1312.6114
@@ -26,6 +28,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from iwae_tf.bounds import Bound
+from iwae_tf.dense import row_weights
 
 GRADIENT_ESTIMATORS = ("reparameterized", "stl", "dreg")
 
@@ -100,15 +103,21 @@ def loss_gradients(model, x, noise, example_weights, penalty_weight=1.0):
 def _decoder_gradients(model, pull_back, latents, weights):
     """The decoder's gradients, and the pull of log p(x, z) on each latent."""
     variables = _trainable(model.decoder)
-    if weights.inference is weights.generative:
-        return pull_back(weights.generative, [variables, latents])
-    if weights.is_one_bound and _rows_are_independent(model):
-        # DReG: a row's pull is linear in its weight, and v <= u, so v / u is safe.
-        gradients, pull = pull_back(weights.generative, [variables, latents])
-        rescale = tf.math.divide_no_nan(weights.inference, weights.generative)
-        return gradients, [rescale[..., tf.newaxis] * p for p in pull]
-    gradients = pull_back(weights.generative, variables)
-    return gradients, pull_back(weights.inference, latents)
+    is_split = weights.generative is not weights.base
+    is_pathwise = weights.inference is not weights.base
+    needed = ["takes_row_weights"] * is_split + ["rows_are_independent"] * is_pathwise
+    if (is_split and weights.share is None) or not _all_have(model.decoder, needed):
+        gradients = pull_back(weights.generative, variables)
+        return gradients, pull_back(weights.inference, latents)
+    share = None
+    if is_split:
+        share = tf.reshape(tf.broadcast_to(weights.share, tf.shape(weights.base)), [-1])
+    with row_weights(share):
+        gradients, pull = pull_back(weights.base, [variables, latents])
+    if is_pathwise:  # a row's pull is linear in its weight, and v <= u: v / u is safe
+        rescale = tf.math.divide_no_nan(weights.inference, weights.base)
+        pull = [rescale[..., tf.newaxis] * p for p in pull]
+    return gradients, pull
 
 
 def _stopped_pull(model, encoder_tape, latents, parameters, weights):
@@ -133,16 +142,16 @@ def _stopped_pull(model, encoder_tape, latents, parameters, weights):
 
 
 class RowWeights(NamedTuple):
-    """A bound, and its weight on each draw [M, K, B] for decoder and encoder."""
+    """A bound, and the weight of each draw in what is made of it: each [M, K, B].
+
+    Fields that are equal are the same tensor.
+    """
 
     bound: Bound
-    generative: tf.Tensor
-    inference: tf.Tensor
-
-    @property
-    def is_one_bound(self):
-        """Whether both halves of the model maximise the same bound."""
-        return self.bound.inference is self.bound.generative
+    generative: tf.Tensor  # in the decoder's gradient
+    base: tf.Tensor  # in the gradient of the encoder's bound
+    inference: tf.Tensor  # in the estimator of that gradient
+    share: tf.Tensor | None  # generative / base where it is bounded
 
 
 def _row_weights(model, log_weights, example_weights):
@@ -150,20 +159,22 @@ def _row_weights(model, log_weights, example_weights):
         tape.watch(log_weights)
         bound = model.objective(log_weights)
     generative = tape.gradient(bound.generative, log_weights, example_weights)
+    base, share = generative, None
+    if bound.inference is not bound.generative:
+        base = tape.gradient(bound.inference, log_weights, example_weights)
+        share = model.objective.generative_share(log_weights)
+    inference = base
     if model.gradient_estimator == "dreg":
         inference = model.objective.pathwise_weights(log_weights) * example_weights
-    elif bound.inference is bound.generative:
-        inference = generative
-    else:
-        inference = tape.gradient(bound.inference, log_weights, example_weights)
-    return RowWeights(bound, generative, inference)
+    return RowWeights(bound, generative, base, inference, share)
 
 
-def _rows_are_independent(model):
-    """Whether no network on the latents mixes rows, as batch normalisation would."""
+def _all_have(networks, attributes):
+    """Whether every network has the attributes and no loss of its own on activities."""
     return all(
-        getattr(network, "rows_are_independent", False) and not network.losses
-        for network in [*model.decoder, *model.encoder[1:]]
+        getattr(network, attribute, False) and not network.losses
+        for network in networks
+        for attribute in attributes
     )
 
 

@@ -4,18 +4,23 @@
 owns `train_step` and `test_step`. Each subclass only names its objective.
 """
 
+import contextlib
+import inspect
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf import bounds, noise
+from iwae_tf import bounds, execution, noise
 from iwae_tf.autoencoder import Autoencoder
 from iwae_tf.checks import check_choice, check_count, check_float, check_values
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.gradients import GRADIENT_ESTIMATORS, loss_gradients
 from iwae_tf.log_weights import DRAW_AXES, effective_sample_size
+from iwae_tf.metrics import JointMeans
 
 BINARIZATIONS = ("none", "dynamic")
+DEFAULT_BATCH_SIZE = 32  # Keras' own
 TRAIN_STREAM, TEST_STREAM, PIXEL_STREAM = range(3)
 
 
@@ -65,9 +70,8 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         self.gradient_estimator = gradient_estimator
         self.binarization = binarization
         self.seed = noise.check_seed(seed)
-        self._trackers = {
-            name: keras.metrics.Mean(name) for name in self.metric_names()
-        }
+        self._means = JointMeans(["loss", *self.metric_names()])
+        self._trackers = self._means.trackers  # Keras logs metrics that are attributes
 
     def metric_names(self):
         """Names of the logged metrics: the bound that is trained, and its parts."""
@@ -132,8 +136,28 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         )
         self._evaluated = tf.Variable(0, dtype=tf.int64, trainable=False)
 
-    def compile(self, optimizer="adam", **kwargs):
-        """As in Keras, without losses and metrics: the loss is minus the bound."""
+    def compile(
+        self,
+        optimizer="adam",
+        *,
+        steps_per_execution="auto",
+        jit_compile="auto",
+        **kwargs,
+    ):
+        """As in Keras, without losses and metrics: the loss is minus the bound.
+
+        Args:
+          optimizer: keras.optimizers.Optimizer or its name.
+          steps_per_execution: steps that `fit` and `evaluate` hand to TensorFlow at
+            once. "auto": as many as take about 20,000 rows of the decoder, at most
+            64; one where a callback watches batches.
+          jit_compile: whether XLA compiles those steps, as one program. "auto": yes,
+            but for `run_eagerly`, several replicas and layers that do without.
+          **kwargs: of keras.Model.compile.
+
+        Raises:
+          InvalidInputError: a loss or metric, or a bad `steps_per_execution`.
+        """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             value = kwargs.pop(name, None)
             if value is not None:
@@ -141,10 +165,33 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                     f"`{name}` must not be given: the model trains on its bound and "
                     f"logs its parts. Received: {name}={value!r}"
                 )
-        super().compile(optimizer=optimizer, **kwargs)
+        if steps_per_execution != "auto":
+            check_count(steps_per_execution, "steps_per_execution")
+        chosen = {
+            "steps_per_execution": steps_per_execution,
+            "jit_compile": jit_compile,
+        }
+        if jit_compile == "auto":
+            jit_compile = (
+                self.supports_xla
+                and not kwargs.get("run_eagerly", False)
+                and self.distribute_strategy.num_replicas_in_sync == 1
+            )
+        super().compile(
+            optimizer=optimizer,
+            steps_per_execution=(
+                1 if steps_per_execution == "auto" else steps_per_execution
+            ),
+            jit_compile=jit_compile,
+            **kwargs,
+        )
+        self._chosen = chosen
+        self._loss_tracker = None  # Keras' own: the loss is among the joint means
 
     def get_compile_config(self):
-        return self._compile_config.serialize() if self.compiled else {}
+        if not self.compiled:
+            return {}
+        return {**self._compile_config.serialize(), **self._chosen}
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -163,12 +210,58 @@ class ImportanceWeightedAutoencoder(Autoencoder):
     def fit(self, x=None, *args, **kwargs):
         """As in Keras; values of an array `x` are checked before the first step."""
         self._check_array(x)
-        return super().fit(x, *args, **kwargs)
+        with self._steps_per_execution_for(keras.Model.fit, x, args, kwargs):
+            return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
         """As in Keras; values of an array `x` are checked first."""
         self._check_array(x)
-        return super().evaluate(x, *args, **kwargs)
+        with self._steps_per_execution_for(keras.Model.evaluate, x, args, kwargs):
+            return super().evaluate(x, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _steps_per_execution_for(self, method, x, args, kwargs):
+        """Sets what "auto" stands for in a call of `method`, but in one within `fit`."""
+        is_outermost = self.compiled and self.steps_per_execution == 1
+        if not (is_outermost and self._chosen["steps_per_execution"] == "auto"):
+            yield
+            return
+        arguments = inspect.signature(method).bind(self, x, *args, **kwargs).arguments
+        callbacks = arguments.get("callbacks") or ()
+        if not isinstance(callbacks, (list, tuple)):
+            callbacks = [callbacks]
+        if self._makes_programs and not any(map(execution.watches_batches, callbacks)):
+            batch_size = arguments.get("batch_size") or _static_batch_size(x)
+            steps = arguments.get("steps_per_epoch") or arguments.get("steps")
+            self.steps_per_execution = execution.steps_per_call(
+                batch_size * self.num_groups * self.num_samples,
+                steps or _num_batches(x, batch_size),
+            )
+        try:
+            yield
+        finally:
+            self.steps_per_execution = 1
+
+    @property
+    def _makes_programs(self):
+        """Whether steps run as one program: each on its own, Keras' way, otherwise."""
+        return (
+            not self.run_eagerly
+            and self.distribute_strategy.num_replicas_in_sync == 1
+            and execution.keeps_rows_apart(self._flatten_layers())
+        )
+
+    def make_train_function(self, force=False):
+        if not self._makes_programs:
+            super().make_train_function(force)
+        elif self.train_function is None or force:
+            self.train_function = execution.make_function(self, self.train_step)
+
+    def make_test_function(self, force=False):
+        if not self._makes_programs:
+            super().make_test_function(force)
+        elif self.test_function is None or force:
+            self.test_function = execution.make_function(self, self.test_step)
 
     def _check_array(self, x):
         if isinstance(x, (np.ndarray, tf.Tensor)):
@@ -177,7 +270,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
     def train_step(self, data):
         """One step up the bound; see `gradients`."""
         x, example_weights = self._unpack(data)
-        first_row, num_rows = _place_in_global_batch(x)
+        first_row, num_rows = _place_in_global_batch(x, data)
         key = noise.fold_in(self._key(TRAIN_STREAM), self.train_steps.value)
         x = self._binarize(x, key, first_row)
         draws = self.draw_noise(
@@ -201,7 +294,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
     def test_step(self, data):
         """The bound and its parts; noise and binarization repeat at each evaluation."""
         x, example_weights = self._unpack(data)
-        first_row, num_rows = _place_in_global_batch(x)
+        first_row, num_rows = _place_in_global_batch(x, data)
         first_row += self._evaluated
         key = self._key(TEST_STREAM)
         x = self._binarize(x, key, first_row)
@@ -258,11 +351,10 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             "kl": tf.reduce_mean(parts.log_proposal - parts.log_prior, axis=DRAW_AXES),
             "ess": effective_sample_size(log_weights),
         }
-        for name, tracker in self._trackers.items():
-            tracker.update_state(values[name], sample_weight=example_weights)
-        self._loss_tracker.update_state(penalty - bound.generative, example_weights)
-        trackers = [self._loss_tracker, *self._trackers.values()]
-        return {tracker.name: tracker.result() for tracker in trackers}
+        loss = penalty - bound.generative
+        names = self.metric_names()
+        self._means.update_state([loss, *(values[n] for n in names)], example_weights)
+        return {tracker.name: tracker.result() for tracker in self.metrics}
 
 
 @keras.saving.register_keras_serializable("iwae_tf")
@@ -378,8 +470,28 @@ class PIWAE(_Grouped):
 MODELS = {"vae": VAE, "iwae": IWAE, "miwae": MIWAE, "ciwae": CIWAE, "piwae": PIWAE}
 
 
-def _place_in_global_batch(x):
+def _static_batch_size(x):
+    """Rows of a batch of `x` where its type tells, and Keras' default otherwise."""
+    if isinstance(x, tf.data.Dataset):
+        leading = {
+            spec.shape[:1].num_elements() for spec in tf.nest.flatten(x.element_spec)
+        }
+        return max((size for size in leading if size), default=DEFAULT_BATCH_SIZE)
+    return DEFAULT_BATCH_SIZE
+
+
+def _num_batches(x, batch_size):
+    """Batches in one pass over `x`, or None where its type does not tell."""
+    if isinstance(x, tf.data.Dataset):
+        cardinality = int(x.cardinality())
+        return cardinality if cardinality > 0 else None
+    return -(-len(x) // batch_size) if hasattr(x, "__len__") else None
+
+
+def _place_in_global_batch(x, data):
     """Index of the first row of `x` in the batch of all replicas, and its size."""
+    if isinstance(data, execution.PaddedBatch):
+        return tf.zeros([], tf.int64), data.num_rows
     rows = tf.shape(x, out_type=tf.int64)[0]
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:

@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 
+from iwae_tf.dense import Dense
 from iwae_tf.errors import InvalidInputError
 
 
@@ -27,7 +28,9 @@ class MLP(keras.Layer):
     Input: float [rows, ...]. Output: float [rows, *output_shape].
     """
 
-    rows_are_independent = True  # lets DReG do with one backward pass
+    # Let DReG and PIWAE do with one backward pass; see `gradients`.
+    rows_are_independent = True
+    takes_row_weights = True
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class MLP(keras.Layer):
                 f"Received: shape={np.shape(output_bias)}"
             )
         self.hidden = [
-            keras.layers.Dense(
+            Dense(
                 units,
                 self.activation,
                 kernel_initializer=self._kernel_initializer(i),
@@ -61,7 +64,7 @@ class MLP(keras.Layer):
             )
             for i, units in enumerate(self.hidden_dims)
         ]
-        self.out = keras.layers.Dense(
+        self.out = Dense(
             math.prod(self.row_shape),
             kernel_initializer=self._kernel_initializer(len(self.hidden)),
             bias_initializer=self._bias_initializer(),

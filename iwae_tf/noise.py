@@ -143,7 +143,9 @@ def _to_unit_interval(words):
 
     A signed integer of 31 bits: processors convert those faster than unsigned ones.
     """
-    upper = tf.bitcast(tf.bitwise.right_shift(words, tf.constant(1, tf.uint32)), tf.int32)
+    upper = tf.bitcast(
+        tf.bitwise.right_shift(words, tf.constant(1, tf.uint32)), tf.int32
+    )
     return (tf.cast(upper, tf.float32) + 0.5) * 2.0**-31
 
 

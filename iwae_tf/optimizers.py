@@ -5,6 +5,7 @@ import math
 import keras
 
 MUON_RATE = 8.0  # Muon's step on a matrix, in units of Adam's learning rate
+GRAM_RATIO = 1.5  # longer to shorter side from which Muon's Gram form is cheaper
 COSINE_FLOOR = 0.01  # where the cosine schedule ends, as a share of where it starts
 
 
@@ -36,6 +37,30 @@ class Muon(keras.optimizers.Muon):
     def lr_adjust(self, x):
         inputs, outputs = x.shape
         return x * (MUON_RATE * math.sqrt(max(1.0, outputs / inputs)))
+
+    def zeropower_via_newtonschulz5(self, x, steps):
+        """Newton-Schulz iteration, on the Gram matrix where `x` is far from square.
+
+        Every iterate is x times a polynomial in its Gram matrix, and such polynomials
+        commute. So the iteration is one on matrices of the shorter side, and two
+        products with `x` do where Keras takes two for each of the `steps`.
+        """
+        short, long = sorted(x.shape)
+        if long < GRAM_RATIO * short:
+            return super().zeropower_via_newtonschulz5(x, steps)
+        ops = keras.ops
+        x = x / (ops.norm(x) + 1e-7)
+        is_tall = x.shape[0] == long
+        transposed = ops.transpose(x)
+        gram = transposed @ x if is_tall else x @ transposed
+        product, identity = None, ops.eye(short, dtype=x.dtype)
+        for step in range(steps):
+            factor = self.muon_a * identity + self.muon_b * gram
+            factor += self.muon_c * (gram @ gram)
+            product = factor if product is None else factor @ product
+            if step < steps - 1:
+                gram = gram @ factor @ factor
+        return x @ product if is_tall else product @ x
 
 
 @keras.saving.register_keras_serializable("iwae_tf")

@@ -1,0 +1,55 @@
+"""Dense layers whose parameter gradients can weigh each row.
+
+A row's backward signal is linear in the weight that the row has in the loss. So one
+backward pass serves two losses that only weigh rows differently, one for the inputs
+and one for the parameters, if the rows are rescaled where they are summed up.
+"""
+
+import contextlib
+import contextvars
+
+import keras
+import tensorflow as tf
+
+_row_weights = contextvars.ContextVar("row_weights", default=None)
+
+
+@contextlib.contextmanager
+def row_weights(weights):
+    """Within it, gradients of `Dense` parameters count row r `weights[r]` times.
+
+    Args:
+      weights: float32 [rows], for each `Dense` that is differentiated meanwhile.
+    """
+    token = _row_weights.set(weights)
+    try:
+        yield
+    finally:
+        _row_weights.reset(token)
+
+
+@tf.custom_gradient
+def affine(inputs, kernel, bias):
+    """inputs [rows, I] @ kernel [I, O] + bias [O]."""
+
+    def gradient(upstream):
+        weights = _row_weights.get()
+        inputs_gradient = tf.matmul(upstream, kernel, transpose_b=True)
+        if weights is None:
+            kernel_gradient = tf.matmul(inputs, upstream, transpose_a=True)
+            return inputs_gradient, kernel_gradient, tf.reduce_sum(upstream, axis=0)
+        weights = tf.cast(weights, upstream.dtype)[:, tf.newaxis]
+        kernel_gradient = tf.matmul(weights * inputs, upstream, transpose_a=True)
+        bias_gradient = tf.matmul(weights, upstream, transpose_a=True)[0]
+        return inputs_gradient, kernel_gradient, bias_gradient
+
+    return tf.matmul(inputs, kernel) + bias, gradient
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class Dense(keras.layers.Dense):
+    """keras.layers.Dense on [rows, I], with gradients that `row_weights` scales."""
+
+    def call(self, inputs):
+        kernel, bias = (tf.convert_to_tensor(v) for v in (self.kernel, self.bias))
+        return self.activation(affine(inputs, kernel, bias))

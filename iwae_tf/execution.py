@@ -1,0 +1,219 @@
+"""Many steps of `fit` and `evaluate` as one compiled program.
+
+Keras calls a train function once for `steps_per_execution` batches, and compiles one
+step. Here the batches of one call are laid end to end in an array and a loop over them
+is compiled whole. A batch is a window of that array as long as the longest batch so
+far: a shorter one is filled up with copies of its first example, of weight zero, so
+that the shapes, and with them the compiled program, stay the same.
+"""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+MOST_STEPS = 64  # in one call
+ROWS_PER_CALL = 20_000  # of the decoder: a fraction of a second for small networks
+BATCH_HOOKS = (
+    "on_batch_begin",
+    "on_batch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_test_batch_begin",
+    "on_test_batch_end",
+)
+_SCALAR = tf.TensorSpec([], tf.int32)
+
+
+class PaddedBatch(tuple):
+    """(x, y, sample_weight) whose first `num_rows` examples are real."""
+
+    def __new__(cls, parts, num_rows):
+        batch = super().__new__(cls, parts)
+        batch.num_rows = num_rows
+        return batch
+
+
+def steps_per_call(rows_per_step, num_steps=None):
+    """Steps in one call, so that progress shows and a stop does not wait for long.
+
+    Args:
+      rows_per_step: rows of the decoder in one step.
+      num_steps: steps in an epoch where that is known: calls share them evenly.
+    """
+    most = max(1, min(MOST_STEPS, ROWS_PER_CALL // rows_per_step))
+    if not num_steps:
+        return most
+    num_calls = -(-num_steps // most)
+    return -(-num_steps // num_calls)
+
+
+def watches_batches(callback):
+    """Whether a Keras callback does something at each batch, and so has to see it.
+
+    Those that only count or show progress say so by an attribute `counts_batches`.
+    """
+    if isinstance(callback, keras.callbacks.CallbackList):
+        return any(map(watches_batches, callback.callbacks))
+    if getattr(callback, "counts_batches", False):
+        return False
+    for name in ("update_freq", "save_freq"):  # Keras' own that may act by the batch
+        if getattr(callback, name, None) == "epoch":
+            return False
+    return any(
+        getattr(getattr(callback, hook), "__func__", None)
+        is not getattr(keras.callbacks.Callback, hook)
+        for hook in BATCH_HOOKS
+    )
+
+
+def keeps_rows_apart(layers):
+    """Whether examples of weight zero leave the others alone, as far as one can see."""
+    return not any(
+        isinstance(layer, keras.layers.BatchNormalization)
+        or getattr(layer, "activity_regularizer", None) is not None
+        for layer in layers
+    )
+
+
+def make_function(model, step):
+    """A function for Keras' `fit` or `evaluate`: an iterator of batches to the logs.
+
+    Args:
+      model: keras.Model, with `steps_per_execution` and `jit_compile`.
+      step: function of a `PaddedBatch` to a dict of scalars.
+
+    Returns:
+      function: takes up to `model.steps_per_execution` batches of a tf.data iterator
+        through `step` and returns the last logs. Raises StopIteration where there is
+        no batch left.
+    """
+    capacity = tf.Variable(0, trainable=False)  # rows of the longest batch so far
+    collect = tf.function(_collect, autograph=False)
+    program = tf.function(
+        functools.partial(_run, step),
+        autograph=False,
+        jit_compile=bool(model.jit_compile),
+    )
+
+    def function(iterator):
+        limit = tf.constant(model.steps_per_execution)
+        sizes, num_steps, batches = collect(iterator, limit, capacity)
+        if not num_steps:
+            raise StopIteration
+        # Traced for any number of rows, so that a new one does not trace anew.
+        specs = keras.tree.map_structure(_any_rows, (sizes, batches))
+        traced = program.get_concrete_function(specs[0], _SCALAR, specs[1])
+        return traced(sizes, num_steps, batches)
+
+    return function
+
+
+def _collect(iterator, limit, capacity):
+    """Up to `limit` batches of an iterator, end to end.
+
+    Returns:
+      sizes: int32 [limit], rows of each batch.
+      num_steps: int32 [], batches there were.
+      batches: (x, y, sample_weight), each [limit * capacity, ...] or None.
+    """
+    specs = _without_optionals(iterator.element_spec)
+    structure = keras.utils.unpack_x_y_sample_weight(specs)
+    arrays = [
+        tf.TensorArray(
+            spec.dtype,
+            0,
+            dynamic_size=True,
+            infer_shape=False,
+            element_shape=spec.shape,
+        )
+        for spec in keras.tree.flatten(structure)
+        if spec is not None
+    ]
+    sizes = tf.TensorArray(tf.int32, 0, dynamic_size=True, element_shape=[])
+
+    def is_left(step, batch, *_):
+        return (step < limit) & batch.has_value()
+
+    def store(step, batch, sizes, arrays):
+        parts = _without_optionals(batch.get_value())
+        parts = keras.utils.unpack_x_y_sample_weight(parts)
+        leaves = [leaf for leaf in keras.tree.flatten(parts) if leaf is not None]
+        arrays = [array.write(step, leaf) for array, leaf in zip(arrays, leaves)]
+        sizes = sizes.write(step, tf.shape(leaves[0])[0])
+        # Not one more than asked for: it would be lost.
+        more = tf.cond(step + 1 < limit, iterator.get_next_as_optional, lambda: batch)
+        return step + 1, more, sizes, arrays
+
+    first = iterator.get_next_as_optional()
+    num_steps, _, sizes, arrays = tf.while_loop(
+        is_left, store, [0, first, sizes, arrays], parallel_iterations=1
+    )
+    sizes = tf.pad(sizes.stack(), [[0, limit - num_steps]])
+    capacity.assign(tf.maximum(capacity, tf.reduce_max(sizes)))
+    leaves = [_pad_rows(array.concat(), limit * capacity) for array in arrays]
+    leaves = iter(leaves)
+    batches = keras.tree.map_structure(
+        lambda spec: None if spec is None else next(leaves), structure
+    )
+    return sizes, num_steps, batches
+
+
+def _run(step, sizes, num_steps, batches):
+    """The logs of the last of `num_steps` steps."""
+    starts = tf.cumsum(sizes, exclusive=True)
+    specs = keras.tree.map_structure(_any_rows, (starts, sizes, batches))
+
+    def one_step(index, starts, sizes, batches):
+        capacity = tf.shape(keras.tree.flatten(batches)[0])[0] // tf.shape(sizes)[0]
+        is_row = tf.range(capacity) < sizes[index]
+        rows = starts[index] + tf.where(is_row, tf.range(capacity), 0)
+        # Not tf.slice: XLA would compile for each new value of where it begins.
+        x, y, sample_weight = keras.tree.map_structure(
+            lambda leaf: None if leaf is None else tf.gather(leaf, rows), batches
+        )
+        real = tf.cast(is_row, tf.float32)
+        if sample_weight is None:
+            sample_weight = real
+        else:
+            sample_weight = tf.where(
+                is_row, sample_weight, tf.zeros_like(sample_weight)
+            )
+        num_rows = tf.cast(sizes[index], tf.int64)
+        return step(PaddedBatch((x, y, sample_weight), num_rows))
+
+    # Traced once, by itself: its logs are what the loop starts from.
+    traced = tf.function(one_step, autograph=False).get_concrete_function(
+        _SCALAR, *specs
+    )
+    logs = keras.tree.map_structure(
+        lambda spec: tf.zeros(spec.shape, spec.dtype), traced.structured_outputs
+    )
+    _, logs = tf.while_loop(
+        lambda index, _: index < num_steps,
+        lambda index, _: (index + 1, traced(index, starts, sizes, batches)),
+        [0, logs],
+        parallel_iterations=1,
+    )
+    return logs
+
+
+def _any_rows(leaf):
+    """Spec of a tensor with any number of rows."""
+    if leaf is None:
+        return None
+    return tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype)
+
+
+def _pad_rows(leaf, num_rows):
+    """`leaf` with zeros appended up to `num_rows` rows."""
+    padding = [[0, num_rows - tf.shape(leaf)[0]]] + [[0, 0]] * (leaf.shape.rank - 1)
+    return tf.pad(leaf, padding)
+
+
+def _without_optionals(data):
+    """Keras' data adapters hand a missing part on as an empty Optional."""
+    absent = (tf.experimental.Optional, tf.OptionalSpec)
+    return keras.tree.map_structure(
+        lambda part: None if isinstance(part, absent) else part, data
+    )

@@ -1,0 +1,63 @@
+"""Means that are updated together: one operation a step instead of one each."""
+
+import keras
+from keras import ops
+
+
+class JointMeans:
+    """Weighted means of several quantities over the examples of an epoch.
+
+    Args:
+      names: of the quantities.
+
+    `trackers` are Keras metrics, one a name, that read the shared sums.
+    """
+
+    def __init__(self, names):
+        self._sums = _Sums(len(names))
+        self.trackers = {
+            name: _Mean(self._sums, index, name) for index, name in enumerate(names)
+        }
+
+    def update_state(self, values, sample_weight):
+        """Adds one batch.
+
+        Args:
+          values: sequence of float [B], in the order of the names.
+          sample_weight: float [B].
+        """
+        self._sums.update_state(ops.stack(values), sample_weight)
+
+
+class _Sums(keras.metrics.Metric):
+    """Sums of the weighted values and of the weights."""
+
+    def __init__(self, size):
+        super().__init__(name="sums")
+        self.total = self.add_variable((size,), "zeros", name="total")
+        self.count = self.add_variable((), "zeros", name="count")
+
+    def update_state(self, values, sample_weight):
+        self.total.assign_add(ops.sum(values * sample_weight, axis=-1))
+        self.count.assign_add(ops.sum(sample_weight))
+
+    def result(self):
+        return ops.divide_no_nan(self.total, self.count)
+
+
+class _Mean(keras.metrics.Metric):
+    """One of the means, read from the shared sums."""
+
+    def __init__(self, sums, index, name):
+        super().__init__(name=name)
+        self._sums = sums
+        self._index = index
+
+    def update_state(self, *args, **kwargs):
+        raise NotImplementedError("the means are updated together")
+
+    def result(self):
+        return self._sums.result()[self._index]
+
+    def reset_state(self):
+        self._sums.reset_state()

@@ -1,0 +1,278 @@
+"""Steps that run as one program against steps that Python runs one by one."""
+
+import collections
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from iwae_tf import execution
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.models import IWAE, MODELS
+from iwae_tf.networks import MLP
+
+EVENT = (6,)
+ROWS = 22  # five batches of four, and one of two
+MODES = {
+    "default": {},
+    "one step": {"steps_per_execution": 1},
+    "four steps": {"steps_per_execution": 4},
+    "graph": {"jit_compile": False},
+    "graph, one step": {"jit_compile": False, "steps_per_execution": 1},
+    "eager": {"run_eagerly": True},
+}
+X = np.random.default_rng(0).integers(0, 2, (ROWS, *EVENT)).astype(np.float32)
+
+
+class Counting(IWAE):
+    """Counts calls of `train_step` and sums up what each example weighs in them."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.batches = tf.Variable(0, trainable=False)
+        self.seen = tf.Variable(tf.zeros(ROWS), trainable=False)
+
+    def train_step(self, data):
+        _, index, weights = data if len(data) == 3 else (*data, None)
+        self.batches.assign_add(1)
+        weights = tf.ones(tf.shape(index)[:1]) if weights is None else weights
+        self.seen.assign(tf.tensor_scatter_nd_add(self.seen, index, weights))
+        return {**super().train_step(data), "batches": self.batches.value()}
+
+
+def build(cls=IWAE, mode="default", likelihood="bernoulli", decoder=None, **kwargs):
+    keras.utils.set_random_seed(3)
+    decoder = decoder or MLP([5], EVENT, seed=2)
+    model = cls(MLP([5], (4,), seed=1), decoder, likelihood=likelihood, **kwargs)
+    model.build((None, *EVENT))
+    model.compile(keras.optimizers.SGD(0.05), **MODES[mode])
+    return model
+
+
+def fit(model, data=X, **kwargs):
+    settings = {"batch_size": 4} if isinstance(data, np.ndarray) else {}
+    settings |= {"epochs": 2, "shuffle": False, "verbose": 0}
+    return model.fit(data, **{**settings, **kwargs}).history
+
+
+def weights(model):
+    return np.concatenate([np.ravel(w) for w in model.get_weights()])
+
+
+def indexed(weighted=False):
+    """Batches of (x, index of each example) and maybe a weight."""
+    index = np.arange(ROWS, dtype=np.int32)[:, np.newaxis]
+    parts = (X, index, np.linspace(0, 2, ROWS, dtype=np.float32))
+    return tf.data.Dataset.from_tensor_slices(parts if weighted else parts[:2])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "piwae",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("vae", "ciwae")),
+    ],
+)
+def test_modes_agree_with_a_ragged_last_batch_and_validation(name):
+    settings = {"binarization": "dynamic", "num_samples": 3}
+    histories, ends = {}, {}
+    for mode in MODES:
+        model = build(MODELS[name], mode, **settings)
+        sample_weight = np.linspace(0.0, 2.0, ROWS)
+        histories[mode] = fit(model, sample_weight=sample_weight, validation_data=X[:7])
+        ends[mode] = weights(model)
+    for mode in MODES:
+        assert histories[mode].keys() == histories["eager"].keys()
+        for key, values in histories["eager"].items():
+            np.testing.assert_allclose(histories[mode][key], values, rtol=2e-5)
+        np.testing.assert_allclose(ends[mode], ends["eager"], rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("mode", ["default", "graph", "eager"])
+def test_one_seed_is_one_run_bit_for_bit(mode):
+    settings = {"num_samples": 3, "gradient_estimator": "dreg"}
+    one, other = build(mode=mode, **settings), build(mode=mode, **settings)
+    assert fit(one) == fit(other)
+    np.testing.assert_array_equal(weights(one), weights(other))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("mode", ["four steps", "graph", "eager"])
+def test_every_example_counts_once_an_epoch(mode, weighted):
+    model = build(Counting, mode)
+    history = fit(model, indexed(weighted).batch(4))
+    assert int(model.batches) == 12 == int(model.train_steps)
+    assert history["batches"] == [6, 12]  # logs of an override come through
+    expected = 2 * np.linspace(0, 2, ROWS) if weighted else np.full(ROWS, 2.0)
+    np.testing.assert_allclose(model.seen, expected, rtol=1e-6)
+
+
+def test_an_iterator_goes_on_where_the_last_epoch_ended():
+    model = build(Counting)
+    fit(model, indexed().repeat().batch(2), steps_per_epoch=4, epochs=3)
+    assert int(model.batches) == 12
+    assert sorted(collections.Counter(np.asarray(model.seen)).items()) == [
+        (1.0, ROWS - 2), (2.0, 2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["default", "graph, one step"])
+def test_batches_of_unknown_number_and_growing_size(mode):
+    def batches():
+        for rows in (1, 3, 2, 5, 4):
+            yield X[:rows]
+
+    spec = tf.TensorSpec([None, *EVENT], tf.float32)
+    data = tf.data.Dataset.from_generator(batches, output_signature=spec)
+    model = build(mode=mode)
+    fit(model, data)
+    assert int(model.train_steps) == 10
+    reference = build(mode="eager")
+    fit(reference, data)
+    np.testing.assert_allclose(weights(model), weights(reference), atol=5e-6)
+
+
+@pytest.mark.parametrize("mode", ["default", "eager"])
+def test_padding_does_not_reach_the_density(mode):
+    """A likelihood that is infinite at zero, which images filled up with would be."""
+    x = (np.random.default_rng(0).uniform(0.2, 0.8, X.shape)).astype(np.float32)
+    model = build(mode=mode, likelihood=beta_likelihood)
+    history = fit(model, x)
+    assert np.isfinite(history["bound"]).all()
+    assert np.isfinite(weights(model)).all()
+
+
+def beta_likelihood(logits):
+    import tensorflow_probability as tfp
+
+    beta = tfp.distributions.Beta(tf.exp(logits) + 0.5, 2.0)
+    return tfp.distributions.Independent(beta, 1)
+
+
+def test_layers_that_mix_rows_get_no_padding():
+    decoder = [keras.layers.BatchNormalization(), keras.layers.Dense(EVENT[0])]
+    ends = []
+    for mode in ("default", "eager"):
+        keras.utils.set_random_seed(5)
+        fresh = [layer.__class__.from_config(layer.get_config()) for layer in decoder]
+        model = build(mode=mode, decoder=keras.Sequential(fresh))
+        fit(model)
+        ends.append(weights(model))
+    np.testing.assert_allclose(*ends, atol=5e-5)
+
+
+class Watcher(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append((batch, int(self.model.train_steps)))
+
+
+def test_a_callback_that_watches_batches_gets_them():
+    watcher = Watcher()
+    fit(build(), callbacks=[watcher])
+    assert watcher.steps == [(i % 6, i + 1) for i in range(12)]
+
+
+def test_an_explicit_number_of_steps_is_kept_with_a_watcher():
+    watcher = Watcher()
+    fit(build(mode="four steps"), callbacks=[watcher])
+    assert [taken for _, taken in watcher.steps] == [4, 6, 10, 12]
+
+
+@pytest.mark.parametrize(
+    "callback, watches",
+    [
+        (keras.callbacks.EarlyStopping(), False),
+        (keras.callbacks.ModelCheckpoint("x.keras"), False),
+        (keras.callbacks.ModelCheckpoint("x.keras", save_freq=10), True),
+        (keras.callbacks.TensorBoard("x"), False),
+        (keras.callbacks.TensorBoard("x", update_freq="batch"), True),
+        (keras.callbacks.LambdaCallback(on_epoch_end=print), False),
+        (keras.callbacks.LambdaCallback(on_train_batch_begin=print), True),
+        (keras.callbacks.TerminateOnNaN(), True),
+        (Watcher(), True),
+    ],
+)
+def test_who_watches_batches(callback, watches):
+    assert execution.watches_batches(callback) == watches
+    container = keras.callbacks.CallbackList([callback])
+    assert execution.watches_batches(container) == watches
+
+
+@pytest.mark.parametrize(
+    "rows, steps, expected",
+    [
+        (1, None, 64), (1000, None, 20), (1000, 2980, 20), (1000, 210, 20),
+        (1000, 21, 11), (10_000, 298, 2), (10**6, 298, 1), (20, 3, 3), (20, 65, 33),
+    ],
+)  # fmt: skip
+def test_steps_per_call(rows, steps, expected):
+    assert execution.steps_per_call(rows, steps) == expected
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "many"])
+def test_bad_steps_per_execution_is_refused(value):
+    rule = re.escape("`steps_per_execution` must be a positive integer. Received:")
+    with pytest.raises(InvalidInputError, match=rule):
+        build().compile("adam", steps_per_execution=value)
+
+
+def test_the_choice_survives_a_reload(tmp_path):
+    for mode, saved in [("default", "auto"), ("four steps", 4)]:
+        model = build(mode=mode)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        assert loaded.get_compile_config()["steps_per_execution"] == saved
+        assert loaded.get_compile_config()["jit_compile"] == "auto"
+        assert loaded.jit_compile
+
+
+COMPILATIONS = """
+    import os, pathlib, sys
+    dump = pathlib.Path(sys.argv[1])
+    os.environ["XLA_FLAGS"] = f"--xla_dump_to={dump} --xla_dump_hlo_as_text"
+    import numpy as np
+    import iwae_tf
+    from iwae_tf.networks import MLP
+
+    x = np.zeros([22, 6], np.float32)
+    model = iwae_tf.IWAE(MLP([5], (4,)), MLP([5], (6,)), num_samples=3)
+    model.compile("adam", **eval(sys.argv[2]))
+    counts = []
+    def count():
+        counts.append(len(list(dump.glob("*before_optimizations.txt"))))
+    for size in (22, 21, 13):  # batches of 4 and a last one of 2, 1 and 1
+        model.fit(x[:size], batch_size=4, epochs=2, verbose=0, validation_data=x[:7])
+        count()
+    for size in (1, 2, 5):
+        iwae_tf.log_likelihood(model, x[:size], 30)
+        count()
+    print(counts)
+"""
+
+
+@pytest.mark.parametrize(
+    "steps", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 6))]
+)
+def test_ragged_batches_compile_nothing_anew(tmp_path, steps):
+    """Programs that XLA wrote down: training, validation, and the estimator's block."""
+    run = subprocess.run(
+        [
+            sys.executable, "-c", textwrap.dedent(COMPILATIONS), str(tmp_path),
+            str({"steps_per_execution": steps}),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parents[1],
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split("\n")[-2] == "[2, 2, 2, 3, 3, 3]"
