@@ -221,7 +221,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     @contextlib.contextmanager
     def _steps_per_execution_for(self, method, x, args, kwargs):
-        """Sets what "auto" stands for in a call of `method`, but in one within `fit`."""
+        """Sets what "auto" stands for in a call of `method`; `fit` sets it for both."""
         is_outermost = self.compiled and self.steps_per_execution == 1
         if not (is_outermost and self._chosen["steps_per_execution"] == "auto"):
             yield

@@ -22,7 +22,7 @@ from iwae_tf.errors import InvalidInputError
 PHILOX = 1  # `alg` of TensorFlow's stateless random ops
 LARGEST_BELOW_ONE = 1.0 - 2.0**-24  # in float32
 WORDS_PER_COUNT = 4  # 32-bit words that one step of the Philox counter yields
-# Taylor coefficients in the square of the angle; what is left out is below 3e-8 at pi / 4.
+# Taylor coefficients in the square of an angle; the rest is below 3e-8 up to pi / 4.
 SINE = (1.0, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880)
 COSINE = (1.0, -1 / 2, 1 / 24, -1 / 720, 1 / 40320)
 

@@ -392,6 +392,15 @@ def test_muon_is_serialized():
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (784, 200), (30, 20), (7, 7)])
+def test_muon_on_the_gram_matrix_is_keras_iteration(shape):
+    matrix = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    matrix *= np.geomspace(1.0, 1e-3, shape[1], dtype=np.float32)
+    ours = optimizers.Muon().zeropower_via_newtonschulz5(matrix, 5)
+    theirs = keras.optimizers.Muon().zeropower_via_newtonschulz5(matrix, 5)
+    np.testing.assert_allclose(ours, theirs, atol=2e-3 * np.abs(theirs).max())
+
+
 def test_weight_average_is_keras_own():
     optimizer = build_optimizer(make_config(weight_average=0.75), steps_per_epoch=1)
     assert optimizer.use_ema and optimizer.ema_momentum == 0.75

@@ -609,3 +609,56 @@ def test_the_mask_of_dropout_is_one_for_a_step(estimator):
     masks = [np.asarray(call) != 0 for call in calls if not tf.is_symbolic_tensor(call)]
     assert masks and masks[0].mean() < 0.9
     assert all(np.array_equal(mask, masks[0]) for mask in masks)
+
+
+def count_products(model, x, draws):
+    """Matrix products of one call of `loss_gradients`."""
+    specs = [tf.TensorSpec.from_tensor(tf.constant(v)) for v in (x, draws)]
+
+    @tf.function(autograph=False)
+    def run(x, draws):
+        return loss_gradients(model, x, draws, tf.ones(x.shape[:1])).gradients
+
+    graph = run.get_concrete_function(*specs).graph
+    return sum(op.type == "MatMul" for op in graph.get_operations())
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize(
+    "name, estimator",
+    [
+        ("piwae", "reparameterized"),
+        ("piwae", "stl"),
+        ("piwae", "dreg"),
+        ("iwae", "dreg"),
+        ("ciwae", "dreg"),
+    ],
+)
+def test_one_backward_pass_equals_two(name, estimator, num_layers, monkeypatch):
+    model, x = build(name, num_layers, estimator), binary()
+    draws = draw(model, len(x))
+    weights = np.float32([0.1, 0.0, 0.7, 1.3])
+    one_pass = gradients(model, x, draws, weights)
+    products = count_products(model, x, draws)
+    for attribute in ("rows_are_independent", "takes_row_weights"):
+        monkeypatch.setattr(MLP, attribute, False)
+    two_passes = gradients(model, x, draws, weights)
+    for one, other in zip(halves(model, one_pass), halves(model, two_passes)):
+        assert_close(one, other, rtol=2e-6)
+    assert products < count_products(model, x, draws)
+
+
+def test_one_backward_pass_where_a_group_weighs_nothing():
+    """Weights that underflow in float32 lose their share, and nothing is NaN."""
+    objective = SETTINGS["piwae"][0].objective_class()
+    log_weights = tf.constant(
+        [[[0.0], [-1.0]], [[-300.0], [-301.0]], [[-5.0], [-90.0]]]
+    )
+    share = np.broadcast_to(objective.generative_share(log_weights), [3, 2, 1])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(log_weights)
+        bound = objective(log_weights)
+    inference = tape.gradient(bound.inference, log_weights)
+    generative = tape.gradient(bound.generative, log_weights)
+    np.testing.assert_allclose(share * inference, generative, rtol=1e-5, atol=1e-38)
+    assert (share >= 0).all() and (share <= 3).all()
