@@ -4,14 +4,16 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= runs/demo
 FLAGS ?=
+BENCH ?=
 
-.PHONY: help install demo test test-all lint clean
+.PHONY: help install demo test test-all lint bench clean
 
 help:
 	@echo "make demo      train, evaluate, draw and export an IWAE on 5,000 MNIST digits"
 	@echo "make test      the tests that fit into some minutes"
 	@echo "make test-all  all tests at full size"
 	@echo "make lint      formatting and lint"
+	@echo "make bench     speed against a product of matrices and plain Keras and PyTorch"
 
 # The stamp is newer than what it was installed from.
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -34,6 +36,9 @@ test-all: install lint
 lint: install
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+
+bench: install
+	$(RUN) -m benchmarks $(BENCH)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

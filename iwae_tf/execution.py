@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 MOST_STEPS = 64  # in one call
+DEFAULT_BATCH_SIZE = 32  # Keras' own
 ROWS_PER_CALL = 20_000  # of the decoder: a fraction of a second for small networks
 BATCH_HOOKS = (
     "on_batch_begin",
@@ -46,6 +47,24 @@ def steps_per_call(rows_per_step, num_steps=None):
         return most
     num_calls = -(-num_steps // most)
     return -(-num_steps // num_calls)
+
+
+def batch_size_of(x):
+    """Rows of a batch of `x` where its type tells, and Keras' default otherwise."""
+    if isinstance(x, tf.data.Dataset):
+        leading = {
+            spec.shape[:1].num_elements() for spec in tf.nest.flatten(x.element_spec)
+        }
+        return max((size for size in leading if size), default=DEFAULT_BATCH_SIZE)
+    return DEFAULT_BATCH_SIZE
+
+
+def num_batches(x, batch_size):
+    """Batches in one pass over `x`, or None where its type does not tell."""
+    if isinstance(x, tf.data.Dataset):
+        cardinality = int(x.cardinality())
+        return cardinality if cardinality > 0 else None
+    return -(-len(x) // batch_size) if hasattr(x, "__len__") else None
 
 
 def watches_batches(callback):

@@ -20,7 +20,6 @@ from iwae_tf.log_weights import DRAW_AXES, effective_sample_size
 from iwae_tf.metrics import JointMeans
 
 BINARIZATIONS = ("none", "dynamic")
-DEFAULT_BATCH_SIZE = 32  # Keras' own
 TRAIN_STREAM, TEST_STREAM, PIXEL_STREAM = range(3)
 
 
@@ -215,15 +214,16 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def evaluate(self, x=None, *args, **kwargs):
         """As in Keras; values of an array `x` are checked first."""
+        if kwargs.get("_use_cached_eval_dataset"):  # within `fit`, which has done this
+            return super().evaluate(x, *args, **kwargs)
         self._check_array(x)
         with self._steps_per_execution_for(keras.Model.evaluate, x, args, kwargs):
             return super().evaluate(x, *args, **kwargs)
 
     @contextlib.contextmanager
     def _steps_per_execution_for(self, method, x, args, kwargs):
-        """Sets what "auto" stands for in a call of `method`; `fit` sets it for both."""
-        is_outermost = self.compiled and self.steps_per_execution == 1
-        if not (is_outermost and self._chosen["steps_per_execution"] == "auto"):
+        """Sets what "auto" stands for in a call of `method`."""
+        if not self.compiled or self._chosen["steps_per_execution"] != "auto":
             yield
             return
         arguments = inspect.signature(method).bind(self, x, *args, **kwargs).arguments
@@ -231,11 +231,11 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         if not isinstance(callbacks, (list, tuple)):
             callbacks = [callbacks]
         if self._makes_programs and not any(map(execution.watches_batches, callbacks)):
-            batch_size = arguments.get("batch_size") or _static_batch_size(x)
+            batch_size = arguments.get("batch_size") or execution.batch_size_of(x)
             steps = arguments.get("steps_per_epoch") or arguments.get("steps")
             self.steps_per_execution = execution.steps_per_call(
                 batch_size * self.num_groups * self.num_samples,
-                steps or _num_batches(x, batch_size),
+                steps or execution.num_batches(x, batch_size),
             )
         try:
             yield
@@ -468,24 +468,6 @@ class PIWAE(_Grouped):
 
 
 MODELS = {"vae": VAE, "iwae": IWAE, "miwae": MIWAE, "ciwae": CIWAE, "piwae": PIWAE}
-
-
-def _static_batch_size(x):
-    """Rows of a batch of `x` where its type tells, and Keras' default otherwise."""
-    if isinstance(x, tf.data.Dataset):
-        leading = {
-            spec.shape[:1].num_elements() for spec in tf.nest.flatten(x.element_spec)
-        }
-        return max((size for size in leading if size), default=DEFAULT_BATCH_SIZE)
-    return DEFAULT_BATCH_SIZE
-
-
-def _num_batches(x, batch_size):
-    """Batches in one pass over `x`, or None where its type does not tell."""
-    if isinstance(x, tf.data.Dataset):
-        cardinality = int(x.cardinality())
-        return cardinality if cardinality > 0 else None
-    return -(-len(x) // batch_size) if hasattr(x, "__len__") else None
 
 
 def _place_in_global_batch(x, data):

@@ -209,6 +209,22 @@ def test_who_watches_batches(callback, watches):
 
 
 @pytest.mark.parametrize(
+    "data, batch_size, num_batches",
+    [
+        (X, 32, 1),
+        (list(X), 32, 1),
+        (indexed().batch(4), 32, 6),
+        (indexed().batch(4, drop_remainder=True), 4, 5),
+        (indexed().batch(4).repeat(), 32, None),
+        (iter([X]), 32, None),
+    ],
+)
+def test_what_a_data_set_tells_of_its_batches(data, batch_size, num_batches):
+    assert execution.batch_size_of(data) == batch_size
+    assert execution.num_batches(data, batch_size) == num_batches
+
+
+@pytest.mark.parametrize(
     "rows, steps, expected",
     [
         (1, None, 64), (1000, None, 20), (1000, 2980, 20), (1000, 210, 20),
@@ -217,6 +233,17 @@ def test_who_watches_batches(callback, watches):
 )  # fmt: skip
 def test_steps_per_call(rows, steps, expected):
     assert execution.steps_per_call(rows, steps) == expected
+
+
+def test_validation_in_larger_steps_than_training_sees_every_batch(recwarn):
+    """Training takes one step a call, and the small batches of validation many."""
+    model = build(num_samples=3000)
+    history = fit(
+        model, batch_size=8, epochs=1, validation_data=X, validation_batch_size=2
+    )
+    assert not [w for w in recwarn if "ran out of data" in str(w.message)]
+    expected = model.evaluate(X, batch_size=2, verbose=0, return_dict=True)
+    np.testing.assert_allclose(history["val_bound"], expected["bound"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, True, "many"])

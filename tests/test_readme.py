@@ -55,7 +55,7 @@ def test_scripts_run_in_the_order_of_the_readme(checkout):
 
 def test_make_targets_exist():
     targets = [command[1] for command in commands() if command[0] == "make"]
-    assert targets == ["demo", "test"]
+    assert targets == ["demo", "test", "bench"]
     makefile, ci = (ROOT / "Makefile").read_text(), (ROOT / ".ci/run").read_text()
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)

@@ -1,0 +1,1 @@
+"""What the package costs: one script a table, and `python -m benchmarks` for all."""
