@@ -8,13 +8,11 @@ each step; the draws count as data, too.
     python -m benchmarks.input_pipeline
 """
 
-import functools
-
 import tensorflow as tf
 
 import iwae_tf
 from benchmarks import common, models
-from benchmarks.common import Contender, Row, paired_ratio
+from benchmarks.common import Row, paired_ratio
 from benchmarks.models import BATCH_SIZE
 from iwae_tf import datasets
 
@@ -48,9 +46,8 @@ def fits(model_class, sizes, draws, quick):
             batch = tf.data.Dataset.from_tensors(x[:BATCH_SIZE])
             sources["no pipeline"] = (batch.cache().repeat(steps), None)
         for source, (data, batch_size) in sources.items():
-            fit = functools.partial(model.fit, data, batch_size=batch_size, verbose=0)
-            fit()
-            contenders[binarization, source] = Contender(fit, steps)
+            fit = models.timed_fit(model, data, steps, batch_size)
+            contenders[binarization, source] = fit
     return contenders
 
 

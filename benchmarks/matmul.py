@@ -117,7 +117,7 @@ def measure(options):
         contenders["PyTorch"] = torch
     for contender in contenders.values():
         contender.run()
-    seconds = common.interleave(contenders, 4 * options.rounds)
+    seconds = common.interleave(contenders, 2 * options.rounds)
     names = {"graph": "TensorFlow graph", "XLA": "TensorFlow XLA"}
     shown = "[1000, 200] x [200, 784]"
     rows = [

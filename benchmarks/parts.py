@@ -114,13 +114,9 @@ def measure(options):
     repeated = tf.repeat(tf.reshape(x, [-1, pixels]), NUM_SAMPLES, axis=0)
     key = noise.make_key((0, 0))
 
-    def fit():
-        model.fit(data, batch_size=BATCH_SIZE, verbose=0)
-
     def normals(step, carry):
         return tf.reduce_sum(noise.normal(key, step, rows, sizes.latent_dim) + carry)
 
-    fit()
     parts = {
         "products of the layers": products(layer_shapes(sizes, BATCH_SIZE)),
         "noise": normals,
@@ -129,7 +125,9 @@ def measure(options):
         "optimiser (Adam)": update(model),
     }
     contenders = {name: looped(part, repeats) for name, part in parts.items()}
-    contenders["the step through fit"] = Contender(fit, steps)
+    contenders["the step through fit"] = models.timed_fit(
+        model, data, steps, BATCH_SIZE
+    )
     seconds = common.interleave(contenders, options.rounds)
     whole = seconds["the step through fit"]
     return [

@@ -2,9 +2,8 @@
 
 All models are float32 on images [28, 28, 1] with the paper's batch of 20, unless a row
 says otherwise. A model is built and compiled with default settings; one `fit` compiles
-its programs, and repeated `fit`s of some hundred steps on an array are timed, in turn
-with those that they are compared to. What a call of `fit` costs by itself is in the
-time of its steps, but small next to the second that they take together.
+its programs, and the steps of repeated `fit`s on an array are timed, in turn with those
+that they are compared to. What a call of `fit` does once does not count (`StepClock`).
 
 Arithmetic of a step is three times that of a forward pass: the products of the dense
 layers, for the encoder on each image and for all else on each draw.
@@ -47,9 +46,8 @@ class Group:
         step_flops = models.training_flops(model, batch_size, draws)
         steps = models.steps_in_fit(step_flops, self.options.quick)
         x = models.binary_images(steps * batch_size - missing, self.sizes.event_shape)
-        fit = functools.partial(model.fit, x, batch_size=batch_size, verbose=0)
         self.flops[name] = step_flops
-        self._warm_up(name, fit, steps)
+        self.contenders[name] = models.timed_fit(model, x, steps, batch_size)
 
     def add_peers(self, step_flops, num_samples):
         """Plain Keras and, where it is installed, plain PyTorch with K draws."""
@@ -58,8 +56,7 @@ class Group:
         shape = (self.sizes.event_shape, self.sizes.hidden_dims, self.sizes.latent_dim)
         plain = peers_keras.PlainIWAE(*shape, num_samples)
         plain.compile(optimizer=keras.optimizers.Adam(LEARNING_RATE))
-        fit = functools.partial(plain.fit, x, batch_size=BATCH_SIZE, verbose=0)
-        self._warm_up("Keras", fit, steps)
+        self.contenders["Keras"] = models.timed_fit(plain, x, steps, BATCH_SIZE)
         self.add_torch(step_flops, "train_iwae", num_samples)
 
     def add_torch(self, step_flops, epoch, *draws):
@@ -82,7 +79,8 @@ class Group:
             BATCH_SIZE,
             *draws,
         )
-        self._warm_up("PyTorch", run, steps)
+        run()
+        self.contenders["PyTorch"] = Contender(run, steps)
 
     def add_products(self):
         """The matrix products that a step's rate is a share of."""
@@ -92,10 +90,6 @@ class Group:
     def time(self):
         """Seconds a step (an operation for products), dict of float [rounds]."""
         return common.interleave(self.contenders, self.options.rounds)
-
-    def _warm_up(self, name, run, steps):
-        run()
-        self.contenders[name] = Contender(run, steps)
 
 
 def time_row(what, seconds, reference=""):

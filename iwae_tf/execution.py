@@ -95,12 +95,14 @@ def keeps_rows_apart(layers):
     )
 
 
-def make_function(model, step):
+def make_function(model, step, create_variables):
     """A function for Keras' `fit` or `evaluate`: an iterator of batches to the logs.
 
     Args:
       model: keras.Model, with `steps_per_execution` and `jit_compile`.
       step: function of a `PaddedBatch` to a dict of scalars.
+      create_variables: function of x [rows, *event], called before `step` is traced: a
+        trace that creates variables would be made twice.
 
     Returns:
       function: takes up to `model.steps_per_execution` batches of a tf.data iterator
@@ -108,7 +110,8 @@ def make_function(model, step):
         no batch left.
     """
     capacity = tf.Variable(0, trainable=False)  # rows of the longest batch so far
-    collect = tf.function(_collect, autograph=False)
+    # A function of its own for each model: TensorFlow warns of one traced many times.
+    collect = tf.function(lambda *args: _collect(*args), autograph=False)
     program = tf.function(
         functools.partial(_run, step),
         autograph=False,
@@ -120,6 +123,7 @@ def make_function(model, step):
         sizes, num_steps, batches = collect(iterator, limit, capacity)
         if not num_steps:
             raise StopIteration
+        create_variables(batches[0])
         # Traced for any number of rows, so that a new one does not trace anew.
         specs = keras.tree.map_structure(_any_rows, (sizes, batches))
         traced = program.get_concrete_function(specs[0], _SCALAR, specs[1])

@@ -255,13 +255,23 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         if not self._makes_programs:
             super().make_train_function(force)
         elif self.train_function is None or force:
-            self.train_function = execution.make_function(self, self.train_step)
+            self.train_function = execution.make_function(
+                self, self.train_step, self._create_variables
+            )
 
     def make_test_function(self, force=False):
         if not self._makes_programs:
             super().make_test_function(force)
         elif self.test_function is None or force:
-            self.test_function = execution.make_function(self, self.test_step)
+            self.test_function = execution.make_function(
+                self, self.test_step, self._create_variables
+            )
+
+    def _create_variables(self, x):
+        """Of the model and its optimiser, for images of the shape of `x`."""
+        self.check_x(x, has_values=False)
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
 
     def _check_array(self, x):
         if isinstance(x, (np.ndarray, tf.Tensor)):
