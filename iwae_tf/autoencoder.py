@@ -200,6 +200,24 @@ class Autoencoder(keras.Model):
             all_parameters.append(parameters)
         return latents, all_parameters
 
+    def proposal_noise(self, parameters, latents):
+        """The `draws` that make `sample_proposal` return these latents.
+
+        Args:
+          parameters: float [B, 2 * D_1], of q(z1|x).
+          latents: list of [M, K, B, D_l].
+
+        Returns:
+          draws: [M, K, B, D_1 + ... + D_L].
+        """
+        draws = []
+        for layer, latent in enumerate(latents):
+            if layer:
+                parameters = self._apply(self.encoder[layer], latents[layer - 1])
+            loc, scale = split_loc_scale(parameters)
+            draws.append((latent - loc) / scale)
+        return tf.concat(draws, axis=-1)
+
     def log_proposal(self, latents, parameters, *, masks=None):
         """log q(z|x) of what `sample_proposal` returned: [M, K, B]."""
         active = [mask.active for mask in masks] if masks else [None] * len(latents)
@@ -302,15 +320,19 @@ class Autoencoder(keras.Model):
         return self._decode(z)
 
     def sample_latent(self, num_images, seed=(0, 0)):
-        """z1 from the generative model, top layer first: [num_images, latent_dim]."""
+        """z1 from the generative model: [num_images, latent_dim]."""
+        return self.sample_latents(num_images, seed)[0]
+
+    def sample_latents(self, num_images, seed=(0, 0)):
+        """All layers from the generative model, the top first, as [z1, z2, ...]."""
         key = noise.fold_in(noise.make_key(seed), LATENT_STREAM)
         draws = noise.normal(key, 0, num_images, sum(self.latent_dims))
-        *lower, latent = tf.split(draws, self.latent_dims, axis=-1)
-        for layer in range(len(lower), 0, -1):
-            parameters = self._apply(self.decoder[layer], latent)
+        latents = tf.split(draws, self.latent_dims, axis=-1)
+        for layer in range(len(latents) - 1, 0, -1):
+            parameters = self._apply(self.decoder[layer], latents[layer])
             loc, scale = split_loc_scale(parameters)
-            latent = loc + scale * lower[layer - 1]
-        return latent
+            latents[layer - 1] = loc + scale * latents[layer - 1]
+        return latents
 
     def sample(self, num_images, seed=(0, 0), *, mean=False):
         """Images from the generative model.

@@ -17,7 +17,7 @@ from iwae_tf.autoencoder import UnitMask
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.distributions import split_loc_scale
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.log_weights import standard_error
+from iwae_tf.log_weights import JACKKNIFE_POWERS, jackknife_error, standard_error
 
 CHUNK_SIZE = 2500  # rows of the decoder at once: what bounds the memory
 SCORES_PER_CALL = 100_000  # image-samples between two reports of progress
@@ -31,14 +31,17 @@ class LogLikelihood(NamedTuple):
     """Importance-sampling estimates of log p(x), each [B], in nats.
 
     `standard_error` is the error of importance sampling alone, by the delta method:
-    sqrt((K sum w~^2 - 1) / (K - 1)), NaN for one draw. It comes from the draws that
-    happened: where few draws carry the weight (a small `effective_sample_size`) it
-    is too small, and `estimate` is biased low.
+    sqrt((K sum w~^2 - 1) / (K - 1)), NaN for one draw. Where few draws carry the
+    weight (a small `effective_sample_size`) it is too small. `jackknife_error` is the
+    error by leaving one draw out at a time, the same where the weights are even; where
+    they are not it has the size of the spread between seeds. `estimate` is biased low,
+    which no error bar here includes.
     """
 
     estimate: np.ndarray
     standard_error: np.ndarray
     effective_sample_size: np.ndarray
+    jackknife_error: np.ndarray
 
 
 class Summary(NamedTuple):
@@ -49,6 +52,7 @@ class Summary(NamedTuple):
     data_standard_error: float  # of the images: standard deviation / sqrt(N)
     effective_sample_size: float
     num_examples: int
+    jackknife_error: float  # of importance sampling: sqrt(sum of squares) / N
 
 
 class LayerStatistics(NamedTuple):
@@ -137,15 +141,18 @@ def concatenate(results):
 def summarize(result):
     """Mean NLL of a data set with its two standard errors; see `Summary`."""
     estimate = np.asarray(result.estimate, np.float64)
-    error = np.asarray(result.standard_error, np.float64)
+    errors = result.standard_error, result.jackknife_error
+    errors = [np.asarray(error, np.float64) for error in errors]
     count = len(estimate)
+    standard_error, jackknife_error = (np.sqrt(np.sum(e**2)) / count for e in errors)
     spread = estimate.std(ddof=1) if count > 1 else np.nan
     return Summary(
         nll=float(-estimate.mean()),
-        standard_error=float(np.sqrt(np.sum(error**2)) / count),
+        standard_error=float(standard_error),
         data_standard_error=float(spread / np.sqrt(count)),
         effective_sample_size=float(np.mean(result.effective_sample_size)),
         num_examples=count,
+        jackknife_error=float(jackknife_error),
     )
 
 
@@ -159,7 +166,7 @@ def estimate_in_graph(
     chunk_size=CHUNK_SIZE,
     jit_compile=False,
 ):
-    """`log_likelihood` as graph ops: x [B, *event] to three float32 [B].
+    """`log_likelihood` as graph ops: x [B, *event] to four float32 [B].
 
     Works through blocks of as many whole rows as have all their draws in one chunk,
     and otherwise through one row at a time and chunks of its draws. In both cases a
@@ -227,7 +234,7 @@ def stream_draws(draw, num_rows, num_samples, chunk_size):
     num_chunks = (num_samples + chunk_size - 1) // chunk_size
     count = (num_samples + num_chunks - 1) // num_chunks
 
-    def one_chunk(first, peak, total, squares):
+    def one_chunk(first, peak, sums):
         log_weights = tf.cast(draw(first, count), tf.float64)
         is_draw = (first + tf.range(count) < num_samples)[:, tf.newaxis]
         log_weights = tf.where(is_draw, log_weights, tf.constant(-np.inf, tf.float64))
@@ -235,21 +242,25 @@ def stream_draws(draw, num_rows, num_samples, chunk_size):
         shift = tf.where(tf.math.is_inf(higher), tf.zeros_like(higher), higher)
         weights = tf.exp(log_weights - shift)
         rescale = tf.exp(peak - shift)
-        total = total * rescale + tf.reduce_sum(weights, axis=0)
-        squares = squares * rescale**2 + tf.reduce_sum(weights**2, axis=0)
-        return first + count, higher, total, squares
+        added, power, scale = [], tf.ones_like(weights), tf.ones_like(rescale)
+        for earlier in sums:
+            power, scale = power * weights, scale * rescale
+            added.append(earlier * scale + tf.reduce_sum(power, axis=0))
+        return first + count, higher, added
 
     zeros = tf.zeros([num_rows], tf.float64)
-    _, peak, total, squares = tf.while_loop(
+    _, peak, sums = tf.while_loop(
         lambda first, *_: first < num_samples,
         one_chunk,
-        [0, zeros - np.inf, zeros, zeros],
+        [0, zeros - np.inf, [zeros] * JACKKNIFE_POWERS],
     )
+    total, squares = sums[:2]
     normalized_squares = squares / total**2
     result = LogLikelihood(
         estimate=peak + tf.math.log(total / tf.cast(num_samples, tf.float64)),
         standard_error=standard_error(normalized_squares, num_samples),
         effective_sample_size=1.0 / normalized_squares,
+        jackknife_error=jackknife_error(sums, num_samples),
     )
     return LogLikelihood(*(tf.cast(part, tf.float32) for part in result))
 

@@ -6,10 +6,12 @@ examples last.
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 GROUP_AXIS, SAMPLE_AXIS = 0, 1
 DRAW_AXES = (GROUP_AXIS, SAMPLE_AXIS)
+JACKKNIFE_POWERS = 10  # sums of powers of the weights in `jackknife_error`
 
 
 def num_draws(log_weights, axis):
@@ -88,3 +90,42 @@ def standard_error(sum_of_squared_weights, num_samples):
     return tf.where(
         count > 1.0, tf.sqrt(excess / tf.maximum(count - 1.0, 1.0)), one_draw
     )
+
+
+def jackknife_error(power_sums, num_samples):
+    """Jackknife standard error of log mean w, from sums of powers of the weights.
+
+    sqrt((K - 1) / K * sum_k (l_k - mean l)^2),  l_k = log(1 - w~_k)
+
+    l_k is what leaving draw k out changes. Draws can be streamed: the largest weight,
+    the only one that may be more than half of the sum, enters exactly and the others
+    by the Taylor series of l and l^2, cut where less than 1e-3 nats is left.
+    It equals `standard_error` in the limit of small weights, and is larger where one
+    draw carries much of the sum.
+
+    Args:
+      power_sums: list of JACKKNIFE_POWERS float64 [...], the sums over draws of w,
+        w^2, ... with w scaled such that the largest is one.
+      num_samples: number of draws K; the result is NaN for K = 1.
+
+    Returns:
+      jackknife_error: float64 [...], in nats; at most 36, since a sum of float64
+        cannot tell what is left beside a weight that is larger by more than that.
+
+    References:
+      Efron and Stein, 1981. https://doi.org/10.1214/aos/1176345462
+    """
+    total = power_sums[0]
+    without_largest = tf.maximum(total - 1.0, np.finfo(np.float64).eps * total)
+    largest = tf.math.log(without_largest / total)
+    others = [
+        tf.maximum(power_sum - 1.0, 0.0) / total**power
+        for power, power_sum in enumerate(power_sums, 1)
+    ]
+    series = [0.0, *(1.0 / power for power in range(1, JACKKNIFE_POWERS + 1))]
+    squared = np.convolve(series, series)[1 : JACKKNIFE_POWERS + 1]
+    mean = largest - tf.add_n([c * p for c, p in zip(series[1:], others)])
+    squares = largest**2 + tf.add_n([c * p for c, p in zip(squared, others)])
+    count = tf.cast(num_samples, total.dtype)
+    variance = (count - 1.0) / count * tf.maximum(squares - mean**2 / count, 0.0)
+    return tf.where(count > 1.0, tf.sqrt(variance), tf.constant(math.nan, total.dtype))

@@ -1,0 +1,196 @@
+"""Whether error bars of log p(x) hold: many seeds against what each of them says."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+from scipy import special
+
+from iwae_tf.checks import check_count
+from iwae_tf.diagnostics.draws import log_weight_batches
+from iwae_tf.diagnostics.jackknife import leave_one_out
+from iwae_tf.diagnostics.proposals import smoothed_log_weights
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.evaluation import stream_draws
+
+NUM_BLOCKS = 25  # of the between-block spread
+NUM_RESAMPLES = 100  # of the bootstrap
+Z_95 = 1.959964
+SPREADS = (0.5, 1.0, 2.0, 3.0)  # sd of log w in the cases with a known answer
+
+
+def error_coverage(
+    model, x, *, num_samples=5000, num_seeds=16, seed=(0, 0), on_progress=None
+):
+    """Spread of log p(x) between seeds against the error bars that each seed states.
+
+    Args:
+      model: a built model of this package.
+      x: float [N, *event].
+      num_samples: K, draws an image and seed.
+      num_seeds: S, at least 2.
+      seed: pair of integers; the seeds are (seed[0], seed[1] + s).
+      on_progress: optional function of the number of images just finished.
+
+    Returns:
+      dict, see `compare`. The reference is the estimate from all S * K draws, which is
+      itself biased low, by less.
+    """
+    check_count(num_seeds, "num_seeds")
+    if num_seeds < 2:
+        raise InvalidInputError(
+            f"`num_seeds` must be at least 2. Received: num_seeds={num_seeds}"
+        )
+    seeds = []
+    for index in range(num_seeds):
+        rng = np.random.default_rng([seed[0] % 2**32, index])
+        pair, parts = (seed[0], seed[1] + index), []
+        for _, log_weights in log_weight_batches(model, x, num_samples, pair):
+            parts.append(error_bars(log_weights, rng))
+            if on_progress:
+                on_progress(log_weights.shape[1])
+        seeds.append(_join(parts))
+    estimates = np.stack([found["delta method"][0] for found in seeds])
+    reference = special.logsumexp(estimates, axis=0) - math.log(num_seeds)
+    return compare(seeds, reference) | {"num_samples": num_samples}
+
+
+def known_cases(
+    *, spreads=SPREADS, num_samples=5000, num_images=100, num_seeds=40, seed=0
+):
+    """`error_coverage` where the answer is known: log w ~ N(-s^2 / 2, s^2), E w = 1.
+
+    That is what a Gaussian proposal beside a Gaussian posterior of the same width
+    gives, s posterior deviations away from it.
+
+    Returns:
+      list of dicts, see `compare`, one for each of `spreads`, with `spread_of_log_w`.
+    """
+    rng, cases = np.random.default_rng(seed), []
+    for spread in spreads:
+        seeds = []
+        for _ in range(num_seeds):
+            normals = rng.standard_normal([num_samples, num_images])
+            seeds.append(error_bars(spread * normals - spread**2 / 2, rng))
+        found = compare(seeds, np.zeros(num_images))
+        cases.append(
+            found | {"num_samples": num_samples, "spread_of_log_w": float(spread)}
+        )
+    return cases
+
+
+def error_bars(log_weights, rng):
+    """Estimates of log E w with error bars, by several methods.
+
+    Args:
+      log_weights: float [K, B].
+      rng: NumPy generator, of the bootstrap.
+
+    Returns:
+      dict of name to (estimate, error): float64 arrays [B]. "delta method" and
+      "jackknife" are those of `log_likelihood`; "jackknife, bias reduced" moves the
+      estimate as well; "blocks" leaves out one of 25 blocks at a time; "bootstrap"
+      resamples draws; "Pareto-smoothed" is the delta method on smoothed weights.
+    """
+    log_weights = np.asarray(log_weights, np.float64)
+    peak = log_weights.max(axis=0)
+    plain = _streamed(log_weights - peak)
+    estimate = plain.estimate + peak
+    smoothed = _streamed(smoothed_log_weights(log_weights - peak)[0])
+    weights = np.exp(log_weights - peak)
+    bias, _ = leave_one_out(log_weights)
+    return {
+        "delta method": (estimate, plain.standard_error),
+        "jackknife": (estimate, plain.jackknife_error),
+        "jackknife, bias reduced": (estimate - bias, plain.jackknife_error),
+        "blocks": (estimate, _block_error(weights)),
+        "bootstrap": (estimate, _bootstrap_error(weights, rng)),
+        "Pareto-smoothed": (smoothed.estimate + peak, smoothed.standard_error),
+    }
+
+
+def compare(seeds, reference):
+    """What error bars say, against what happens between seeds.
+
+    Args:
+      seeds: list of what `error_bars` returns, one for each seed, S >= 2.
+      reference: float [N], log p(x), known or well estimated.
+
+    Returns:
+      dict: `num_seeds`, `num_images`, `reference` (its mean), and for each name in
+      `errors`: `mean` over images and seeds; `bias`, its distance from the reference;
+      `spread`, the standard deviation of the mean over images between seeds, and
+      `stated`, what the error bars say it is (root mean square over seeds); the same
+      of single images, `image_spread` and `image_stated`; and the share of intervals
+      of +- 1.96 errors that cover: `image_coverage` and `mean_coverage` the reference,
+      `repeat_coverage` the expected value of the mean (what other seeds tend to).
+    """
+    return {
+        "num_seeds": len(seeds),
+        "num_images": len(reference),
+        "reference": float(np.mean(reference)),
+        "errors": {
+            name: _compare_one(
+                *(np.stack([found[name][part] for found in seeds]) for part in (0, 1)),
+                reference,
+            )
+            for name in seeds[0]
+        },
+    }
+
+
+def _compare_one(estimates, errors, reference):
+    """`compare` of one kind of error: estimates and errors [S, N]."""
+    means = estimates.mean(axis=1)
+    stated = np.sqrt((errors**2).sum(axis=1)) / errors.shape[1]
+    truth = reference.mean()
+
+    def coverage(distance, error):
+        return float(np.mean(np.abs(distance) <= Z_95 * error))
+
+    return {
+        "mean": float(means.mean()),
+        "bias": float(means.mean() - truth),
+        "spread": float(means.std(ddof=1)),
+        "stated": _root_mean_square(stated),
+        "image_spread": _root_mean_square(estimates.std(axis=0, ddof=1)),
+        "image_stated": _root_mean_square(errors),
+        "image_coverage": coverage(estimates - reference, errors),
+        "mean_coverage": coverage(means - truth, stated),
+        "repeat_coverage": coverage(means - means.mean(), stated),
+    }
+
+
+def _streamed(log_weights):
+    """`stream_draws` of given log-weights [K, B], as float64 arrays."""
+    count, num_rows = log_weights.shape
+    draws = tf.constant(log_weights, tf.float32)
+    found = stream_draws(lambda first, count: draws, num_rows, count, count)
+    return type(found)(*(part.numpy().astype(np.float64) for part in found))
+
+
+def _block_error(weights):
+    """Jackknife over blocks of draws of weights [K, B]: [B]."""
+    usable = len(weights) - len(weights) % NUM_BLOCKS
+    blocks = weights[:usable].reshape(-1, NUM_BLOCKS, weights.shape[1]).sum(axis=0)
+    with np.errstate(divide="ignore"):
+        return leave_one_out(np.log(blocks))[1]
+
+
+def _bootstrap_error(weights, rng):
+    """Standard deviation of the log mean of resampled weights [K, B]: [B]."""
+    times = rng.poisson(1.0, [NUM_RESAMPLES, len(weights)]).astype(np.float64)
+    means = times @ weights / times.sum(axis=1, keepdims=True)
+    return np.log(np.maximum(means, np.finfo(float).tiny)).std(axis=0, ddof=1)
+
+
+def _join(parts):
+    """Batches of `error_bars` end to end."""
+    return {
+        name: tuple(np.concatenate(pair) for pair in zip(*(p[name] for p in parts)))
+        for name in parts[0]
+    }
+
+
+def _root_mean_square(values):
+    return float(np.sqrt(np.mean(np.square(values))))

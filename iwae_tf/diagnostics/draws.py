@@ -1,0 +1,85 @@
+"""Log-weights of given images, drawn in bounded memory."""
+
+import weakref
+
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf import noise
+from iwae_tf.checks import check_count
+from iwae_tf.evaluation import CHUNK_SIZE
+
+VALUES_AT_ONCE = 2_000_000  # log-weights that are held: what bounds the memory
+
+_compiled = weakref.WeakKeyDictionary()
+
+
+def draw_log_weights(model, x, num_samples, seed=(0, 0), *, first_row=0):
+    """Log-weights of K draws of q(z|x) a row, with the noise of `log_likelihood`.
+
+    Args:
+      model: a built model of this package.
+      x: float [B, *event], scored as given.
+      num_samples: K.
+      seed: pair of integers.
+      first_row: index of the first row in the data set that `x` is a part of.
+
+    Returns:
+      log_weights: float32 NumPy array [K, B].
+
+    Raises:
+      InvalidInputError: a bad argument.
+    """
+    check_count(num_samples, "num_samples")
+    x = model.check_x(x)
+    num_chunks = -(-num_samples // CHUNK_SIZE)
+    count = -(-num_samples // num_chunks)
+    rows_at_once = max(1, CHUNK_SIZE // num_samples)
+    function = _compiled_chunk(model, rows_at_once, count)
+    parameters, key = model.proposal_parameters(x), noise.make_key(seed)
+    columns = []
+    for first in range(0, len(x), rows_at_once):
+        rows = np.minimum(np.arange(first, first + rows_at_once), len(x) - 1)
+        inputs = tf.gather(x, rows), tf.gather(parameters, rows)
+        start = (first_row + first) * num_samples
+        chunks = [
+            function(*inputs, key, tf.constant(start + chunk * count, tf.int64))
+            for chunk in range(num_chunks)
+        ]
+        columns.append(np.concatenate(chunks)[:num_samples])
+    return np.concatenate(columns, axis=1)[:, : len(x)]
+
+
+def log_weight_batches(model, x, num_samples, seed=(0, 0)):
+    """Yields `draw_log_weights` of batches of images, as (first row, [K, b]).
+
+    A batch is as large as `VALUES_AT_ONCE` log-weights, and one image at least.
+    """
+    check_count(num_samples, "num_samples")
+    size = max(1, VALUES_AT_ONCE // num_samples)
+    for first in range(0, len(x), size):
+        batch = x[first : first + size]
+        yield (
+            first,
+            draw_log_weights(model, batch, num_samples, seed, first_row=first),
+        )
+
+
+def _compiled_chunk(model, num_rows, count):
+    """A function from rows, their parameters, a key and a record to [count, rows]."""
+    functions = _compiled.setdefault(model, {})
+    if (num_rows, count) not in functions:
+        reference = weakref.ref(model)  # the cache must not keep the model alive
+
+        def chunk(x, parameters, key, start):
+            model = reference()
+            width = sum(model.latent_dims)
+            records = noise.normal(key, start, num_rows * count, width)
+            draws = tf.reshape(records, [1, num_rows, count, width])
+            draws = tf.transpose(draws, [0, 2, 1, 3])
+            return model.log_weight_parts(x, parameters, draws).log_weights[0]
+
+        functions[num_rows, count] = tf.function(
+            chunk, autograph=False, jit_compile=model.supports_xla
+        )
+    return functions[num_rows, count]

@@ -1,0 +1,277 @@
+"""Signal-to-noise ratio of the gradients of encoder and decoder.
+
+References:
+  Rainforth et al., 2018, section 3. https://arxiv.org/abs/1802.04537
+"""
+
+import contextlib
+import math
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf import noise
+from iwae_tf.checks import check_count
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.gradients import loss_gradients
+
+ROWS_AT_ONCE = 20_000  # rows of the decoder: what bounds the memory
+MEAN_OF_ABSOLUTE_NORMAL = math.sqrt(2 / math.pi)  # E|N(0, 1)|
+
+
+class HalfSNR(NamedTuple):
+    """Signal-to-noise of the gradient of one half of the model.
+
+    `floor` is what `snr` would be if the gradient were noise alone: an average over R
+    draws is never exactly zero. `rms` has that contribution taken out.
+    """
+
+    snr: float  # mean over parameters of |mean| / standard deviation
+    median: float  # median of the same
+    rms: float  # root of the mean square, less 1 / R
+    dsnr: float  # mean over draws of |along the mean| / |across it|
+    floor: float  # E|N(0, 1)| / sqrt(R)
+    num_parameters: int  # whose gradient varies
+    num_constant: int  # whose gradient never does, left out of all of the above
+
+
+class GradientSNR(NamedTuple):
+    """Signal-to-noise of a model's gradients, from `num_draws` of them."""
+
+    encoder: HalfSNR
+    decoder: HalfSNR
+    num_draws: int
+    per_parameter: list  # |mean| / sd, an array for each trainable variable
+
+
+def gradient_snr(
+    model,
+    x,
+    *,
+    num_draws=1000,
+    seed=(0, 0),
+    num_groups=None,
+    num_samples=None,
+    gradient_estimator=None,
+    on_progress=None,
+):
+    """Signal-to-noise ratio of the gradient of the mean bound over `x`.
+
+    SNR  = |E g_i| / sd(g_i) for each parameter i
+    DSNR = E[|g_par| / |g_perp|], g_par the part of g along E g, g_perp the rest
+
+    The moments are streamed over `num_draws` gradients, each with noise of its own;
+    E g in the DSNR is their mean, and its expectation is over as many further ones.
+
+    Args:
+      model: a built model of this package.
+      x: float [B, *event]; each gradient uses all of it, as given.
+      num_draws: R, at least 2.
+      seed: pair of integers.
+      num_groups: M; None takes the model's. 1 where the bound has no groups.
+      num_samples: K; None takes the model's.
+      gradient_estimator: None takes the model's.
+      on_progress: optional function of the number of gradients just finished.
+
+    Returns:
+      GradientSNR.
+
+    Raises:
+      InvalidInputError: a bad argument, an estimator that the bound does not have.
+    """
+    check_count(num_draws, "num_draws")
+    if num_draws < 2:
+        raise InvalidInputError(
+            f"`num_draws` must be at least 2. Received: num_draws={num_draws}"
+        )
+    shape = _draw_shape(model, num_groups, num_samples)
+    x = model.check_x(x)
+    with _estimator(model, gradient_estimator or model.gradient_estimator):
+        program = _Program(model, x, *shape, noise.make_key(seed))
+        mean, squares = program.moments(num_draws, on_progress)
+        split = len(program.encoder)
+        directions = [_unit(mean[:split]), _unit(mean[split:])]
+        ratios = program.direction_ratios(num_draws, directions, on_progress)
+    mean, squares = ([part.numpy() for part in parts] for parts in (mean, squares))
+    variances = [square / (num_draws - 1) for square in squares]
+    halves = [
+        _summarize(mean[part], variances[part], num_draws, float(ratio))
+        for part, ratio in zip((slice(split), slice(split, None)), ratios)
+    ]
+    ratios = [_ratio(m, v) for m, v in zip(mean, variances)]
+    return GradientSNR(*halves, num_draws, program.in_model_order(ratios))
+
+
+def _draw_shape(model, num_groups, num_samples):
+    """(M, K), checked."""
+    num_groups = model.num_groups if num_groups is None else num_groups
+    num_samples = model.num_samples if num_samples is None else num_samples
+    check_count(num_groups, "num_groups")
+    check_count(num_samples, "num_samples")
+    if num_groups != 1 and not model.has_groups:
+        raise InvalidInputError(
+            f"`num_groups` must be 1 for {type(model).__name__}, whose draws are all "
+            f"`num_samples`. Received: num_groups={num_groups}"
+        )
+    return num_groups, num_samples
+
+
+@contextlib.contextmanager
+def _estimator(model, gradient_estimator):
+    """The model with another estimator of its gradients for a while."""
+    original = model.gradient_estimator
+    model.gradient_estimator = gradient_estimator
+    try:
+        yield
+    finally:
+        model.gradient_estimator = original
+
+
+class _Program:
+    """Gradients of the mean bound over x, with the encoder's first, in one program.
+
+    Rows that do not fit `ROWS_AT_ONCE` are worked through in blocks, the last one
+    filled up with examples of weight zero.
+    """
+
+    def __init__(self, model, x, num_groups, num_samples, key):
+        self.model, self.key = model, key
+        self.num_groups, self.num_samples = num_groups, num_samples
+        own = {id(v) for net in model.encoder for v in net.trainable_variables}
+        variables = model.trainable_variables
+        self.encoder = [i for i, v in enumerate(variables) if id(v) in own]
+        decoder = [i for i, v in enumerate(variables) if id(v) not in own]
+        self.order = [*self.encoder, *decoder]
+        self.shapes = [variables[index].shape for index in self.order]
+        size = min(len(x), max(1, ROWS_AT_ONCE // (num_groups * num_samples)))
+        self.num_blocks = -(-len(x) // size)
+        rows = np.arange(self.num_blocks * size).reshape(self.num_blocks, size)
+        self.blocks = tf.gather(x, np.minimum(rows, len(x) - 1))
+        self.weights = tf.constant((rows < len(x)) / len(x), tf.float32)
+
+    def in_model_order(self, parts):
+        """A list in the order of the gradients, in that of the model's variables."""
+        return [parts[self.order.index(index)] for index in range(len(parts))]
+
+    def moments(self, num_draws, on_progress):
+        """Mean and sum of squared deviations of each gradient (Welford's update)."""
+
+        def update(count, gradients, mean, squares):
+            deviations = [g - m for g, m in zip(gradients, mean)]
+            mean = [m + d / (count + 1.0) for m, d in zip(mean, deviations)]
+            squares = [
+                s + d * (g - m)
+                for s, d, g, m in zip(squares, deviations, gradients, mean)
+            ]
+            return mean, squares
+
+        zeros = [tf.zeros(shape) for shape in self.shapes]
+        return self._run(update, [zeros, zeros], 0, num_draws, on_progress)
+
+    def direction_ratios(self, num_draws, directions, on_progress):
+        """Mean of |g along the direction| / |g across it| of each half: float [2]."""
+        split = len(self.encoder)
+
+        def update(_, gradients, totals):
+            halves = gradients[:split], gradients[split:]
+            ratios = [_directional(g, u) for g, u in zip(halves, directions)]
+            return [[total + ratio for total, ratio in zip(totals, ratios)]]
+
+        state = [[tf.zeros([]), tf.zeros([])]]
+        (totals,) = self._run(update, state, num_draws, num_draws, on_progress)
+        return [total / num_draws for total in totals]
+
+    def _run(self, update, state, first, num_draws, on_progress):
+        """`update` over gradients first, ..., first + num_draws - 1."""
+
+        def program(state, done, count):
+            def step(index, state):
+                number = tf.cast(index, tf.float32)
+                return index + 1, update(number, self._gradient(first + index), *state)
+
+            _, state = tf.while_loop(
+                lambda index, _: index < done + count,
+                lambda index, state: step(index, state),
+                [done, state],
+                parallel_iterations=1,
+            )
+            return state
+
+        jit_compile = self.model.supports_xla
+        program = tf.function(program, autograph=False, jit_compile=jit_compile)
+        at_once = max(1, min(100, num_draws // 20))  # gradients between two reports
+        for done in range(0, num_draws, at_once):
+            count = min(at_once, num_draws - done)
+            state = program(state, tf.constant(done), tf.constant(count))
+            if on_progress:
+                on_progress(count)
+        return state
+
+    def _gradient(self, index):
+        """Gradient number `index`, summed over the blocks."""
+        key = noise.fold_in(self.key, index)
+        size = self.blocks.shape[1]
+
+        def add_block(block, totals):
+            draws = self.model.draw_noise(
+                key, block * size, size, self.num_groups, self.num_samples
+            )
+            found = loss_gradients(
+                self.model, self.blocks[block], draws, self.weights[block]
+            ).gradients
+            found = [found[index] for index in self.order]
+            totals = [t if g is None else t + g for t, g in zip(totals, found)]
+            return block + 1, totals
+
+        zeros = [tf.zeros(shape) for shape in self.shapes]
+        _, totals = tf.while_loop(
+            lambda block, _: block < self.num_blocks,
+            add_block,
+            [0, zeros],
+            parallel_iterations=1,
+        )
+        return totals
+
+
+def _directional(gradients, directions):
+    """|part along the unit vector| / |the rest| of one gradient: float []."""
+    along = tf.add_n([tf.reduce_sum(g * u) for g, u in zip(gradients, directions)])
+    rest = [g - along * u for g, u in zip(gradients, directions)]
+    return tf.abs(along) / tf.linalg.global_norm(rest)
+
+
+def _unit(parts):
+    """The vector that is split into `parts`, scaled to length one."""
+    return [tf.math.divide_no_nan(part, tf.linalg.global_norm(parts)) for part in parts]
+
+
+def _ratio(mean, variance):
+    """|mean| / sd, NaN where the gradient never varies."""
+    deviation = np.sqrt(variance)
+    return np.divide(
+        np.abs(mean),
+        deviation,
+        out=np.full_like(deviation, np.nan),
+        where=deviation > 0,
+    )
+
+
+def _summarize(mean, variance, num_draws, dsnr):
+    """HalfSNR of one half's arrays."""
+    ratios = np.concatenate([_ratio(m, v).ravel() for m, v in zip(mean, variance)])
+    varying = ratios[np.isfinite(ratios)].astype(np.float64)
+    if not varying.size:
+        raise InvalidInputError(
+            "`model` must have gradients that vary between draws. Received: "
+            "a half of the model whose gradients are all constant"
+        )
+    return HalfSNR(
+        snr=float(varying.mean()),
+        median=float(np.median(varying)),
+        rms=float(np.sqrt(max(np.mean(varying**2) - 1.0 / num_draws, 0.0))),
+        dsnr=dsnr,
+        floor=MEAN_OF_ABSOLUTE_NORMAL / math.sqrt(num_draws),
+        num_parameters=int(varying.size),
+        num_constant=int(ratios.size - varying.size),
+    )

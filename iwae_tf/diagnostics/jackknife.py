@@ -1,0 +1,93 @@
+"""Bias and error of a bound by leaving draws out.
+
+References:
+  Nowozin, 2018. https://openreview.net/forum?id=HyZoi-WRb
+  Efron and Stein, 1981. https://doi.org/10.1214/aos/1176345462
+"""
+
+import itertools
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf.errors import InvalidInputError
+
+MOST_BLOCKS = 10  # that are left out, one or two at a time
+
+
+def jackknife(bound, log_weights, order=1):
+    """Bound with its bias reduced by the generalised jackknife (JVI).
+
+    sum_{j=0}^m c_j * (mean of the bound over all ways to leave j of n blocks out)
+    c_j = (-1)^j (n - j)^m / ((m - j)! j!)
+
+    which removes the terms 1/K, ..., 1/K^m of the bias. The n blocks are single draws
+    for up to 10 of them, and above that n is the largest divisor of K up to 10.
+
+    Args:
+      bound: function of log-weights [1, K, B] to [B], such as `bounds.iwae`.
+      log_weights: float [1, K, B].
+      order: m, 1 or 2.
+
+    Returns:
+      (corrected, standard_error): float64 NumPy arrays [B]; the error is the
+        jackknife's of the bound itself. NaN where K has no divisor in 2 to 10 that
+        is larger than m.
+
+    References:
+      Nowozin, 2018. https://openreview.net/forum?id=HyZoi-WRb
+    """
+    if order not in (1, 2):
+        raise InvalidInputError(f"`order` must be 1 or 2. Received: order={order!r}")
+    log_weights = np.asarray(log_weights, np.float64)
+    _, num_draws, num_rows = log_weights.shape
+    divisors = [n for n in range(order + 1, MOST_BLOCKS + 1) if num_draws % n == 0]
+    if not divisors:
+        return np.full([2, num_rows], np.nan)
+    count = divisors[-1]
+    blocks = log_weights[0].reshape(count, -1, num_rows)
+    means, without_one = [], None
+    for left_out in range(order + 1):
+        values = np.stack(
+            [
+                evaluate_bound(bound, np.delete(blocks, list(which), axis=0))
+                for which in itertools.combinations(range(count), left_out)
+            ]
+        )
+        means.append(values.mean(axis=0))
+        without_one = values if left_out == 1 else without_one
+    coefficients = [
+        (-1) ** j * (count - j) ** order / (math.factorial(order - j) * math.factorial(j))
+        for j in range(order + 1)
+    ]
+    corrected = sum(c * mean for c, mean in zip(coefficients, means))
+    error = np.sqrt((count - 1) * without_one.var(axis=0))
+    return corrected, error
+
+
+def evaluate_bound(bound, blocks):
+    """`bound` over all draws of blocks [n, K / n, B]: float64 [B]."""
+    draws = blocks.reshape(1, -1, blocks.shape[-1])
+    return bound(tf.constant(draws, tf.float64)).numpy()
+
+
+def leave_one_out(log_weights):
+    """Jackknife of the log mean of exp(log_weights) over single draws.
+
+    Args:
+      log_weights: float [K, B].
+
+    Returns:
+      (bias, standard_error): float64 NumPy arrays [B], NaN for K = 1; the estimate
+        minus `bias` has none of order 1 / K.
+    """
+    log_weights = np.asarray(log_weights, np.float64)
+    count = len(log_weights)
+    if count == 1:
+        return np.full([2, log_weights.shape[1]], np.nan)
+    weights = np.exp(log_weights - log_weights.max(axis=0))
+    shares = weights / weights.sum(axis=0)
+    left_out = np.log1p(-np.minimum(shares, 1.0 - np.finfo(np.float64).eps))
+    bias = (count - 1) * (math.log(count / (count - 1)) + left_out.mean(axis=0))
+    return bias, np.sqrt((count - 1) * left_out.var(axis=0))

@@ -1,0 +1,104 @@
+"""How good q(z|x) is as an importance-sampling proposal, image by image.
+
+References:
+  Vehtari, Simpson, Gelman, Yao and Gabry, 2024 (Pareto k and its threshold).
+    https://arxiv.org/abs/1507.02646
+"""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from arviz_stats.base import array_stats
+from scipy import special
+
+from iwae_tf.diagnostics.draws import log_weight_batches
+
+GOOD_K = 0.7
+
+
+class ProposalQuality(NamedTuple):
+    """Of each image: NumPy arrays [N]."""
+
+    estimate: np.ndarray  # of log p(x), in nats
+    effective_sample_size: np.ndarray
+    pareto_k: np.ndarray  # shape of the tail of the weights; 1 and above: no mean
+    largest_weight: np.ndarray  # share of the largest weight in the sum
+
+
+def proposal_quality(model, x, num_samples=5000, seed=(0, 0), *, on_progress=None):
+    """Effective sample size and Pareto k of the importance weights of each image.
+
+    Args:
+      model: a built model of this package.
+      x: float [N, *event].
+      num_samples: K, draws an image.
+      seed: pair of integers.
+      on_progress: optional function of the number of images just finished.
+
+    Returns:
+      ProposalQuality.
+    """
+    parts = []
+    for _, log_weights in log_weight_batches(model, x, num_samples, seed):
+        log_weights = log_weights.astype(np.float64)
+        weights = special.softmax(log_weights, axis=0)
+        total = special.logsumexp(log_weights, axis=0)
+        parts.append(
+            ProposalQuality(
+                estimate=total - math.log(num_samples),
+                effective_sample_size=1.0 / np.sum(weights**2, axis=0),
+                pareto_k=pareto_k(log_weights),
+                largest_weight=weights.max(axis=0),
+            )
+        )
+        if on_progress:
+            on_progress(log_weights.shape[1])
+    return ProposalQuality(*(np.concatenate(part) for part in zip(*parts)))
+
+
+def pareto_k(log_weights):
+    """Shape k of the generalised Pareto fitted to the largest weights, by ArviZ's PSIS.
+
+    Args:
+      log_weights: float [K, B], K draws of B images.
+
+    Returns:
+      pareto_k: float64 [B]; -inf where all weights of an image are equal.
+    """
+    return smoothed_log_weights(log_weights)[1]
+
+
+def smoothed_log_weights(log_weights):
+    """Pareto-smoothed log-weights: the largest ones replaced by fitted quantiles.
+
+    Args:
+      log_weights: float [K, B].
+
+    Returns:
+      (smoothed, pareto_k): float64 [K, B], on the scale of `log_weights`, and [B].
+    """
+    log_weights = np.asarray(log_weights, np.float64)
+    smoothed = log_weights.copy()
+    shapes = np.full(log_weights.shape[1], -np.inf)
+    varies = np.ptp(log_weights, axis=0) > 1e-9
+    if varies.any():
+        raw = log_weights[:, varies]
+        with warnings.catch_warnings():  # that k is large is what the caller reports
+            warnings.simplefilter("ignore")
+            # Of -log w: ArviZ takes log-likelihoods of leave-one-out.
+            found, shapes[varies] = array_stats.psislw(-raw.T, axis=-1)
+        found = found.T
+        # ArviZ normalises; the smallest weight is not smoothed and gives the constant.
+        smallest = np.argmin(raw, axis=0), np.arange(raw.shape[1])
+        smoothed[:, varies] = found + (raw[smallest] - found[smallest])
+    return smoothed, shapes
+
+
+def trusted_k(num_samples):
+    """The largest Pareto k at which K draws give a reliable estimate.
+
+    min(1 - 1 / log10(K), 0.7)
+    """
+    return min(1.0 - 1.0 / math.log10(max(num_samples, 2)), GOOD_K)

@@ -1,0 +1,198 @@
+"""Bounds against the number of draws, and what they tend to.
+
+References:
+  Burda et al., 2016. https://arxiv.org/abs/1509.00519
+  Nowozin, 2018 (jackknife). https://openreview.net/forum?id=HyZoi-WRb
+  Rainforth et al., 2018 (-KL(Q||P)). https://arxiv.org/abs/1802.04537
+"""
+
+import math
+
+import numpy as np
+from scipy import optimize
+
+from iwae_tf import bounds
+from iwae_tf.checks import check_count
+from iwae_tf.diagnostics.draws import log_weight_batches
+from iwae_tf.diagnostics.jackknife import evaluate_bound, jackknife
+from iwae_tf.errors import InvalidInputError
+
+COUNTS = (
+    *(1, 2, 5, 10, 20, 50, 64, 100, 200, 500, 1000, 2000, 5000),
+    *(10_000, 20_000, 50_000, 100_000),
+)
+JACKKNIFE_DRAWS = 20_000  # of each image that a sweep's jackknife looks at, or one K
+MANY_GROUPS = 8  # from which on the spread between groups is the error bar
+KL_COUNTS = (64, 5000)  # Rainforth et al.'s IWAE-64 and log p(x)
+FIT_POINTS = 6  # the largest counts, that the power law is fitted to
+
+
+def bound_sweep(
+    model,
+    x,
+    *,
+    counts=COUNTS,
+    functions=None,
+    seed=(0, 0),
+    on_progress=None,
+):
+    """Mean over `x` of bounds against the number of draws K, from the same draws.
+
+    max(counts) draws an image are cut into groups of K. The value at K is the mean
+    over groups, its error that of their spread or, with few groups, of the jackknife.
+
+    Args:
+      model: a built model of this package.
+      x: float [N, *event].
+      counts: numbers of draws K.
+      functions: dict of name to function of log-weights [1, K, B] to [B]; None is
+        `bounds.iwae` alone, under "iwae".
+      seed: pair of integers.
+      on_progress: optional function of the number of images just finished.
+
+    Returns:
+      dict: `counts`, `num_images`, `bounds` (of each name `value`, `standard_error` and
+      `corrected`, the value by the jackknife, lists over counts),
+      `log_likelihood` (see `extrapolate`) and `negative_kl`, Rainforth et al.'s
+      -KL(Q||P): IWAE-64 minus log p(x) from 5,000 draws (None where `counts` lacks
+      one of these or "iwae" is not among the functions).
+
+    Raises:
+      InvalidInputError: a bad argument.
+    """
+    counts = _check_counts(counts)
+    functions = functions or {"iwae": bounds.iwae}
+    pieces = {name: [] for name in functions}
+    for _, log_weights in log_weight_batches(model, x, counts[-1], seed):
+        for name, bound in functions.items():
+            pieces[name].append(
+                np.stack([_at_count(bound, log_weights, count) for count in counts])
+            )
+        if on_progress:
+            on_progress(log_weights.shape[1])
+    images = {name: np.concatenate(parts, -1) for name, parts in pieces.items()}
+    results = {
+        "counts": counts,
+        "num_images": len(x),
+        "bounds": {name: _summarize(parts) for name, parts in images.items()},
+        "log_likelihood": None,
+        "negative_kl": None,
+    }
+    if "iwae" in images:
+        results["log_likelihood"] = extrapolate(counts, results["bounds"]["iwae"])
+        results["negative_kl"] = _negative_kl(counts, images["iwae"][:, 0])
+    return results
+
+
+def extrapolate(counts, iwae):
+    """log p(x) from the IWAE bounds of a sweep.
+
+    L_K = log p(x) - c K^-g, fitted to the largest counts
+
+    g is 1 where the weights have a variance (Domke and Sheldon 2018), less otherwise.
+
+    Args:
+      counts: list of K.
+      iwae: dict with `value`, `standard_error`, `corrected`, lists over counts.
+
+    Returns:
+      dict: `bound` at the largest count and its `standard_error`; `jackknife`, the
+      same with its bias reduced; `power_law` and `power_law_error`, the fitted
+      log p(x), and its `exponent` g (None where the fit fails or K has no such range).
+
+    References:
+      Domke and Sheldon, 2018. https://arxiv.org/abs/1808.09034
+    """
+    found = {
+        "num_samples": counts[-1],
+        "bound": iwae["value"][-1],
+        "standard_error": iwae["standard_error"][-1],
+        "jackknife": iwae["corrected"][-1],
+        "power_law": None,
+        "power_law_error": None,
+        "exponent": None,
+    }
+    ks, values, errors = (
+        np.asarray(v[-FIT_POINTS:], float)
+        for v in (counts, iwae["value"], iwae["standard_error"])
+    )
+    errors = np.maximum(errors, 1e-6)
+    if len(ks) < FIT_POINTS or not np.all(np.isfinite(errors)):
+        return found
+
+    def law(k, limit, size, exponent):
+        return limit - size * (k / ks[0]) ** -exponent
+
+    rise = max(values[-1] - values[0], 1e-6)
+    try:
+        fit, covariance = optimize.curve_fit(
+            law,
+            ks,
+            values,
+            p0=[values[-1] + 0.1 * rise, rise, 0.5],
+            sigma=errors,
+            absolute_sigma=True,
+            bounds=([-np.inf, 0.0, 0.05], [np.inf, np.inf, 2.0]),
+        )
+    except (RuntimeError, ValueError):
+        return found
+    return found | {
+        "power_law": float(fit[0]),
+        "power_law_error": float(np.sqrt(covariance[0, 0])),
+        "exponent": float(fit[2]),
+    }
+
+
+def _at_count(bound, log_weights, count):
+    """Value, squared error and corrected value of one bound: [3, B] from [S, B]."""
+    total, num_rows = log_weights.shape
+    num_groups = total // count
+    groups = log_weights[: num_groups * count].reshape(num_groups, count, num_rows)
+    groups = groups.transpose(1, 0, 2)
+    values = evaluate_bound(bound, groups.reshape(1, count, -1)).reshape(num_groups, num_rows)
+    corrected = error = np.full(num_rows, np.nan)
+    if count > 1:
+        some = groups[:, : max(1, JACKKNIFE_DRAWS // count)]
+        found = jackknife(bound, some.reshape(1, count, -1))
+        corrected, error = (part.reshape(-1, num_rows) for part in found)
+        # The correction alone comes from some of the groups.
+        shift = (corrected - values[: len(corrected)]).mean(axis=0)
+        corrected = values.mean(axis=0) + shift
+        error = np.sqrt((error**2).mean(axis=0))
+    variance = error**2 / num_groups
+    if num_groups >= MANY_GROUPS:
+        variance = values.var(axis=0, ddof=1) / num_groups
+    return np.stack([values.mean(axis=0), variance, corrected])
+
+
+def _summarize(images):
+    """Means over images of [counts, 3, N], as lists over counts."""
+    value, variance, corrected = images.transpose(1, 0, 2)
+    return {
+        "value": value.mean(axis=1).tolist(),
+        "standard_error": (np.sqrt(variance.sum(axis=1)) / images.shape[-1]).tolist(),
+        "corrected": corrected.mean(axis=1).tolist(),
+    }
+
+
+def _negative_kl(counts, values):
+    """IWAE-64 minus IWAE-5000 of [counts, N], with the error over images."""
+    if not set(KL_COUNTS) <= set(counts):
+        return None
+    few, many = (values[counts.index(count)] for count in KL_COUNTS)
+    difference = few - many
+    spread = difference.std(ddof=1) if len(difference) > 1 else math.nan
+    return {
+        "value": float(difference.mean()),
+        "data_standard_error": float(spread / math.sqrt(len(difference))),
+        "bound": float(few.mean()),
+        "log_likelihood": float(many.mean()),
+    }
+
+
+def _check_counts(counts):
+    for count in counts:
+        check_count(count, "counts")
+    if not counts:
+        raise InvalidInputError("`counts` must not be empty. Received: counts=()")
+    return sorted({int(count) for count in counts})
