@@ -232,12 +232,16 @@ class Autoencoder(keras.Model):
         prior = standard_normal(self.latent_dims[-1], active[-1])
         log_prior = prior.log_prob(latents[-1])
         for layer in range(len(latents) - 1, 0, -1):
-            parameters = self._apply(self.decoder[layer], latents[layer], training)
+            parameters = self.prior_parameters(layer, latents[layer], training)
             prior = diagonal_normal(*split_loc_scale(parameters), active[layer - 1])
             log_prior += prior.log_prob(latents[layer - 1])
         return LogWeightParts(
             self._log_likelihood(x, latents[0], training), log_prior, None
         )
+
+    def prior_parameters(self, layer, latents, training=False):
+        """loc and log_scale of p(z_layer|z_{layer+1}), z1 being layer 1: [..., 2 D]."""
+        return self._apply(self.decoder[layer], latents, training)
 
     def log_weight_parts(self, x, parameters, draws, *, masks=None):
         """The three parts of log w for given noise; see `sample_proposal`."""
@@ -329,7 +333,7 @@ class Autoencoder(keras.Model):
         draws = noise.normal(key, 0, num_images, sum(self.latent_dims))
         latents = tf.split(draws, self.latent_dims, axis=-1)
         for layer in range(len(latents) - 1, 0, -1):
-            parameters = self._apply(self.decoder[layer], latents[layer])
+            parameters = self.prior_parameters(layer, latents[layer])
             loc, scale = split_loc_scale(parameters)
             latents[layer - 1] = loc + scale * latents[layer - 1]
         return latents

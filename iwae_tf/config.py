@@ -127,6 +127,19 @@ def validate(config):
     _validate_stages(config)
 
 
+def override(config, **values):
+    """Puts values other than None into a config, which has to be valid with them.
+
+    Raises:
+      InvalidInputError: a bad value.
+    """
+    for key, value in values.items():
+        if value is not None:
+            config[key] = value
+    validate(config)
+    return config
+
+
 def check_key(key):
     """Raises InvalidInputError unless `key` is one that configs have."""
     known = sorted(default_config())

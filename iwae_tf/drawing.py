@@ -20,11 +20,11 @@ GAP = 2
 PAIR_GAP = 12
 _FRAME = 160  # Grey level of the gaps.
 _TEXT_SIZE = 9
-_SMALL_TEXT_SIZE = 8
-_FONT = "DejaVu Sans"  # Ships with Matplotlib.
-_DARK = "#333333"
-_GREY = "#8a8a8a"
-_BLUE, _ORANGE, _GREEN, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#aa4499"
+SMALL_TEXT_SIZE = 8
+FONT = "DejaVu Sans"  # Ships with Matplotlib.
+DARK = "#333333"
+GREY = "#8a8a8a"
+BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#aa4499"
 
 # Nine colours that stay apart under colour-vision deficiencies (Paul Tol's "muted"
 # scheme) and near-black; the marker tells every further ten apart.
@@ -40,12 +40,12 @@ PANELS = (
     ("effective sample\nsize (draws)", ("ess",)),
 )
 SERIES = {
-    "bound": ("bound", _BLUE),
-    "inference_bound": ("inference bound", _PURPLE),
-    "iwae": ("IWAE", _GREEN),
-    "elbo": ("ELBO", _ORANGE),
-    "kl": ("KL", _BLUE),
-    "ess": ("ESS", _BLUE),
+    "bound": ("bound", BLUE),
+    "inference_bound": ("inference bound", PURPLE),
+    "iwae": ("IWAE", GREEN),
+    "elbo": ("ELBO", ORANGE),
+    "kl": ("KL", BLUE),
+    "ess": ("ESS", BLUE),
 }
 
 
@@ -91,7 +91,7 @@ def picture_figure(canvas, *, title=None, labels=(), margin=0):
     height, width = canvas.shape[:2]
     top = 40 if title else 0
     figure = new_figure(height=height + top, width=width + margin, layout=None)
-    style = {"family": _FONT, "color": _DARK, "parse_math": False, "transform": None}
+    style = {"family": FONT, "color": DARK, "parse_math": False, "transform": None}
     if title:
         text = figure.text(0, height + 12, title, size=_TEXT_SIZE, **style)
         text_width = text.get_window_extent(figure.canvas.get_renderer()).width
@@ -99,7 +99,7 @@ def picture_figure(canvas, *, title=None, labels=(), margin=0):
             figure.set_figwidth((math.ceil(text_width) + 0.5) / _DPI)
     for centre, label in labels:
         text = figure.text(margin - 10, height - centre, label, **style)
-        text.set(size=_SMALL_TEXT_SIZE, ha="right", va="center")
+        text.set(size=SMALL_TEXT_SIZE, ha="right", va="center")
     figure.figimage(canvas, xo=margin, yo=0, origin="upper")
     return figure
 
@@ -131,7 +131,7 @@ def draw_curves(ax, curves):
         line.set_label(" = ".join(labels) + validation)
     ax.autoscale_view()
     _limit_axis(ax, *(np.concatenate(parts) for parts in zip(*curves.values())))
-    _legend(ax, handles=[line for line, _ in drawn])
+    legend(ax, handles=[line for line, _ in drawn])
 
 
 def _limit_axis(ax, epochs, values):
@@ -151,7 +151,7 @@ def _limit_axis(ax, epochs, values):
     note = f"off the axis before epoch {start:g}: from {extreme:,.1f}"
     note = note.replace("-", "\N{MINUS SIGN}")
     text = ax.text(0.985, y, note, ha="right", va=va, transform=ax.transAxes)
-    text.set(color=_GREY, size=_SMALL_TEXT_SIZE, family=_FONT)
+    text.set(color=GREY, size=SMALL_TEXT_SIZE, family=FONT)
     text.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1})
 
 
@@ -159,7 +159,7 @@ def draw_strip(ax, values, labels):
     """One dimension: a histogram, or a strip of points for each label."""
     if labels is None:
         bins = min(60, max(5, math.isqrt(len(values))))
-        ax.hist(values, bins=bins, color=_BLUE, edgecolor="white", linewidth=0.4)
+        ax.hist(values, bins=bins, color=BLUE, edgecolor="white", linewidth=0.4)
         style(ax, ylabel="number of images")
         return
     classes, rows = np.unique(labels, return_inverse=True)
@@ -183,7 +183,7 @@ def draw_scatter(ax, points, labels):
         handle.set_label(str(label))
     if len(handles) <= _MAX_LEGEND:
         columns = math.ceil(len(handles) / 20)
-        _legend(ax, handles=handles, title="label", ncols=columns)
+        legend(ax, handles=handles, title="label", ncols=columns)
 
 
 def _scatter_by_class(ax, x, y, rows):
@@ -212,19 +212,19 @@ def draw_variances(ax, variances, threshold):
     below = variances < floor
     idle = ~active & ~below
     ax.set_yscale("log")
-    ax.plot(ranks[active], variances[active], "o", color=_BLUE, markersize=4)
-    ax.plot(ranks[idle], variances[idle], "o", color=_BLUE, markersize=4, mfc="white")
-    font = {"size": _SMALL_TEXT_SIZE, "family": _FONT, "textcoords": "offset points"}
+    ax.plot(ranks[active], variances[active], "o", color=BLUE, markersize=4)
+    ax.plot(ranks[idle], variances[idle], "o", color=BLUE, markersize=4, mfc="white")
+    font = {"size": SMALL_TEXT_SIZE, "family": FONT, "textcoords": "offset points"}
     if below.any():
         floors = np.full(below.sum(), floor)
-        ax.plot(ranks[below], floors, "v", color=_GREY, markersize=4)
+        ax.plot(ranks[below], floors, "v", color=GREY, markersize=4)
         note = f"{below.sum()} below {floor:.0e}, or zero"
         corner = {"xy": (ranks[-1], floor), "xytext": (2, 5), "ha": "right"}
-        ax.annotate(note, **corner, **font, color=_GREY)
-    ax.axhline(threshold, color=_ORANGE, linewidth=1.2, linestyle="--")
+        ax.annotate(note, **corner, **font, color=GREY)
+    ax.axhline(threshold, color=ORANGE, linewidth=1.2, linestyle="--")
     note = f"threshold {threshold:g}"  # Below the large ones, or above all.
     place = {"xytext": (0, -4), "va": "top"} if active.any() else {"xytext": (0, 3)}
-    ax.annotate(note, xy=(1, threshold), **place, **font, color=_ORANGE)
+    ax.annotate(note, xy=(1, threshold), **place, **font, color=ORANGE)
     ax.xaxis.set_major_locator(whole_numbers())
 
 
@@ -233,18 +233,18 @@ def whole_numbers():
     return MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
 
 
-def _legend(ax, **options):
-    """A frameless legend right of the axes."""
-    prop = {"family": _FONT, "size": _SMALL_TEXT_SIZE}
+def legend(ax, **options):
+    """A frameless legend, right of the axes unless the options place it."""
+    prop = {"family": FONT, "size": SMALL_TEXT_SIZE}
     place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0}
-    options |= {"frameon": False, "labelcolor": _DARK}
-    legend = ax.legend(prop=prop, **place, **options)
-    legend.get_title().set(family=_FONT, size=_SMALL_TEXT_SIZE, color=_DARK)
+    options = place | options | {"frameon": False, "labelcolor": DARK}
+    drawn = ax.legend(prop=prop, **options)
+    drawn.get_title().set(family=FONT, size=SMALL_TEXT_SIZE, color=DARK)
 
 
 def style(ax, *, title=None, xlabel=None, ylabel=None):
     """Names what is given and gives the axes the look that all charts share."""
-    font = {"family": _FONT, "size": _TEXT_SIZE, "color": _DARK}
+    font = {"family": FONT, "size": _TEXT_SIZE, "color": DARK}
     if title is not None:
         ax.set_title(title, loc="left", **font)
     if xlabel is not None:
@@ -254,9 +254,9 @@ def style(ax, *, title=None, xlabel=None, ylabel=None):
     ax.grid(True, color="#e6e6e6", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(_GREY)
-    ax.tick_params(labelsize=_SMALL_TEXT_SIZE, labelfontfamily=_FONT)
-    ax.tick_params(which="both", color=_GREY, labelcolor=_DARK)
+    ax.spines[["left", "bottom"]].set_color(GREY)
+    ax.tick_params(labelsize=SMALL_TEXT_SIZE, labelfontfamily=FONT)
+    ax.tick_params(which="both", color=GREY, labelcolor=DARK)
     ax.set_facecolor("white")
 
 

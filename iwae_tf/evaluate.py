@@ -81,17 +81,14 @@ def _from_saved_model():
 
 def _overridden(config):
     """The config with the data flags put in."""
-    from iwae_tf.config import validate
+    from iwae_tf.config import override
 
-    for key, flag in (
-        ("dataset", _DATASET),
-        ("data_dir", _DATA_DIR),
-        ("binarization", _BINARIZATION),
-    ):
-        if flag.value is not None:
-            config[key] = flag.value
-    validate(config)
-    return config
+    return override(
+        config,
+        dataset=_DATASET.value,
+        data_dir=_DATA_DIR.value,
+        binarization=_BINARIZATION.value,
+    )
 
 
 def run():

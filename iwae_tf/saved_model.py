@@ -65,6 +65,49 @@ def export_saved_model(model, path, num_samples=5000):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def find_version(path):
+    """The folder of one version: `path` itself, or the newest in it.
+
+    Raises:
+      InvalidInputError: there is none.
+    """
+    folder = pathlib.Path(path).resolve()
+    if (folder / "saved_model.pb").is_file():
+        return folder
+    versions = _versions(folder)
+    if not versions:
+        raise InvalidInputError(
+            "`saved_model` must be a folder NAME or NAME/1 of an export. "
+            f"Received: {path}"
+        )
+    return folder / str(max(versions))
+
+
+def restore_weights(model, version):
+    """Sets the weights of a built model to those of an export of such a model.
+
+    Args:
+      model: a built model of the export's architecture.
+      version: folder of one version.
+
+    Raises:
+      InvalidInputError: the export is damaged, or of another architecture.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
+        model.set_weights(
+            [
+                reader.get_tensor(f"weights/{index}/.ATTRIBUTES/VARIABLE_VALUE")
+                for index in range(len(model.weights))
+            ]
+        )
+    except DAMAGE as error:
+        raise InvalidInputError(
+            "`saved_model` must be an intact export of its config's model. "
+            f"Received: {version}, {type(error).__name__}: {error}"
+        ) from error
+
+
 def load_saved_model(path):
     """Loads an export of this package.
 
@@ -78,15 +121,7 @@ def load_saved_model(path):
     Raises:
       InvalidInputError: there is none, it is damaged, or not one of ours.
     """
-    folder = pathlib.Path(path).resolve()
-    if not (folder / "saved_model.pb").is_file():
-        versions = _versions(folder)
-        if not versions:
-            raise InvalidInputError(
-                "`saved_model` must be a folder NAME or NAME/1 of an export. "
-                f"Received: {path}"
-            )
-        folder = folder / str(max(versions))
+    folder = find_version(path)
     try:
         loaded = tf.saved_model.load(str(folder))
         signatures = dict(loaded.signatures, loaded=loaded)

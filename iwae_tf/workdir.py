@@ -8,10 +8,10 @@ import keras
 from ml_collections import ConfigDict
 
 from iwae_tf import models  # noqa: F401, registers the classes that a file may hold
-from iwae_tf.config import default_config, validate
+from iwae_tf.config import build_model, default_config, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import write_json, write_through
-from iwae_tf.saved_model import export_saved_model
+from iwae_tf.saved_model import export_saved_model, find_version, restore_weights
 
 MOVABLE = ("data_dir",)  # keys in which a resumed run may differ
 
@@ -124,6 +124,25 @@ def export(model, config, path):
     version = export_saved_model(model, path, config.eval_num_samples)
     write_json(version.parent / "config.json", config.to_dict())
     return version
+
+
+def load_exported(path):
+    """The Keras model of a SavedModel that `export` wrote, from the config beside it.
+
+    Args:
+      path: the folder of the versions, whose newest is taken, or of one version.
+
+    Returns:
+      (model, its ConfigDict).
+
+    Raises:
+      InvalidInputError: there is none, it is damaged, or not what its config says.
+    """
+    version = find_version(path)
+    config = read_config(version.parent / "config.json")
+    model = build_model(config)
+    restore_weights(model, version)
+    return model, config
 
 
 def read_config(path):

@@ -58,7 +58,9 @@ def jackknife(bound, log_weights, order=1):
         means.append(values.mean(axis=0))
         without_one = values if left_out == 1 else without_one
     coefficients = [
-        (-1) ** j * (count - j) ** order / (math.factorial(order - j) * math.factorial(j))
+        (-1) ** j
+        * (count - j) ** order
+        / (math.factorial(order - j) * math.factorial(j))
         for j in range(order + 1)
     ]
     corrected = sum(c * mean for c, mean in zip(coefficients, means))

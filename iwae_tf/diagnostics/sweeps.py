@@ -149,7 +149,9 @@ def _at_count(bound, log_weights, count):
     num_groups = total // count
     groups = log_weights[: num_groups * count].reshape(num_groups, count, num_rows)
     groups = groups.transpose(1, 0, 2)
-    values = evaluate_bound(bound, groups.reshape(1, count, -1)).reshape(num_groups, num_rows)
+    values = evaluate_bound(bound, groups.reshape(1, count, -1)).reshape(
+        num_groups, num_rows
+    )
     corrected = error = np.full(num_rows, np.nan)
     if count > 1:
         some = groups[:, : max(1, JACKKNIFE_DRAWS // count)]

@@ -10,7 +10,6 @@ References:
 """
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import keras
@@ -25,6 +24,9 @@ from iwae_tf.models import ImportanceWeightedAutoencoder
 LATENT_DIM, NUM_POINTS = 20, 1024
 PERTURBATION = 0.01
 PROPOSAL_VARIANCE = 2 / 3
+COUNTS = (1, 4, 16, 64, 256, 1024)
+NUM_DRAWS, WORK = 10_000, 40_000  # most gradients at a point, and draws a data point
+LEAST_DRAWS = 100
 ABOVE_FLOOR = 4.0  # points that are fitted: `snr` at least so many times its floor
 
 
@@ -119,9 +121,9 @@ def toy_problem(*, seed=0, num_points=NUM_POINTS, latent_dim=LATENT_DIM):
 
 def toy_slopes(
     *,
-    counts=(1, 4, 16, 64, 256, 1024),
-    num_draws=10_000,
-    work=40_000,
+    counts=COUNTS,
+    num_draws=NUM_DRAWS,
+    work=WORK,
     num_points=NUM_POINTS,
     seed=0,
     on_progress=None,
@@ -135,7 +137,7 @@ def toy_slopes(
         and 100 at least: the SNR at large counts needs fewer.
       num_points: N.
       seed: integer.
-      on_progress: optional function of (line, count, gradients just finished).
+      on_progress: optional function of the number of gradients just finished.
 
     Returns:
       dict with `lines`, a list of dicts: the fields of `Line`, lists over `counts` of
@@ -150,12 +152,12 @@ def toy_slopes(
                 measured[key] = gradient_snr(
                     model,
                     x,
-                    num_draws=min(num_draws, max(100, work // count)),
+                    num_draws=_draws_at(count, num_draws, work),
                     seed=(seed, count),
                     num_groups=count if line.varied == "M" else 1,
                     num_samples=count if line.varied == "K" else 1,
                     gradient_estimator=line.estimator,
-                    on_progress=on_progress and partial(on_progress, line, count),
+                    on_progress=on_progress,
                 )
         found = [measured[line.varied, line.estimator, count] for count in counts]
         lines.append(_line_results(line, counts, found))
@@ -165,6 +167,16 @@ def toy_slopes(
         "seed": seed,
         "lines": lines,
     }
+
+
+def num_gradients(*, counts=COUNTS, num_draws=NUM_DRAWS, work=WORK):
+    """How many gradients `toy_slopes` takes in all."""
+    settings = {(line.varied, line.estimator) for line in LINES}
+    return len(settings) * sum(2 * _draws_at(c, num_draws, work) for c in counts)
+
+
+def _draws_at(count, num_draws, work):
+    return min(num_draws, max(LEAST_DRAWS, work // count))
 
 
 def _line_results(line, counts, found):

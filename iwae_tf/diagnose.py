@@ -1,0 +1,124 @@
+"""Diagnoses a trained model: its bounds, error bars, gradients, proposals and latents.
+
+python -m iwae_tf.diagnose --workdir=runs/a
+python -m iwae_tf.diagnose --saved_model=saved_models/mnist5k_iwae --output=runs/b
+python -m iwae_tf.diagnose --parts=toy,theory --output=runs/toy
+
+Writes a JSON file for each part, PNGs and report.html. Started again with the same
+flags it goes on after the last finished part.
+"""
+
+import pathlib
+
+from absl import flags
+
+from iwae_tf import cli
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
+_SAVED_MODEL = flags.DEFINE_string(
+    "saved_model", None, "Exported model, NAME or NAME/1, instead of a workdir."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder of the report; WORKDIR/diagnostics by default."
+)
+_PARTS = flags.DEFINE_list(
+    "parts", None, "Some of the parts, by name; all but toy by default."
+)
+_SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
+_NUM_IMAGES = flags.DEFINE_integer("num_images", 100, "The first images of the split.")
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", 5000, "Draws an image of the estimate that is judged."
+)
+_QUICK = flags.DEFINE_bool("quick", False, "A tenth of the work, for a first look.")
+_DATASET = flags.DEFINE_string("dataset", None, "Instead of the config's data set.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Instead of the config's data_dir.")
+_BINARIZATION = flags.DEFINE_string("binarization", None, "Instead of the config's.")
+
+
+def main(argv):
+    """Diagnoses the model of the flags and prints where the report is."""
+    del argv
+    from iwae_tf.diagnostics import study
+    from iwae_tf.diagnostics.part import Subject
+    from iwae_tf.files import check_writable
+
+    for name, flag in (("num_images", _NUM_IMAGES), ("num_samples", _NUM_SAMPLES)):
+        cli.check_positive(name, flag.value)
+    parts = _chosen_parts(study)
+    subject, facts = Subject(None, None, quick=_QUICK.value), []
+    if any(study.PARTS[name].needs_model for name in parts):
+        subject, facts = _subject()
+    folder = _output()
+    check_writable(folder / "report.html")
+    found = study.diagnose(subject, folder, parts=parts, title="Diagnosis", facts=facts)
+    for name, results in found.items():
+        for _, sentence in study.PARTS[name].judge(results):
+            print(f"{name:>14}  {sentence}")
+    print(f"{'report':>14}  {folder / 'report.html'}")
+    return 0
+
+
+def _chosen_parts(study):
+    """Names of the parts, checked."""
+    from iwae_tf.checks import check_choice
+
+    chosen = _PARTS.value or study.DEFAULT_PARTS
+    for name in chosen:
+        check_choice(name, "--parts", tuple(study.PARTS))
+    return list(dict.fromkeys(chosen))
+
+
+def _output():
+    """The folder of the report."""
+    if _OUTPUT.value:
+        return pathlib.Path(_OUTPUT.value)
+    return pathlib.Path(cli.require("output", _WORKDIR.value)) / "diagnostics"
+
+
+def _subject():
+    """The model and images of the flags, and what the report says of them."""
+    from iwae_tf import results
+    from iwae_tf.config import override
+    from iwae_tf.diagnostics.part import Subject
+    from iwae_tf.errors import InvalidInputError
+    from iwae_tf.workdir import Workdir, load_exported
+
+    if (_WORKDIR.value is None) == (_SAVED_MODEL.value is None):
+        raise InvalidInputError(
+            "one of `--workdir` and `--saved_model` must be given. Received: "
+            f"--workdir={_WORKDIR.value}, --saved_model={_SAVED_MODEL.value}"
+        )
+    _output()
+    if _WORKDIR.value:
+        workdir = Workdir(_WORKDIR.value)
+        config, model = workdir.read_config(), workdir.load_model()
+    else:
+        model, config = load_exported(_SAVED_MODEL.value)
+    override(
+        config,
+        dataset=_DATASET.value,
+        data_dir=_DATA_DIR.value,
+        binarization=_BINARIZATION.value,
+    )
+    images, _ = results.load_eval_split(config, _SPLIT.value, _NUM_IMAGES.value)
+    subject = Subject(
+        model, images, _NUM_SAMPLES.value, (config.eval_seed, 0), _QUICK.value
+    )
+    versions = ", ".join(f"{k} {v}" for k, v in results.versions().items())
+    return subject, [
+        ("model", _WORKDIR.value or _SAVED_MODEL.value),
+        ("bound", f"{config.model}, {config.num_samples} draws in training"),
+        ("latent units", " + ".join(map(str, config.latent_dims))),
+        ("images", f"the first {len(images)} of {config.dataset}, {_SPLIT.value}"),
+        ("draws an image", f"{_NUM_SAMPLES.value:,}"),
+        ("made with", versions),
+    ]
+
+
+def run():
+    """The console command."""
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

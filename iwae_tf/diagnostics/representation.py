@@ -1,0 +1,187 @@
+"""What the latents hold: KL of each unit, collapse, and posteriors in the plane."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf import noise
+from iwae_tf.distributions import split_loc_scale
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.evaluation import ACTIVE_VARIANCE, LAYER_DRAWS, count_active
+
+COLLAPSED_KL = 0.1  # nats of a whole layer: below, it tells nothing of x
+GRID_SIZE = 81  # points a side
+WIDE = 5.0  # prior deviations that the search for the posterior covers
+MARGIN = 4.0  # deviations around q and around the posterior that are drawn
+SMALLEST_SCALE = 1e-3
+
+
+def kl_per_unit(model, x, seed=(0, 0), *, num_draws=LAYER_DRAWS, batch_size=100):
+    """KL(q(z_l|z_{l-1}) || p(z_l|z_{l+1})) of each latent unit, averaged over the data.
+
+    In closed form against the standard normal prior of the top layer; below it the
+    mean of log q - log p over draws of q.
+
+    Args:
+      model: a built model of this package.
+      x: float [N, *event].
+      seed: pair of integers.
+      num_draws: draws of z an image.
+      batch_size: images at once.
+
+    Returns:
+      list of float64 arrays [D_l], one a layer, z1 first, in nats.
+    """
+    key, x = noise.make_key(seed), model.check_x(x)
+    totals = [np.zeros(dim) for dim in model.latent_dims]
+    for start in range(0, len(x), batch_size):
+        rows = x[start : start + batch_size]
+        draws = model.draw_noise(key, start, len(rows), 1, num_draws)
+        found = model.sample_proposal(model.proposal_parameters(rows), draws)
+        for layer, values in enumerate(_layer_kls(model, *found)):
+            values = values.numpy().astype(np.float64).reshape(-1, values.shape[-1])
+            totals[layer] += values.mean(axis=0) * len(rows)
+    return [total / len(x) for total in totals]
+
+
+def _layer_kls(model, latents, parameters):
+    """KL of each unit of each layer, [..., D_l], averaged over all but the last."""
+    kls = []
+    for layer, (latent, proposal) in enumerate(zip(latents, parameters)):
+        loc, scale = split_loc_scale(proposal)
+        if layer == len(latents) - 1:
+            kls.append(0.5 * (loc**2 + scale**2 - 1.0) - tf.math.log(scale))
+            continue
+        prior_loc, prior_scale = split_loc_scale(
+            model.prior_parameters(layer + 1, latents[layer + 1])
+        )
+        log_q = -0.5 * ((latent - loc) / scale) ** 2 - tf.math.log(scale)
+        log_p = -0.5 * ((latent - prior_loc) / prior_scale) ** 2
+        kls.append(log_q - log_p + tf.math.log(prior_scale))
+    return kls
+
+
+def collapse(statistics, kls, threshold=ACTIVE_VARIANCE):
+    """Says of each layer whether it has collapsed onto its prior.
+
+    A layer has collapsed where none of its units is active or its KL is below
+    0.1 nats; single units are "unused" where they are not active.
+
+    Args:
+      statistics: list of `evaluation.LayerStatistics`.
+      kls: list of arrays of `kl_per_unit`.
+      threshold: variance above which a unit is active.
+
+    Returns:
+      list of dicts, one a layer: `layer`, `units`, `active`, `kl`, `collapsed` and
+      `verdict`, a sentence.
+    """
+    layers = []
+    active_units = count_active(statistics, threshold)
+    for number, (active, kl) in enumerate(zip(active_units, kls), 1):
+        total, units = float(kl.sum()), len(kl)
+        collapsed = active == 0 or total < COLLAPSED_KL
+        verdict = f"layer {number}: {active} of {units} units active, KL {total:.2f}"
+        verdict += " nats"
+        if collapsed:
+            verdict += (
+                ": posterior collapse, q(z|x) is the prior and tells nothing of x"
+            )
+        elif active < units:
+            verdict += f"; {units - active} units unused"
+        layers.append(
+            {
+                "layer": number,
+                "units": units,
+                "active": active,
+                "kl": total,
+                "collapsed": collapsed,
+                "verdict": verdict,
+            }
+        )
+    return layers
+
+
+class PosteriorMap(NamedTuple):
+    """True posterior and q(z|x) of one image on a grid; densities with peak one."""
+
+    horizontal: np.ndarray  # [G], values of the first unit
+    vertical: np.ndarray  # [G], of the second
+    posterior: np.ndarray  # [G (vertical), G (horizontal)]
+    proposal: np.ndarray  # the same
+    log_evidence: float  # log of the integral of p(x, z) over the grid
+
+
+def posterior_map(model, x, units=(0, 1), *, grid_size=GRID_SIZE):
+    """The true posterior p(z|x) of one image beside q(z|x), over two latent units.
+
+    With two latent dimensions that is all of it, and `log_evidence` is log p(x). With
+    more it is the plane through the mean of q(z|x), the other units held there.
+
+    Args:
+      model: a built model with one stochastic layer of two units or more.
+      x: float [1, *event], one image.
+      units: the two units, on the horizontal and on the vertical axis.
+      grid_size: points a side.
+
+    Returns:
+      PosteriorMap. The grid covers both distributions.
+
+    Raises:
+      InvalidInputError: another number of layers, units or images.
+    """
+    x = model.check_x(x)
+    dims = model.latent_dims
+    if len(dims) != 1 or dims[0] < 2 or len(x) != 1:
+        raise InvalidInputError(
+            "a posterior map must be of one image and one stochastic layer of two "
+            f"units or more. Received: {len(x)} images, latent_dims={dims}"
+        )
+    loc, scale = (v.numpy()[0] for v in split_loc_scale(model.proposal_parameters(x)))
+    units = list(units)
+
+    def log_joint(axes):
+        points = np.tile(loc, [len(axes[0]) * len(axes[1]), 1])
+        points[:, units] = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
+        parts = model.log_joint(x, [tf.constant(points[None, :, None], tf.float32)])
+        values = (parts.log_likelihood + parts.log_prior).numpy()
+        return values.reshape(len(axes[1]), len(axes[0])).astype(np.float64)
+
+    axes = [np.linspace(-WIDE, WIDE, grid_size)] * 2
+    for _ in range(2):  # the second search is at the scale of what the first one found
+        ends = _box(axes, log_joint(axes), loc[units], scale[units])
+        axes = [np.linspace(*pair, grid_size) for pair in ends]
+    log_values = log_joint(axes)
+    deviations = [(a - m) / s for a, m, s in zip(axes, loc[units], scale[units])]
+    log_proposal = -0.5 * np.add.outer(deviations[1] ** 2, deviations[0] ** 2)
+    peak = log_values.max()
+    cell = np.prod([axis[1] - axis[0] for axis in axes])
+    return PosteriorMap(
+        horizontal=axes[0],
+        vertical=axes[1],
+        posterior=np.exp(log_values - peak),
+        proposal=np.exp(log_proposal),
+        log_evidence=float(peak + math.log(np.exp(log_values - peak).sum() * cell)),
+    )
+
+
+def _box(axes, log_values, loc, scale):
+    """Ends of a square grid's axes that hold posterior and proposal."""
+    weights = np.exp(log_values - log_values.max())
+    weights /= weights.sum()
+    ends = []
+    for axis, marginal, m, s in zip(
+        axes, (weights.sum(axis=0), weights.sum(axis=1)), loc, scale
+    ):
+        mean = np.sum(marginal * axis)
+        deviation = math.sqrt(np.sum(marginal * (axis - mean) ** 2))
+        deviation = max(deviation, (axis[1] - axis[0]) / 2, SMALLEST_SCALE)
+        ends.append(
+            (
+                min(mean - MARGIN * deviation, m - MARGIN * s),
+                max(mean + MARGIN * deviation, m + MARGIN * s),
+            )
+        )
+    return ends

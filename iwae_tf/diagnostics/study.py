@@ -1,0 +1,102 @@
+"""A diagnosis from end to end: parts that are resumed, figures, and the report."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import tqdm
+
+from iwae_tf.diagnostics import estimate_parts, learning_parts
+from iwae_tf.diagnostics.report import Section, write_report
+from iwae_tf.files import write_json
+
+PARTS = {
+    part.name: part
+    for part in (
+        estimate_parts.PROPOSAL,
+        estimate_parts.SWEEP,
+        estimate_parts.ERRORS,
+        estimate_parts.ANNEALING,
+        learning_parts.GRADIENTS,
+        learning_parts.REPRESENTATION,
+        learning_parts.THEORY,
+        learning_parts.TOY,
+    )
+}
+DEFAULT_PARTS = tuple(name for name in PARTS if name != "toy")
+
+
+def diagnose(subject, folder, *, parts=DEFAULT_PARTS, title="", facts=()):
+    """Runs parts, draws them and writes the report.
+
+    A finished part is kept as `NAME.json` and not measured again by a later call with
+    the same subject: an interrupted diagnosis goes on where it was.
+
+    Args:
+      subject: part.Subject.
+      folder: where everything is written; made if missing.
+      parts: names among `PARTS`.
+      title: of the report.
+      facts: list of (name, value) that the report begins with.
+
+    Returns:
+      dict of part name to its results.
+    """
+    folder = pathlib.Path(folder)
+    identity = _identity(subject)
+    found, sections = {}, []
+    for name in parts:
+        part = PARTS[name]
+        results = _kept(folder / f"{name}.json", identity)
+        if results is None:
+            results = _measure(part, subject)
+            path = folder / f"{name}.json"
+            write_json(path, {"subject": identity, "results": results})
+            results = _kept(path, identity)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = [
+            (folder / file, caption)
+            for file, caption in part.draw(subject, results, folder)
+        ]
+        found[name] = results
+        sections.append(Section(part.title, part.judge(results), figures))
+    write_report(folder / "report.html", title=title, facts=facts, sections=sections)
+    return found
+
+
+def _measure(part, subject):
+    """Results of a part, under a progress bar."""
+    with tqdm.tqdm(desc=f"{part.name:>14}", dynamic_ncols=True, unit="") as bar:
+
+        def on_progress(done, total):
+            bar.total = total
+            bar.update(done)
+
+        return part.measure(subject, on_progress)
+
+
+def _kept(path, identity):
+    """Results of an earlier call for the same subject, or None."""
+    try:
+        kept = json.loads(path.read_text())
+        return kept["results"] if kept["subject"] == identity else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _identity(subject):
+    """What results depend on, as JSON: settings, and hashes of weights and images."""
+    arrays = [] if subject.images is None else [subject.images]
+    if subject.model is not None:
+        arrays += subject.model.get_weights()
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return {
+        "num_images": 0 if subject.images is None else len(subject.images),
+        "num_samples": subject.num_samples,
+        "seed": list(subject.seed),
+        "quick": subject.quick,
+        "sha256": digest.hexdigest(),
+    }
