@@ -71,7 +71,8 @@ def _from_saved_model():
     version, signatures = load_saved_model(_SAVED_MODEL.value)
     config = _overridden(read_config(version.parent / "config.json"))
     return results.evaluate_signature(
-        signatures["log_likelihood"],
+        # Exports of before there was `error_bars` have no jackknife error.
+        signatures.get("error_bars", signatures["log_likelihood"]),
         config,
         split=_SPLIT.value,
         num_samples=_NUM_SAMPLES.value or config.eval_num_samples,

@@ -41,7 +41,7 @@ class LogLikelihood(NamedTuple):
     estimate: np.ndarray
     standard_error: np.ndarray
     effective_sample_size: np.ndarray
-    jackknife_error: np.ndarray
+    jackknife_error: np.ndarray | float = np.nan  # where it is not known
 
 
 class Summary(NamedTuple):

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.metadata
+import math
 import platform
 import time
 
@@ -115,12 +116,13 @@ def evaluate_model(model, config, *, split, num_samples, limit=None):
 
 
 def evaluate_signature(log_likelihood, config, *, split, num_samples, limit=None):
-    """The NLL of a split by a SavedModel's `log_likelihood` signature.
+    """The NLL of a split by a SavedModel's `error_bars` signature.
 
     Each call has a seed of its own, so that all images have independent noise.
 
     Args:
-      log_likelihood: the signature function.
+      log_likelihood: the signature function, or that of `log_likelihood`, which has
+        no jackknife error.
       config: ConfigDict that names the data.
       split: "train", "validation" or "test".
       num_samples: draws an image.
@@ -138,11 +140,13 @@ def evaluate_signature(log_likelihood, config, *, split, num_samples, limit=None
                 num_samples=tf.constant(num_samples),
                 seed=tf.constant([config.eval_seed, first]),
             )
+            unknown = tf.fill(outputs["log_likelihood"].shape, np.float32(np.nan))
             on_batch(
                 evaluation.LogLikelihood(
                     outputs["log_likelihood"].numpy(),
                     outputs["standard_error"].numpy(),
                     outputs["effective_sample_size"].numpy(),
+                    outputs.get("jackknife_error", unknown).numpy(),
                 )
             )
 
@@ -169,9 +173,12 @@ def _evaluate(config, split, num_samples, limit, score_images, describe=None):
 def print_summary(results):
     """Prints what matters of `results.json`, a line each."""
     name = f"{results['split']} NLL"
+    error = results["jackknife_error"]
+    if not math.isfinite(error):  # an older export
+        error = results["standard_error"]
     print(
         f"{name:>12}  {results['nll']:.2f} nats "
-        f"(+- {results['standard_error']:.3f} of {results['num_samples']} samples, "
+        f"(+- {error:.3f} of {results['num_samples']} samples, "
         f"+- {results['data_standard_error'] or float('nan'):.2f} "
         f"of {results['num_examples']} images)"
     )

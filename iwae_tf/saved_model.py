@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | serving_default | x | log_likelihood, standard_error, effective_sample_size |
 | log_likelihood | x, num_samples [], seed [2] | the same |
+| error_bars | x, num_samples [], seed [2] | the same and jackknife_error |
 | encode | x | loc, scale; with more layers loc_2, scale_2, ... |
 | decode | z | mean |
 | sample | num_samples [], seed [2] | mean, sample |
@@ -141,7 +142,7 @@ def _signatures(model, num_samples):
     count = tf.TensorSpec([], tf.int32, "num_samples")
     latents = tf.TensorSpec([None, model.latent_dims[0]], tf.float32, "z")
 
-    def log_likelihood(x, num_samples, seed):
+    def error_bars(x, num_samples, seed):
         x, num_samples = _checked(model, x), _at_least_one(num_samples)
         key = noise.make_key(seed)
         result = estimate_in_graph(model, x, num_samples, key, tf.constant(0, tf.int64))
@@ -149,7 +150,13 @@ def _signatures(model, num_samples):
             "log_likelihood": result.estimate,
             "standard_error": result.standard_error,
             "effective_sample_size": result.effective_sample_size,
+            "jackknife_error": result.jackknife_error,
         }
+
+    def log_likelihood(x, num_samples, seed):
+        outputs = error_bars(x, num_samples, seed)
+        del outputs["jackknife_error"]
+        return outputs
 
     def serving_default(x):
         return log_likelihood(x, tf.constant(num_samples), tf.constant([0, 0]))
@@ -178,6 +185,7 @@ def _signatures(model, num_samples):
     specs = {
         serving_default: [images],
         log_likelihood: [images, count, seed],
+        error_bars: [images, count, seed],
         encode: [images],
         decode: [latents],
         sample: [count, seed],

@@ -49,8 +49,9 @@ def _draw_proposal(subject, results, folder):
             "proposal.png",
             "Left: the shape k of the tail of each image's importance weights. Below "
             "the first line the estimate of log p(x) can be trusted; above 1 the "
-            "fitted tail has no mean at all and more draws help slowly. Right: how many "
-            "independent draws of the true posterior the weighted draws are worth.",
+            "fitted tail has no mean at all and more draws help slowly. Right: how "
+            "many independent draws of the true posterior the weighted draws are "
+            "worth.",
         )
     ]
     figures.proposal_quality(
@@ -75,8 +76,8 @@ def _draw_proposal(subject, results, folder):
             (
                 f"{name}.png",
                 f"{name.replace('_', ' ').capitalize()}: the images with the "
-                f"{caption}, worst first, and the mean of p(x|z) at the mean of q(z|x). "
-                f"Numbers in the split: {numbers}.",
+                f"{caption}, worst first, and the mean of p(x|z) at the mean of "
+                f"q(z|x). Numbers in the split: {numbers}.",
             )
         )
     return drawn
@@ -134,10 +135,10 @@ def _draw_sweep(subject, results, folder):
         (
             "sweep.png",
             f"The mean bound over {results['num_images']} images from K draws. K = 1 "
-            "is the ELBO. The jackknife takes out the part of the bias that falls as 1/K. "
-            "The extrapolation fits log p(x) - c K^-g to the largest K. A straight "
-            "line on the right is such a power law: the flatter, the heavier the tail "
-            "of the weights.",
+            "is the ELBO. The jackknife takes out the part of the bias that falls as "
+            "1/K. The extrapolation fits log p(x) - c K^-g to the largest K. A "
+            "straight line on the right is such a power law: the flatter, the "
+            "heavier the tail of the weights.",
         )
     ]
 
@@ -203,10 +204,11 @@ def _draw_errors(subject, results, folder):
             "errors.png",
             f"The same {results['num_images']} images scored with "
             f"{results['num_seeds']} seeds, {results['num_samples']:,} draws each. "
-            "Left: an honest error bar states what the seeds show. Right: the reference is "
-            "the estimate from the draws of all seeds, itself too low. Error bars know "
-            "of the spread and not of the bias: where the mean misses the reference "
-            "but covers another seed's, the bias is the larger of the two.",
+            "Left: an honest error bar states what the seeds show. Right: the "
+            "reference is the estimate from the draws of all seeds, itself too low. "
+            "Error bars know of the spread and not of the bias: where the mean "
+            "misses the reference but covers another seed's, the bias is the larger "
+            "of the two.",
         )
     ]
 
@@ -220,8 +222,8 @@ def _judge_errors(results):
     sentences = [
         (
             grade,
-            f"`jackknife_error` states {honest:.2f} of the spread of the mean between "
-            f"seeds, `standard_error` (delta method) {low:.2f} of it.",
+            f"jackknife_error states {honest:.2f} of the spread of the mean between "
+            f"seeds, standard_error (the delta method) {low:.2f} of it.",
         )
     ]
     bias = -delta["bias"]

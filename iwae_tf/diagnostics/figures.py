@@ -60,6 +60,7 @@ def gradient_noise(path, lines, *, title=None):
         ax.lines[-1].set_label("noise alone")
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
+        ax.tick_params(which="both", labelsize=SMALL_TEXT_SIZE)
         style(ax, title=half, xlabel="number of draws (M or K)")
         legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.2))
     style(axes[0], ylabel="SNR: mean over parameters\nof |mean| / sd")
@@ -228,8 +229,13 @@ def posterior_maps(path, maps, names):
     levels = np.exp([-4.5, -2.0, -0.5])  # 3, 2 and 1 deviations of a Gaussian
     for index, (ax, found) in enumerate(zip(axes, maps)):
         grid = found["horizontal"], found["vertical"]
-        ax.pcolormesh(*grid, found["posterior"], cmap="Blues", shading="nearest")
-        ax.contour(*grid, found["proposal"], levels, colors=ORANGE, linewidths=1.0)
+        ax.pcolormesh(*grid, found["posterior"], cmap="Blues", shading="gouraud")
+        across, up = (
+            np.exp(-0.5 * ((np.asarray(axis) - loc) / scale) ** 2)
+            for axis, loc, scale in zip(grid, found["loc"], found["scale"])
+        )
+        contour = np.multiply.outer(up, across)
+        ax.contour(*grid, contour, levels, colors=ORANGE, linewidths=1.0)
         style(ax, title=f"image {index}")
         ax.grid(False)
         if index % columns == 0:

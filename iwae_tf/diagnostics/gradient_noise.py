@@ -89,15 +89,12 @@ def gradient_snr(
     x = model.check_x(x)
     with _estimator(model, gradient_estimator or model.gradient_estimator):
         program = _Program(model, x, *shape, noise.make_key(seed))
-        mean, squares = program.moments(num_draws, on_progress)
-        split = len(program.encoder)
-        directions = [_unit(mean[:split]), _unit(mean[split:])]
-        ratios = program.direction_ratios(num_draws, directions, on_progress)
+        mean, squares, ratios = program.run(num_draws, on_progress)
     mean, squares = ([part.numpy() for part in parts] for parts in (mean, squares))
     variances = [square / (num_draws - 1) for square in squares]
     halves = [
         _summarize(mean[part], variances[part], num_draws, float(ratio))
-        for part, ratio in zip((slice(split), slice(split, None)), ratios)
+        for part, ratio in zip(program.halves, ratios)
     ]
     ratios = [_ratio(m, v) for m, v in zip(mean, variances)]
     return GradientSNR(*halves, num_draws, program.in_model_order(ratios))
@@ -141,6 +138,7 @@ class _Program:
         own = {id(v) for net in model.encoder for v in net.trainable_variables}
         variables = model.trainable_variables
         self.encoder = [i for i, v in enumerate(variables) if id(v) in own]
+        self.halves = slice(len(self.encoder)), slice(len(self.encoder), None)
         decoder = [i for i, v in enumerate(variables) if id(v) not in own]
         self.order = [*self.encoder, *decoder]
         self.shapes = [variables[index].shape for index in self.order]
@@ -154,58 +152,62 @@ class _Program:
         """A list in the order of the gradients, in that of the model's variables."""
         return [parts[self.order.index(index)] for index in range(len(parts))]
 
-    def moments(self, num_draws, on_progress):
-        """Mean and sum of squared deviations of each gradient (Welford's update)."""
+    def run(self, num_draws, on_progress):
+        """Moments over the first draws, ratios over as many further ones.
 
-        def update(count, gradients, mean, squares):
+        Returns:
+          (means, sums of squared deviations, mean ratios of the two halves).
+        """
+        program = tf.function(
+            self._pass, autograph=False, jit_compile=self.model.supports_xla
+        )
+        directions = [tf.zeros(shape) for shape in self.shapes]
+        mean, squares, _ = self._stream(program, directions, 0, num_draws, on_progress)
+        directions = [part for half in self.halves for part in _unit(mean[half])]
+        _, _, ratios = self._stream(
+            program, directions, num_draws, num_draws, on_progress
+        )
+        return mean, squares, [ratio / num_draws for ratio in ratios]
+
+    def _stream(self, program, directions, first, num_draws, on_progress):
+        """`_pass` over gradients first, ..., first + num_draws - 1."""
+        zeros = [tf.zeros(shape) for shape in self.shapes]
+        state = [zeros, zeros, [tf.zeros([]), tf.zeros([])]]
+        at_once = max(1, min(100, num_draws // 20))  # gradients between two reports
+        for done in range(0, num_draws, at_once):
+            count = min(at_once, num_draws - done)
+            numbers = (tf.constant(number) for number in (first, done, count))
+            state = program(state, directions, *numbers)
+            if on_progress:
+                on_progress(count)
+        return state
+
+    def _pass(self, state, directions, first, done, count):
+        """Adds gradients first + done, ..., `count` of them, to the moments (Welford's
+        update) and to the sums over draws of |along the direction| / |across it|."""
+
+        def step(index, state):
+            mean, squares, totals = state
+            gradients = self._gradient(first + index)
             deviations = [g - m for g, m in zip(gradients, mean)]
-            mean = [m + d / (count + 1.0) for m, d in zip(mean, deviations)]
+            number = tf.cast(index + 1, tf.float32)
+            mean = [m + d / number for m, d in zip(mean, deviations)]
             squares = [
                 s + d * (g - m)
                 for s, d, g, m in zip(squares, deviations, gradients, mean)
             ]
-            return mean, squares
+            totals = [
+                total + _directional(gradients[half], directions[half])
+                for total, half in zip(totals, self.halves)
+            ]
+            return index + 1, [mean, squares, totals]
 
-        zeros = [tf.zeros(shape) for shape in self.shapes]
-        return self._run(update, [zeros, zeros], 0, num_draws, on_progress)
-
-    def direction_ratios(self, num_draws, directions, on_progress):
-        """Mean of |g along the direction| / |g across it| of each half: float [2]."""
-        split = len(self.encoder)
-
-        def update(_, gradients, totals):
-            halves = gradients[:split], gradients[split:]
-            ratios = [_directional(g, u) for g, u in zip(halves, directions)]
-            return [[total + ratio for total, ratio in zip(totals, ratios)]]
-
-        state = [[tf.zeros([]), tf.zeros([])]]
-        (totals,) = self._run(update, state, num_draws, num_draws, on_progress)
-        return [total / num_draws for total in totals]
-
-    def _run(self, update, state, first, num_draws, on_progress):
-        """`update` over gradients first, ..., first + num_draws - 1."""
-
-        def program(state, done, count):
-            def step(index, state):
-                number = tf.cast(index, tf.float32)
-                return index + 1, update(number, self._gradient(first + index), *state)
-
-            _, state = tf.while_loop(
-                lambda index, _: index < done + count,
-                lambda index, state: step(index, state),
-                [done, state],
-                parallel_iterations=1,
-            )
-            return state
-
-        jit_compile = self.model.supports_xla
-        program = tf.function(program, autograph=False, jit_compile=jit_compile)
-        at_once = max(1, min(100, num_draws // 20))  # gradients between two reports
-        for done in range(0, num_draws, at_once):
-            count = min(at_once, num_draws - done)
-            state = program(state, tf.constant(done), tf.constant(count))
-            if on_progress:
-                on_progress(count)
+        _, state = tf.while_loop(
+            lambda index, _: index < done + count,
+            step,
+            [done, state],
+            parallel_iterations=1,
+        )
         return state
 
     def _gradient(self, index):

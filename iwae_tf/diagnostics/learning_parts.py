@@ -124,7 +124,7 @@ def _measure_representation(subject, on_progress):
                 model, images[index : index + 1], results["units"]
             )
             values = found._asdict().items()
-            results["maps"].append({k: np.round(v, 4).tolist() for k, v in values})
+            results["maps"].append({k: np.round(v, 3).tolist() for k, v in values})
     on_progress(1, 3)
     return results
 
@@ -203,15 +203,16 @@ def _draw_theory(subject, results, folder):
         (
             "log_mean.png",
             f"X is {high:g} with probability {theory.RARE:g} and {low:g} otherwise. "
-            "The log of a mean of k draws is on average below log E X, and rises to it: "
-            "that is why L_K grows with K, and why rare large weights make it slow.",
+            "The log of a mean of k draws is on average below log E X, and rises to "
+            "it: that is why L_K grows with K, and why rare large weights make it "
+            "slow.",
         ),
         (
             "draws.png",
-            "A q beside the posterior, and 20 draws of it. The ELBO averages log w, so "
-            "that a draw where the posterior is small costs many nats: a VAE makes q "
-            "narrow to avoid it. The IWAE bound weighs draws by w: the outlying ones "
-            "weigh nothing, and q may be wide.",
+            "A q beside the posterior, and 20 typical draws of it. The ELBO averages "
+            "log w, so that a draw where the posterior is small costs many nats: a "
+            "VAE makes q narrow to avoid it. The IWAE bound weighs draws by w: the "
+            "outlying ones weigh nothing, and q may be wide.",
         ),
     ]
 
@@ -221,7 +222,7 @@ def _judge_theory(results):
     return [
         (
             PLAIN,
-            f"Of the same 20 draws the ELBO is {found['elbo']:.2f} nats and the IWAE "
+            f"From these 20 draws the ELBO is {found['elbo']:.2f} nats and the IWAE "
             f"bound {found['iwae']:.2f}, where log p(x) is 0.",
         )
     ]

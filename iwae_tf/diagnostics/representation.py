@@ -12,7 +12,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import ACTIVE_VARIANCE, LAYER_DRAWS, count_active
 
 COLLAPSED_KL = 0.1  # nats of a whole layer: below, it tells nothing of x
-GRID_SIZE = 81  # points a side
+GRID_SIZE = 41  # points a side
 WIDE = 5.0  # prior deviations that the search for the posterior covers
 MARGIN = 4.0  # deviations around q and around the posterior that are drawn
 SMALLEST_SCALE = 1e-3
@@ -105,12 +105,13 @@ def collapse(statistics, kls, threshold=ACTIVE_VARIANCE):
 
 
 class PosteriorMap(NamedTuple):
-    """True posterior and q(z|x) of one image on a grid; densities with peak one."""
+    """True posterior of one image on a grid, and q(z|x) beside it, over two units."""
 
     horizontal: np.ndarray  # [G], values of the first unit
     vertical: np.ndarray  # [G], of the second
-    posterior: np.ndarray  # [G (vertical), G (horizontal)]
-    proposal: np.ndarray  # the same
+    posterior: np.ndarray  # [G (vertical), G (horizontal)], scaled to a peak of one
+    loc: np.ndarray  # [2], of q(z|x)
+    scale: np.ndarray  # [2], of q(z|x)
     log_evidence: float  # log of the integral of p(x, z) over the grid
 
 
@@ -154,15 +155,14 @@ def posterior_map(model, x, units=(0, 1), *, grid_size=GRID_SIZE):
         ends = _box(axes, log_joint(axes), loc[units], scale[units])
         axes = [np.linspace(*pair, grid_size) for pair in ends]
     log_values = log_joint(axes)
-    deviations = [(a - m) / s for a, m, s in zip(axes, loc[units], scale[units])]
-    log_proposal = -0.5 * np.add.outer(deviations[1] ** 2, deviations[0] ** 2)
     peak = log_values.max()
     cell = np.prod([axis[1] - axis[0] for axis in axes])
     return PosteriorMap(
         horizontal=axes[0],
         vertical=axes[1],
         posterior=np.exp(log_values - peak),
-        proposal=np.exp(log_proposal),
+        loc=loc[units],
+        scale=scale[units],
         log_evidence=float(peak + math.log(np.exp(log_values - peak).sum() * cell)),
     )
 

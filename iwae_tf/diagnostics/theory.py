@@ -38,26 +38,26 @@ def log_mean_bias(*, points=TWO_POINTS, probability=RARE, counts=COUNTS):
     return {"counts": list(counts), "expected": expected, "limit": limit}
 
 
-def draw_contributions(*, loc=1.0, scale=1.5, num_draws=20, seed=0):
+def draw_contributions(*, loc=1.0, scale=2.0, num_draws=20):
     """What each draw of a poor q adds to the ELBO and to the IWAE bound.
 
     The posterior is N(0, 1) and p(x) = 1, q is N(loc, scale^2). The ELBO is the mean
     of log w: a draw where the posterior is small costs without limit. In the IWAE
     bound a draw counts by its weight, and one of weight zero costs its place alone.
+    The draws are the quantiles (k - 1/2) / K of q: typical ones, and the same always.
 
     Args:
       loc: mean of q.
       scale: standard deviation of q.
       num_draws: K.
-      seed: integer.
 
     Returns:
       dict: `draws`, `log_weights`, `elbo_terms` (log w_k / K), `iwae_weights` (w~_k,
       what the draw weighs in the gradient; 1 / K in the ELBO's), lists over draws in
       increasing order; `elbo` and `iwae`, the bounds; `loc` and `scale`.
     """
-    rng = np.random.default_rng(seed)
-    draws = np.sort(loc + scale * rng.standard_normal(num_draws))
+    levels = (np.arange(num_draws) + 0.5) / num_draws
+    draws = stats.norm.ppf(levels, loc, scale)
     log_weights = stats.norm.logpdf(draws) - stats.norm.logpdf(draws, loc, scale)
     return {
         "loc": loc,
