@@ -1,0 +1,26 @@
+"""Whether a bound, a gradient, a proposal and a log-likelihood can be trusted."""
+
+from iwae_tf.diagnostics.annealing import annealed_log_likelihood
+from iwae_tf.diagnostics.coverage import error_coverage
+from iwae_tf.diagnostics.draws import draw_log_weights
+from iwae_tf.diagnostics.gradient_noise import gradient_snr
+from iwae_tf.diagnostics.proposals import pareto_k, proposal_quality, trusted_k
+from iwae_tf.diagnostics.representation import collapse, kl_per_unit, posterior_map
+from iwae_tf.diagnostics.resampling import jackknife, leave_one_out
+from iwae_tf.diagnostics.sweeps import bound_sweep
+
+__all__ = [
+    "annealed_log_likelihood",
+    "bound_sweep",
+    "collapse",
+    "draw_log_weights",
+    "error_coverage",
+    "gradient_snr",
+    "jackknife",
+    "kl_per_unit",
+    "leave_one_out",
+    "pareto_k",
+    "posterior_map",
+    "proposal_quality",
+    "trusted_k",
+]

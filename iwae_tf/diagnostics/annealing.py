@@ -22,7 +22,7 @@ from scipy import special
 
 from iwae_tf import noise
 from iwae_tf.checks import check_choice, check_count
-from iwae_tf.diagnostics.jackknife import leave_one_out
+from iwae_tf.diagnostics.resampling import leave_one_out
 from iwae_tf.distributions import standard_normal
 
 BASES = ("proposal", "prior")

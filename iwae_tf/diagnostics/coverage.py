@@ -8,8 +8,8 @@ from scipy import special
 
 from iwae_tf.checks import check_count
 from iwae_tf.diagnostics.draws import log_weight_batches
-from iwae_tf.diagnostics.jackknife import leave_one_out
 from iwae_tf.diagnostics.proposals import smoothed_log_weights
+from iwae_tf.diagnostics.resampling import leave_one_out
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import stream_draws
 

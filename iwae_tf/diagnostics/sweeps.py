@@ -14,7 +14,7 @@ from scipy import optimize
 from iwae_tf import bounds
 from iwae_tf.checks import check_count
 from iwae_tf.diagnostics.draws import log_weight_batches
-from iwae_tf.diagnostics.jackknife import evaluate_bound, jackknife
+from iwae_tf.diagnostics.resampling import evaluate_bound, jackknife
 from iwae_tf.errors import InvalidInputError
 
 COUNTS = (
