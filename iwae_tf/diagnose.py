@@ -2,7 +2,7 @@
 
 python -m iwae_tf.diagnose --workdir=runs/a
 python -m iwae_tf.diagnose --saved_model=saved_models/mnist5k_iwae --output=runs/b
-python -m iwae_tf.diagnose --parts=toy,theory --output=runs/toy
+python -m iwae_tf.diagnose --parts=toy,known,theory --output=runs/known_answers
 
 Writes a JSON file for each part, PNGs and report.html. Started again with the same
 flags it goes on after the last finished part.
@@ -22,7 +22,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of the report; WORKDIR/diagnostics by default."
 )
 _PARTS = flags.DEFINE_list(
-    "parts", None, "Some of the parts, by name; all but toy by default."
+    "parts", None, "Some of the parts, by name; all of a model's by default."
 )
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 100, "The first images of the split.")
@@ -38,12 +38,17 @@ _BINARIZATION = flags.DEFINE_string("binarization", None, "Instead of the config
 def main(argv):
     """Diagnoses the model of the flags and prints where the report is."""
     del argv
-    from iwae_tf.diagnostics import study
+    from iwae_tf.diagnostics import coverage, study
     from iwae_tf.diagnostics.part import Subject
+    from iwae_tf.errors import InvalidInputError
     from iwae_tf.files import check_writable
 
-    for name, flag in (("num_images", _NUM_IMAGES), ("num_samples", _NUM_SAMPLES)):
-        cli.check_positive(name, flag.value)
+    cli.check_positive("num_images", _NUM_IMAGES.value)
+    if _NUM_SAMPLES.value < coverage.NUM_BLOCKS:
+        raise InvalidInputError(
+            f"`--num_samples` must be at least {coverage.NUM_BLOCKS}. "
+            f"Received: --num_samples={_NUM_SAMPLES.value}"
+        )
     parts = _chosen_parts(study)
     subject, facts = Subject(None, None, quick=_QUICK.value), []
     if any(study.PARTS[name].needs_model for name in parts):

@@ -99,9 +99,10 @@ def jackknife_error(power_sums, num_samples):
 
     l_k is what leaving draw k out changes. Draws can be streamed: the largest weight,
     the only one that may be more than half of the sum, enters exactly and the others
-    by the Taylor series of l and l^2, cut where less than 1e-3 nats is left.
-    It equals `standard_error` in the limit of small weights, and is larger where one
-    draw carries much of the sum.
+    by the Taylor series of l and l^2. What the cut series leave out is below 1e-3
+    nats, and below 0.02 nats for two or three draws of about equal weight. It equals
+    `standard_error` in the limit of small weights, and is larger where one draw
+    carries much of the sum.
 
     Args:
       power_sums: list of JACKKNIFE_POWERS float64 [...], the sums over draws of w,

@@ -135,7 +135,7 @@ def test_streamed_jackknife_is_that_of_all_draws(spread, count):
     sums = [tf.constant(np.sum(weights**p, 0)) for p in range(1, JACKKNIFE_POWERS + 1)]
     _, expected = leave_one_out(log_weights)
     found = jackknife_error(sums, count).numpy()
-    atol = 1e-3 if count < 4 else 1e-5  # shares near a half are the least exact
+    atol = 0.02 if count < 4 else 1e-5  # equal shares of a half are the least exact
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=atol)
 
 
@@ -328,7 +328,7 @@ def test_toy_problem_scales_as_in_theory():
             num_samples=num_samples, gradient_estimator=estimator,
         )  # fmt: skip
 
-    one, groups, samples = snr(1, 1), snr(16, 1), snr(1, 16, num_draws=1500)
+    one, groups, samples = snr(1, 1), snr(16, 1), snr(1, 16, num_draws=1200)
     assert groups.encoder.snr / one.encoder.snr == pytest.approx(4, rel=0.15)
     assert groups.decoder.snr / one.decoder.snr == pytest.approx(4, rel=0.15)
     assert samples.encoder.snr > 1.5 * samples.encoder.floor  # not noise alone

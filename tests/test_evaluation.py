@@ -40,8 +40,14 @@ def reference(log_weights):
     # The variance of w over its squared mean, over K: the delta method.
     scaled = np.exp(log_weights - special.logsumexp(log_weights, axis=0)) * count
     error = np.sqrt(np.var(scaled, axis=0, ddof=1) / count)
+    # Leaving each draw out in turn; with one draw there is nothing left.
+    left_out = np.log1p(-np.minimum(weights, 1 - 2**-52 if count > 1 else np.nan))
+    jackknife = np.sqrt((count - 1) * np.var(left_out, axis=0))
     return LogLikelihood(
-        special.logsumexp(log_weights, axis=0) - np.log(count), error, 1 / squares
+        special.logsumexp(log_weights, axis=0) - np.log(count),
+        error,
+        1 / squares,
+        jackknife,
     )
 
 
@@ -319,10 +325,12 @@ def test_summary_formulas():
         np.array([-80.0, -90.0, -100.0]),
         np.array([0.3, 0.4, 1.2]),
         np.array([10.0, 20.0, 60.0]),
+        np.array([0.6, 0.8, 2.4]),
     )
     summary = summarize(result)
     assert summary.nll == 90.0
     assert summary.standard_error == pytest.approx(1.3 / 3)
+    assert summary.jackknife_error == pytest.approx(2.6 / 3)
     assert summary.data_standard_error == pytest.approx(10 / np.sqrt(3))
     assert summary.effective_sample_size == pytest.approx(30.0)
     assert summary.num_examples == 3
@@ -339,6 +347,7 @@ def test_one_image_has_no_spread():
     summary = summarize(LogLikelihood(*np.ones([3, 1])))
     assert np.isnan(summary.data_standard_error)
     assert summary.nll == -1.0 and summary.standard_error == 1.0
+    assert np.isnan(summary.jackknife_error)  # not known of the three
 
 
 # Active units ----------------------------------------------------------------------

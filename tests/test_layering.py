@@ -6,7 +6,8 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "iwae_tf"
-SCRIPTS = {"train", "evaluate", "export"}
+SCRIPTS = {"train", "evaluate", "export", "diagnose"}
+SUBPACKAGES = {"iwae_tf.diagnostics"}
 # Module to the siblings that it may import; `errors` is open to all.
 ALLOWED = {
     "errors": set(),
@@ -45,21 +46,67 @@ ALLOWED = {
     "results": {"datasets", "evaluation", "plots"},
     "workdir": {"config", "files", "models", "saved_model"},
     "cli": {"config"},
+    "diagnostics.part": set(),
+    "diagnostics.resampling": set(),
+    "diagnostics.theory": set(),
+    "diagnostics.report": {"files"},
+    "diagnostics.figures": {"drawing"},
+    "diagnostics.draws": {"checks", "evaluation", "noise"},
+    "diagnostics.proposals": {"diagnostics.draws"},
+    "diagnostics.sweeps": {
+        "bounds", "checks", "diagnostics.draws", "diagnostics.resampling",
+    },
+    "diagnostics.coverage": {
+        "checks", "evaluation", "diagnostics.draws", "diagnostics.proposals",
+        "diagnostics.resampling",
+    },
+    "diagnostics.annealing": {
+        "checks", "distributions", "noise", "diagnostics.resampling",
+    },
+    "diagnostics.representation": {"distributions", "evaluation", "noise"},
+    "diagnostics.gradient_noise": {"checks", "gradients", "noise"},
+    "diagnostics.toy_problem": {
+        "bounds", "distributions", "models", "diagnostics.gradient_noise",
+    },
+    "diagnostics.error_parts": {
+        "diagnostics.coverage", "diagnostics.figures", "diagnostics.part",
+    },
+    "diagnostics.estimate_parts": {
+        "bounds", "distributions", "evaluation", "plots", "diagnostics.annealing",
+        "diagnostics.figures", "diagnostics.part", "diagnostics.proposals",
+        "diagnostics.sweeps",
+    },
+    "diagnostics.learning_parts": {
+        "evaluation", "diagnostics.figures", "diagnostics.gradient_noise",
+        "diagnostics.part", "diagnostics.representation", "diagnostics.theory",
+        "diagnostics.toy_problem",
+    },
+    "diagnostics.study": {
+        "files", "diagnostics.error_parts", "diagnostics.estimate_parts",
+        "diagnostics.learning_parts", "diagnostics.report",
+    },
 }  # fmt: skip
 
 
 def modules():
-    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+    """Names of all modules, those of a subpackage with its name before a dot."""
+    paths = (path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+    names = (".".join(path.with_suffix("").parts) for path in paths)
+    return sorted(name for name in names if not name.endswith("__init__"))
 
 
 def imported(module):
     """(siblings, outside packages) that a module imports anywhere in its text."""
     siblings, outside = set(), set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    path = PACKAGE / f"{module.replace('.', '/')}.py"
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             outside |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module == "iwae_tf":
             siblings |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module in SUBPACKAGES:
+            subpackage = node.module.partition(".")[2]
+            siblings |= {f"{subpackage}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             package, _, sibling = node.module.partition(".")
             if package == "iwae_tf":

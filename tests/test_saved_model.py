@@ -32,6 +32,7 @@ SETTINGS = {
 INPUTS = {
     "serving_default": {"x"},
     "log_likelihood": {"x", "num_samples", "seed"},
+    "error_bars": {"x", "num_samples", "seed"},
     "encode": {"x"},
     "decode": {"z"},
     "sample": {"num_samples", "seed"},
@@ -146,6 +147,7 @@ for folder in sys.argv[2:]:
         "serving_default": dict(x=x),
         "serving_default/one": dict(x=x[:1]),
         "log_likelihood": dict(x=x, num_samples=tf.constant(23), seed=seed),
+        "error_bars": dict(x=x, num_samples=tf.constant(23), seed=seed),
         "log_likelihood/long": dict(x=x, num_samples=tf.constant(2500), seed=seed),
         "log_likelihood/other": dict(x=x, num_samples=tf.constant(23), seed=other),
         "log_likelihood/one_draw": dict(x=x, num_samples=tf.constant(1), seed=seed),
@@ -265,6 +267,7 @@ def test_names_and_shapes(case):
         "serving_default": {name: (5,) for name in SCORES},
         "serving_default/one": {name: (1,) for name in SCORES},
         "log_likelihood": {name: (5,) for name in SCORES},
+        "error_bars": {name: (5,) for name in {*SCORES, "jackknife_error"}},
         "encode": proposals,
         "encode/one": {name: (1, shape[1]) for name, shape in proposals.items()},
         "decode": {"mean": (4, *EVENT)},
@@ -297,6 +300,10 @@ def test_log_likelihood_is_the_librarys(case):
         assert_close(found["standard_error"], expected.standard_error)
         assert_close(found["effective_sample_size"], expected.effective_sample_size)
     assert np.all(np.isnan(outputs["log_likelihood/one_draw"]["standard_error"]))
+    errors = log_likelihood(model, inputs["x"], NUM_SAMPLES, SEED).jackknife_error
+    assert_close(outputs["error_bars"]["jackknife_error"], errors)
+    for name in SCORES:
+        assert_close(outputs["error_bars"][name], outputs["log_likelihood"][name])
     first = {n: values[:1] for n, values in outputs["serving_default"].items()}
     for name in SCORES:
         assert_close(outputs["serving_default/one"][name], first[name])

@@ -173,6 +173,8 @@ def test_results_are_the_models(finished, tiny):
     assert results["nll"] == pytest.approx(-expected.estimate.mean(), abs=1e-4)
     error = np.sqrt(np.sum(expected.standard_error.astype(float) ** 2)) / 20
     assert results["standard_error"] == pytest.approx(error, rel=1e-4)
+    error = np.sqrt(np.sum(expected.jackknife_error.astype(float) ** 2)) / 20
+    assert results["jackknife_error"] == pytest.approx(error, rel=1e-4)
     spread = expected.estimate.std(ddof=1) / np.sqrt(20)
     assert results["data_standard_error"] == pytest.approx(spread, rel=1e-3)
     assert results["active_units"] == iwae_tf.active_units(model, x, (1, 0))

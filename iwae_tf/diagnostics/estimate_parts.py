@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from iwae_tf import bounds, evaluation, plots
-from iwae_tf.diagnostics import annealing, coverage, figures, proposals, sweeps
+from iwae_tf.diagnostics import annealing, figures, proposals, sweeps
 from iwae_tf.diagnostics.part import BAD, GOOD, PLAIN, WARNING, Part, floats
 from iwae_tf.distributions import split_loc_scale
 
@@ -178,72 +178,6 @@ SWEEP = Part(
     measure=_measure_sweep,
     draw=_draw_sweep,
     judge=_judge_sweep,
-)
-
-
-# Error bars ------------------------------------------------------------------------
-
-
-def _measure_errors(subject, on_progress):
-    images = subject.images[: subject.effort(100, 10)]
-    num_seeds = subject.effort(16, 4)
-    return coverage.error_coverage(
-        subject.model,
-        images,
-        num_samples=subject.num_samples,
-        num_seeds=num_seeds,
-        seed=subject.seed,
-        on_progress=lambda done: on_progress(done, num_seeds * len(images)),
-    )
-
-
-def _draw_errors(subject, results, folder):
-    figures.error_bars(folder / "errors.png", results)
-    return [
-        (
-            "errors.png",
-            f"The same {results['num_images']} images scored with "
-            f"{results['num_seeds']} seeds, {results['num_samples']:,} draws each. "
-            "Left: an honest error bar states what the seeds show. Right: the "
-            "reference is the estimate from the draws of all seeds, itself too low. "
-            "Error bars know of the spread and not of the bias: where the mean "
-            "misses the reference but covers another seed's, the bias is the larger "
-            "of the two.",
-        )
-    ]
-
-
-def _judge_errors(results):
-    delta, jackknife = (results["errors"][n] for n in ("delta method", "jackknife"))
-    low, honest = (e["stated"] / max(e["spread"], 1e-12) for e in (delta, jackknife))
-    # With S seeds the spread itself is known to about 1 / sqrt(2 S).
-    slack = 2.0 / math.sqrt(2 * results["num_seeds"])
-    grade = GOOD if honest > 1 - slack else WARNING
-    sentences = [
-        (
-            grade,
-            f"jackknife_error states {honest:.2f} of the spread of the mean between "
-            f"seeds, standard_error (the delta method) {low:.2f} of it.",
-        )
-    ]
-    bias = -delta["bias"]
-    grade = GOOD if bias < delta["spread"] else WARNING if bias < 0.1 else BAD
-    sentences.append(
-        (
-            grade,
-            f"At {results['num_samples']:,} draws the mean log p(x) is too low by at "
-            f"least {bias:.3f} nats (against {results['num_seeds']} times the draws).",
-        )
-    )
-    return sentences
-
-
-ERRORS = Part(
-    name="errors",
-    title="Do the error bars hold?",
-    measure=_measure_errors,
-    draw=_draw_errors,
-    judge=_judge_errors,
 )
 
 

@@ -54,6 +54,8 @@ def gradient_noise(path, lines, *, title=None):
                 line["counts"], line["snr"], color=color, marker=marker, label=label
             )
             ax.lines[-1].set(markersize=4, linewidth=1.3)
+            if line["estimator"] != "reparameterized":  # the decoder's are the same
+                ax.lines[-1].set_linestyle("--")
             floors |= dict(zip(line["counts"], line["floor"]))
         counts = sorted(floors)
         ax.plot(counts, [floors[c] for c in counts], ":", color=GREY, linewidth=1.2)

@@ -67,7 +67,8 @@ def _draw_gradients(subject, results, folder):
             "images: |mean| / sd of each parameter's gradient, averaged. "
             "Theory (Rainforth et al. 2018): with more draws the encoder's falls as "
             "1/sqrt(K) for the reparameterized estimator, and grows with DReG; the "
-            "decoder's grows as sqrt(K). A curve on the dotted line is noise alone.",
+            "decoder's, the same for both, grows as sqrt(K). A curve on the dotted "
+            "line is noise alone.",
         )
     ]
 

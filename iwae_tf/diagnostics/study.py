@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import tqdm
 
-from iwae_tf.diagnostics import estimate_parts, learning_parts
+from iwae_tf.diagnostics import error_parts, estimate_parts, learning_parts
 from iwae_tf.diagnostics.report import Section, write_report
 from iwae_tf.files import write_json
 
@@ -16,15 +16,16 @@ PARTS = {
     for part in (
         estimate_parts.PROPOSAL,
         estimate_parts.SWEEP,
-        estimate_parts.ERRORS,
+        error_parts.ERRORS,
         estimate_parts.ANNEALING,
         learning_parts.GRADIENTS,
         learning_parts.REPRESENTATION,
         learning_parts.THEORY,
         learning_parts.TOY,
+        error_parts.KNOWN,
     )
 }
-DEFAULT_PARTS = tuple(name for name in PARTS if name != "toy")
+DEFAULT_PARTS = tuple(name for name in PARTS if name not in ("toy", "known"))
 
 
 def diagnose(subject, folder, *, parts=DEFAULT_PARTS, title="", facts=()):

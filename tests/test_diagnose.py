@@ -1,0 +1,153 @@
+"""The script: parts, figures, one self-contained report; resumed and refused."""
+
+import json
+import pathlib
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+
+import iwae_tf
+from iwae_tf import diagnose
+from iwae_tf.diagnostics import part, report, study
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.models import CIWAE
+from iwae_tf.networks import MLP
+from iwae_tf.workdir import export, load_exported, read_config
+
+ROOT = pathlib.Path(__file__).parents[1]
+EXPORTED = ROOT / "saved_models/mnist5k_iwae"
+
+
+def run(*arguments):
+    """Runs the script in this process; its exit code."""
+    flags.FLAGS.unparse_flags()
+    argv = sys.argv
+    sys.argv = ["iwae-diagnose", *map(str, arguments)]
+    try:
+        diagnose.run()
+    except SystemExit as stop:
+        return stop.code or 0
+    finally:
+        sys.argv = argv
+        for name in diagnose.flags.FLAGS.flags_by_module_dict()["iwae_tf.diagnose"]:
+            name.unparse()
+    raise AssertionError("the script did not exit")
+
+
+@pytest.fixture
+def subject():
+    """An untrained model of two layers on small images."""
+    model = CIWAE(
+        [MLP([6], (2 * 3,), seed=0), MLP([6], (2 * 2,), seed=2)],
+        [MLP([6], (4, 4, 1), seed=4), MLP([6], (2 * 3,), seed=6)],
+        num_samples=2,
+        beta=0.3,
+    )
+    model.build((None, 4, 4, 1))
+    model.encoder[0].supports_jit = False  # a graph is faster than the compiler here
+    images = np.random.default_rng(0).integers(0, 2, [12, 4, 4, 1])
+    return part.Subject(model, images.astype("float32"), 40, quick=True)
+
+
+def test_every_part_of_a_small_model(subject, tmp_path):
+    found = study.diagnose(subject, tmp_path, title="A title", facts=[("a", "<b>")])
+    assert list(found) == list(study.DEFAULT_PARTS)
+    for name in found:
+        kept = json.loads((tmp_path / f"{name}.json").read_text())
+        assert kept["results"] == found[name]
+        assert all(g in report.MARKS for g, _ in study.PARTS[name].judge(found[name]))
+    assert set(found["sweep"]["bounds"]) == {"iwae", "ciwae, beta 0.3"}
+    assert [len(kl) for kl in found["representation"]["kl"]] == [3, 2]
+    page = (tmp_path / "report.html").read_text()
+    assert "A title" in page and "&lt;b&gt;" in page
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    figures = list(tmp_path.glob("*.png"))
+    embedded = [s for s in sources if s.startswith("data:image/png;base64,")]
+    assert len(embedded) == len(figures) >= 10
+    assert all(s.startswith(("data:", "#")) for s in sources)
+    assert "http" not in page and "None" not in re.sub(r"base64,[^\"]*", "", page)
+
+
+def test_a_finished_part_is_not_measured_again(subject, tmp_path, monkeypatch, capsys):
+    first = study.diagnose(subject, tmp_path, parts=("proposal", "theory"))
+
+    def interrupted(subject, on_progress):
+        raise KeyboardInterrupt
+
+    stopped = study.PARTS["proposal"]
+    stopped = part.Part(**{**vars(stopped), "measure": interrupted})
+    monkeypatch.setitem(study.PARTS, "proposal", stopped)
+    again = study.diagnose(subject, tmp_path, parts=("proposal", "theory"))
+    assert again == first
+    # Another model, other images or a damaged file: measured, here interrupted.
+    weights = subject.model.get_weights()
+    subject.model.set_weights([weight + 1 for weight in weights])
+    with pytest.raises(KeyboardInterrupt):
+        study.diagnose(subject, tmp_path, parts=("proposal",))
+    subject.model.set_weights(weights)
+    (tmp_path / "proposal.json").write_text("{")
+    with pytest.raises(KeyboardInterrupt):
+        study.diagnose(subject, tmp_path, parts=("proposal",))
+
+
+def test_the_script_on_an_export(tmp_path, capsys):
+    pytest.importorskip("mlxtend")
+    output = tmp_path / "deep" / "report"
+    arguments = (
+        f"--saved_model={EXPORTED}",
+        f"--output={output}",
+        "--parts=proposal,representation",
+        "--num_images=6",
+        "--num_samples=50",
+    )
+    assert run(*arguments) == 0
+    printed = capsys.readouterr().out
+    assert "Pareto k" in printed and f"{output}/report.html" in printed
+    page = (output / "report.html").read_text()
+    assert "the first 6 of mnist5k, test" in page
+    for name in ("least_trusted", "worst_reconstructed", "posterior", "units"):
+        assert (output / f"{name}.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((), "one of `--workdir` and `--saved_model`"),
+        (("--parts=theory",), "`--output` must be given"),
+        (("--output=x",), "one of `--workdir` and `--saved_model`"),
+        (("--workdir=nowhere",), "`config.json` must exist"),
+        (("--saved_model=nowhere", "--output=x"), "NAME or NAME/1"),
+        (("--workdir=x", "--parts=proposal,all"), "Received: --parts='all'"),
+        (("--workdir=x", "--num_images=0"), "--num_images=0"),
+        (("--workdir=x", "--num_samples=24"), "--num_samples=24"),
+        (("--workdir=x", "more"), "Received: more"),
+    ],
+)
+def test_mistakes_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    found = capsys.readouterr()
+    assert message in found.err and found.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_is_the_model_again(tmp_path):
+    config = read_config(EXPORTED / "config.json")
+    config.dataset, config.latent_dims, config.hidden_dims = "mnist", [2], [[4]]
+    model = iwae_tf.build_model(config)
+    path = export(model, config, tmp_path / "exported")
+    loaded, found = load_exported(tmp_path / "exported")
+    assert found.to_dict() == config.to_dict()
+    for ours, theirs in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    config.hidden_dims = [[5]]
+    (path.parent / "config.json").write_text(json.dumps(config.to_dict()))
+    with pytest.raises(InvalidInputError, match="intact export of its config's model"):
+        load_exported(path)
+    shutil.rmtree(path / "variables")
+    with pytest.raises(InvalidInputError, match="intact export"):
+        load_exported(path)
