@@ -5,11 +5,13 @@ RUN := $(VENV)/bin/python
 DEMO ?= runs/demo
 FLAGS ?=
 BENCH ?=
+DIAGNOSIS ?= runs/diagnosis
 
-.PHONY: help install demo test test-all lint bench clean
+.PHONY: help install demo diagnose-demo test test-all lint bench clean
 
 help:
 	@echo "make demo      train, evaluate, draw and export an IWAE on 5,000 MNIST digits"
+	@echo "make diagnose-demo  a report on whether a trained model's numbers can be believed"
 	@echo "make test      the tests that fit into some minutes"
 	@echo "make test-all  all tests at full size"
 	@echo "make lint      formatting and lint"
@@ -26,6 +28,10 @@ install: $(VENV)/installed
 
 demo: install
 	$(RUN) -m iwae_tf.train --config=mnist5k_iwae --workdir=$(DEMO) $(FLAGS)
+
+diagnose-demo: install
+	$(RUN) -m iwae_tf.diagnose --saved_model=saved_models/mnist5k_iwae \
+		--num_images=50 --num_samples=1000 --output=$(DIAGNOSIS) $(FLAGS)
 
 test: install lint
 	$(RUN) -m pytest -n 2 --dist loadfile -m 'not slow'

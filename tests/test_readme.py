@@ -20,6 +20,12 @@ REDUCED = {
     ],
     "iwae_tf.evaluate": ["--num_samples=20", "--limit=50"],
     "iwae_tf.export": [],
+    "iwae_tf.diagnose": [
+        "--quick",
+        "--num_images=5",
+        "--num_samples=50",
+        "--parts=proposal,representation",
+    ],
 }
 
 
@@ -51,11 +57,12 @@ def test_scripts_run_in_the_order_of_the_readme(checkout):
         assert done.returncode == 0, done.stderr
     assert (checkout / "runs/a/results.json").is_file()
     assert (checkout / "saved_models/mine/1/saved_model.pb").is_file()
+    assert (checkout / "runs/a/diagnostics/report.html").is_file()
 
 
 def test_make_targets_exist():
     targets = [command[1] for command in commands() if command[0] == "make"]
-    assert targets == ["demo", "test", "bench"]
+    assert targets == ["demo", "test", "bench", "diagnose-demo"]
     makefile, ci = (ROOT / "Makefile").read_text(), (ROOT / ".ci/run").read_text()
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)

@@ -64,7 +64,7 @@ def gradient_noise(path, lines, *, title=None):
         ax.set_yscale("log")
         ax.tick_params(which="both", labelsize=SMALL_TEXT_SIZE)
         style(ax, title=half, xlabel="number of draws (M or K)")
-        legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.2))
+        legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.24))
     style(axes[0], ylabel="SNR: mean over parameters\nof |mean| / sd")
     if title:
         figure.suptitle(title, x=0.01, ha="left", size=9, family=FONT, color=DARK)
@@ -292,5 +292,5 @@ def draw_contributions(path, found):
     axes[2].lines[-1].set_label("1 / K, every draw's in the ELBO")
     style(axes[2], ylabel="weight in the\nIWAE gradient", xlabel="z")
     for ax in (axes[0], axes[2]):
-        legend(ax, loc="upper left", bbox_to_anchor=(0.0, 1.0))
+        legend(ax, loc="upper right", bbox_to_anchor=(1.0, 1.0))
     return save(figure, path)
