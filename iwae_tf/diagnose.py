@@ -9,6 +9,8 @@ flags it goes on after the last finished part.
 """
 
 import pathlib
+import signal
+import sys
 
 from absl import flags
 
@@ -35,6 +37,14 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Instead of the config's data_
 _BINARIZATION = flags.DEFINE_string("binarization", None, "Instead of the config's.")
 
 
+class Stopped(BaseException):
+    """SIGTERM arrived."""
+
+
+def _stop(*_):
+    raise Stopped
+
+
 def main(argv):
     """Diagnoses the model of the flags and prints where the report is."""
     del argv
@@ -55,7 +65,20 @@ def main(argv):
         subject, facts = _subject()
     folder = _output()
     check_writable(folder / "report.html")
-    found = study.diagnose(subject, folder, parts=parts, title="Diagnosis", facts=facts)
+    again = (
+        f"the finished parts are in {folder}: start again with the same flags to go on"
+    )
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        found = study.diagnose(
+            subject, folder, parts=parts, title="Diagnosis", facts=facts
+        )
+    except Stopped:
+        print(f"stopped; {again}")
+        return 0
+    except KeyboardInterrupt:
+        print(again, file=sys.stderr)
+        raise
     for name, results in found.items():
         for _, sentence in study.PARTS[name].judge(results):
             print(f"{name:>14}  {sentence}")

@@ -1,9 +1,11 @@
 """The script: parts, figures, one self-contained report; resumed and refused."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -111,6 +113,26 @@ def test_the_script_on_an_export(tmp_path, capsys):
     assert "the first 6 of mnist5k, test" in page
     for name in ("least_trusted", "worst_reconstructed", "posterior", "units"):
         assert (output / f"{name}.png").is_file()
+
+
+@pytest.mark.parametrize("is_terminated, code", [(True, 0), (False, 130)])
+def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys, is_terminated, code):
+    def measure(subject, on_progress):
+        if is_terminated:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    stopped = part.Part(**{**vars(study.PARTS["toy"]), "measure": measure})
+    monkeypatch.setitem(study.PARTS, "toy", stopped)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run("--parts=theory,toy", f"--output={tmp_path}") == code
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    found = capsys.readouterr()
+    assert "start again with the same flags" in (found.err if code else found.out)
+    assert sorted(p.name for p in tmp_path.glob("*.json")) == ["theory.json"]
+    assert not list(tmp_path.glob("*.html"))
 
 
 @pytest.mark.parametrize(
