@@ -33,15 +33,12 @@ def affine(inputs, kernel, bias):
     """inputs [rows, I] @ kernel [I, O] + bias [O]."""
 
     def gradient(upstream):
-        weights = _row_weights.get()
         inputs_gradient = tf.matmul(upstream, kernel, transpose_b=True)
-        if weights is None:
-            kernel_gradient = tf.matmul(inputs, upstream, transpose_a=True)
-            return inputs_gradient, kernel_gradient, tf.reduce_sum(upstream, axis=0)
-        weights = tf.cast(weights, upstream.dtype)[:, tf.newaxis]
-        kernel_gradient = tf.matmul(weights * inputs, upstream, transpose_a=True)
-        bias_gradient = tf.matmul(weights, upstream, transpose_a=True)[0]
-        return inputs_gradient, kernel_gradient, bias_gradient
+        weights = _row_weights.get()
+        if weights is not None:
+            upstream = tf.cast(weights, upstream.dtype)[:, tf.newaxis] * upstream
+        kernel_gradient = tf.matmul(inputs, upstream, transpose_a=True)
+        return inputs_gradient, kernel_gradient, tf.reduce_sum(upstream, axis=0)
 
     return tf.matmul(inputs, kernel) + bias, gradient
 

@@ -8,7 +8,7 @@ from iwae_tf.errors import InvalidInputError
 tfd = tfp.distributions
 
 MAX_LOG_SCALE = 10.0  # scales stay within exp(-10) and exp(10)
-FACTORS = 8  # terms of a Bernoulli log-likelihood that share one logarithm
+FACTORS = 14  # terms of a Bernoulli log-likelihood that share one logarithm
 
 
 def split_loc_scale(parameters):
@@ -69,9 +69,11 @@ def bernoulli_log_prob(x, logits):
     """sum_d x * logits - softplus(logits), over the last axis.
 
     softplus(l) = max(l, 0) + log(1 + exp(-|l|)), and a sum of such logarithms is the
-    logarithm of a product: with factors in (1, 2], eight of them share one logarithm
-    without loss. The gradient is written out, x - sigmoid(logits), so that no
-    intermediate of the forward pass has to be kept.
+    logarithm of a product: with factors in (1, 2], a few of them share one logarithm
+    without loss. All terms are added up in groups, along an axis that is not the last
+    one: there XLA adds vectors, where along the last one it adds one number after the
+    other. The gradient is written out, x - sigmoid(logits), so that no intermediate of
+    the forward pass has to be kept.
 
     Args:
       x: float [..., D].
@@ -81,20 +83,26 @@ def bernoulli_log_prob(x, logits):
       log_prob: float [...].
     """
     factors = 1.0 + tf.exp(-tf.abs(logits))
-    num_groups = -(-logits.shape[-1] // FACTORS)
-    padding = num_groups * FACTORS - logits.shape[-1]
-    if padding:
-        unpadded = [[0, 0]] * (logits.shape.rank - 1)
-        factors = tf.pad(factors, [*unpadded, [0, padding]], constant_values=1.0)
-    groups = tf.concat([tf.shape(logits)[:-1], [FACTORS, num_groups]], axis=0)
-    products = tf.reduce_prod(tf.reshape(factors, groups), axis=-2)
-    linear = tf.reduce_sum(x * logits - tf.nn.relu(logits), axis=-1)
+    products = tf.reduce_prod(_grouped(factors, neutral=1.0), axis=-2)
+    linear = _grouped(x * logits - tf.nn.relu(logits), neutral=0.0)
+    terms = tf.reduce_sum(linear, axis=-2) - tf.math.log(products)
 
     def gradient(upstream):
         weights = upstream[..., tf.newaxis]
         return weights * logits, weights * (x - tf.sigmoid(logits))
 
-    return linear - tf.reduce_sum(tf.math.log(products), axis=-1), gradient
+    return tf.reduce_sum(terms, axis=-1), gradient
+
+
+def _grouped(values, neutral):
+    """[..., D] as [..., FACTORS, D / FACTORS], filled up with `neutral`."""
+    num_groups = -(-values.shape[-1] // FACTORS)
+    padding = num_groups * FACTORS - values.shape[-1]
+    if padding:
+        unpadded = [[0, 0]] * (values.shape.rank - 1)
+        values = tf.pad(values, [*unpadded, [0, padding]], constant_values=neutral)
+    shape = tf.concat([tf.shape(values)[:-1], [FACTORS, num_groups]], axis=0)
+    return tf.reshape(values, shape)
 
 
 class IndependentBernoulli(tfd.Independent):
