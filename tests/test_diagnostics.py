@@ -339,7 +339,8 @@ def test_toy_problem_scales_as_in_theory():
 
 @pytest.mark.slow
 def test_toy_slopes():
-    found = toy_problem.toy_slopes(num_points=256, work=80_000)
+    counts = (1, 4, 16, 64, 128, 256)
+    found = toy_problem.toy_slopes(counts=counts, num_points=256)
     for line in found["lines"]:
         if line["theory"] is None:
             assert line["slope"] > 0.2

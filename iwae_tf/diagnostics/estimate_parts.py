@@ -88,12 +88,14 @@ def _judge_proposal(results):
     bad, share = np.sum(shapes > threshold), np.mean(shapes > threshold)
     size = np.median(results["effective_sample_size"])
     grade = GOOD if share <= 0.05 else WARNING if share <= 0.5 else BAD
+    meaning = ""
+    if bad:
+        meaning = ": their log p(x) is too low, and not known to the stated error"
     return [
         (
             grade,
-            f"{bad} of {len(shapes)} images have a Pareto k above {threshold:.2f}: "
-            "their log p(x) is not to be trusted to the stated error, and is too low. "
-            f"The median effective sample size is {size:.0f} of "
+            f"{bad} of {len(shapes)} images have a Pareto k above {threshold:.2f}"
+            f"{meaning}. The median effective sample size is {size:.0f} of "
             f"{results['num_samples']:,} draws.",
         )
     ]

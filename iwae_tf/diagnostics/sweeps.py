@@ -24,6 +24,7 @@ COUNTS = (
 JACKKNIFE_DRAWS = 20_000  # of each image that a sweep's jackknife looks at, or one K
 MANY_GROUPS = 8  # from which on the spread between groups is the error bar
 KL_COUNTS = (64, 5000)  # Rainforth et al.'s IWAE-64 and log p(x)
+LEAST_EXPONENT, MOST_EXPONENT = 0.05, 2.0  # that the power law may have
 FIT_POINTS = 6  # the largest counts, that the power law is fitted to
 
 
@@ -98,7 +99,8 @@ def extrapolate(counts, iwae):
     Returns:
       dict: `bound` at the largest count and its `standard_error`; `jackknife`, the
       same with its bias reduced; `power_law` and `power_law_error`, the fitted
-      log p(x), and its `exponent` g (None where the fit fails or K has no such range).
+      log p(x), and its `exponent` g (None where the fit fails, g is next to zero or
+      `counts` has fewer than 6 entries).
 
     References:
       Domke and Sheldon, 2018. https://arxiv.org/abs/1808.09034
@@ -132,9 +134,14 @@ def extrapolate(counts, iwae):
             p0=[values[-1] + 0.1 * rise, rise, 0.5],
             sigma=errors,
             absolute_sigma=True,
-            bounds=([-np.inf, 0.0, 0.05], [np.inf, np.inf, 2.0]),
+            bounds=(
+                [-np.inf, 0.0, LEAST_EXPONENT],
+                [np.inf, np.inf, MOST_EXPONENT],
+            ),
         )
     except (RuntimeError, ValueError):
+        return found
+    if fit[2] < 1.1 * LEAST_EXPONENT:  # next to a logarithm: there is no end in sight
         return found
     return found | {
         "power_law": float(fit[0]),
