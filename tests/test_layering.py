@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "iwae_tf"
-SCRIPTS = {"train", "evaluate", "export"}
+SCRIPTS = {"train", "evaluate", "export", "score"}
 # Module to the siblings that it may import; `errors` is open to all.
 ALLOWED = {
     "errors": set(),
@@ -35,15 +35,23 @@ ALLOWED = {
         "log_weights", "metrics", "noise",
     },
     "evaluation": {"autoencoder", "checks", "distributions", "log_weights", "noise"},
-    "saved_model": {"checks", "distributions", "evaluation", "noise"},
+    "versions": set(),
+    "warmup": set(),
+    "model_card": {"files"},
+    "saved_model": {"checks", "distributions", "evaluation", "noise", "warmup"},
+    "endpoints": {"evaluation", "saved_model", "warmup"},
+    "score_files": {"data_files", "evaluation", "files"},
+    "serving": {"checks", "endpoints", "evaluation", "noise", "score_files"},
     "config": {
         "datasets", "distributions", "gradients", "models", "networks", "optimizers",
     },
     "checkpoints": {"files"},
     "callbacks": {"files"},
     "training": {"callbacks", "checkpoints", "config", "datasets"},
-    "results": {"datasets", "evaluation", "plots"},
-    "workdir": {"config", "files", "models", "saved_model"},
+    "results": {"datasets", "evaluation", "plots", "versions"},
+    "workdir": {
+        "config", "files", "model_card", "models", "saved_model", "versions", "warmup",
+    },
     "cli": {"config"},
 }  # fmt: skip
 
