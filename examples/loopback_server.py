@@ -36,7 +36,7 @@ class Refusal(Exception):
 
 
 class ServedModel:
-    """The versions of one model, each loaded when it is first asked for.
+    """The versions of one model: the newest is loaded at once, others when asked for.
 
     Args:
       folder: folder of the versions.
@@ -46,6 +46,7 @@ class ServedModel:
         self.folder = pathlib.Path(folder)
         self._loaded = {}
         self._lock = threading.Lock()
+        self.signatures(self.choose(None))
 
     def versions(self):
         """Numbers of the versions in the folder, the newest last."""

@@ -46,13 +46,12 @@ class ScoreFile:
     """
 
     def __init__(self, path, settings):
-        self.path = pathlib.Path(path)
-        self.partial = self.path.with_name(self.path.name + PARTIAL)
-        self._settings = settings
+        self.path, self._settings = pathlib.Path(path), settings
         if self.path.exists():
             raise InvalidInputError(
                 f"`output` must be a new file. Received: {path}, which exists"
             )
+        self.partial = self.path.with_name(self.path.name + PARTIAL)
         if not self.partial.exists():
             head = f"# {json.dumps(settings)}\n{','.join(COLUMNS)}\n"
             write_atomically(self.partial, lambda file: file.write(head.encode()))
@@ -88,7 +87,7 @@ class ScoreFile:
     def _check_settings(self):
         try:
             with open(self.partial, encoding="utf-8") as file:
-                found = json.loads(file.readline().removeprefix("# "))
+                found = dict(json.loads(file.readline().removeprefix("# ")))
             different = [
                 key
                 for key in sorted({*found, *self._settings})

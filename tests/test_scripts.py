@@ -25,6 +25,7 @@ CONFIGS = REPOSITORY / "configs"
 OWN_FLAGS = {
     *("workdir", "saved_model", "split", "num_samples", "limit", "output"),
     *("dataset", "data_dir", "binarization"),
+    *("endpoint", "input", "seed", "batch_size", "concurrency", "timeout", "retries"),
 }
 TINY = """
 from iwae_tf.config import default_config
