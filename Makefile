@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= runs/demo
+SERVE_DEMO ?= runs/serve_demo
 FLAGS ?=
 BENCH ?=
 
-.PHONY: help install demo test test-all lint bench clean
+.PHONY: help install demo serve-demo test test-all lint bench clean
 
 help:
 	@echo "make demo      train, evaluate, draw and export an IWAE on 5,000 MNIST digits"
+	@echo "make serve-demo  serve it on this machine and score 1,000 digits through HTTP"
 	@echo "make test      the tests that fit into some minutes"
 	@echo "make test-all  all tests at full size"
 	@echo "make lint      formatting and lint"
@@ -26,6 +28,9 @@ install: $(VENV)/installed
 
 demo: install
 	$(RUN) -m iwae_tf.train --config=mnist5k_iwae --workdir=$(DEMO) $(FLAGS)
+
+serve-demo: install
+	$(RUN) -m examples.serve_demo --output=$(SERVE_DEMO) $(FLAGS)
 
 test: install lint
 	$(RUN) -m pytest -n 2 --dist loadfile -m 'not slow'

@@ -28,7 +28,7 @@ _BLUE, _ORANGE, _GREEN, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#aa4499"
 
 # Nine colours that stay apart under colour-vision deficiencies (Paul Tol's "muted"
 # scheme) and near-black; the marker tells every further ten apart.
-_CATEGORIES = (
+CATEGORIES = (
     *("#332288", "#88ccee", "#117733", "#cc6677", "#ddcc77"),
     *("#aa4499", "#44aa99", "#222222", "#999933", "#882255"),
 )
@@ -131,7 +131,7 @@ def draw_curves(ax, curves):
         line.set_label(" = ".join(labels) + validation)
     ax.autoscale_view()
     _limit_axis(ax, *(np.concatenate(parts) for parts in zip(*curves.values())))
-    _legend(ax, handles=[line for line, _ in drawn])
+    legend(ax, handles=[line for line, _ in drawn])
 
 
 def _limit_axis(ax, epochs, values):
@@ -183,7 +183,7 @@ def draw_scatter(ax, points, labels):
         handle.set_label(str(label))
     if len(handles) <= _MAX_LEGEND:
         columns = math.ceil(len(handles) / 20)
-        _legend(ax, handles=handles, title="label", ncols=columns)
+        legend(ax, handles=handles, title="label", ncols=columns)
 
 
 def _scatter_by_class(ax, x, y, rows):
@@ -192,12 +192,12 @@ def _scatter_by_class(ax, x, y, rows):
     area = min(max(20_000 / len(rows), 5.0), 24.0)
     handles = []
     for index in range(rows.max() + 1):
-        marker = _MARKERS[index // len(_CATEGORIES) % len(_MARKERS)]
-        color = _CATEGORIES[index % len(_CATEGORIES)]
+        marker = _MARKERS[index // len(CATEGORIES) % len(_MARKERS)]
+        color = CATEGORIES[index % len(CATEGORIES)]
         handles.append(Line2D([], [], marker=marker, color=color, linestyle="none"))
-        if index % len(_CATEGORIES) == 0:
-            kept = order[rows[order] // len(_CATEGORIES) == index // len(_CATEGORIES)]
-            colors = np.asarray(_CATEGORIES)[rows[kept] % len(_CATEGORIES)]
+        if index % len(CATEGORIES) == 0:
+            kept = order[rows[order] // len(CATEGORIES) == index // len(CATEGORIES)]
+            colors = np.asarray(CATEGORIES)[rows[kept] % len(CATEGORIES)]
             points = ax.scatter(x[kept], y[kept], s=area, c=colors, marker=marker)
             points.set(linewidth=0)
     return handles
@@ -233,13 +233,13 @@ def whole_numbers():
     return MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
 
 
-def _legend(ax, **options):
+def legend(ax, **options):
     """A frameless legend right of the axes."""
     prop = {"family": _FONT, "size": _SMALL_TEXT_SIZE}
     place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0}
     options |= {"frameon": False, "labelcolor": _DARK}
-    legend = ax.legend(prop=prop, **place, **options)
-    legend.get_title().set(family=_FONT, size=_SMALL_TEXT_SIZE, color=_DARK)
+    drawn = ax.legend(prop=prop, **place, **options)
+    drawn.get_title().set(family=_FONT, size=_SMALL_TEXT_SIZE, color=_DARK)
 
 
 def style(ax, *, title=None, xlabel=None, ylabel=None):

@@ -28,6 +28,7 @@ ALLOWED = {
     "plot_inputs": set(),
     "drawing": {"files"},
     "plots": {"drawing", "plot_inputs"},
+    "score_plots": {"drawing", "plot_inputs"},
     "autoencoder": {"checks", "noise", "distributions"},
     "gradients": {"bounds", "dense"},
     "models": {
