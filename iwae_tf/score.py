@@ -13,7 +13,6 @@ import sys
 from absl import flags
 
 from iwae_tf import cli
-from iwae_tf.errors import InvalidInputError
 
 _SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Export, NAME or NAME/1.")
 _ENDPOINT = flags.DEFINE_string(
@@ -45,7 +44,7 @@ def main(argv):
         saved_model=_SAVED_MODEL.value,
         endpoint=_ENDPOINT.value,
         num_samples=_NUM_SAMPLES.value,
-        seed=_pair(_SEED.value),
+        seed=cli.pair("seed", _SEED.value),
         batch_size=_BATCH_SIZE.value,
         concurrency=_CONCURRENCY.value,
         timeout=_TIMEOUT.value,
@@ -69,16 +68,6 @@ def main(argv):
     )
     print(f"       scores  {output}")
     return 0
-
-
-def _pair(words):
-    """The integers of the flag `--seed`."""
-    try:
-        return [int(word) for word in words]
-    except ValueError as error:
-        raise InvalidInputError(
-            f"`--seed` must be a pair of integers. Received: --seed={','.join(words)}"
-        ) from error
 
 
 def run():

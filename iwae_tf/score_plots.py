@@ -10,7 +10,10 @@ NUM_BINS = 60
 
 
 def histogram(path, scores, *, title=None):
-    """Draws the scores of several sets over one axis, each as a density.
+    """Draws the scores of several sets over one axis, each as shares of its images.
+
+    The first set gives the scale: what lies further below it than it is wide is left
+    out, and counted in the legend; what is more than twice as tall is cut off.
 
     Args:
       path: where to write; ends in .png.
@@ -29,15 +32,21 @@ def histogram(path, scores, *, title=None):
         raise InvalidInputError(
             f"`scores` must hold 1 to {len(CATEGORIES)} sets. Received: {len(arrays)}"
         )
-    everything = np.concatenate(list(arrays.values()))
-    bins = np.histogram_bin_edges(everything, NUM_BINS)
+    first = next(iter(arrays.values()))
+    low = max(min(map(np.min, arrays.values())), first.min() - np.ptp(first))
+    bins = np.linspace(low, max(map(np.max, arrays.values())), NUM_BINS)
     figure = new_figure(height=500)
     ax = figure.subplots()
     for color, (name, values) in zip(CATEGORIES, arrays.items()):
-        options = {"bins": bins, "density": True, "color": color}
-        ax.hist(values, histtype="stepfilled", alpha=0.25, **options)
-        ax.hist(values, histtype="step", linewidth=1.4, label=name, **options)
-    style(ax, title=title, xlabel="log p(x) (nats)", ylabel="density of images")
+        below = np.mean(values < low)
+        label = f"{name}\n({below:.0%} below the axis)" if below > 0.005 else name
+        options = {"bins": bins, "color": color, "label": label}
+        options["weights"] = np.full(len(values), 1 / len(values))
+        ax.hist(values, histtype="stepfilled", alpha=0.25, **options | {"label": None})
+        ax.hist(values, histtype="step", linewidth=1.4, **options)
+    tallest = np.histogram(first, bins)[0].max() / len(first)
+    ax.set_ylim(0, min(ax.get_ylim()[1], 2 * tallest))
+    style(ax, title=title, xlabel="log p(x) (nats)", ylabel="share of the images")
     if len(arrays) > 1:
         legend(ax)
     return save(figure, path)
@@ -63,7 +72,7 @@ def roc(path, curves, *, title=None):
         raise InvalidInputError(
             f"`curves` must hold 1 to {len(CATEGORIES)} curves. Received: {len(curves)}"
         )
-    figure = new_figure(height=600)
+    figure = new_figure(height=600, width=1100)
     ax = figure.subplots()
     ax.plot([0, 1], [0, 1], color="#8a8a8a", linewidth=1.0, linestyle="--")
     for color, (name, rates) in zip(CATEGORIES, curves.items()):
@@ -74,9 +83,9 @@ def roc(path, curves, *, title=None):
                 f"Received: shape {rates.shape} as {name!r}"
             )
         ax.plot(*rates, color=color, linewidth=1.6, label=name)
-    ax.set_aspect("equal")
-    style(ax, title=title, xlabel="digits rejected", ylabel="anomalies rejected")
-    legend(ax)
+    ax.set_box_aspect(1)
+    style(ax, title=title, xlabel="normal images rejected", ylabel="anomalies rejected")
+    legend(ax, title="AUROC")
     return save(figure, path)
 
 

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "iwae_tf"
-SCRIPTS = {"train", "evaluate", "export", "score"}
+SCRIPTS = {"train", "evaluate", "export", "score", "score_beam"}
 # Module to the siblings that it may import; `errors` is open to all.
 ALLOWED = {
     "errors": set(),
@@ -43,6 +43,7 @@ ALLOWED = {
     "endpoints": {"evaluation", "saved_model", "warmup"},
     "score_files": {"data_files", "evaluation", "files"},
     "serving": {"checks", "endpoints", "evaluation", "noise", "score_files"},
+    "beam": {"data_files", "endpoints", "score_files", "serving"},
     "config": {
         "datasets", "distributions", "gradients", "models", "networks", "optimizers",
     },

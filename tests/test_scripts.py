@@ -26,6 +26,7 @@ OWN_FLAGS = {
     *("workdir", "saved_model", "split", "num_samples", "limit", "output"),
     *("dataset", "data_dir", "binarization"),
     *("endpoint", "input", "seed", "batch_size", "concurrency", "timeout", "retries"),
+    *("runner", "option"),
 }
 TINY = """
 from iwae_tf.config import default_config
