@@ -42,7 +42,12 @@ def main(argv):
     cli.check_positive("num_samples", _NUM_SAMPLES.value)
     output = pathlib.Path(_OUTPUT.value)
     version, _ = load_saved_model(_SAVED_MODEL.value)
-    sets = image_sets(read_config(version.parent / "config.json"), _NUM_IMAGES.value)
+    sets = image_sets(
+        read_config(version.parent / "config.json"),
+        _NUM_IMAGES.value,
+        fashion_mnist=_FASHION.value,
+        omniglot=_OMNIGLOT.value,
+    )
     scores, ink = {}, {}
     for name, images in sets.items():
         print(f"scoring {len(images)} {name}", flush=True)
@@ -61,7 +66,7 @@ def main(argv):
     return 0
 
 
-def image_sets(config, count):
+def image_sets(config, count, *, fashion_mnist=None, omniglot=None):
     """Named images, the model's own test split first, all binarized once.
 
     The made anomalies are of the validation split, so that no image is in two sets.
@@ -69,6 +74,8 @@ def image_sets(config, count):
     Args:
       config: ConfigDict of the model.
       count: images of a set, at most.
+      fashion_mnist: optional folder of IDX files.
+      omniglot: optional folder of chardata.mat.
 
     Returns:
       sets: dict of name to float32 [N, 28, 28, 1].
@@ -87,11 +94,11 @@ def image_sets(config, count):
     }
     if config.dataset not in ("mnist", "mnist5k"):
         sets["MNIST digits"] = load("mnist5k", "test", binarization="fixed")
-    if _FASHION.value:
-        folder = {"data_dir": _FASHION.value, "binarization": "fixed"}
+    if fashion_mnist:
+        folder = {"data_dir": fashion_mnist, "binarization": "fixed"}
         sets["Fashion-MNIST"] = load("idx", "test", **folder)
-    if _OMNIGLOT.value:
-        folder = {"data_dir": _OMNIGLOT.value, "binarization": "fixed"}
+    if omniglot:
+        folder = {"data_dir": omniglot, "binarization": "fixed"}
         sets["Omniglot"] = load("omniglot", "test", **folder)
     return sets
 
@@ -135,6 +142,7 @@ def describe(scores, ink):
     return {
         "num_test_images": len(normal),
         "mean_log_likelihood": normal.mean(),
+        "highest_log_likelihood": normal.max(),
         "spearman_of_log_likelihood_and_ink": stats.spearmanr(
             normal, normal_ink
         ).statistic,

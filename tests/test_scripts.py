@@ -26,7 +26,7 @@ OWN_FLAGS = {
     *("workdir", "saved_model", "split", "num_samples", "limit", "output"),
     *("dataset", "data_dir", "binarization"),
     *("endpoint", "input", "seed", "batch_size", "concurrency", "timeout", "retries"),
-    *("runner", "option"),
+    *("runner", "option", "fashion_mnist", "omniglot", "num_images"),
 }
 TINY = """
 from iwae_tf.config import default_config
@@ -74,14 +74,19 @@ def tiny(tmp_path_factory):
     )
 
 
-def run_script(name, *arguments):
-    """Runs a script in this process, with fresh flags; its exit code."""
+def import_script(name, package="iwae_tf"):
+    """The module of a script, imported anew: its flags have no value yet."""
     for flag in list(flags.FLAGS):
         if flag in OWN_FLAGS or flag.partition(".")[0] == "config":
             delattr(flags.FLAGS, flag)
-    for module in (f"iwae_tf.{name}", "config_config"):  # that of the last config
+    for module in (f"{package}.{name}", "config_config"):  # that of the last config
         sys.modules.pop(module, None)
-    script = importlib.import_module(f"iwae_tf.{name}")
+    return importlib.import_module(f"{package}.{name}")
+
+
+def run_script(name, *arguments, package="iwae_tf"):
+    """Runs a script in this process, with fresh flags; its exit code."""
+    script = import_script(name, package)
     argv, handler = sys.argv, signal.getsignal(signal.SIGTERM)
     sys.argv = [f"iwae-{name}", *map(str, arguments)]
     try:
