@@ -5,7 +5,7 @@ its score does not depend on shards, bundles, workers or retries, and equals tha
 `serving.score(..., batch_size=1)`. Needs the extra `beam`.
 """
 
-import fnmatch
+import os
 import re
 
 import apache_beam as beam
@@ -101,6 +101,7 @@ def read(pattern):
     Returns:
       transform: beam.PTransform from a pipeline.
     """
+    pattern = absolute(pattern)
     paths = matching(pattern)
     suffix = suffix_of(pattern, "input", (".npy", ".tfrecord", ".parquet"))
     if suffix == ".npy":
@@ -114,7 +115,7 @@ def read(pattern):
 def write(output):
     """A transform that writes (row, three scores) into CSV or Parquet shards."""
     suffix = suffix_of(output, "output", (".csv", ".parquet"))
-    prefix = output.removesuffix(suffix)
+    prefix = absolute(output).removesuffix(suffix)
     if suffix == ".csv":
         lines = beam.Map(lambda score: ",".join(map(_number, score)))
         sink = beam.io.WriteToText(prefix, suffix, header=",".join(COLUMNS))
@@ -122,6 +123,11 @@ def write(output):
     records = beam.Map(lambda score: dict(zip(COLUMNS, score)))
     sink = beam.io.WriteToParquet(prefix, SCHEMA, file_name_suffix=suffix)
     return _Chain(records, sink)
+
+
+def absolute(path):
+    """A local path from the root, which workers start from; others as they are."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def matching(pattern):
@@ -142,7 +148,7 @@ def matching(pattern):
 def suffix_of(path, name, suffixes):
     """The suffix of a path or pattern, one of those that there are."""
     for suffix in suffixes:
-        if fnmatch.fnmatch(path, f"*{suffix}") or path.endswith(suffix):
+        if path.endswith(suffix):
             return suffix
     raise InvalidInputError(
         f"`{name}` must end in one of {', '.join(suffixes)}. Received: {name}={path}"

@@ -30,21 +30,12 @@ def main(argv):
     saved_model = cli.require("saved_model", _SAVED_MODEL.value)
     cli.check_positive("num_samples", _NUM_SAMPLES.value)
     seed = cli.pair("seed", _SEED.value)
-    try:
-        import apache_beam
-        from apache_beam.options.pipeline_options import PipelineOptions
+    apache_beam, beam = _import_beam()
+    from apache_beam.options.pipeline_options import PipelineOptions
 
-        from iwae_tf import beam
-    except ImportError as error:
-        raise InvalidInputError(
-            "this script needs apache-beam and pyarrow: pip install 'iwae_tf[beam]'. "
-            f"Received: {error}"
-        ) from error
     from iwae_tf.saved_model import load_saved_model
 
     load_saved_model(saved_model)  # a mistake is told before any worker starts
-    if not flags.FLAGS["verbosity"].present:
-        logging.getLogger("apache_beam").setLevel(logging.ERROR)
     options = [f"--runner={_RUNNER.value}", *(f"--{o}" for o in _OPTION.value)]
     handler = beam.SavedModelHandler(
         saved_model, num_samples=_NUM_SAMPLES.value, seed=seed
@@ -63,6 +54,25 @@ def main(argv):
         raise InvalidInputError(mistake) from error
     print(f"scores  {output}")
     return 0
+
+
+def _import_beam():
+    """Beam and what is built on it, without the warnings of their import."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.getLogger("apache_beam").setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)
+    try:
+        import apache_beam
+
+        from iwae_tf import beam
+    except ImportError as error:
+        raise InvalidInputError(
+            "this script needs apache-beam and pyarrow: pip install 'iwae_tf[beam]'. "
+            f"Received: {error}"
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    return apache_beam, beam
 
 
 def run():
