@@ -61,6 +61,7 @@ def _import_beam():
     if not flags.FLAGS["verbosity"].present:
         logging.getLogger("apache_beam").setLevel(logging.ERROR)
         logging.disable(logging.WARNING)
+        logging.getLogger().addFilter(_is_of_interest)
     try:
         import apache_beam
 
@@ -73,6 +74,11 @@ def _import_beam():
     finally:
         logging.disable(logging.NOTSET)
     return apache_beam, beam
+
+
+def _is_of_interest(record):
+    """Whether a message says more than that Beam counts no memory."""
+    return "memory usage cannot be fetched" not in record.getMessage()
 
 
 def run():

@@ -86,11 +86,14 @@ def save_npy(folder, x, sizes):
     assert start == len(x)
 
 
-def test_npy_shards_by_several_processes(folder, x, expected, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "workers", ["threads", pytest.param("processes", marks=pytest.mark.slow)]
+)
+def test_npy_shards(folder, x, expected, tmp_path, monkeypatch, workers):
     monkeypatch.setattr(beam, "ROWS_A_READ", 4)
     save_npy(tmp_path, x, [13, 1, 17])
     output = tmp_path / "out" / "scores.csv"
-    assert run(folder, tmp_path / "images-*.npy", output, "processes") == 0
+    assert run(folder, tmp_path / "images-*.npy", output, workers) == 0
     found = read_csv(tmp_path / "out" / "scores-*-of-*.csv")
     assert_scores(found, range(31), expected, range(31))
 

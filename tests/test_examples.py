@@ -95,6 +95,7 @@ def test_the_sets_of_the_anomaly_example():
     assert not sets["empty images"].any()
 
 
+@pytest.mark.slow  # and at another size in continuous integration
 def test_the_serve_demo(run, capsys):
     out = run("serve_demo", "--num_images=60", "--num_samples=20")
     printed = capsys.readouterr().out

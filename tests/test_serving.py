@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import csv
+import functools
 import hashlib
 import itertools
 import json
@@ -60,9 +61,14 @@ def expected(folder, x):
     return score(x, saved_model=folder, num_samples=DRAWS, seed=(3, 4), batch_size=4)
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(endpoints, "FIRST_DELAY", 0.0)
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting():
+    """No pause before another attempt, and each model is loaded once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endpoints, "FIRST_DELAY", 0.0)
+        load = functools.cache(endpoints.InProcessScorer)
+        patch.setattr(endpoints, "InProcessScorer", load)
+        yield
 
 
 servers = {}
