@@ -394,6 +394,23 @@ def test_a_keras_layer_can_wrap_it(exported):
     assert_close(wrapped.predict(x, verbose=0), model.encode(x).mean(), 1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "key"), [("encode", "x"), ("decode", "z")])
+def test_tensorflow_lite_takes_what_draws_nothing(exported, name, key):
+    path = str(exported[1])
+    converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=[name])
+    run = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner(
+        name
+    )
+    signature = load_saved_model(path)[1][name]
+    rows = np.zeros([3, 4], "float32") if key == "z" else images(exported[0], 3)
+    ours = run(**{key: rows})
+    for output, theirs in signature(**{key: tf.constant(rows)}).items():
+        np.testing.assert_allclose(ours[output], theirs, atol=1e-6)
+    dropped = run(**{key: np.full_like(rows, np.nan)})  # as the README says
+    assert any(np.isnan(values).any() for values in dropped.values())
+
+
 def test_load_takes_the_folder_or_the_version(exported):
     model, path = exported
     x = images(model)

@@ -163,7 +163,10 @@ def test_a_finished_workdir_holds_everything(finished):
     assert {path.name for path in (finished / "saved_model").iterdir()} == {
         "1",
         "config.json",
+        "MODEL_CARD.md",
     }
+    nll = f"{read_json(finished / 'results.json')['nll']:.2f} nats an image"
+    assert nll in (finished / "saved_model" / "MODEL_CARD.md").read_text()
     assert list((finished / "tensorboard").rglob("events*"))
 
 
@@ -394,6 +397,9 @@ def test_export_makes_version_one_then_two(finished, tmp_path, capsys):
         assert run_script("export", *options) == 0
         assert capsys.readouterr().out.strip() == str(output / version)
     assert read_json(output / "config.json") == read_json(finished / "config.json")
+    card = (output / "MODEL_CARD.md").read_text()
+    assert f"{read_json(finished / 'results.json')['nll']:.2f} nats an image" in card
+    assert card.startswith("# name, version 2\n")
     assert run_script("evaluate", f"--saved_model={output}", "--limit=3") == 0
 
 
