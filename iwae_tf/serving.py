@@ -175,6 +175,9 @@ def as_float32(x):
 
 def in_order(calls, concurrency):
     """Results of functions in their order, `concurrency` of them under way."""
+    if concurrency == 1:  # in this thread, where Ctrl-C ends even a request
+        yield from (call() for call in calls)
+        return
     pending = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
         try:

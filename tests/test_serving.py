@@ -7,7 +7,9 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import shutil
+import signal
 import threading
 import time
 import urllib.request
@@ -585,6 +587,37 @@ def test_the_script_scores_and_goes_on(folder, x, expected, tmp_path, capsys):
         )
     assert run_script("score", *local) == 2
     assert "`output` must be a new file" in capsys.readouterr().err
+
+
+@pytest.fixture
+def interruptible():
+    """SIGINT as it is where nobody has changed it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def test_ctrl_c_ends_it_and_nothing_is_lost(folder, x, tmp_path, capsys, interruptible):
+    np.save(tmp_path / "images.npy", x)
+    output = tmp_path / "scores.csv"
+    flags = [f"--input={tmp_path / 'images.npy'}", f"--num_samples={DRAWS}",
+             "--batch_size=4", f"--output={output}"]  # fmt: skip
+
+    def fault(number):
+        if number == 3:  # two seconds in which the main thread waits for an answer
+            threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+            return 2.0
+        return None
+
+    with shared(folder, fault=fault) as server:
+        assert run_script("score", *flags, f"--endpoint={server.endpoint}") == 130
+        assert "start again with the same flags" in capsys.readouterr().err
+        assert not output.exists()
+        time.sleep(2.0)  # for the answer that nobody waits for
+        server.num_predictions, server.fault = 0, lambda number: None
+        assert run_script("score", *flags, f"--endpoint={server.endpoint}") == 0
+        assert server.num_predictions == 3
+    assert len(lines(output)) == len(x)
 
 
 @pytest.mark.parametrize(
