@@ -113,9 +113,24 @@ def read(pattern):
 
 
 def write(output):
-    """A transform that writes (row, three scores) into CSV or Parquet shards."""
+    """A transform that writes (row, three scores) into CSV or Parquet shards.
+
+    Args:
+      output: path with the suffix .csv or .parquet, before which the number of the
+        shard comes.
+
+    Raises:
+      InvalidInputError: another suffix, or such shards are there already.
+    """
     suffix = suffix_of(output, "output", (".csv", ".parquet"))
     prefix = absolute(output).removesuffix(suffix)
+    # Shards of two jobs would be read as one.
+    (match,) = FileSystems.match([f"{prefix}-*-of-*{suffix}"])
+    if match.metadata_list:
+        raise InvalidInputError(
+            "`output` must have no shards yet. Received: "
+            f"{match.metadata_list[0].path}, which exists"
+        )
     if suffix == ".csv":
         lines = beam.Map(lambda score: ",".join(map(_number, score)))
         sink = beam.io.WriteToText(prefix, suffix, header=",".join(COLUMNS))

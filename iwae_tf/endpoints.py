@@ -304,9 +304,8 @@ def _as_result(outputs, num_rows):
 
 def _not_an_answer(error):
     """What came back cannot be read: cut off, or from something in between."""
-    return TransientError(
-        f"no such answer as it should be, {type(error).__name__}: {error}"
-    )
+    reason = f"an answer that cannot be used, {type(error).__name__}: {error}"
+    return TransientError(reason)
 
 
 def _foreign(url):

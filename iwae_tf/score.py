@@ -8,6 +8,7 @@ Started again with the same flags it goes on after the last finished batch.
 """
 
 import functools
+import os
 import sys
 
 from absl import flags
@@ -54,7 +55,7 @@ def main(argv):
     result, is_complete = results.score(
         lambda on_batch: score(on_batch=on_batch), len(images), _NUM_SAMPLES.value
     )
-    if not is_complete:
+    if not (is_complete and os.path.exists(output)):
         print(
             f"start again with the same flags to go on: {output}.partial",
             file=sys.stderr,

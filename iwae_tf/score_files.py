@@ -27,7 +27,10 @@ def read_images(path):
             f"`input` must be a file NAME.npy of images [N, *event]. Received: {path}"
         )
     with readable(path, "`input` must be a readable .npy file"):
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        if images.ndim == 0:
+            raise ValueError("one number, not an array of images")
+        return images
 
 
 class ScoreFile:

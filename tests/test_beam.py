@@ -174,6 +174,7 @@ def test_bad_images_end_the_pipeline_in_one_line(
         ("a.npy", "s.json", {}, "`output` must end in one of .csv, .parquet"),
         ("a.npy", "s.csv", {"seed": "1"}, "`--seed` must be a pair of integers"),
         ("a.npy", "s.csv", {"num_samples": 0}, "`--num_samples` must be a positive"),
+        ("a.npy", "old.csv", {}, "`output` must have no shards yet"),
         ("bad.npy", "s.csv", {}, "`input` must hold readable .npy files"),
         ("a.npy", "s.csv", {"saved_model": "no"}, "`saved_model` must be a folder"),
         ("a.npy", "s.csv", {"runner": "Nobody"}, "Nobody"),
@@ -184,7 +185,8 @@ def test_mistakes_are_told_before_anything_starts(
 ):
     monkeypatch.chdir(tmp_path)
     np.save("a.npy", x)
-    (tmp_path / "a.txt").write_text("")
+    for name in ("a.txt", "old-00000-of-00003.csv"):
+        (tmp_path / name).write_text("")
     (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY\x01\x00")
     assert run(folder, source, output, **flags) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]

@@ -625,6 +625,7 @@ def test_ctrl_c_ends_it_and_nothing_is_lost(folder, x, tmp_path, capsys, interru
     [
         (["--input=missing.npy"], "`input` must be a file NAME.npy"),
         (["--input=bad.npy"], "`input` must be a readable .npy file"),
+        (["--input=one.npy"], "one number, not an array of images"),
         ([], "`--input` must be given"),
         (["--input=images.npy", "--output="], "`output` must be"),
         (["--input=images.npy", "--seed=a,b"], "`--seed` must be a pair of integers"),
@@ -637,6 +638,7 @@ def test_mistakes_on_the_command_line(
 ):
     monkeypatch.chdir(tmp_path)
     np.save("images.npy", x)
+    np.save("one.npy", np.float32(0.5))
     (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY")
     arguments = [f"--saved_model={folder}", "--output=scores.csv", *flags]
     assert run_script("score", *arguments) == 2
