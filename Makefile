@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= runs/demo
+SERVE_DEMO ?= runs/serve_demo
 FLAGS ?=
 BENCH ?=
 DIAGNOSIS ?= runs/diagnosis
 
-.PHONY: help install demo diagnose-demo test test-all lint bench clean
+.PHONY: help install demo diagnose-demo serve-demo test test-all lint bench clean
 
 help:
 	@echo "make demo      train, evaluate, draw and export an IWAE on 5,000 MNIST digits"
 	@echo "make diagnose-demo  a report on whether a trained model's numbers can be believed"
+	@echo "make serve-demo  serve it on this machine and score 1,000 digits through HTTP"
 	@echo "make test      the tests that fit into some minutes"
 	@echo "make test-all  all tests at full size"
 	@echo "make lint      formatting and lint"
@@ -32,6 +34,9 @@ demo: install
 diagnose-demo: install
 	$(RUN) -m iwae_tf.diagnose --saved_model=saved_models/mnist5k_iwae \
 		--num_images=50 --num_samples=1000 --output=$(DIAGNOSIS) $(FLAGS)
+
+serve-demo: install
+	$(RUN) -m examples.serve_demo --output=$(SERVE_DEMO) $(FLAGS)
 
 test: install lint
 	$(RUN) -m pytest -n 2 --dist loadfile -m 'not slow'

@@ -4,7 +4,7 @@ from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
 
 # isort: split
 
-from iwae_tf import bounds
+from iwae_tf import bounds, serving
 from iwae_tf.config import build_model, default_config
 from iwae_tf.datasets import load_dataset
 from iwae_tf.evaluation import active_units, log_likelihood
@@ -26,4 +26,5 @@ __all__ = [
     "load",
     "load_dataset",
     "log_likelihood",
+    "serving",
 ]

@@ -54,6 +54,18 @@ def check_positive(name, value):
         )
 
 
+def pair(name, words):
+    """The two integers of a flag, `--name=0,0`, or one line that says what it is."""
+    try:
+        first, second = map(int, words)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"`--{name}` must be a pair of integers. "
+            f"Received: --{name}={','.join(words)}"
+        ) from error
+    return first, second
+
+
 def config_path(value):
     """The file that `--config` means: a path, or the name of one that ships.
 

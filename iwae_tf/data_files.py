@@ -12,7 +12,7 @@ from iwae_tf.errors import InvalidInputError
 
 
 @contextlib.contextmanager
-def readable(path):
+def readable(path, rule="`data_dir` must hold readable files"):
     """Tell in one line whatever a parser raises on a damaged file."""
     try:
         yield
@@ -21,8 +21,7 @@ def readable(path):
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InvalidInputError(
-            f"`data_dir` must hold readable files. Received: {path} "
-            f"({type(error).__name__}: {reason})"
+            f"{rule}. Received: {path} ({type(error).__name__}: {reason})"
         ) from error
 
 

@@ -28,7 +28,7 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#aa4499"
 
 # Nine colours that stay apart under colour-vision deficiencies (Paul Tol's "muted"
 # scheme) and near-black; the marker tells every further ten apart.
-_CATEGORIES = (
+CATEGORIES = (
     *("#332288", "#88ccee", "#117733", "#cc6677", "#ddcc77"),
     *("#aa4499", "#44aa99", "#222222", "#999933", "#882255"),
 )
@@ -192,12 +192,12 @@ def _scatter_by_class(ax, x, y, rows):
     area = min(max(20_000 / len(rows), 5.0), 24.0)
     handles = []
     for index in range(rows.max() + 1):
-        marker = _MARKERS[index // len(_CATEGORIES) % len(_MARKERS)]
-        color = _CATEGORIES[index % len(_CATEGORIES)]
+        marker = _MARKERS[index // len(CATEGORIES) % len(_MARKERS)]
+        color = CATEGORIES[index % len(CATEGORIES)]
         handles.append(Line2D([], [], marker=marker, color=color, linestyle="none"))
-        if index % len(_CATEGORIES) == 0:
-            kept = order[rows[order] // len(_CATEGORIES) == index // len(_CATEGORIES)]
-            colors = np.asarray(_CATEGORIES)[rows[kept] % len(_CATEGORIES)]
+        if index % len(CATEGORIES) == 0:
+            kept = order[rows[order] // len(CATEGORIES) == index // len(CATEGORIES)]
+            colors = np.asarray(CATEGORIES)[rows[kept] % len(CATEGORIES)]
             points = ax.scatter(x[kept], y[kept], s=area, c=colors, marker=marker)
             points.set(linewidth=0)
     return handles

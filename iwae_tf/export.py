@@ -18,7 +18,8 @@ def main(argv):
 
     workdir = Workdir(cli.require("workdir", _WORKDIR.value))
     output = cli.require("output", _OUTPUT.value)
-    print(export(workdir.load_model(), workdir.read_config(), output))
+    model, config = workdir.load_model(), workdir.read_config()
+    print(export(model, config, output, workdir.read_results()))
     return 0
 
 

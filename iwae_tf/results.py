@@ -2,9 +2,7 @@
 
 import contextlib
 import functools
-import importlib.metadata
 import math
-import platform
 import time
 
 import numpy as np
@@ -12,8 +10,8 @@ import tensorflow as tf
 import tqdm
 
 from iwae_tf import datasets, evaluation, plots
+from iwae_tf.versions import library_versions
 
-VERSIONED = ("tensorflow", "keras", "tensorflow-probability", "numpy")
 DEAD_UNIT_IMAGES = 1000  # enough for a paired difference
 NUM_DRAWN, NUM_LATENT = 100, 5000  # images in a grid, points in a latent plot
 
@@ -167,7 +165,8 @@ def _evaluate(config, split, num_samples, limit, score_images, describe=None):
     if is_complete and describe:
         results |= describe(images, result)
     results["evaluation_seconds"] = time.monotonic() - start
-    return results | {"config": config.to_dict(), "versions": versions()}, is_complete
+    results |= {"config": config.to_dict(), "versions": library_versions()}
+    return results, is_complete
 
 
 def print_summary(results):
@@ -189,12 +188,6 @@ def print_summary(results):
         )
         print(f"{'bound':>12}  {results['bound']:.2f} nats")
         print(f"{'active units':>12}  {units}")
-
-
-def versions():
-    """The libraries that made a number."""
-    found = {name: importlib.metadata.version(name) for name in VERSIONED}
-    return {"python": platform.python_version(), **found}
 
 
 def _without_dead_units(model, images, result, statistics, num_samples, seed):

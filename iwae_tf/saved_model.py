@@ -19,16 +19,17 @@ import uuid
 
 import tensorflow as tf
 
-from iwae_tf import noise
-from iwae_tf.checks import check_count
+from iwae_tf import noise, warmup
+from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import estimate_in_graph
 
+WARMUP_SAMPLES = 100  # draws of a warm-up request that says how many
 # What TensorFlow raises on a damaged export.
 DAMAGE = (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError)
 
 
-def export_saved_model(model, path, num_samples=5000):
+def export_saved_model(model, path, num_samples=5000, *, warmup_requests="auto"):
     """Writes a model as the next version of a SavedModel.
 
     The layout is TensorFlow Serving's, `path/1`, `path/2`, ...; a version is written
@@ -40,15 +41,24 @@ def export_saved_model(model, path, num_samples=5000):
       model: a built model of this package.
       path: folder of the versions.
       num_samples: draws of `serving_default`.
+      warmup_requests: whether the version holds a request of each signature, which
+        TensorFlow Serving replays when it loads it; see `warmup`. "auto": where
+        tensorflow-serving-api is installed.
 
     Returns:
       path: pathlib.Path of the new version.
 
     Raises:
-      InvalidInputError: an unbuilt model or a bad `num_samples`.
+      InvalidInputError: an unbuilt model or a bad `num_samples`; `warmup_requests=True`
+        without tensorflow-serving-api.
       OSError: the disk is full or read-only.
     """
     check_count(num_samples, "num_samples")
+    check_choice(warmup_requests, "warmup_requests", ("auto", True, False))
+    if warmup_requests == "auto":
+        warmup_requests = warmup.is_available()
+    elif warmup_requests:
+        warmup.check_available("`warmup_requests`")
     if not model.built:
         raise InvalidInputError("`model` must be built. Received: no variables")
     folder = pathlib.Path(path)
@@ -59,6 +69,9 @@ def export_saved_model(model, path, num_samples=5000):
     signatures = _signatures(model, num_samples)
     try:
         tf.saved_model.save(module, str(temporary), signatures)
+        if warmup_requests:
+            name = folder.resolve().name
+            warmup.write(temporary, name, _warmup_inputs(model, num_samples))
         return _move_into_place(temporary, folder)
     except tf.errors.OpError as error:  # how TensorFlow tells of a full disk
         raise OSError(f"{folder} could not be written: {error.message}") from error
@@ -135,6 +148,21 @@ def load_saved_model(path):
     return folder, signatures
 
 
+def _warmup_inputs(model, num_samples):
+    """One request of each signature, with an image that the model itself drew."""
+    x = tf.cast(model.sample(1), tf.float32)
+    seed, one = tf.constant([0, 0]), tf.constant(1)
+    draws = tf.constant(min(num_samples, WARMUP_SAMPLES))
+    return {
+        "serving_default": {"x": x},
+        "log_likelihood": {"x": x, "num_samples": draws, "seed": seed},
+        "encode": {"x": x},
+        "decode": {"z": tf.zeros([1, model.latent_dims[0]])},
+        "sample": {"num_samples": one, "seed": seed},
+        "reconstruct": {"x": x, "seed": seed},
+    }
+
+
 def _signatures(model, num_samples):
     """Name of each signature to its concrete function."""
     images = tf.TensorSpec((None, *model.event_shape), tf.float32, "x")
@@ -170,6 +198,8 @@ def _signatures(model, num_samples):
         return outputs
 
     def decode(z):
+        with tf.control_dependencies([_assert_finite(z, "z")]):
+            z = tf.identity(z)
         return {"mean": model.decode(z).mean()}
 
     def sample(num_samples, seed):
@@ -209,14 +239,18 @@ def _float32(function):
 
 def _checked(model, x):
     """`x`, once its values have been found fit to be scored."""
-    checks = [
-        tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(x)), ["x: not finite"])
-    ]
+    checks = [_assert_finite(x, "x")]
     if model.is_bernoulli:
         in_range = tf.reduce_all((x >= 0.0) & (x <= 1.0))
         checks.append(tf.debugging.Assert(in_range, ["x: must be in [0, 1]"]))
     with tf.control_dependencies(checks):
         return tf.identity(x)
+
+
+def _assert_finite(values, name):
+    """The check that an input holds no NaN or infinity."""
+    is_finite = tf.reduce_all(tf.math.is_finite(values))
+    return tf.debugging.Assert(is_finite, [f"{name}: not finite"])
 
 
 def _at_least_one(num_samples):

@@ -74,7 +74,7 @@ def _finish(config, workdir, trained):
     if not is_complete:
         raise KeyboardInterrupt
     figures = results.draw_figures(model, config, trained.history, workdir.figures)
-    saved = workdir.export(model, config)
+    saved = workdir.export(model, config, found)
     found["seconds"] = trained.seconds + found["evaluation_seconds"]
     write_json(workdir.results, found)
     results.print_summary(found)

@@ -7,11 +7,16 @@ import shutil
 import keras
 from ml_collections import ConfigDict
 
-from iwae_tf import models  # noqa: F401, registers the classes that a file may hold
+from iwae_tf import (
+    model_card,
+    models,  # noqa: F401, registers the classes that a file may hold
+    warmup,
+)
 from iwae_tf.config import build_model, default_config, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import write_json, write_through
 from iwae_tf.saved_model import export_saved_model, find_version, restore_weights
+from iwae_tf.versions import library_versions
 
 MOVABLE = ("data_dir",)  # keys in which a resumed run may differ
 
@@ -65,7 +70,7 @@ class Workdir:
         """
         return read_config(self.config)
 
-    def export(self, model, config):
+    def export(self, model, config, results):
         """Saves the model for Keras and for serving; returns the SavedModel's path.
 
         An unfinished run that got this far before has no version yet but 1: what an
@@ -73,7 +78,11 @@ class Workdir:
         """
         write_through(self.model, lambda path: model.save(path))
         shutil.rmtree(self.saved_model, ignore_errors=True)
-        return export(model, config, self.saved_model)
+        return export(model, config, self.saved_model, results)
+
+    def read_results(self):
+        """The run's results, or None where it is not finished."""
+        return read_json(self.results) if self.results.exists() else None
 
     def load_model(self):
         """The run's trained model.
@@ -110,19 +119,29 @@ def load(workdir):
     return Workdir(workdir).load_model()
 
 
-def export(model, config, path):
-    """Exports a model as the next version in `path`, its config beside it.
+def export(model, config, path, results=None):
+    """Exports a model as the next version in `path`, its config and card beside it.
 
     Args:
       model: trained model.
       config: its ConfigDict.
       path: folder of the versions.
+      results: optional dict, the run's `results.json`, for the model card.
 
     Returns:
       path: pathlib.Path of the new version.
     """
     version = export_saved_model(model, path, config.eval_num_samples)
     write_json(version.parent / "config.json", config.to_dict())
+    model_card.write(
+        version.parent,
+        version=version.name,
+        config=config.to_dict(),
+        event_shape=model.event_shape,
+        has_warmup=(version / warmup.FILE).is_file(),
+        versions=library_versions(),
+        results=results,
+    )
     return version
 
 

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "iwae_tf"
-SCRIPTS = {"train", "evaluate", "export", "diagnose"}
+SCRIPTS = {"train", "evaluate", "export", "diagnose", "score", "score_beam"}
 SUBPACKAGES = {"iwae_tf.diagnostics"}
 # Module to the siblings that it may import; `errors` is open to all.
 ALLOWED = {
@@ -29,6 +29,7 @@ ALLOWED = {
     "plot_inputs": set(),
     "drawing": {"files"},
     "plots": {"drawing", "plot_inputs"},
+    "score_plots": {"drawing", "plot_inputs"},
     "autoencoder": {"checks", "noise", "distributions"},
     "gradients": {"bounds", "dense"},
     "models": {
@@ -36,15 +37,24 @@ ALLOWED = {
         "log_weights", "metrics", "noise",
     },
     "evaluation": {"autoencoder", "checks", "distributions", "log_weights", "noise"},
-    "saved_model": {"checks", "distributions", "evaluation", "noise"},
+    "versions": set(),
+    "warmup": set(),
+    "model_card": {"files"},
+    "saved_model": {"checks", "distributions", "evaluation", "noise", "warmup"},
+    "endpoints": {"evaluation", "saved_model", "warmup"},
+    "score_files": {"data_files", "evaluation", "files"},
+    "serving": {"checks", "endpoints", "evaluation", "noise", "score_files"},
+    "beam": {"data_files", "endpoints", "score_files", "serving"},
     "config": {
         "datasets", "distributions", "gradients", "models", "networks", "optimizers",
     },
     "checkpoints": {"files"},
     "callbacks": {"files"},
     "training": {"callbacks", "checkpoints", "config", "datasets"},
-    "results": {"datasets", "evaluation", "plots"},
-    "workdir": {"config", "files", "models", "saved_model"},
+    "results": {"datasets", "evaluation", "plots", "versions"},
+    "workdir": {
+        "config", "files", "model_card", "models", "saved_model", "versions", "warmup",
+    },
     "cli": {"config"},
     "diagnostics.part": set(),
     "diagnostics.resampling": set(),

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -26,6 +27,8 @@ REDUCED = {
         "--num_samples=50",
         "--parts=proposal,representation",
     ],
+    "iwae_tf.score": ["--num_samples=20"],
+    "iwae_tf.score_beam": ["--num_samples=20"],
 }
 
 
@@ -42,6 +45,8 @@ def commands():
 def checkout(tmp_path, monkeypatch):
     """A working folder that holds what the README's paths mean."""
     shutil.copytree(ROOT / "saved_models", tmp_path / "saved_models")
+    images = np.random.default_rng(0).integers(0, 2, [30, 28, 28, 1])
+    np.save(tmp_path / "images.npy", images.astype("float32"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path
@@ -49,6 +54,7 @@ def checkout(tmp_path, monkeypatch):
 
 def test_scripts_run_in_the_order_of_the_readme(checkout):
     pytest.importorskip("mlxtend")
+    pytest.importorskip("apache_beam")
     scripts = [command for command in commands() if command[0] == "python"]
     assert {command[2] for command in scripts} == set(REDUCED)
     for _, minus_m, module, *flags in scripts:
@@ -58,11 +64,27 @@ def test_scripts_run_in_the_order_of_the_readme(checkout):
     assert (checkout / "runs/a/results.json").is_file()
     assert (checkout / "saved_models/mine/1/saved_model.pb").is_file()
     assert (checkout / "runs/a/diagnostics/report.html").is_file()
+    assert len((checkout / "scores.csv").read_text().splitlines()) == 31
+    shards = list(checkout.glob("beam/scores-*-of-*.csv"))
+    assert sum(len(shard.read_text().splitlines()) - 1 for shard in shards) == 30
+
+
+def test_tensorflows_own_tool_shows_and_runs_it(checkout):
+    tool = pathlib.Path(sys.executable).with_name("saved_model_cli")
+    for words in (command for command in commands() if command[0] == "saved_model_cli"):
+        done = subprocess.run([tool, *words[1:]], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "log_likelihood" in done.stdout
+
+
+def test_every_command_is_run_by_a_test():
+    known = {"python", "make", "saved_model_cli"}
+    assert {command[0] for command in commands()} == known
 
 
 def test_make_targets_exist():
     targets = [command[1] for command in commands() if command[0] == "make"]
-    assert targets == ["demo", "test", "bench", "diagnose-demo"]
+    assert sorted(targets) == ["bench", "demo", "diagnose-demo", "serve-demo", "test"]
     makefile, ci = (ROOT / "Makefile").read_text(), (ROOT / ".ci/run").read_text()
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)

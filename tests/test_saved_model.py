@@ -173,6 +173,7 @@ for folder in sys.argv[2:]:
             "log_likelihood", dict(x=x, num_samples=tf.constant(0), seed=seed)
         ),
         "negative": ("sample", dict(num_samples=tf.constant(-2), seed=seed)),
+        "latents": ("decode", dict(z=z * float("nan"))),
     }
     refused = {}
     for name, (signature, arguments) in bad.items():
@@ -368,6 +369,7 @@ def test_bad_inputs_are_refused_by_the_signature(case):
         "below": "x: must be in [0, 1]",
         "no_draws": "num_samples: must be a positive integer",
         "negative": "num_samples: must be a positive integer",
+        "latents": "z: not finite",
     }
     if model.likelihood != "bernoulli":
         del expected["above"], expected["below"]
@@ -397,6 +399,23 @@ def test_a_keras_layer_can_wrap_it(exported):
     encoder = keras.layers.TFSMLayer(str(path), call_endpoint="encode")
     wrapped = keras.Model(inputs, encoder(inputs)["loc"])
     assert_close(wrapped.predict(x, verbose=0), model.encode(x).mean(), 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "key"), [("encode", "x"), ("decode", "z")])
+def test_tensorflow_lite_takes_what_draws_nothing(exported, name, key):
+    path = str(exported[1])
+    converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=[name])
+    run = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner(
+        name
+    )
+    signature = load_saved_model(path)[1][name]
+    rows = np.zeros([3, 4], "float32") if key == "z" else images(exported[0], 3)
+    ours = run(**{key: rows})
+    for output, theirs in signature(**{key: tf.constant(rows)}).items():
+        np.testing.assert_allclose(ours[output], theirs, atol=1e-6)
+    dropped = run(**{key: np.full_like(rows, np.nan)})  # as the README says
+    assert any(np.isnan(values).any() for values in dropped.values())
 
 
 def test_load_takes_the_folder_or_the_version(exported):
@@ -448,6 +467,92 @@ def test_float32_under_mixed_precision(tmp_path):
     np.testing.assert_allclose(found, expected.estimate, atol=0.02)  # bfloat16
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])
+def test_an_image_far_from_the_data_has_a_finite_score(tmp_path, likelihood):
+    model = build("iwae", likelihood)
+    signatures = load_saved_model(export_saved_model(model, tmp_path, SERVED))[1]
+    rng = np.random.default_rng(3)
+    far = [np.zeros(EVENT), np.ones(EVENT), rng.integers(0, 2, EVENT)]
+    if likelihood == "normal":
+        far += [np.full(EVENT, 1e6), np.full(EVENT, -1e6)]
+    x = tf.constant(np.stack(far), tf.float32)
+    for values in signatures["serving_default"](x=x).values():
+        assert np.all(np.isfinite(values))
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        tf.zeros([2, 6]),
+        tf.zeros(EVENT),
+        tf.zeros([2, *EVENT], tf.float64),
+        tf.zeros([2, *EVENT], tf.int32),
+    ],
+    ids=["flat", "one", "float64", "int32"],
+)
+def test_another_shape_or_type_is_refused(exported, x):
+    signatures = load_saved_model(exported[1])[1]
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError, TypeError)):
+        signatures["serving_default"](x=x)
+
+
+def test_no_image_has_no_score(exported):
+    signatures = load_saved_model(exported[1])[1]
+    for values in signatures["serving_default"](x=tf.zeros([0, *EVENT])).values():
+        assert values.shape == (0,)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_draws(tmp_path):
+    export_saved_model(build("iwae"), tmp_path, SERVED)
+    command = [
+        *(sys.executable, "-m", "benchmarks.serving_memory"),
+        *(f"--saved_model={tmp_path / '1'}", "--num_samples=1000000"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    found = json.loads(done.stdout)
+    assert found["all_finite"] and found["batch_size"] == 100
+    assert found["above_the_load_mb"] < 500
+
+
+# Warm-up ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["iwae", "miwae_normal", "two_layers", "custom"])
+def test_the_server_can_replay_the_warmup_requests(tmp_path, name):
+    log_pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
+    version = export_saved_model(
+        build(*CASES[name]), tmp_path / "digits", SERVED, warmup_requests=True
+    )
+    signatures, seen = load_saved_model(version)[1], set()
+    file = version / "assets.extra" / "tf_serving_warmup_requests"
+    for record in tf.data.TFRecordDataset(str(file)):
+        request = log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+        assert request.model_spec.name == "digits"
+        signature = request.model_spec.signature_name
+        seen.add(signature)
+        assert set(request.inputs) == INPUTS[signature]
+        inputs = {n: tf.constant(tf.make_ndarray(v)) for n, v in request.inputs.items()}
+        for values in signatures[signature](**inputs).values():
+            assert np.all(np.isfinite(values))
+    assert seen == set(INPUTS)
+
+
+def test_without_the_extra_there_are_no_warmup_requests(tmp_path, monkeypatch):
+    model, name = build("iwae"), "iwae_tf.warmup.is_available"
+    monkeypatch.setattr(name, lambda: False)
+    version = export_saved_model(model, tmp_path / "name", SERVED)
+    assert not (version / "assets.extra").exists()
+    with pytest.raises(InvalidInputError, match=r"pip install 'iwae_tf\[serving\]'"):
+        export_saved_model(model, tmp_path / "new", SERVED, warmup_requests=True)
+    monkeypatch.setattr(name, lambda: True)
+    with pytest.raises(InvalidInputError, match="`warmup_requests` must be one of"):
+        export_saved_model(model, tmp_path / "new", SERVED, warmup_requests="yes")
+    assert not (tmp_path / "new").exists()
+    version = export_saved_model(model, tmp_path / "name", warmup_requests=False)
+    assert not (version / "assets.extra").exists()
+
+
 # Versions and failures -------------------------------------------------------------
 
 
@@ -462,6 +567,7 @@ def quick_save(monkeypatch):
 
     monkeypatch.setattr(saved_model.tf.saved_model, "save", save)
     monkeypatch.setattr(saved_model, "_signatures", lambda model, num_samples: {})
+    monkeypatch.setattr(saved_model.warmup, "is_available", lambda: False)
 
 
 def names(folder):

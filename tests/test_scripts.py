@@ -25,6 +25,8 @@ CONFIGS = REPOSITORY / "configs"
 OWN_FLAGS = {
     *("workdir", "saved_model", "split", "num_samples", "limit", "output"),
     *("dataset", "data_dir", "binarization"),
+    *("endpoint", "input", "seed", "batch_size", "concurrency", "timeout", "retries"),
+    *("runner", "option", "fashion_mnist", "omniglot", "num_images"),
 }
 TINY = """
 from iwae_tf.config import default_config
@@ -72,14 +74,19 @@ def tiny(tmp_path_factory):
     )
 
 
-def run_script(name, *arguments):
-    """Runs a script in this process, with fresh flags; its exit code."""
+def import_script(name, package="iwae_tf"):
+    """The module of a script, imported anew: its flags have no value yet."""
     for flag in list(flags.FLAGS):
         if flag in OWN_FLAGS or flag.partition(".")[0] == "config":
             delattr(flags.FLAGS, flag)
-    for module in (f"iwae_tf.{name}", "config_config"):  # that of the last config
+    for module in (f"{package}.{name}", "config_config"):  # that of the last config
         sys.modules.pop(module, None)
-    script = importlib.import_module(f"iwae_tf.{name}")
+    return importlib.import_module(f"{package}.{name}")
+
+
+def run_script(name, *arguments, package="iwae_tf"):
+    """Runs a script in this process, with fresh flags; its exit code."""
+    script = import_script(name, package)
     argv, handler = sys.argv, signal.getsignal(signal.SIGTERM)
     sys.argv = [f"iwae-{name}", *map(str, arguments)]
     try:
@@ -156,7 +163,10 @@ def test_a_finished_workdir_holds_everything(finished):
     assert {path.name for path in (finished / "saved_model").iterdir()} == {
         "1",
         "config.json",
+        "MODEL_CARD.md",
     }
+    nll = f"{read_json(finished / 'results.json')['nll']:.2f} nats an image"
+    assert nll in (finished / "saved_model" / "MODEL_CARD.md").read_text()
     assert list((finished / "tensorboard").rglob("events*"))
 
 
@@ -389,6 +399,9 @@ def test_export_makes_version_one_then_two(finished, tmp_path, capsys):
         assert run_script("export", *options) == 0
         assert capsys.readouterr().out.strip() == str(output / version)
     assert read_json(output / "config.json") == read_json(finished / "config.json")
+    card = (output / "MODEL_CARD.md").read_text()
+    assert f"{read_json(finished / 'results.json')['nll']:.2f} nats an image" in card
+    assert card.startswith("# name, version 2\n")
     assert run_script("evaluate", f"--saved_model={output}", "--limit=3") == 0
 
 

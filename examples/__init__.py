@@ -1,0 +1,1 @@
+"""Worked examples; they need a checkout, not only the installed package."""

@@ -1,0 +1,80 @@
+"""Scores the images of a file with a SavedModel, here or behind a server.
+
+python -m iwae_tf.score --saved_model=DIR --input=images.npy --output=scores.csv
+python -m iwae_tf.score --endpoint=http://HOST:8501/v1/models/NAME --input=images.npy \
+    --output=scores.csv
+
+Started again with the same flags it goes on after the last finished batch.
+"""
+
+import functools
+import os
+import sys
+
+from absl import flags
+
+from iwae_tf import cli
+
+_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Export, NAME or NAME/1.")
+_ENDPOINT = flags.DEFINE_string(
+    "endpoint",
+    None,
+    "Served model instead: http(s)://... or grpc://.../v1/models/NAME.",
+)
+_INPUT = flags.DEFINE_string("input", None, "File NAME.npy of images [N, *event].")
+_OUTPUT = flags.DEFINE_string("output", None, "CSV file for the scores.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws an image, K.")
+_SEED = flags.DEFINE_list("seed", ["0", "0"], "Pair of integers.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a request.")
+_CONCURRENCY = flags.DEFINE_integer("concurrency", 1, "Requests at a time.")
+_TIMEOUT = flags.DEFINE_float("timeout", 120.0, "Seconds for one attempt.")
+_RETRIES = flags.DEFINE_integer("retries", 5, "Attempts after the first one.")
+
+
+def main(argv):
+    """Scores what the flags name, under a progress bar, and prints the mean."""
+    del argv
+    from iwae_tf import results, score_files, serving
+    from iwae_tf.evaluation import summarize
+
+    images = score_files.read_images(cli.require("input", _INPUT.value))
+    output = cli.require("output", _OUTPUT.value)
+    score = functools.partial(
+        serving.score,
+        images,
+        saved_model=_SAVED_MODEL.value,
+        endpoint=_ENDPOINT.value,
+        num_samples=_NUM_SAMPLES.value,
+        seed=cli.pair("seed", _SEED.value),
+        batch_size=_BATCH_SIZE.value,
+        concurrency=_CONCURRENCY.value,
+        timeout=_TIMEOUT.value,
+        retries=_RETRIES.value,
+        output=output,
+    )
+    result, is_complete = results.score(
+        lambda on_batch: score(on_batch=on_batch), len(images), _NUM_SAMPLES.value
+    )
+    if not (is_complete and os.path.exists(output)):
+        print(
+            f"start again with the same flags to go on: {output}.partial",
+            file=sys.stderr,
+        )
+        raise KeyboardInterrupt
+    summary = summarize(result)
+    print(
+        f"mean log p(x)  {-summary.nll:.2f} nats (+- {summary.standard_error:.3f} of "
+        f"{_NUM_SAMPLES.value} samples, +- {summary.data_standard_error:.2f} of "
+        f"{summary.num_examples} images)"
+    )
+    print(f"       scores  {output}")
+    return 0
+
+
+def run():
+    """The console command."""
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

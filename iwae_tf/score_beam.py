@@ -1,0 +1,90 @@
+"""Scores shards of images with a SavedModel, as an Apache Beam pipeline.
+
+python -m iwae_tf.score_beam --saved_model=DIR --input='images-*.npy' \
+    --output=scores.csv [--runner=DirectRunner] [--option=direct_num_workers=2 ...]
+
+Shards in: .npy, .tfrecord or .parquet. Shards out: .csv or .parquet.
+"""
+
+import logging
+
+from absl import flags
+
+from iwae_tf import cli
+from iwae_tf.errors import InvalidInputError
+
+_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Export, NAME or NAME/1.")
+_INPUT = flags.DEFINE_string("input", None, "Pattern of the shards, NAME*.npy.")
+_OUTPUT = flags.DEFINE_string("output", None, "NAME.csv or NAME.parquet.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws an image, K.")
+_SEED = flags.DEFINE_list("seed", ["0", "0"], "Pair of integers.")
+_RUNNER = flags.DEFINE_string("runner", "DirectRunner", "Beam's runner.")
+_OPTION = flags.DEFINE_multi_string("option", [], "Option of Beam, NAME=VALUE.")
+
+
+def main(argv):
+    """Builds the pipeline of the flags and runs it to its end."""
+    del argv
+    source = cli.require("input", _INPUT.value)
+    output = cli.require("output", _OUTPUT.value)
+    saved_model = cli.require("saved_model", _SAVED_MODEL.value)
+    cli.check_positive("num_samples", _NUM_SAMPLES.value)
+    seed = cli.pair("seed", _SEED.value)
+    apache_beam, beam = _import_beam()
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from iwae_tf.saved_model import load_saved_model
+
+    load_saved_model(saved_model)  # a mistake is told before any worker starts
+    options = [f"--runner={_RUNNER.value}", *(f"--{o}" for o in _OPTION.value)]
+    handler = beam.SavedModelHandler(
+        saved_model, num_samples=_NUM_SAMPLES.value, seed=seed
+    )
+    try:
+        root = apache_beam.Pipeline(options=PipelineOptions(options))
+    except ValueError as error:  # which names the runners that there are
+        raise InvalidInputError(f"`--runner` must be one of Beam's. {error}") from error
+    try:
+        with root:
+            beam.pipeline(source, output, handler, root)
+    except Exception as error:
+        mistake = beam.user_mistake(error)
+        if mistake is None or isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(mistake) from error
+    print(f"scores  {output}")
+    return 0
+
+
+def _import_beam():
+    """Beam and what is built on it, without the warnings of their import."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.getLogger("apache_beam").setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)
+        logging.getLogger().addFilter(_is_of_interest)
+    try:
+        import apache_beam
+
+        from iwae_tf import beam
+    except ImportError as error:
+        raise InvalidInputError(
+            "this script needs apache-beam and pyarrow: pip install 'iwae_tf[beam]'. "
+            f"Received: {error}"
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    return apache_beam, beam
+
+
+def _is_of_interest(record):
+    """Whether a message says more than that Beam counts no memory."""
+    return "memory usage cannot be fetched" not in record.getMessage()
+
+
+def run():
+    """The console command."""
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

