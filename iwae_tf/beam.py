@@ -32,7 +32,7 @@ SCHEMA = pyarrow.schema(
 
 
 class SavedModelHandler(base.ModelHandler):
-    """Scores (row, image) with the `log_likelihood` signature of a SavedModel.
+    """Scores (row, image) with the `error_bars` signature of a SavedModel.
 
     Beam's own handler of TensorFlow models loads through Keras, which takes no
     SavedModel. One copy of the model serves all threads of a process.
@@ -52,7 +52,7 @@ class SavedModelHandler(base.ModelHandler):
         return InProcessScorer(self._saved_model)
 
     def run_inference(self, batch, model, inference_args=None):
-        """Yields (row, log_likelihood, standard_error, effective_sample_size)."""
+        """Yields the values of `score_files.COLUMNS`, a tuple a row."""
         del inference_args
         for row, image in batch:
             image = np.asarray(image)
@@ -113,7 +113,7 @@ def read(pattern):
 
 
 def write(output):
-    """A transform that writes (row, three scores) into CSV or Parquet shards.
+    """A transform that writes (row, four scores) into CSV or Parquet shards.
 
     Args:
       output: path with the suffix .csv or .parquet, before which the number of the

@@ -24,9 +24,12 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.saved_model import load_saved_model
 
-SIGNATURE = "log_likelihood"
+SIGNATURE = "error_bars"
 INPUTS = ("x", "num_samples", "seed")
-OUTPUTS = ("log_likelihood", "standard_error", "effective_sample_size")
+OUTPUTS = (  # in the order of LogLikelihood's fields
+    *("log_likelihood", "standard_error", "effective_sample_size"),
+    "jackknife_error",
+)
 FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0  # seconds between two attempts
 TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 TRANSIENT_CODES = (
@@ -88,7 +91,7 @@ def open_scorer(*, saved_model=None, endpoint=None, timeout=120.0, retries=5):
 
 
 class InProcessScorer:
-    """The `log_likelihood` signature of a SavedModel, run here.
+    """The `error_bars` signature of a SavedModel, run here.
 
     Args:
       saved_model: folder of an export, NAME or NAME/1.
@@ -96,6 +99,11 @@ class InProcessScorer:
 
     def __init__(self, saved_model):
         version, self._signatures = load_saved_model(saved_model)
+        if SIGNATURE not in self._signatures:
+            raise InvalidInputError(
+                f"`saved_model` must be an export with the signature `{SIGNATURE}`. "
+                f"Received: {version}, which has none: export it again"
+            )
         self._function = self._signatures[SIGNATURE]
         x = self._function.structured_input_signature[1]["x"]
         self.event_shape = tuple(x.shape[1:])

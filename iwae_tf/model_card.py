@@ -46,9 +46,10 @@ TEMPLATE = """\
 ## Limits
 
 - {values_limit}
-- The estimate is biased low in log p(x), less so with more draws. `standard_error` is
-  that of importance sampling by the delta method: where `effective_sample_size` is a
-  few draws it is too small.
+- The estimate is biased low in log p(x), less so with more draws, and no error bar
+  covers that. `standard_error` is that of importance sampling by the delta method:
+  where `effective_sample_size` is a few draws it is too small. `jackknife_error` of the
+  signature `error_bars` is larger there, of the size of the spread between seeds.
 - A high log-likelihood does not say that an image is like the training data: simple
   images, an empty one above all, can score above every image of the test split.
 - It knows the images of its training split and no others: scores of another source,
@@ -113,11 +114,17 @@ def _measured(results):
     rows = {
         "protocol": f"{images}{drawn}; {results['num_samples']:,} draws an image",
         "NLL": f"{results['nll']:.2f} nats an image "
-        f"(+- {results['standard_error']:.3f} of the draws{spread})",
+        f"(+- {_draws_error(results):.3f} of the draws{spread})",
         "bound": f"{results['bound']:.2f} nats an image, the one that was trained",
         "active units": units,
     }
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _draws_error(results):
+    """The jackknife error of the NLL; the delta method's where it is not known."""
+    error = results.get("jackknife_error")
+    return results["standard_error"] if error is None else error
 
 
 def _values_limit(is_bernoulli):

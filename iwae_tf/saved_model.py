@@ -156,6 +156,7 @@ def _warmup_inputs(model, num_samples):
     return {
         "serving_default": {"x": x},
         "log_likelihood": {"x": x, "num_samples": draws, "seed": seed},
+        "error_bars": {"x": x, "num_samples": draws, "seed": seed},
         "encode": {"x": x},
         "decode": {"z": tf.zeros([1, model.latent_dims[0]])},
         "sample": {"num_samples": one, "seed": seed},

@@ -63,7 +63,7 @@ def main(argv):
         raise KeyboardInterrupt
     summary = summarize(result)
     print(
-        f"mean log p(x)  {-summary.nll:.2f} nats (+- {summary.standard_error:.3f} of "
+        f"mean log p(x)  {-summary.nll:.2f} nats (+- {summary.jackknife_error:.3f} of "
         f"{_NUM_SAMPLES.value} samples, +- {summary.data_standard_error:.2f} of "
         f"{summary.num_examples} images)"
     )

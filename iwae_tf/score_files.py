@@ -11,7 +11,10 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.files import write_atomically
 
-COLUMNS = ("row", "log_likelihood", "standard_error", "effective_sample_size")
+COLUMNS = (
+    *("row", "log_likelihood", "standard_error", "effective_sample_size"),
+    "jackknife_error",
+)
 PARTIAL = ".partial"
 
 
@@ -141,7 +144,7 @@ def as_lines(rows, result):
 
 
 def _parsed(line):
-    """(row, three floats) of a whole line, or None."""
+    """(row, four floats) of a whole line, or None."""
     fields = line.split(b",")
     if len(fields) != len(COLUMNS) or not line.endswith(b"\n"):
         return None

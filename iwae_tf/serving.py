@@ -52,9 +52,9 @@ def score(
       concurrency: requests under way at a time.
       timeout: seconds for one attempt.
       retries: attempts after the first one, of each request, with pauses that double.
-      output: optional path of a CSV file of row, log_likelihood, standard_error and
-        effective_sample_size. It appears when it is complete; what a job that was cut
-        off left in OUTPUT.partial is not scored again.
+      output: optional path of a CSV file of row, log_likelihood, standard_error,
+        effective_sample_size and jackknife_error. It appears when it is complete; what
+        a job that was cut off left in OUTPUT.partial is not scored again.
       on_batch: optional function of the `LogLikelihood` of each finished batch.
 
     Returns:

@@ -17,7 +17,10 @@ parquet = pytest.importorskip("pyarrow.parquet")
 pyarrow = pytest.importorskip("pyarrow")
 
 DRAWS, SEED = 20, (3, 4)
-COLUMNS = ("log_likelihood", "standard_error", "effective_sample_size")
+COLUMNS = (
+    *("log_likelihood", "standard_error", "effective_sample_size"),
+    "jackknife_error",
+)
 WORKERS = {
     "threads": ["direct_num_workers=2", "direct_running_mode=multi_threading"],
     "processes": ["direct_num_workers=2", "direct_running_mode=multi_processing"],

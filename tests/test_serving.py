@@ -28,7 +28,7 @@ from iwae_tf.serving import batch_seed, score
 
 EVENT = (3, 2, 1)
 DRAWS = 20
-FIELDS = ("estimate", "standard_error", "effective_sample_size")
+FIELDS = ("estimate", "standard_error", "effective_sample_size", "jackknife_error")
 
 
 def build(seed=1):
