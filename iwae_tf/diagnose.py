@@ -71,7 +71,7 @@ def main(argv):
     signal.signal(signal.SIGTERM, _stop)
     try:
         found = study.diagnose(
-            subject, folder, parts=parts, title="Diagnosis", facts=facts
+            subject, folder, parts=parts, title=_title(), facts=facts
         )
     except Stopped:
         print(f"stopped; {again}")
@@ -84,6 +84,11 @@ def main(argv):
             print(f"{name:>14}  {sentence}")
     print(f"{'report':>14}  {folder / 'report.html'}")
     return 0
+
+
+def _title():
+    model = _WORKDIR.value or _SAVED_MODEL.value
+    return f"Diagnosis of {model}" if model else "Diagnosis"
 
 
 def _chosen_parts(study):

@@ -6,14 +6,12 @@ import pathlib
 import re
 import shutil
 import signal
-import sys
 
 import numpy as np
 import pytest
-from absl import flags
+from test_scripts import run_script
 
 import iwae_tf
-from iwae_tf import diagnose
 from iwae_tf.diagnostics import part, report, study
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import CIWAE
@@ -22,22 +20,6 @@ from iwae_tf.workdir import export, load_exported, read_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPORTED = ROOT / "saved_models/mnist5k_iwae"
-
-
-def run(*arguments):
-    """Runs the script in this process; its exit code."""
-    flags.FLAGS.unparse_flags()
-    argv = sys.argv
-    sys.argv = ["iwae-diagnose", *map(str, arguments)]
-    try:
-        diagnose.run()
-    except SystemExit as stop:
-        return stop.code or 0
-    finally:
-        sys.argv = argv
-        for name in diagnose.flags.FLAGS.flags_by_module_dict()["iwae_tf.diagnose"]:
-            name.unparse()
-    raise AssertionError("the script did not exit")
 
 
 @pytest.fixture
@@ -106,7 +88,7 @@ def test_the_script_on_an_export(tmp_path, capsys):
         "--num_images=6",
         "--num_samples=50",
     )
-    assert run(*arguments) == 0
+    assert run_script("diagnose", *arguments) == 0
     printed = capsys.readouterr().out
     assert "Pareto k" in printed and f"{output}/report.html" in printed
     page = (output / "report.html").read_text()
@@ -124,11 +106,8 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys, is_terminated, 
 
     stopped = part.Part(**{**vars(study.PARTS["toy"]), "measure": measure})
     monkeypatch.setitem(study.PARTS, "toy", stopped)
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        assert run("--parts=theory,toy", f"--output={tmp_path}") == code
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    flags = "--parts=theory,toy", f"--output={tmp_path}"
+    assert run_script("diagnose", *flags) == code
     found = capsys.readouterr()
     assert "start again with the same flags" in (found.err if code else found.out)
     assert sorted(p.name for p in tmp_path.glob("*.json")) == ["theory.json"]
@@ -151,7 +130,7 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys, is_terminated, 
 )
 def test_mistakes_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    assert run(*arguments) == 2
+    assert run_script("diagnose", *arguments) == 2
     found = capsys.readouterr()
     assert message in found.err and found.err.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -24,9 +24,9 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = REPOSITORY / "configs"
 OWN_FLAGS = {
     *("workdir", "saved_model", "split", "num_samples", "limit", "output"),
-    *("dataset", "data_dir", "binarization"),
+    *("dataset", "data_dir", "binarization", "parts", "num_images", "quick"),
     *("endpoint", "input", "seed", "batch_size", "concurrency", "timeout", "retries"),
-    *("runner", "option", "fashion_mnist", "omniglot", "num_images"),
+    *("runner", "option", "fashion_mnist", "omniglot"),
 }
 TINY = """
 from iwae_tf.config import default_config
