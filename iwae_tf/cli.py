@@ -1,5 +1,6 @@
 """What the scripts share: flags, one-line errors, exit codes."""
 
+import functools
 import logging
 import pathlib
 import sys
@@ -36,7 +37,8 @@ def run(main):
         except KeyboardInterrupt:
             return _fail("interrupted", code=INTERRUPTED)
 
-    app.run(guarded, flags_parser=_parse_flags)
+    parser = functools.partial(_parse_flags, module=main.__module__)
+    app.run(guarded, flags_parser=parser)
 
 
 def require(name, value):
@@ -103,10 +105,13 @@ def _shipped_configs():
         return pathlib.Path(__file__).parents[1] / "configs"
 
 
-def _parse_flags(argv):
+def _parse_flags(argv, module):
     """absl's parser, with one line and exit code 2 for a mistake, and 0 for help."""
-    if HELP.intersection(argv[1:]):
+    if HELP.intersection(argv[1:]) and module == "__main__":
         app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
+    elif HELP.intersection(argv[1:]):  # a console command, of which absl knows nothing
+        print(f"{sys.modules[module].__doc__}\n{flags.FLAGS.module_help(module)}")
+        sys.exit(0)
     try:
         return flags.FLAGS(_resolve_config(argv))
     except (flags.Error, InvalidInputError) as error:

@@ -1,8 +1,7 @@
 """Scores the images of a file with a SavedModel, here or behind a server.
 
 python -m iwae_tf.score --saved_model=DIR --input=images.npy --output=scores.csv
-python -m iwae_tf.score --endpoint=http://HOST:8501/v1/models/NAME --input=images.npy \
-    --output=scores.csv
+python -m iwae_tf.score --endpoint=http://HOST:8501/v1/models/NAME ...
 
 Started again with the same flags it goes on after the last finished batch.
 """

@@ -589,6 +589,12 @@ def test_the_script_scores_and_goes_on(folder, x, expected, tmp_path, capsys):
     assert "`output` must be a new file" in capsys.readouterr().err
 
 
+def test_the_installed_command_has_help(capsys):
+    assert run_script("score", "--help") == 0
+    shown = capsys.readouterr().out
+    assert "Scores the images of a file" in shown and "--batch_size" in shown
+
+
 @pytest.fixture
 def interruptible():
     """SIGINT as it is where nobody has changed it."""
