@@ -6,9 +6,12 @@ import math
 import time
 
 import keras
+import numpy as np
 import tqdm
 
 from iwae_tf.files import write_atomically
+
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
 
 
 class RunStages(keras.callbacks.Callback):
@@ -28,44 +31,129 @@ class RunStages(keras.callbacks.Callback):
             self.model.num_samples = num_samples
 
 
+class ResumeInEpoch(keras.callbacks.Callback):
+    """Has the first epoch go on after the steps that an earlier sitting took of it.
+
+    Keras counts those steps, but the model does not take them again. Comes after
+    callbacks that have the steps compiled anew.
+
+    Args:
+      step: int, steps that were taken.
+      metrics: list of what the model's metric variables held then.
+    """
+
+    counts_batches = True
+
+    def __init__(self, step, metrics):
+        super().__init__()
+        self._step = step
+        self._metrics = metrics
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._step:
+            return
+        for variable, value in zip(_metric_variables(self.model), self._metrics):
+            variable.assign(value)
+        self.model.steps_done = self._step
+        take_steps = self.model.train_function
+        calls, self._step = self._step // self.model.steps_per_execution, 0
+
+        def skip_steps(iterator):
+            nonlocal calls
+            calls -= 1
+            if calls <= 0:
+                self.model.train_function = take_steps
+            return self.model.get_metrics_result()
+
+        if calls:
+            self.model.train_function = skip_steps
+
+
 class Record(keras.callbacks.Callback):
-    """After each epoch: the history to `metrics.csv`, then a checkpoint.
+    """After each epoch the history to `metrics.csv`; checkpoints then and between.
 
     Args:
       path: of the CSV file, rewritten whole.
       checkpoints: CheckpointStore.
       rows: list of dicts, the epochs that are done; grows.
-      seconds: float, what they took.
+      seconds: float, what the run took so far.
+      steps_per_epoch: int.
+      interval: seconds between two checkpoints of one epoch.
     """
 
-    def __init__(self, path, checkpoints, rows, seconds):
+    counts_batches = True
+
+    def __init__(
+        self,
+        path,
+        checkpoints,
+        rows,
+        seconds,
+        *,
+        steps_per_epoch,
+        interval=CHECKPOINT_SECONDS,
+    ):
         super().__init__()
         self.rows = rows
         self.seconds = seconds
         self._path = path
         self._checkpoints = checkpoints
+        self._steps_per_epoch = steps_per_epoch
+        self._interval = interval
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._start = time.monotonic()
+        self._counted = self._saved = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if time.monotonic() - self._saved >= self._interval:
+            self.save_in_epoch()
+
+    def save_in_epoch(self):
+        """Writes a checkpoint between two steps of an epoch.
+
+        Not before its last call: batches shorter than all that a resumed run has seen
+        would be summed up in another order.
+
+        Returns:
+          whether there is one: otherwise that of the end of the epoch comes next.
+        """
+        epoch, step = divmod(int(self.model.train_steps), self._steps_per_epoch)
+        left = self._steps_per_epoch - step
+        if step == 0 or left <= self.model.steps_per_execution:
+            return False
+        metrics = [v.numpy().tolist() for v in _metric_variables(self.model)]
+        self._save(epoch, {"metrics": metrics}, step)
+        return True
 
     def on_epoch_end(self, epoch, logs=None):
-        self.seconds += time.monotonic() - self._start
-        logs = {name: float(value) for name, value in (logs or {}).items()}
-        if not math.isfinite(logs["bound"]):
-            raise FloatingPointError(
-                f"the bound is {logs['bound']} after epoch {epoch + 1}; the last "
-                "checkpoint is kept: try a lower learning_rate"
-            )
+        self._count_seconds()
         row = {
             "epoch": epoch + 1,
             "num_samples": self.model.num_samples,
             "learning_rate": float(self.model.optimizer.learning_rate),
             "seconds": self.seconds,
         }
+        logs = {name: float(value) for name, value in (logs or {}).items()}
         self.rows.append(row | logs)
         write_atomically(self._path, self._write)
-        state = {"history": self.rows, "seconds": self.seconds}
-        self._checkpoints.save(epoch + 1, self.model, state)
+        self._save(epoch + 1, {})
+
+    def _save(self, epoch, state, step=0):
+        self._count_seconds()
+        state = {"history": self.rows, "seconds": self.seconds, **state}
+        try:
+            self._checkpoints.save(epoch, self.model, state, step=step)
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"{error} after step {int(self.model.train_steps)}; "
+                f"{_what_to_try(self._checkpoints)}"
+            ) from error
+        self._saved = time.monotonic()
+
+    def _count_seconds(self):
+        now = time.monotonic()
+        self.seconds += now - self._counted
+        self._counted = now
 
     def _write(self, file):
         text = io.StringIO()
@@ -76,22 +164,74 @@ class Record(keras.callbacks.Callback):
         file.write(text.getvalue().encode())
 
 
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Ends training at the step whose loss is NaN or infinite, and keeps its batch.
+
+    The model must have `stops_at_nonfinite`, so that no step follows in the same call.
+
+    Args:
+      path: of the npz file for the batch.
+      batch_at: function of (epoch, batch) to the images of that step.
+      checkpoints: CheckpointStore.
+      steps_per_epoch: int.
+    """
+
+    counts_batches = True
+
+    def __init__(self, path, batch_at, checkpoints, *, steps_per_epoch):
+        super().__init__()
+        self._path = path
+        self._batch_at = batch_at
+        self._checkpoints = checkpoints
+        self._steps_per_epoch = steps_per_epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        values = {name: float(logs[name]) for name in ("bound", "loss")}
+        name = next((n for n, v in values.items() if not math.isfinite(v)), None)
+        if name is None:
+            return
+        step = int(self.model.train_steps)
+        epoch, batch = divmod(step - 1, self._steps_per_epoch)
+        arrays = {"x": self._batch_at(epoch, batch), "epoch": epoch + 1, "step": step}
+        write_atomically(self._path, lambda file: np.savez(file, **arrays))
+        raise FloatingPointError(
+            f"the {name} is {values[name]} at step {step}, batch {batch + 1} of epoch "
+            f"{epoch + 1}; its images are in {self._path}; "
+            f"{_what_to_try(self._checkpoints)}"
+        )
+
+
+def _metric_variables(model):
+    """What the metrics of an epoch are summed up in, each once."""
+    return list({id(v): v for v in model.metrics_variables}.values())
+
+
+def _what_to_try(checkpoints):
+    """The end of a message about numbers that are not finite."""
+    newest = checkpoints.newest
+    kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint yet"
+    return (
+        f"{kept}; try a lower learning_rate, a larger adam_epsilon or precision "
+        "float32, in a new workdir"
+    )
+
+
 class Progress(keras.callbacks.Callback):
     """One progress bar over the whole run, with the bound and the time left.
 
     Args:
       epochs: of the whole run.
       steps_per_epoch: int.
-      first_epoch: epochs that are done.
+      first_step: steps that are done.
     """
 
     counts_batches = True
 
-    def __init__(self, *, epochs, steps_per_epoch, first_epoch):
+    def __init__(self, *, epochs, steps_per_epoch, first_step):
         super().__init__()
         self._epochs = epochs
         self._steps = steps_per_epoch
-        self._done = first_epoch * steps_per_epoch
+        self._done = first_step
         self._bar = None
 
     def on_train_begin(self, logs=None):
@@ -109,7 +249,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         done = self._start + min(batch + 1, self._steps)
-        self._bar.update(done - self._bar.n)
+        self._bar.update(max(0, done - self._bar.n))
 
     def on_epoch_end(self, epoch, logs=None):
         shown = {name: logs[name] for name in ("bound", "val_bound") if name in logs}
@@ -125,19 +265,25 @@ class Progress(keras.callbacks.Callback):
 
 
 class StopOnRequest(keras.callbacks.Callback):
-    """Stops training after the steps in which `request` was set.
+    """Once `request` is set, has a checkpoint written after the step and stops there.
 
     Args:
       request: threading.Event.
+      record: Record, which comes before it among the callbacks.
     """
 
     counts_batches = True
 
-    def __init__(self, request):
+    def __init__(self, request, record):
         super().__init__()
         self._request = request
+        self._record = record
 
     def on_train_batch_end(self, batch, logs=None):
+        if self._request.is_set() and self._record.save_in_epoch():
+            raise StopTraining
+
+    def on_epoch_end(self, epoch, logs=None):
         if self._request.is_set():
             raise StopTraining
 

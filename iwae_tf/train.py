@@ -2,7 +2,8 @@
 
   python -m iwae_tf.train --config=mnist5k_iwae --workdir=runs/a [--config.KEY=VALUE]
 
-Started again with the same flags it goes on after the last finished epoch.
+Started again with the same flags it goes on from its last checkpoint, and ends with the
+very weights of a run that was never stopped.
 """
 
 import signal
@@ -29,8 +30,7 @@ def main(argv):
     cli.require("config", _CONFIG.value)
     config, workdir = _CONFIG.value, Workdir(cli.require("workdir", _WORKDIR.value))
     validate(config)
-    if workdir.config.exists():
-        workdir.claim(config)
+    workdir.check(config)
     if workdir.results.exists():
         print(f"{workdir.path} is finished: see {workdir.results}")
         return 0
@@ -54,11 +54,13 @@ def _run(config, workdir):
         signal.signal(signal.SIGTERM, stop_now)  # nothing is half-written from here on
         _finish(config, workdir, trained)
     except StopTraining:
-        print(f"stopped; the finished epochs are in {workdir.path}: {again}")
+        print(f"stopped; the run so far is in {workdir.path}: {again}")
         return 0
     except KeyboardInterrupt:
-        print(f"the finished epochs are in {workdir.path}: {again}", file=sys.stderr)
+        print(f"the last checkpoint is in {workdir.path}: {again}", file=sys.stderr)
         raise
+    finally:
+        workdir.release()
     return 0
 
 

@@ -1,6 +1,7 @@
 """One training run: data, model, schedule, checkpoints, resume."""
 
 import contextlib
+import functools
 from typing import NamedTuple
 
 import keras
@@ -9,11 +10,12 @@ from iwae_tf import datasets
 from iwae_tf.callbacks import (
     Progress,
     Record,
+    ResumeInEpoch,
     RunStages,
+    StopOnNonFinite,
     StopOnRequest,
-    StopTraining,
 )
-from iwae_tf.checkpoints import CheckpointStore
+from iwae_tf.checkpoints import CheckpointStore, Restored
 from iwae_tf.config import build_model, build_optimizer, stages
 
 
@@ -38,8 +40,9 @@ def train(config, workdir, *, stop_request, report=print):
       Trained.
 
     Raises:
-      InvalidInputError: bad data, no intact checkpoint, a workdir of another config.
-      FloatingPointError: the bound is not finite.
+      InvalidInputError: bad data, no intact checkpoint, a workdir that is in use or of
+        another config.
+      FloatingPointError: the bound or a weight is not finite.
       StopTraining: `stop_request` was set; the last checkpoint is on the disk.
     """
     images = load_images(config, "train")
@@ -48,55 +51,82 @@ def train(config, workdir, *, stop_request, report=print):
     model = build_model(config, mean_image=images.mean(axis=0))
     optimizer = build_optimizer(config, steps_per_epoch=steps)
     model.compile(optimizer, jit_compile=config.jit_compile)
+    model.stops_at_nonfinite = True
     workdir.claim(config)
     checkpoints = CheckpointStore(workdir.checkpoints)
-    epoch, state = checkpoints.restore_latest(model, report) or (0, {})
-    history, seconds = state.get("history", []), state.get("seconds", 0.0)
-    report(describe(config, len(images), steps, epoch))
-    if epoch < config.epochs:
-        record = Record(workdir.metrics, checkpoints, history, seconds)
+    start = checkpoints.restore_latest(model, report) or Restored(0, 0, {})
+    report(describe(config, len(images), steps, start))
+    record = Record(
+        workdir.metrics,
+        checkpoints,
+        start.state.get("history", []),
+        start.state.get("seconds", 0.0),
+        steps_per_epoch=steps,
+    )
+    if start.epoch < config.epochs:
         progress = Progress(
-            epochs=config.epochs, steps_per_epoch=steps, first_epoch=epoch
+            epochs=config.epochs,
+            steps_per_epoch=steps,
+            first_step=start.epoch * steps + start.step,
         )
         callbacks = [
             RunStages(stages(config)),
+            ResumeInEpoch(start.step, start.state.get("metrics", [])),
+            StopOnNonFinite(
+                workdir.bad_batch,
+                functools.partial(_batch_at, config, images),
+                checkpoints,
+                steps_per_epoch=steps,
+            ),
             record,
             keras.callbacks.TensorBoard(workdir.tensorboard, write_graph=False),
             progress,
-            StopOnRequest(stop_request),
+            StopOnRequest(stop_request, record),
         ]
         with contextlib.closing(progress):
-            _fit(model, config, images, validation, epoch, callbacks)
-        if stop_request.is_set():  # in the last validation
-            raise StopTraining
-        seconds = record.seconds
+            _fit(model, config, images, validation, start, callbacks)
     else:  # `fit` would have put the averaged weights in place, where there are any
         optimizer.finalize_variable_values(model.trainable_variables)
     model.num_samples = config.num_samples
-    return Trained(model, history, seconds)
+    return Trained(model, record.rows, record.seconds)
 
 
-def _fit(model, config, images, validation, first_epoch, callbacks):
-    """`fit` from the start of an epoch on."""
-    settings = {"batch_size": config.batch_size, "seed": config.seed}
+def _fit(model, config, images, validation, start, callbacks):
+    """`fit` from the epoch and step on at which the run is."""
     model.fit(
-        datasets.batches(
-            images,
-            epochs=config.epochs,
-            first_epoch=first_epoch,
-            shuffle=config.shuffle,
-            **settings,
-        ),
-        initial_epoch=first_epoch,
+        _batches(config, images, start.epoch, start.step),
+        initial_epoch=start.epoch,
         epochs=config.epochs,
         steps_per_epoch=datasets.num_batches(len(images), config.batch_size),
         validation_data=datasets.batches(
-            validation, epochs=1, shuffle=False, **settings
+            validation,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epochs=1,
+            shuffle=False,
         ),
         shuffle=False,
         verbose=0,
         callbacks=callbacks,
     )
+
+
+def _batches(config, images, first_epoch, first_batch):
+    """The training batches from one of them on."""
+    return datasets.batches(
+        images,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epochs=config.epochs,
+        first_epoch=first_epoch,
+        first_batch=first_batch,
+        shuffle=config.shuffle,
+    )
+
+
+def _batch_at(config, images, epoch, batch):
+    """The images of one training step: float32 [batch, *event]."""
+    return next(iter(_batches(config, images, epoch, batch))).numpy()
 
 
 def load_images(config, split):
@@ -111,13 +141,14 @@ def load_images(config, split):
     ).images
 
 
-def describe(config, num_images, steps, epoch):
+def describe(config, num_images, steps, start):
     """One line that says what is about to be trained."""
     draws = f"K={config.num_samples}"
     if config.num_groups > 1:
         draws = f"M={config.num_groups}, {draws}"
     layers = "-".join(map(str, config.latent_dims))
-    resumed = f", resumed after epoch {epoch}" if epoch else ""
+    resumed = f", resumed after epoch {start.epoch}" if any(start[:2]) else ""
+    resumed += f" and {start.step} steps" if start.step else ""
     return (
         f"{config.model} ({draws}, latent {layers}, {config.gradient_estimator}) on "
         f"{config.dataset}: {num_images} images, {config.epochs} epochs of {steps} "

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from iwae_tf import models  # noqa: F401, registers the classes that a file may hold
 from iwae_tf.config import default_config, validate
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.files import write_json, write_through
+from iwae_tf.files import FolderLock, remove_leftovers, write_json, write_through
 from iwae_tf.saved_model import export_saved_model
 
 MOVABLE = ("data_dir",)  # keys in which a resumed run may differ
@@ -33,15 +33,30 @@ class Workdir:
         self.tensorboard = self.path / "tensorboard"
         self.figures = self.path / "figures"
         self.saved_model = self.path / "saved_model"
+        self.bad_batch = self.path / "nonfinite_batch.npz"
+        self._lock = None
 
     def claim(self, config):
-        """Makes the folder this config's, or finds that it is already.
+        """Makes the folder this config's and this process's; see `release`.
 
         Raises:
-          InvalidInputError: it is the folder of another config.
+          InvalidInputError: it is the folder of another config, or in use.
         """
+        self.check(config)
+        self._lock = FolderLock(self.path, "workdir")
         if not self.config.exists():
             write_json(self.config, config.to_dict())
+        for folder in (self.path, self.checkpoints, self.figures):
+            remove_leftovers(folder)
+
+    def release(self):
+        """Lets other processes claim the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def check(self, config):
+        """Raises InvalidInputError where this is the folder of another config."""
+        if not self.config.exists():
             return
         ours, theirs = as_json(config), read_json(self.config)
         different = [
