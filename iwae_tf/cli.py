@@ -57,6 +57,8 @@ def check_positive(name, value):
 def config_path(value):
     """The file that `--config` means: a path, or the name of one that ships.
 
+    A JSON file, such as the `config.json` of a run, is read by a config that ships.
+
     Args:
       value: what the user gave, with an optional `:argument` of the config.
 
@@ -67,9 +69,11 @@ def config_path(value):
       InvalidInputError: neither a file nor a shipped config.
     """
     path, colon, argument = value.partition(":")
+    shipped = _shipped_configs()
+    if value.endswith(".json"):
+        return f"{shipped / '_json.py'}:{value}"
     if pathlib.Path(path).is_file():
         return value
-    shipped = _shipped_configs()
     names = sorted(
         entry.name[:-3]
         for entry in shipped.iterdir()

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "iwae_tf"
-SCRIPTS = {"train", "evaluate", "export"}
+SCRIPTS = {"train", "evaluate", "export", "sweep"}
 # Module to the siblings that it may import; `errors` is open to all.
 ALLOWED = {
     "errors": set(),
@@ -44,6 +44,7 @@ ALLOWED = {
     "training": {"callbacks", "checkpoints", "config", "datasets"},
     "results": {"datasets", "evaluation", "plots"},
     "workdir": {"config", "files", "models", "saved_model"},
+    "sweeps": {"checks", "config", "files", "workdir"},
     "cli": {"config"},
 }  # fmt: skip
 
