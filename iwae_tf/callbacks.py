@@ -72,12 +72,17 @@ class ResumeInEpoch(keras.callbacks.Callback):
 class Record(keras.callbacks.Callback):
     """After each epoch the history to `metrics.csv`; checkpoints then and between.
 
+    Once `stop_request` is set a checkpoint is written after the step, and StopTraining
+    raised.
+
     Args:
       path: of the CSV file, rewritten whole.
       checkpoints: CheckpointStore.
       rows: list of dicts, the epochs that are done; grows.
       seconds: float, what the run took so far.
       steps_per_epoch: int.
+      stop_request: threading.Event.
+      distribution: distribution.Distribution; its chief writes.
       interval: seconds between two checkpoints of one epoch.
     """
 
@@ -91,7 +96,9 @@ class Record(keras.callbacks.Callback):
         seconds,
         *,
         steps_per_epoch,
-        interval=CHECKPOINT_SECONDS,
+        stop_request,
+        distribution,
+        interval=None,
     ):
         super().__init__()
         self.rows = rows
@@ -99,16 +106,24 @@ class Record(keras.callbacks.Callback):
         self._path = path
         self._checkpoints = checkpoints
         self._steps_per_epoch = steps_per_epoch
-        self._interval = interval
+        self._stop_request = stop_request
+        self._distribution = distribution
+        self._interval = CHECKPOINT_SECONDS if interval is None else interval
 
     def on_epoch_begin(self, epoch, logs=None):
         self._counted = self._saved = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
-        if time.monotonic() - self._saved >= self._interval:
-            self.save_in_epoch()
+        if int(self.model.train_steps.numpy()) % self._distribution.agree_steps:
+            return
+        is_due = time.monotonic() - self._saved >= self._interval
+        is_due, is_over = self._distribution.agree(
+            [is_due, self._stop_request.is_set()]
+        )
+        if (is_due or is_over) and self._save_in_epoch() and is_over:
+            raise StopTraining
 
-    def save_in_epoch(self):
+    def _save_in_epoch(self):
         """Writes a checkpoint between two steps of an epoch.
 
         Not before its last call: batches shorter than all that a resumed run has seen
@@ -117,7 +132,7 @@ class Record(keras.callbacks.Callback):
         Returns:
           whether there is one: otherwise that of the end of the epoch comes next.
         """
-        epoch, step = divmod(int(self.model.train_steps), self._steps_per_epoch)
+        epoch, step = divmod(int(self.model.train_steps.numpy()), self._steps_per_epoch)
         left = self._steps_per_epoch - step
         if step == 0 or left <= self.model.steps_per_execution:
             return False
@@ -135,17 +150,21 @@ class Record(keras.callbacks.Callback):
         }
         logs = {name: float(value) for name, value in (logs or {}).items()}
         self.rows.append(row | logs)
-        write_atomically(self._path, self._write)
+        if self._distribution.is_chief:
+            write_atomically(self._path, self._write)
         self._save(epoch + 1, {})
+        if self._distribution.agree([self._stop_request.is_set()])[0]:
+            raise StopTraining
 
     def _save(self, epoch, state, step=0):
         self._count_seconds()
         state = {"history": self.rows, "seconds": self.seconds, **state}
         try:
-            self._checkpoints.save(epoch, self.model, state, step=step)
+            if self._distribution.is_chief:
+                self._checkpoints.save(epoch, self.model, state, step=step)
         except FloatingPointError as error:
             raise FloatingPointError(
-                f"{error} after step {int(self.model.train_steps)}; "
+                f"{error} after step {int(self.model.train_steps.numpy())}; "
                 f"{_what_to_try(self._checkpoints)}"
             ) from error
         self._saved = time.monotonic()
@@ -190,7 +209,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         name = next((n for n, v in values.items() if not math.isfinite(v)), None)
         if name is None:
             return
-        step = int(self.model.train_steps)
+        step = int(self.model.train_steps.numpy())
         epoch, batch = divmod(step - 1, self._steps_per_epoch)
         arrays = {"x": self._batch_at(epoch, batch), "epoch": epoch + 1, "step": step}
         write_atomically(self._path, lambda file: np.savez(file, **arrays))
@@ -262,30 +281,6 @@ class Progress(keras.callbacks.Callback):
         """Ends the bar's line; also for a `fit` that was broken off."""
         if self._bar is not None:
             self._bar.close()
-
-
-class StopOnRequest(keras.callbacks.Callback):
-    """Once `request` is set, has a checkpoint written after the step and stops there.
-
-    Args:
-      request: threading.Event.
-      record: Record, which comes before it among the callbacks.
-    """
-
-    counts_batches = True
-
-    def __init__(self, request, record):
-        super().__init__()
-        self._request = request
-        self._record = record
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self._request.is_set() and self._record.save_in_epoch():
-            raise StopTraining
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self._request.is_set():
-            raise StopTraining
 
 
 class StopTraining(Exception):

@@ -65,7 +65,7 @@ class CheckpointStore:
         Raises:
           FloatingPointError: a variable is not finite; nothing was written.
         """
-        arrays = {name: v.numpy() for name, v in _variables(model).items()}
+        arrays = {name: v.numpy() for name, v in variables_of(model).items()}
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise FloatingPointError(f"the variable {name} is not finite")
@@ -136,7 +136,13 @@ def _read(path):
         return {name: archive[name] for name in archive.files}
 
 
-def _variables(model):
+def copy_variables(source, target):
+    """Gives every variable of a model and its optimiser the value of another's."""
+    arrays = {name: v.numpy() for name, v in variables_of(source).items()}
+    _assign(target, arrays)
+
+
+def variables_of(model):
     """Name to variable, for model and optimiser, in a fixed order."""
     model.optimizer.build(model.trainable_variables)
     groups = {"model": model.weights, "optimizer": model.optimizer.variables}
@@ -155,7 +161,7 @@ def _name(variable):
 
 def _assign(model, arrays):
     """Sets all variables, or none where names or shapes differ."""
-    variables = _variables(model)
+    variables = variables_of(model)
     if {n: v.shape for n, v in variables.items()} != {
         n: a.shape for n, a in arrays.items()
     }:

@@ -8,7 +8,7 @@ from importlib import resources
 from absl import app, flags
 from absl import logging as absl_logging
 
-from iwae_tf.errors import InvalidInputError
+from iwae_tf.errors import InvalidInputError, WorkerLostError
 
 INVALID_INPUT, INTERRUPTED, FAILED = 2, 130, 1
 HELP = {"-h", "-help", "--help"}
@@ -31,12 +31,31 @@ def run(main):
             return main(argv)
         except (InvalidInputError, OSError) as error:
             return _fail(error)
-        except FloatingPointError as error:
+        except (FloatingPointError, WorkerLostError) as error:
             return _fail(error, code=FAILED)
         except KeyboardInterrupt:
             return _fail("interrupted", code=INTERRUPTED)
 
     app.run(guarded, flags_parser=_parse_flags)
+
+
+class DeviceFlags:
+    """The flags `--distribute` and `--num_devices`, of scripts that take them."""
+
+    def __init__(self):
+        self._kind = flags.DEFINE_string(
+            "distribute", "none", "none, mirrored (devices) or multi_worker (machines)."
+        )
+        self._num_devices = flags.DEFINE_integer(
+            "num_devices", None, "Devices of this machine; without GPUs logical CPUs."
+        )
+
+    def distribution(self):
+        """The Distribution that the flags name."""
+        from iwae_tf.distribution import make_distribution
+
+        check_positive("num_devices", self._num_devices.value)
+        return make_distribution(self._kind.value, self._num_devices.value)
 
 
 def require(name, value):

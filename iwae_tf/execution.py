@@ -143,6 +143,28 @@ def make_function(model, step, create_variables, goes_on=None):
     return function
 
 
+def make_worker_function(model, step):
+    """As `make_function`, for several workers: one step a call, without XLA.
+
+    Keras' own reduces scalar logs along an axis that they do not have. Here they are
+    averaged over the replicas, so that all workers see the same.
+    """
+
+    def averaged(data):
+        logs, context = step(data), tf.distribute.get_replica_context()
+        values = tf.stack([tf.cast(value, tf.float32) for value in logs.values()])
+        values = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+        return dict(zip(logs, tf.unstack(values)))
+
+    def function(iterator):
+        strategy = model.distribute_strategy
+        logs = strategy.run(averaged, args=(next(iterator),))
+        first = strategy.experimental_local_results
+        return {name: first(value)[0] for name, value in logs.items()}
+
+    return function if model.run_eagerly else tf.function(function, autograph=False)
+
+
 def _collect(iterator, most, limit, capacity):
     """Up to `most` batches of an iterator, end to end, filled up to `limit`.
 

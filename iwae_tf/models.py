@@ -277,9 +277,21 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             and execution.keeps_rows_apart(self._flatten_layers())
         )
 
+    @property
+    def _has_workers(self):
+        """Whether steps are taken together with other machines."""
+        return isinstance(
+            self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
+        )
+
     def make_train_function(self, force=False):
         if not self._makes_programs:
-            super().make_train_function(force)
+            if not self._has_workers:
+                super().make_train_function(force)
+            elif self.train_function is None or force:
+                self.train_function = execution.make_worker_function(
+                    self, self.train_step
+                )
         elif self.train_function is None or force:
             self.train_function = execution.make_function(
                 self,
@@ -290,7 +302,12 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def make_test_function(self, force=False):
         if not self._makes_programs:
-            super().make_test_function(force)
+            if not self._has_workers:
+                super().make_test_function(force)
+            elif self.test_function is None or force:
+                self.test_function = execution.make_worker_function(
+                    self, self.test_step
+                )
         elif self.test_function is None or force:
             self.test_function = execution.make_function(
                 self, self.test_step, self._create_variables

@@ -5,6 +5,8 @@ import functools
 from typing import NamedTuple
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from iwae_tf import datasets
 from iwae_tf.callbacks import (
@@ -13,9 +15,8 @@ from iwae_tf.callbacks import (
     ResumeInEpoch,
     RunStages,
     StopOnNonFinite,
-    StopOnRequest,
 )
-from iwae_tf.checkpoints import CheckpointStore, Restored
+from iwae_tf.checkpoints import CheckpointStore, Restored, copy_variables, variables_of
 from iwae_tf.config import build_model, build_optimizer, stages
 
 
@@ -27,91 +28,170 @@ class Trained(NamedTuple):
     seconds: float  # of training, over all sittings
 
 
-def train(config, workdir, *, stop_request, report=print):
+def train(config, workdir, *, stop_request, distribution, report=print):
     """Trains the model of a config, from its last checkpoint if there is one.
 
     Args:
       config: valid ConfigDict.
       workdir: Workdir, new or of the same config.
       stop_request: threading.Event; when it is set, training ends after that step.
+      distribution: distribution.Distribution, where the job runs.
       report: function of one line.
 
     Returns:
-      Trained.
+      Trained; of several devices, with a model that knows nothing of them.
 
     Raises:
       InvalidInputError: bad data, no intact checkpoint, a workdir that is in use or of
         another config.
       FloatingPointError: the bound or a weight is not finite.
       StopTraining: `stop_request` was set; the last checkpoint is on the disk.
+      WorkerLostError: another worker of the job is gone.
     """
     images = load_images(config, "train")
     validation = load_images(config, "validation")
     steps = datasets.num_batches(len(images), config.batch_size)
-    model = build_model(config, mean_image=images.mean(axis=0))
-    optimizer = build_optimizer(config, steps_per_epoch=steps)
-    model.compile(optimizer, jit_compile=config.jit_compile)
-    model.stops_at_nonfinite = True
-    workdir.claim(config)
-    checkpoints = CheckpointStore(workdir.checkpoints)
-    start = checkpoints.restore_latest(model, report) or Restored(0, 0, {})
-    report(describe(config, len(images), steps, start))
-    record = Record(
-        workdir.metrics,
-        checkpoints,
-        start.state.get("history", []),
-        start.state.get("seconds", 0.0),
-        steps_per_epoch=steps,
-    )
-    if start.epoch < config.epochs:
-        progress = Progress(
-            epochs=config.epochs,
+    if distribution.is_chief:
+        workdir.claim(config)
+    try:
+        with distribution.strategy.scope():
+            model = _compiled(config, images, steps, distribution)
+        checkpoints = CheckpointStore(workdir.checkpoints)
+        start = _restore(checkpoints, model, distribution, report)
+        if distribution.is_chief:
+            report(describe(config, len(images), steps, start))
+        record = Record(
+            workdir.metrics,
+            checkpoints,
+            start.state.get("history", []),
+            start.state.get("seconds", 0.0),
             steps_per_epoch=steps,
-            first_step=start.epoch * steps + start.step,
+            stop_request=stop_request,
+            distribution=distribution,
         )
-        callbacks = [
-            RunStages(stages(config)),
-            ResumeInEpoch(start.step, start.state.get("metrics", [])),
-            StopOnNonFinite(
-                workdir.bad_batch,
-                functools.partial(_batch_at, config, images),
-                checkpoints,
-                steps_per_epoch=steps,
-            ),
-            record,
-            keras.callbacks.TensorBoard(workdir.tensorboard, write_graph=False),
-            progress,
-            StopOnRequest(stop_request, record),
-        ]
-        with contextlib.closing(progress):
-            _fit(model, config, images, validation, start, callbacks)
-    else:  # `fit` would have put the averaged weights in place, where there are any
-        optimizer.finalize_variable_values(model.trainable_variables)
+        if start.epoch < config.epochs:
+            data = functools.partial(_batches, config, images)
+            with contextlib.ExitStack() as stack:
+                callbacks = _callbacks(
+                    config, workdir, start, record, checkpoints, data, steps
+                )
+                if distribution.is_chief:
+                    callbacks[-1:-1] = _displays(workdir, config, start, steps, stack)
+                _fit(
+                    model,
+                    config,
+                    data,
+                    validation,
+                    start,
+                    callbacks,
+                    distribution,
+                    steps,
+                )
+        else:  # `fit` would have put averaged weights in place, where there are any
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+    except tf.errors.OpError as error:
+        if distribution.num_workers == 1:
+            raise
+        raise distribution.explain(error) from error
+    if distribution.num_replicas > 1:
+        trained, model = model, _compiled(config, images, steps)
+        copy_variables(trained, model)
     model.num_samples = config.num_samples
     return Trained(model, record.rows, record.seconds)
 
 
-def _fit(model, config, images, validation, start, callbacks):
-    """`fit` from the epoch and step on at which the run is."""
-    model.fit(
-        _batches(config, images, start.epoch, start.step),
-        initial_epoch=start.epoch,
+def _compiled(config, images, steps, distribution=None):
+    """The model of a config with its optimiser, ready to be trained."""
+    model = build_model(config, mean_image=images.mean(axis=0))
+    optimizer = build_optimizer(config, steps_per_epoch=steps)
+    one_replica = distribution is None or distribution.num_replicas == 1
+    model.compile(optimizer, jit_compile=config.jit_compile and one_replica)
+    model.optimizer.build(model.trainable_variables)
+    model.stops_at_nonfinite = True
+    return model
+
+
+def _restore(checkpoints, model, distribution, report):
+    """Where the run is; of several workers the chief's variables go to all."""
+    start = Restored(0, 0, {})
+    if distribution.is_chief:
+        start = checkpoints.restore_latest(model, report) or start
+    if distribution.num_workers == 1:
+        return start
+    epoch, step = distribution.broadcast(np.array(start[:2], np.int64)).tolist()
+    for variable in variables_of(model).values():
+        variable.assign(distribution.broadcast(variable.numpy()))
+    metrics = start.state.get("metrics", [])
+    values = np.concatenate([np.zeros(0), *map(np.ravel, metrics)])
+    size = int(distribution.broadcast(np.int64(len(values))))
+    values = distribution.broadcast(values if len(values) else np.zeros(size))
+    state = {**start.state, "metrics": [values[:-1], values[-1]] if size else []}
+    return Restored(epoch, step, state)
+
+
+def _callbacks(config, workdir, start, record, checkpoints, data, steps):
+    """What every worker does beside the steps; `record` is the last, and may stop."""
+
+    def batch_at(epoch, batch):
+        return next(iter(data(epoch, batch))).numpy()
+
+    return [
+        RunStages(stages(config)),
+        ResumeInEpoch(start.step, start.state.get("metrics", [])),
+        StopOnNonFinite(
+            workdir.bad_batch, batch_at, checkpoints, steps_per_epoch=steps
+        ),
+        record,
+    ]
+
+
+def _displays(workdir, config, start, steps, stack):
+    """What shows how far the run is; `stack` closes it."""
+    progress = Progress(
         epochs=config.epochs,
-        steps_per_epoch=datasets.num_batches(len(images), config.batch_size),
-        validation_data=datasets.batches(
+        steps_per_epoch=steps,
+        first_step=start.epoch * steps + start.step,
+    )
+    stack.enter_context(contextlib.closing(progress))
+    return [
+        keras.callbacks.TensorBoard(workdir.tensorboard, write_graph=False),
+        progress,
+    ]
+
+
+def _fit(model, config, data, validation, start, callbacks, distribution, steps):
+    """`fit` from the epoch and step on at which the run is."""
+
+    def validation_batches(shards, num_shards):
+        return datasets.batches(
             validation,
             batch_size=config.batch_size,
             seed=config.seed,
             epochs=1,
             shuffle=False,
+            shards=shards,
+            num_shards=num_shards,
+        )
+
+    validation_steps = datasets.num_batches(len(validation), config.batch_size)
+    model.fit(
+        distribution.dataset(
+            lambda shards, num_shards: data(
+                start.epoch, start.step, shards=shards, num_shards=num_shards
+            )
         ),
+        initial_epoch=start.epoch,
+        epochs=config.epochs,
+        steps_per_epoch=steps,
+        validation_data=distribution.dataset(validation_batches),
+        validation_steps=validation_steps if distribution.num_replicas > 1 else None,
         shuffle=False,
         verbose=0,
         callbacks=callbacks,
     )
 
 
-def _batches(config, images, first_epoch, first_batch):
+def _batches(config, images, first_epoch, first_batch, **shards):
     """The training batches from one of them on."""
     return datasets.batches(
         images,
@@ -121,12 +201,8 @@ def _batches(config, images, first_epoch, first_batch):
         first_epoch=first_epoch,
         first_batch=first_batch,
         shuffle=config.shuffle,
+        **shards,
     )
-
-
-def _batch_at(config, images, epoch, batch):
-    """The images of one training step: float32 [batch, *event]."""
-    return next(iter(_batches(config, images, epoch, batch))).numpy()
 
 
 def load_images(config, split):

@@ -44,8 +44,9 @@ ALLOWED = {
     "training": {"callbacks", "checkpoints", "config", "datasets"},
     "results": {"datasets", "evaluation", "plots"},
     "workdir": {"config", "files", "models", "saved_model"},
+    "distribution": {"checks", "evaluation"},
     "sweeps": {"checks", "config", "files", "workdir"},
-    "cli": {"config"},
+    "cli": {"config", "distribution"},
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = REPOSITORY / "configs"
 OWN_FLAGS = {
     *("workdir", "saved_model", "split", "num_samples", "limit", "output"),
-    *("dataset", "data_dir", "binarization"),
+    *("dataset", "data_dir", "binarization", "distribute", "num_devices"),
 }
 TINY = """
 from iwae_tf.config import default_config
