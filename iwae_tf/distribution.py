@@ -75,26 +75,37 @@ class Distribution:
         """Sum of an array, of the same shape on each worker, over the workers."""
         if self.num_workers == 1:
             return np.asarray(array)
-        array = np.asarray(array)
+        return self._sum(tf.constant(array)).numpy()
 
-        def add_up():
+    @functools.cached_property
+    def _sum(self):
+        def add_up(value):
             context = tf.distribute.get_replica_context()
             is_first = context.replica_id_in_sync_group % len(self.devices) == 0
-            value = tf.constant(array)
             value = tf.where(is_first, value, tf.zeros_like(value))
             return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
-        total = self.strategy.run(add_up)
-        return self.strategy.experimental_local_results(total)[0].numpy()
+        def total(value):
+            sums = self.strategy.run(add_up, args=(value,))
+            return self.strategy.experimental_local_results(sums)[0]
+
+        return tf.function(total, autograph=False)
 
     def agree(self, flags):
         """Whether each of some flags is set on any worker: a list of bools."""
         return [bool(n) for n in self.sum(np.array(flags, np.int32))]
 
-    def broadcast(self, array):
-        """The chief's value of an array that has one shape on all workers."""
-        array = np.asarray(array)
-        return self.sum(array if self.is_chief else np.zeros_like(array))
+    def broadcast(self, data):
+        """The chief's bytes, on every worker; other workers pass what they like."""
+        if self.num_workers == 1:
+            return data
+        data = data if self.is_chief else b""
+        (length,) = self.sum(np.array([len(data)], np.int64))
+        words = np.zeros(length // 4 + 1, np.int32)  # sums of integers are exact
+        words[: len(data) // 4 + 1] = np.frombuffer(
+            data + bytes(4 - len(data) % 4), np.int32
+        )
+        return self.sum(words).tobytes()[:length]
 
     def scorer(self, model):
         """`evaluation.log_likelihood` of a model, the images split over all devices.
@@ -150,10 +161,9 @@ class Distribution:
 
     def explain(self, error):
         """The WorkerLostError that a TensorFlow error of several workers stands for."""
-        reason = str(error).strip().splitlines()[0][:200]
         return WorkerLostError(
-            f"a worker was lost ({type(error).__name__}: {reason}); start all workers "
-            "again with the same flags to go on from the last checkpoint"
+            f"a worker was lost ({type(error).__name__}); start all workers again with "
+            "the same flags to go on from the last checkpoint"
         )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 from typing import NamedTuple
 
 import keras
@@ -118,15 +119,16 @@ def _restore(checkpoints, model, distribution, report):
         start = checkpoints.restore_latest(model, report) or start
     if distribution.num_workers == 1:
         return start
-    epoch, step = distribution.broadcast(np.array(start[:2], np.int64)).tolist()
-    for variable in variables_of(model).values():
-        variable.assign(distribution.broadcast(variable.numpy()))
-    metrics = start.state.get("metrics", [])
-    values = np.concatenate([np.zeros(0), *map(np.ravel, metrics)])
-    size = int(distribution.broadcast(np.int64(len(values))))
-    values = distribution.broadcast(values if len(values) else np.zeros(size))
-    state = {**start.state, "metrics": [values[:-1], values[-1]] if size else []}
-    return Restored(epoch, step, state)
+    variables = list(variables_of(model).values())
+    header = json.dumps([start.epoch, start.step, start.state.get("metrics", [])])
+    values = [variable.numpy() for variable in variables]
+    data = b"\0".join([header.encode(), b"".join(v.tobytes() for v in values)])
+    header, _, data = distribution.broadcast(data).partition(b"\0")
+    for variable, value in zip(variables, values):
+        mine, data = data[: value.nbytes], data[value.nbytes :]
+        variable.assign(np.frombuffer(mine, value.dtype).reshape(value.shape))
+    epoch, step, metrics = json.loads(header)
+    return Restored(epoch, step, {**start.state, "metrics": metrics})
 
 
 def _callbacks(config, workdir, start, record, checkpoints, data, steps):
