@@ -24,7 +24,6 @@ _GRID = flags.DEFINE_multi_string("grid", [], "KEY=VALUE,VALUE,...; may be repea
 _PROCESSES = flags.DEFINE_integer("processes", 1, "Runs at a time.")
 _TASK = flags.DEFINE_integer("task", None, "Do run I alone, counted from 0.")
 _LIST = flags.DEFINE_bool("list", False, "Print the runs and do nothing.")
-_ENGINE = flags.DEFINE_string("engine", "processes", "processes, or ray (Ray Tune).")
 
 
 def main(argv):
@@ -35,7 +34,6 @@ def main(argv):
 
     cli.require("config", _CONFIG.value)
     cli.check_positive("processes", _PROCESSES.value)
-    check_choice(_ENGINE.value, "engine", ("processes", "ray"))
     runs = sweeps.expand_grid(_CONFIG.value, _GRID.value)
     if _LIST.value:
         for index, run in enumerate(runs):
@@ -46,29 +44,14 @@ def main(argv):
     if _TASK.value is not None:
         check_choice(_TASK.value, "task", range(len(runs)))
         runs, table = [runs[_TASK.value]], None
-    outcomes = _engine()(runs, folder)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    outcomes = sweeps.run_all(runs, folder, num_processes=_PROCESSES.value, stop=stop)
     print(sweeps.format_table(outcomes))
     if table is not None:
         sweeps.write_table(table, outcomes)
         print(f"table  {table}")
     return cli.FAILED if any(o.status == sweeps.FAILED for o in outcomes) else 0
-
-
-def _engine():
-    """A function of (runs, folder) to their outcomes."""
-    from iwae_tf import sweeps
-
-    if _ENGINE.value == "ray":
-        from iwae_tf.ray_engine import run_all
-
-        return lambda runs, folder: run_all(
-            runs, folder, num_processes=_PROCESSES.value
-        )
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    return lambda runs, folder: sweeps.run_all(
-        runs, folder, num_processes=_PROCESSES.value, stop=stop
-    )
 
 
 def run():

@@ -104,9 +104,10 @@ class Workdir:
         try:
             return keras.models.load_model(self.model)
         except Exception as error:
+            reason = " ".join(str(error).split())[:200]
             raise InvalidInputError(
                 f"`workdir` must hold an intact model.keras. Received: {self.model}, "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {reason}"
             ) from error
 
 
@@ -152,9 +153,10 @@ def read_config(path):
             )
         try:
             config[key] = value
-        except TypeError as error:
+        except (TypeError, ValueError, AttributeError) as error:
+            shown = repr(value)[:200]
             raise InvalidInputError(
-                f"`{key}` must have the type of a config. Received: {value!r} in {path}"
+                f"`{key}` must have the type of a config. Received: {shown} in {path}"
             ) from error
     config = ConfigDict(config)
     validate(config)
