@@ -5,8 +5,10 @@ RUN := $(VENV)/bin/python
 DEMO ?= runs/demo
 FLAGS ?=
 BENCH ?=
+TORTURE ?= --output torture/results.md
+FUZZ_CASES ?= 20000
 
-.PHONY: help install demo test test-all lint bench clean
+.PHONY: help install demo test test-all lint bench torture fuzz clean
 
 help:
 	@echo "make demo      train, evaluate, draw and export an IWAE on 5,000 MNIST digits"
@@ -14,6 +16,8 @@ help:
 	@echo "make test-all  all tests at full size"
 	@echo "make lint      formatting and lint"
 	@echo "make bench     speed against a product of matrices and plain Keras and PyTorch"
+	@echo "make torture   kills, stops and damages training runs: what is lost?"
+	@echo "make fuzz      20,000 random inputs and damaged files"
 
 # The stamp is newer than what it was installed from.
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -39,6 +43,12 @@ lint: install
 
 bench: install
 	$(RUN) -m benchmarks $(BENCH)
+
+torture: install
+	$(RUN) -m torture $(TORTURE)
+
+fuzz: install
+	FUZZ_CASES=$(FUZZ_CASES) $(RUN) -m pytest -n 2 --dist load tests/test_fuzz.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

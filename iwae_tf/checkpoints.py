@@ -133,7 +133,11 @@ def _read(path):
     if damaged:
         raise ValueError(f"bad CRC of {damaged}")
     with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+        arrays = {name: archive[name] for name in archive.files}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # a member of another format
+            raise ValueError(f"{name} is not an array")
+    return arrays
 
 
 def copy_variables(source, target):

@@ -20,6 +20,7 @@ REDUCED = {
     ],
     "iwae_tf.evaluate": ["--num_samples=20", "--limit=50"],
     "iwae_tf.export": [],
+    "iwae_tf.sweep": ["--list"],
 }
 
 
