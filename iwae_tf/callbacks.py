@@ -6,7 +6,6 @@ import math
 import time
 
 import keras
-import numpy as np
 import tqdm
 
 from iwae_tf.files import write_atomically
@@ -105,7 +104,8 @@ class Record(keras.callbacks.Callback):
         self.seconds = seconds
         self._path = path
         self._checkpoints = checkpoints
-        self._steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch = steps_per_epoch
+        self.writes = distribution.is_chief
         self._stop_request = stop_request
         self._distribution = distribution
         self._interval = CHECKPOINT_SECONDS if interval is None else interval
@@ -132,8 +132,8 @@ class Record(keras.callbacks.Callback):
         Returns:
           whether there is one: otherwise that of the end of the epoch comes next.
         """
-        epoch, step = divmod(int(self.model.train_steps.numpy()), self._steps_per_epoch)
-        left = self._steps_per_epoch - step
+        epoch, step = divmod(int(self.model.train_steps.numpy()), self.steps_per_epoch)
+        left = self.steps_per_epoch - step
         if step == 0 or left <= self.model.steps_per_execution:
             return False
         metrics = [v.numpy().tolist() for v in _metric_variables(self.model)]
@@ -150,7 +150,7 @@ class Record(keras.callbacks.Callback):
         }
         logs = {name: float(value) for name, value in (logs or {}).items()}
         self.rows.append(row | logs)
-        if self._distribution.is_chief:
+        if self.writes:
             write_atomically(self._path, self._write)
         self._save(epoch + 1, {})
         if self._distribution.agree([self._stop_request.is_set()])[0]:
@@ -160,7 +160,7 @@ class Record(keras.callbacks.Callback):
         self._count_seconds()
         state = {"history": self.rows, "seconds": self.seconds, **state}
         try:
-            if self._distribution.is_chief:
+            if self.writes:
                 self._checkpoints.save(epoch, self.model, state, step=step)
         except FloatingPointError as error:
             raise FloatingPointError(
@@ -189,18 +189,16 @@ class StopOnNonFinite(keras.callbacks.Callback):
     The model must have `stops_at_nonfinite`, so that no step follows in the same call.
 
     Args:
-      path: of the npz file for the batch.
-      batch_at: function of (epoch, batch) to the images of that step.
+      keep: function of (epoch, batch) that saves the images of a step; returns where.
       checkpoints: CheckpointStore.
       steps_per_epoch: int.
     """
 
     counts_batches = True
 
-    def __init__(self, path, batch_at, checkpoints, *, steps_per_epoch):
+    def __init__(self, keep, checkpoints, *, steps_per_epoch):
         super().__init__()
-        self._path = path
-        self._batch_at = batch_at
+        self._keep = keep
         self._checkpoints = checkpoints
         self._steps_per_epoch = steps_per_epoch
 
@@ -211,11 +209,9 @@ class StopOnNonFinite(keras.callbacks.Callback):
             return
         step = int(self.model.train_steps.numpy())
         epoch, batch = divmod(step - 1, self._steps_per_epoch)
-        arrays = {"x": self._batch_at(epoch, batch), "epoch": epoch + 1, "step": step}
-        write_atomically(self._path, lambda file: np.savez(file, **arrays))
         raise FloatingPointError(
             f"the {name} is {values[name]} at step {step}, batch {batch + 1} of epoch "
-            f"{epoch + 1}; its images are in {self._path}; "
+            f"{epoch + 1}; its images are in {self._keep(epoch, batch)}; "
             f"{_what_to_try(self._checkpoints)}"
         )
 

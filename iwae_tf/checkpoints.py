@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.files import write_atomically
+from iwae_tf.files import save_arrays
 
 KEPT = 2
 STATE = "state"  # member that holds the JSON beside the variables
@@ -72,7 +72,7 @@ class CheckpointStore:
         arrays[STATE] = np.frombuffer(json.dumps(state).encode(), np.uint8)
         in_epoch = f"-step-{step:06d}" if step else ""
         path = self.folder / f"epoch-{epoch:05d}{in_epoch}.npz"
-        write_atomically(path, lambda file: np.savez(file, **arrays))
+        save_arrays(path, **arrays)
         for _, old in self._paths()[:-KEPT]:
             old.unlink()
 

@@ -5,6 +5,7 @@ job computes does not depend on how many replicas it has, but to rounding.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import json
 import os
@@ -75,7 +76,21 @@ class Distribution:
         """Sum of an array, of the same shape on each worker, over the workers."""
         if self.num_workers == 1:
             return np.asarray(array)
-        return self._sum(tf.constant(array)).numpy()
+        with self.watch():
+            return self._sum(tf.constant(array)).numpy()
+
+    @contextlib.contextmanager
+    def watch(self):
+        """Within it, what TensorFlow raises where a worker is gone is told as that."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if self.num_workers == 1:
+                raise
+            raise WorkerLostError(
+                f"a worker was lost ({type(error).__name__}); start all workers again "
+                "with the same flags to go on from the last checkpoint"
+            ) from error
 
     @functools.cached_property
     def _sum(self):
@@ -158,13 +173,6 @@ class Distribution:
                 results.append(evaluation.LogLikelihood(*parts))
                 on_batch(results[-1])
         return evaluation.concatenate(results)
-
-    def explain(self, error):
-        """The WorkerLostError that a TensorFlow error of several workers stands for."""
-        return WorkerLostError(
-            f"a worker was lost ({type(error).__name__}); start all workers again with "
-            "the same flags to go on from the last checkpoint"
-        )
 
 
 def make_distribution(kind="none", num_devices=None):

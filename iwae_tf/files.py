@@ -9,6 +9,8 @@ import socket
 import tempfile
 import uuid
 
+import numpy as np
+
 from iwae_tf.errors import InvalidInputError
 
 # What `write_atomically` and `write_through` write to.
@@ -34,6 +36,11 @@ def write_atomically(path, write):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def save_arrays(path, **arrays):
+    """Writes an npz file, atomically."""
+    write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
 def write_through(path, write):
@@ -81,7 +88,7 @@ class FolderLock:
                     break
             except FileNotFoundError:
                 pass
-            except OSError as error:
+            except BlockingIOError as error:
                 self._file.seek(0)
                 owner = self._file.read().strip() or "another process"
                 self._file.close()

@@ -32,8 +32,9 @@ def main(argv):
     config, workdir = _CONFIG.value, Workdir(cli.require("workdir", _WORKDIR.value))
     validate(config)
     distribution = _DEVICES.distribution()
-    workdir.check(config)
-    if workdir.results.exists():
+    if distribution.is_chief:
+        workdir.check(config)
+    if distribution.agree([distribution.is_chief and workdir.results.exists()])[0]:
         print(f"{workdir.path} is finished: see {workdir.results}")
         return 0
     return _run(config, workdir, distribution)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from iwae_tf import datasets
 from iwae_tf.callbacks import (
@@ -19,6 +18,7 @@ from iwae_tf.callbacks import (
 )
 from iwae_tf.checkpoints import CheckpointStore, Restored, copy_variables, variables_of
 from iwae_tf.config import build_model, build_optimizer, stages
+from iwae_tf.files import save_arrays
 
 
 class Trained(NamedTuple):
@@ -54,10 +54,10 @@ def train(config, workdir, *, stop_request, distribution, report=print):
     steps = datasets.num_batches(len(images), config.batch_size)
     if distribution.is_chief:
         workdir.claim(config)
-    try:
+    checkpoints = CheckpointStore(workdir.checkpoints)
+    with distribution.watch():
         with distribution.strategy.scope():
             model = _compiled(config, images, steps, distribution)
-        checkpoints = CheckpointStore(workdir.checkpoints)
         start = _restore(checkpoints, model, distribution, report)
         if distribution.is_chief:
             report(describe(config, len(images), steps, start))
@@ -72,28 +72,14 @@ def train(config, workdir, *, stop_request, distribution, report=print):
         )
         if start.epoch < config.epochs:
             data = functools.partial(_batches, config, images)
+            callbacks = _callbacks(config, workdir, start, record, checkpoints, data)
             with contextlib.ExitStack() as stack:
-                callbacks = _callbacks(
-                    config, workdir, start, record, checkpoints, data, steps
-                )
                 if distribution.is_chief:
-                    callbacks[-1:-1] = _displays(workdir, config, start, steps, stack)
-                _fit(
-                    model,
-                    config,
-                    data,
-                    validation,
-                    start,
-                    callbacks,
-                    distribution,
-                    steps,
-                )
+                    callbacks += _displays(workdir, config, start, steps, stack)
+                callbacks.append(record)  # the last one: it may end the run
+                _fit(model, config, data, validation, start, callbacks, distribution)
         else:  # `fit` would have put averaged weights in place, where there are any
             model.optimizer.finalize_variable_values(model.trainable_variables)
-    except tf.errors.OpError as error:
-        if distribution.num_workers == 1:
-            raise
-        raise distribution.explain(error) from error
     if distribution.num_replicas > 1:
         trained, model = model, _compiled(config, images, steps)
         copy_variables(trained, model)
@@ -131,19 +117,19 @@ def _restore(checkpoints, model, distribution, report):
     return Restored(epoch, step, {**start.state, "metrics": metrics})
 
 
-def _callbacks(config, workdir, start, record, checkpoints, data, steps):
-    """What every worker does beside the steps; `record` is the last, and may stop."""
+def _callbacks(config, workdir, start, record, checkpoints, data):
+    """What every worker does beside the steps."""
 
-    def batch_at(epoch, batch):
-        return next(iter(data(epoch, batch))).numpy()
+    def keep(epoch, batch):
+        x = next(iter(data(epoch, batch))).numpy()
+        if record.writes:
+            save_arrays(workdir.bad_batch, x=x, epoch=epoch + 1, batch=batch + 1)
+        return workdir.bad_batch
 
     return [
         RunStages(stages(config)),
         ResumeInEpoch(start.step, start.state.get("metrics", [])),
-        StopOnNonFinite(
-            workdir.bad_batch, batch_at, checkpoints, steps_per_epoch=steps
-        ),
-        record,
+        StopOnNonFinite(keep, checkpoints, steps_per_epoch=record.steps_per_epoch),
     ]
 
 
@@ -161,7 +147,7 @@ def _displays(workdir, config, start, steps, stack):
     ]
 
 
-def _fit(model, config, data, validation, start, callbacks, distribution, steps):
+def _fit(model, config, data, validation, start, callbacks, distribution):
     """`fit` from the epoch and step on at which the run is."""
 
     def validation_batches(shards, num_shards):
@@ -175,6 +161,7 @@ def _fit(model, config, data, validation, start, callbacks, distribution, steps)
             num_shards=num_shards,
         )
 
+    *_, record = callbacks
     validation_steps = datasets.num_batches(len(validation), config.batch_size)
     model.fit(
         distribution.dataset(
@@ -184,7 +171,7 @@ def _fit(model, config, data, validation, start, callbacks, distribution, steps)
         ),
         initial_epoch=start.epoch,
         epochs=config.epochs,
-        steps_per_epoch=steps,
+        steps_per_epoch=record.steps_per_epoch,
         validation_data=distribution.dataset(validation_batches),
         validation_steps=validation_steps if distribution.num_replicas > 1 else None,
         shuffle=False,

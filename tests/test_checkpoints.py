@@ -300,7 +300,7 @@ def test_a_failure_while_writing_leaves_the_old_ones(store, trained, monkeypatch
         file.write(b"PK\x03\x04 half of it")
         raise DiskFull(28, "No space left on device")
 
-    monkeypatch.setattr("iwae_tf.checkpoints.np.savez", half_a_write)
+    monkeypatch.setattr("iwae_tf.files.np.savez", half_a_write)
     with pytest.raises(DiskFull):
         store.save(3, trained, {})
     assert {path: path.read_bytes() for path in store.folder.iterdir()} == before

@@ -41,7 +41,7 @@ ALLOWED = {
     },
     "checkpoints": {"files"},
     "callbacks": {"files"},
-    "training": {"callbacks", "checkpoints", "config", "datasets"},
+    "training": {"callbacks", "checkpoints", "config", "datasets", "files"},
     "results": {"datasets", "evaluation", "plots"},
     "workdir": {"config", "files", "models", "saved_model"},
     "distribution": {"checks", "evaluation"},

@@ -145,7 +145,7 @@ def test_training_stops_at_the_step_that_is_not_finite(config, tmp_path, monkeyp
         images = training.load_images(config, "train")
         expected = next(iter(training._batches(config, images, 1, 1)))
         np.testing.assert_array_equal(batch["x"], expected)
-        assert (batch["epoch"], batch["step"]) == (2, bad_step)
+        assert (batch["epoch"], batch["batch"]) == (2, 2)
 
 
 # One folder, two runs --------------------------------------------------------------

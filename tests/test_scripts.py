@@ -198,6 +198,20 @@ def test_a_second_call_says_that_it_is_finished(finished, tiny, capsys):
     assert after == before
 
 
+def test_the_config_of_a_run_is_a_config(finished, tiny, tmp_path, capsys):
+    config = f"--config={finished / 'config.json'}"
+    assert run_script("train", config, f"--workdir={finished}") == 0
+    assert "is finished" in capsys.readouterr().out
+    code = run_script("train", config, "--config.seed=3", f"--workdir={finished}")
+    assert_one_line(code, capsys, "whose seed is 0, not 3")
+    for text, words in (("{", "intact JSON"), ('{"foo": 1}', "`foo` must be a config")):
+        (tmp_path / "bad.json").write_text(text)
+        options = [f"--config={tmp_path / 'bad.json'}", f"--workdir={tmp_path / 'x'}"]
+        assert_one_line(run_script("train", *options), capsys, words)
+    options = [f"--config={tmp_path / 'none.json'}", f"--workdir={tmp_path / 'x'}"]
+    assert_one_line(run_script("train", *options), capsys, "no file")
+
+
 def test_load_gives_a_model_that_trains_on(finished):
     model = iwae_tf.load(finished)
     assert isinstance(model, iwae_tf.IWAE) and model.num_samples == 3
