@@ -7,8 +7,11 @@ SERVE_DEMO ?= runs/serve_demo
 FLAGS ?=
 BENCH ?=
 DIAGNOSIS ?= runs/diagnosis
+TORTURE ?= --output torture/results.md
+FUZZ_CASES ?= 20000
 
-.PHONY: help install demo diagnose-demo serve-demo test test-all lint bench clean
+.PHONY: help install demo diagnose-demo serve-demo test test-all lint bench torture \
+	fuzz clean
 
 help:
 	@echo "make demo      train, evaluate, draw and export an IWAE on 5,000 MNIST digits"
@@ -18,6 +21,8 @@ help:
 	@echo "make test-all  all tests at full size"
 	@echo "make lint      formatting and lint"
 	@echo "make bench     speed against a product of matrices and plain Keras and PyTorch"
+	@echo "make torture   kills, stops and damages training runs: what is lost?"
+	@echo "make fuzz      20,000 random inputs and damaged files"
 
 # The stamp is newer than what it was installed from.
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -50,6 +55,12 @@ lint: install
 
 bench: install
 	$(RUN) -m benchmarks $(BENCH)
+
+torture: install
+	$(RUN) -m torture $(TORTURE)
+
+fuzz: install
+	FUZZ_CASES=$(FUZZ_CASES) $(RUN) -m pytest -n 2 --dist load tests/test_fuzz.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

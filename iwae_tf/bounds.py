@@ -21,6 +21,7 @@ from iwae_tf.log_weights import (
     GROUP_AXIS,
     SAMPLE_AXIS,
     logmeanexp,
+    mean,
     normalized_weights,
     num_draws,
 )
@@ -40,7 +41,7 @@ def elbo(log_weights):
     References:
       Kingma and Welling, 2014. https://arxiv.org/abs/1312.6114
     """
-    return tf.reduce_mean(_check(log_weights), axis=DRAW_AXES)
+    return mean(_check(log_weights), axis=DRAW_AXES)
 
 
 def iwae(log_weights):
@@ -75,7 +76,7 @@ def miwae(log_weights):
       Rainforth et al., 2018. https://arxiv.org/abs/1802.04537
     """
     groups = logmeanexp(_check(log_weights), axis=SAMPLE_AXIS)
-    return tf.reduce_mean(groups, axis=GROUP_AXIS)
+    return mean(groups, axis=GROUP_AXIS)
 
 
 def ciwae(log_weights, beta):

@@ -10,6 +10,8 @@ import tqdm
 
 from iwae_tf.files import write_atomically
 
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
+
 
 class RunStages(keras.callbacks.Callback):
     """Sets the number of draws of the stage that each epoch belongs to.
@@ -28,44 +30,149 @@ class RunStages(keras.callbacks.Callback):
             self.model.num_samples = num_samples
 
 
+class ResumeInEpoch(keras.callbacks.Callback):
+    """Has the first epoch go on after the steps that an earlier sitting took of it.
+
+    Keras counts those steps, but the model does not take them again. Comes after
+    callbacks that have the steps compiled anew.
+
+    Args:
+      step: int, steps that were taken.
+      metrics: list of what the model's metric variables held then.
+    """
+
+    counts_batches = True
+
+    def __init__(self, step, metrics):
+        super().__init__()
+        self._step = step
+        self._metrics = metrics
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._step:
+            return
+        for variable, value in zip(_metric_variables(self.model), self._metrics):
+            variable.assign(value)
+        self.model.steps_done = self._step
+        take_steps = self.model.train_function
+        calls, self._step = self._step // self.model.steps_per_execution, 0
+
+        def skip_steps(iterator):
+            nonlocal calls
+            calls -= 1
+            if calls <= 0:
+                self.model.train_function = take_steps
+            return self.model.get_metrics_result()
+
+        if calls:
+            self.model.train_function = skip_steps
+
+
 class Record(keras.callbacks.Callback):
-    """After each epoch: the history to `metrics.csv`, then a checkpoint.
+    """After each epoch the history to `metrics.csv`; checkpoints then and between.
+
+    Once `stop_request` is set a checkpoint is written after the step, and StopTraining
+    raised.
 
     Args:
       path: of the CSV file, rewritten whole.
       checkpoints: CheckpointStore.
       rows: list of dicts, the epochs that are done; grows.
-      seconds: float, what they took.
+      seconds: float, what the run took so far.
+      steps_per_epoch: int.
+      stop_request: threading.Event.
+      distribution: distribution.Distribution; its chief writes.
+      interval: seconds between two checkpoints of one epoch.
     """
 
-    def __init__(self, path, checkpoints, rows, seconds):
+    counts_batches = True
+
+    def __init__(
+        self,
+        path,
+        checkpoints,
+        rows,
+        seconds,
+        *,
+        steps_per_epoch,
+        stop_request,
+        distribution,
+        interval=None,
+    ):
         super().__init__()
         self.rows = rows
         self.seconds = seconds
         self._path = path
         self._checkpoints = checkpoints
+        self.steps_per_epoch = steps_per_epoch
+        self.writes = distribution.is_chief
+        self._stop_request = stop_request
+        self._distribution = distribution
+        self._interval = CHECKPOINT_SECONDS if interval is None else interval
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._start = time.monotonic()
+        self._counted = self._saved = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.train_steps.numpy()) % self._distribution.agree_steps:
+            return
+        is_due = time.monotonic() - self._saved >= self._interval
+        is_due, is_over = self._distribution.agree(
+            [is_due, self._stop_request.is_set()]
+        )
+        if (is_due or is_over) and self._save_in_epoch() and is_over:
+            raise StopTraining
+
+    def _save_in_epoch(self):
+        """Writes a checkpoint between two steps of an epoch.
+
+        Not before its last call: batches shorter than all that a resumed run has seen
+        would be summed up in another order.
+
+        Returns:
+          whether there is one: otherwise that of the end of the epoch comes next.
+        """
+        epoch, step = divmod(int(self.model.train_steps.numpy()), self.steps_per_epoch)
+        left = self.steps_per_epoch - step
+        if step == 0 or left <= self.model.steps_per_execution:
+            return False
+        metrics = [v.numpy().tolist() for v in _metric_variables(self.model)]
+        self._save(epoch, {"metrics": metrics}, step)
+        return True
 
     def on_epoch_end(self, epoch, logs=None):
-        self.seconds += time.monotonic() - self._start
-        logs = {name: float(value) for name, value in (logs or {}).items()}
-        if not math.isfinite(logs["bound"]):
-            raise FloatingPointError(
-                f"the bound is {logs['bound']} after epoch {epoch + 1}; the last "
-                "checkpoint is kept: try a lower learning_rate"
-            )
+        self._count_seconds()
         row = {
             "epoch": epoch + 1,
             "num_samples": self.model.num_samples,
             "learning_rate": float(self.model.optimizer.learning_rate),
             "seconds": self.seconds,
         }
+        logs = {name: float(value) for name, value in (logs or {}).items()}
         self.rows.append(row | logs)
-        write_atomically(self._path, self._write)
-        state = {"history": self.rows, "seconds": self.seconds}
-        self._checkpoints.save(epoch + 1, self.model, state)
+        if self.writes:
+            write_atomically(self._path, self._write)
+        self._save(epoch + 1, {})
+        if self._distribution.agree([self._stop_request.is_set()])[0]:
+            raise StopTraining
+
+    def _save(self, epoch, state, step=0):
+        self._count_seconds()
+        state = {"history": self.rows, "seconds": self.seconds, **state}
+        try:
+            if self.writes:
+                self._checkpoints.save(epoch, self.model, state, step=step)
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"{error} after step {int(self.model.train_steps.numpy())}; "
+                f"{_what_to_try(self._checkpoints)}"
+            ) from error
+        self._saved = time.monotonic()
+
+    def _count_seconds(self):
+        now = time.monotonic()
+        self.seconds += now - self._counted
+        self._counted = now
 
     def _write(self, file):
         text = io.StringIO()
@@ -76,22 +183,70 @@ class Record(keras.callbacks.Callback):
         file.write(text.getvalue().encode())
 
 
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Ends training at the step whose loss is NaN or infinite, and keeps its batch.
+
+    The model must have `stops_at_nonfinite`, so that no step follows in the same call.
+
+    Args:
+      keep: function of (epoch, batch) that saves the images of a step; returns where.
+      checkpoints: CheckpointStore.
+      steps_per_epoch: int.
+    """
+
+    counts_batches = True
+
+    def __init__(self, keep, checkpoints, *, steps_per_epoch):
+        super().__init__()
+        self._keep = keep
+        self._checkpoints = checkpoints
+        self._steps_per_epoch = steps_per_epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        values = {name: float(logs[name]) for name in ("bound", "loss")}
+        name = next((n for n, v in values.items() if not math.isfinite(v)), None)
+        if name is None:
+            return
+        step = int(self.model.train_steps.numpy())
+        epoch, batch = divmod(step - 1, self._steps_per_epoch)
+        raise FloatingPointError(
+            f"the {name} is {values[name]} at step {step}, batch {batch + 1} of epoch "
+            f"{epoch + 1}; its images are in {self._keep(epoch, batch)}; "
+            f"{_what_to_try(self._checkpoints)}"
+        )
+
+
+def _metric_variables(model):
+    """What the metrics of an epoch are summed up in, each once."""
+    return list({id(v): v for v in model.metrics_variables}.values())
+
+
+def _what_to_try(checkpoints):
+    """The end of a message about numbers that are not finite."""
+    newest = checkpoints.newest
+    kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint yet"
+    return (
+        f"{kept}; try a lower learning_rate, a larger adam_epsilon or precision "
+        "float32, in a new workdir"
+    )
+
+
 class Progress(keras.callbacks.Callback):
     """One progress bar over the whole run, with the bound and the time left.
 
     Args:
       epochs: of the whole run.
       steps_per_epoch: int.
-      first_epoch: epochs that are done.
+      first_step: steps that are done.
     """
 
     counts_batches = True
 
-    def __init__(self, *, epochs, steps_per_epoch, first_epoch):
+    def __init__(self, *, epochs, steps_per_epoch, first_step):
         super().__init__()
         self._epochs = epochs
         self._steps = steps_per_epoch
-        self._done = first_epoch * steps_per_epoch
+        self._done = first_step
         self._bar = None
 
     def on_train_begin(self, logs=None):
@@ -109,7 +264,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         done = self._start + min(batch + 1, self._steps)
-        self._bar.update(done - self._bar.n)
+        self._bar.update(max(0, done - self._bar.n))
 
     def on_epoch_end(self, epoch, logs=None):
         shown = {name: logs[name] for name in ("bound", "val_bound") if name in logs}
@@ -122,24 +277,6 @@ class Progress(keras.callbacks.Callback):
         """Ends the bar's line; also for a `fit` that was broken off."""
         if self._bar is not None:
             self._bar.close()
-
-
-class StopOnRequest(keras.callbacks.Callback):
-    """Stops training after the steps in which `request` was set.
-
-    Args:
-      request: threading.Event.
-    """
-
-    counts_batches = True
-
-    def __init__(self, request):
-        super().__init__()
-        self._request = request
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self._request.is_set():
-            raise StopTraining
 
 
 class StopTraining(Exception):

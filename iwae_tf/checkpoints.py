@@ -7,11 +7,12 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.files import write_atomically
+from iwae_tf.files import save_arrays
 
 KEPT = 2
 STATE = "state"  # member that holds the JSON beside the variables
@@ -29,12 +30,21 @@ DAMAGE = (  # what NumPy and zipfile raise on broken archives
 )
 
 
-class CheckpointStore:
-    """Numbered `epoch-00012.npz` files in one folder.
+class Restored(NamedTuple):
+    """Where the run was when the checkpoint was written."""
 
-    Each holds every variable of the model and of its optimiser, and a JSON state. It
-    is written aside, flushed and moved into place; the CRC of the archive tells a
-    damaged one. Nothing is ever unpickled.
+    epoch: int  # epochs that were finished
+    step: int  # steps that were taken of the next one
+    state: dict
+
+
+class CheckpointStore:
+    """Numbered `epoch-00012.npz` and `epoch-00012-step-000300.npz` in one folder.
+
+    The second is of step 300 in the epoch after the twelfth. Each holds every variable
+    of the model and of its optimiser, and a JSON state. It is written aside, flushed
+    and moved into place; the CRC of the archive tells a damaged one. Nothing is ever
+    unpickled.
 
     Args:
       folder: path, made when the first checkpoint is written.
@@ -43,20 +53,34 @@ class CheckpointStore:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
 
-    def save(self, epoch, model, state):
-        """Writes the checkpoint of a finished epoch and drops all but the last two.
+    def save(self, epoch, model, state, *, step=0):
+        """Writes a checkpoint and drops all but the last two.
 
         Args:
           epoch: int, number of finished epochs.
           model: built and compiled Keras model.
           state: what JSON can hold.
+          step: int, steps that were taken of the next epoch.
+
+        Raises:
+          FloatingPointError: a variable is not finite; nothing was written.
         """
-        arrays = {name: v.numpy() for name, v in _variables(model).items()}
+        arrays = {name: v.numpy() for name, v in variables_of(model).items()}
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise FloatingPointError(f"the variable {name} is not finite")
         arrays[STATE] = np.frombuffer(json.dumps(state).encode(), np.uint8)
-        path = self.folder / f"epoch-{epoch:05d}.npz"
-        write_atomically(path, lambda file: np.savez(file, **arrays))
+        in_epoch = f"-step-{step:06d}" if step else ""
+        path = self.folder / f"epoch-{epoch:05d}{in_epoch}.npz"
+        save_arrays(path, **arrays)
         for _, old in self._paths()[:-KEPT]:
             old.unlink()
+
+    @property
+    def newest(self):
+        """Path of the newest checkpoint, or None."""
+        paths = self._paths()
+        return paths[-1][1] if paths else None
 
     def restore_latest(self, model, report=print):
         """Loads the newest intact checkpoint.
@@ -66,18 +90,18 @@ class CheckpointStore:
           report: function of one line, told of each damaged file that was passed over.
 
         Returns:
-          (epoch, state), or None where there is no checkpoint.
+          Restored, or None where there is no checkpoint.
 
         Raises:
           InvalidInputError: there are checkpoints, but none is intact.
         """
         paths = self._paths()
-        for epoch, path in reversed(paths):
+        for position, path in reversed(paths):
             try:
                 arrays = _read(path)
                 state = json.loads(arrays.pop(STATE).tobytes())
                 _assign(model, arrays)
-                return epoch, state
+                return Restored(*position, state)
             except DAMAGE as error:
                 report(f"checkpoint {path} is damaged, passed over: {error}")
         if paths:
@@ -88,14 +112,18 @@ class CheckpointStore:
         return None
 
     def _paths(self):
-        """(epoch, path) of each checkpoint, oldest first."""
+        """((epoch, step), path) of each checkpoint, oldest first."""
         if not self.folder.is_dir():
             return []
         matches = (
-            (re.fullmatch(r"epoch-(\d+)\.npz", path.name), path)
+            (re.fullmatch(r"epoch-(\d+)(?:-step-(\d+))?\.npz", path.name), path)
             for path in self.folder.iterdir()
         )
-        return sorted((int(match[1]), path) for match, path in matches if match)
+        return sorted(
+            ((int(match[1]), int(match[2] or 0)), path)
+            for match, path in matches
+            if match
+        )
 
 
 def _read(path):
@@ -105,10 +133,20 @@ def _read(path):
     if damaged:
         raise ValueError(f"bad CRC of {damaged}")
     with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+        arrays = {name: archive[name] for name in archive.files}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # a member of another format
+            raise ValueError(f"{name} is not an array")
+    return arrays
 
 
-def _variables(model):
+def copy_variables(source, target):
+    """Gives every variable of a model and its optimiser the value of another's."""
+    arrays = {name: v.numpy() for name, v in variables_of(source).items()}
+    _assign(target, arrays)
+
+
+def variables_of(model):
     """Name to variable, for model and optimiser, in a fixed order."""
     model.optimizer.build(model.trainable_variables)
     groups = {"model": model.weights, "optimizer": model.optimizer.variables}
@@ -127,7 +165,7 @@ def _name(variable):
 
 def _assign(model, arrays):
     """Sets all variables, or none where names or shapes differ."""
-    variables = _variables(model)
+    variables = variables_of(model)
     if {n: v.shape for n, v in variables.items()} != {
         n: a.shape for n, a in arrays.items()
     }:

@@ -9,7 +9,7 @@ from importlib import resources
 from absl import app, flags
 from absl import logging as absl_logging
 
-from iwae_tf.errors import InvalidInputError
+from iwae_tf.errors import InvalidInputError, WorkerLostError
 
 INVALID_INPUT, INTERRUPTED, FAILED = 2, 130, 1
 HELP = {"-h", "-help", "--help"}
@@ -32,13 +32,32 @@ def run(main):
             return main(argv)
         except (InvalidInputError, OSError) as error:
             return _fail(error)
-        except FloatingPointError as error:
+        except (FloatingPointError, WorkerLostError) as error:
             return _fail(error, code=FAILED)
         except KeyboardInterrupt:
             return _fail("interrupted", code=INTERRUPTED)
 
     parser = functools.partial(_parse_flags, module=main.__module__)
     app.run(guarded, flags_parser=parser)
+
+
+class DeviceFlags:
+    """The flags `--distribute` and `--num_devices`, of scripts that take them."""
+
+    def __init__(self):
+        self._kind = flags.DEFINE_string(
+            "distribute", "none", "none, mirrored (devices) or multi_worker (machines)."
+        )
+        self._num_devices = flags.DEFINE_integer(
+            "num_devices", None, "Devices of this machine; without GPUs logical CPUs."
+        )
+
+    def distribution(self):
+        """The Distribution that the flags name."""
+        from iwae_tf.distribution import make_distribution
+
+        check_positive("num_devices", self._num_devices.value)
+        return make_distribution(self._kind.value, self._num_devices.value)
 
 
 def require(name, value):
@@ -71,6 +90,8 @@ def pair(name, words):
 def config_path(value):
     """The file that `--config` means: a path, or the name of one that ships.
 
+    A JSON file, such as the `config.json` of a run, is read by a config that ships.
+
     Args:
       value: what the user gave, with an optional `:argument` of the config.
 
@@ -81,9 +102,11 @@ def config_path(value):
       InvalidInputError: neither a file nor a shipped config.
     """
     path, colon, argument = value.partition(":")
+    shipped = _shipped_configs()
+    if value.endswith(".json"):
+        return f"{shipped / '_json.py'}:{value}"
     if pathlib.Path(path).is_file():
         return value
-    shipped = _shipped_configs()
     names = sorted(
         entry.name[:-3]
         for entry in shipped.iterdir()

@@ -117,11 +117,14 @@ def validate(config):
             _is_integer(config[key], 0), key, "must be a non-negative integer", config
         )
     for key in ("learning_rate", "adam_epsilon"):
-        value = config[key]
-        good = isinstance(value, (int, float)) and 0 < value < math.inf
+        good = _is_number(config[key]) and config[key] > 0
         _require(good, key, "must be a positive number", config)
     average = config.weight_average
-    _require(0 <= average < 1, "weight_average", "must be in [0, 1)", config)
+    good = _is_number(average) and 0 <= average < 1
+    _require(good, "weight_average", "must be in [0, 1)", config)
+    for key in ("shuffle", "jit_compile"):
+        good = isinstance(config[key], bool)
+        _require(good, key, "must be true or false", config)
     _validate_model(config)
     _validate_layers(config)
     _validate_stages(config)
@@ -288,7 +291,7 @@ def _validate_model(config):
         config,
     )
     if config.model == "ciwae":
-        good = isinstance(config.beta, (int, float)) and 0 <= config.beta <= 1
+        good = _is_number(config.beta) and 0 <= config.beta <= 1
         _require(good, "beta", "must be in [0, 1]", config)
     else:
         _require(config.beta is None, "beta", "must be left out but for ciwae", config)
@@ -331,7 +334,7 @@ def _is_stage(stage):
         _is_list(stage)
         and len(stage) == 4
         and _are_sizes(stage[:2])
-        and all(isinstance(rate, (int, float)) and rate > 0 for rate in stage[2:])
+        and all(_is_number(rate) and rate > 0 for rate in stage[2:])
     )
 
 
@@ -343,6 +346,11 @@ def _are_sizes(values):
     return (
         _is_list(values) and len(values) > 0 and all(_is_integer(v, 1) for v in values)
     )
+
+
+def _is_number(value):
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and abs(value) < math.inf
 
 
 def _is_integer(value, lowest):

@@ -43,6 +43,8 @@ def read_idx_file(path, *, rank, header_only=False):
         if len(header) < size or header[:4] != bytes((0, 0, 8, rank)):
             raise ValueError(f"not an IDX header of {rank} axes of unsigned bytes")
         shape = struct.unpack(f">{rank}I", header[4:])
+        if 0 in shape[1:]:  # any number of empty images fits into no bytes
+            raise ValueError(f"images of shape {shape[1:]}")
         if header_only:
             return shape
         data = file.read()

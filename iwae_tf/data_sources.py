@@ -241,7 +241,7 @@ def read_npz(*, split, data_dir):
         labels = None
         if f"y_{part}.npy" in archive.namelist():
             labels = data_files.read_npz_member(archive, f"y_{part}")
-    if own_validation or images.ndim == 0:
+    if own_validation or images.size == 0 or images.ndim == 0:
         return Source(f"x_{part}", images, labels, slice(None))
     rows = _held_out_rows(split, len(images), max(1, len(images) // 10))
     return Source(f"x_{part}", images, labels, rows)

@@ -168,7 +168,16 @@ def load_dataset(
 
 
 def batches(
-    images, *, batch_size, seed, epochs, first_epoch=0, first_batch=0, shuffle=True
+    images,
+    *,
+    batch_size,
+    seed,
+    epochs,
+    first_epoch=0,
+    first_batch=0,
+    shuffle=True,
+    shards=range(1),
+    num_shards=1,
 ):
     """The stream of training batches, epoch after epoch, that can start anywhere.
 
@@ -183,6 +192,9 @@ def batches(
       first_epoch: epoch to start in.
       first_batch: batch of that epoch to start at.
       shuffle: whether each epoch is permuted.
+      shards: which parts of each batch to yield, one after the other.
+      num_shards: parts that each batch is cut into, of consecutive rows: one or none
+        more in one part than in another, and none at all in some of a small batch.
 
     Returns:
       dataset: `tf.data.Dataset` of x float32 [batch, *event], of known cardinality.
@@ -206,8 +218,22 @@ def batches(
 
     total = max(0, (epochs - first_epoch) * per_epoch - first_batch)
     dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_rows)
-    dataset = dataset.skip(first_batch).map(lambda rows: tf.gather(tensor, rows))
+    dataset = dataset.skip(first_batch)
+    if num_shards > 1:
+        total *= len(shards)
+        dataset = dataset.flat_map(
+            lambda rows: tf.data.Dataset.range(shards.start, shards.stop).map(
+                lambda shard: _shard(rows, shard, num_shards)
+            )
+        )
+    dataset = dataset.map(lambda rows: tf.gather(tensor, rows))
     return dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(2)
+
+
+def _shard(rows, shard, num_shards):
+    """One of `num_shards` parts of consecutive rows."""
+    size = tf.size(rows, tf.int64)
+    return rows[size * shard // num_shards : size * (shard + 1) // num_shards]
 
 
 def num_batches(num_examples, batch_size):

@@ -1,4 +1,4 @@
-"""The one exception that means "the input is wrong", not "the program is"."""
+"""Exceptions that mean that the program is not what is wrong."""
 
 
 class InvalidInputError(ValueError):
@@ -7,3 +7,7 @@ class InvalidInputError(ValueError):
     Library functions raise it for bad arguments, configs, data and files; the
     scripts print its message and exit with code 2.
     """
+
+
+class WorkerLostError(RuntimeError):
+    """Another worker of the job is gone: all of them have to be started again."""

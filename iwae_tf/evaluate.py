@@ -18,6 +18,7 @@ _LIMIT = flags.DEFINE_integer("limit", None, "Score the first images only.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 _DATASET = flags.DEFINE_string("dataset", None, "Instead of the config's data set.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Instead of the config's data_dir.")
+_DEVICES = cli.DeviceFlags()
 _BINARIZATION = flags.DEFINE_string("binarization", None, "Instead of the config's.")
 
 
@@ -35,12 +36,21 @@ def main(argv):
         )
     for name, value in (("num_samples", _NUM_SAMPLES.value), ("limit", _LIMIT.value)):
         cli.check_positive(name, value)
-    if _OUTPUT.value:
+    distribution = _DEVICES.distribution()
+    if _OUTPUT.value and distribution.is_chief:
         check_writable(_OUTPUT.value)
-    found, is_complete = (_from_workdir if _WORKDIR.value else _from_saved_model)()
-    if found is not None:
+    if _WORKDIR.value:
+        found, is_complete = _from_workdir(distribution)
+    else:
+        if distribution.num_replicas > 1:
+            raise InvalidInputError(
+                "`--distribute` must be none for a SavedModel, which runs on one "
+                f"device. Received: --saved_model={_SAVED_MODEL.value}"
+            )
+        found, is_complete = _from_saved_model()
+    if found is not None and distribution.is_chief:
         results.print_summary(found)
-    if found is not None and _OUTPUT.value:
+    if found is not None and distribution.is_chief and _OUTPUT.value:
         write_json(_OUTPUT.value, found | {"complete": is_complete})
         print(f"     results  {_OUTPUT.value}")
     if not is_complete:
@@ -48,18 +58,20 @@ def main(argv):
     return 0
 
 
-def _from_workdir():
+def _from_workdir(distribution):
     from iwae_tf import results
     from iwae_tf.workdir import Workdir
 
     workdir = Workdir(_WORKDIR.value)
     config = _overridden(workdir.read_config())
+    model = workdir.load_model()
     return results.evaluate_model(
-        workdir.load_model(),
+        model,
         config,
         split=_SPLIT.value,
         num_samples=_NUM_SAMPLES.value or config.eval_num_samples,
         limit=_LIMIT.value,
+        score=distribution.scorer(model),
     )
 
 

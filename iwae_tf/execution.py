@@ -95,14 +95,17 @@ def keeps_rows_apart(layers):
     )
 
 
-def make_function(model, step, create_variables):
+def make_function(model, step, create_variables, goes_on=None):
     """A function for Keras' `fit` or `evaluate`: an iterator of batches to the logs.
 
     Args:
-      model: keras.Model, with `steps_per_execution` and `jit_compile`.
+      model: keras.Model, with `steps_per_execution`, `jit_compile`, `steps_of_pass`
+        (steps in an epoch, None: until the data end) and `steps_done`.
       step: function of a `PaddedBatch` to a dict of scalars.
       create_variables: function of x [rows, *event], called before `step` is traced: a
         trace that creates variables would be made twice.
+      goes_on: optional function of a step's logs to a bool scalar, whether the next one
+        of the same call is to be taken.
 
     Returns:
       function: takes up to `model.steps_per_execution` batches of a tf.data iterator
@@ -113,16 +116,24 @@ def make_function(model, step, create_variables):
     # A function of its own for each model: TensorFlow warns of one traced many times.
     collect = tf.function(lambda *args: _collect(*args), autograph=False)
     program = tf.function(
-        functools.partial(_run, step),
+        functools.partial(_run, step, goes_on),
         autograph=False,
         jit_compile=bool(model.jit_compile),
     )
 
     def function(iterator):
-        limit = tf.constant(model.steps_per_execution)
-        sizes, num_steps, batches = collect(iterator, limit, capacity)
+        limit = model.steps_per_execution
+        # Keras counts whole calls: the last one of an epoch may have to be shorter,
+        # and the first one where a run goes on within an epoch.
+        most = limit - model.steps_done % limit
+        if model.steps_of_pass is not None:
+            most = min(most, model.steps_of_pass - model.steps_done)
+        sizes, num_steps, batches = collect(
+            iterator, tf.constant(most), tf.constant(limit), capacity
+        )
         if not num_steps:
             raise StopIteration
+        model.steps_done += int(num_steps)
         create_variables(batches[0])
         # Traced for any number of rows, so that a new one does not trace anew.
         specs = keras.tree.map_structure(_any_rows, (sizes, batches))
@@ -132,8 +143,30 @@ def make_function(model, step, create_variables):
     return function
 
 
-def _collect(iterator, limit, capacity):
-    """Up to `limit` batches of an iterator, end to end.
+def make_worker_function(model, step):
+    """As `make_function`, for several workers: one step a call, without XLA.
+
+    Keras' own reduces scalar logs along an axis that they do not have. Here they are
+    averaged over the replicas, so that all workers see the same.
+    """
+
+    def averaged(data):
+        logs, context = step(data), tf.distribute.get_replica_context()
+        values = tf.stack([tf.cast(value, tf.float32) for value in logs.values()])
+        values = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+        return dict(zip(logs, tf.unstack(values)))
+
+    def function(iterator):
+        strategy = model.distribute_strategy
+        logs = strategy.run(averaged, args=(next(iterator),))
+        first = strategy.experimental_local_results
+        return {name: first(value)[0] for name, value in logs.items()}
+
+    return function if model.run_eagerly else tf.function(function, autograph=False)
+
+
+def _collect(iterator, most, limit, capacity):
+    """Up to `most` batches of an iterator, end to end, filled up to `limit`.
 
     Returns:
       sizes: int32 [limit], rows of each batch.
@@ -156,7 +189,7 @@ def _collect(iterator, limit, capacity):
     sizes = tf.TensorArray(tf.int32, 0, dynamic_size=True, element_shape=[])
 
     def is_left(step, batch, *_):
-        return (step < limit) & batch.has_value()
+        return (step < most) & batch.has_value()
 
     def store(step, batch, sizes, arrays):
         parts = _without_optionals(batch.get_value())
@@ -165,7 +198,7 @@ def _collect(iterator, limit, capacity):
         arrays = [array.write(step, leaf) for array, leaf in zip(arrays, leaves)]
         sizes = sizes.write(step, tf.shape(leaves[0])[0])
         # Not one more than asked for: it would be lost.
-        more = tf.cond(step + 1 < limit, iterator.get_next_as_optional, lambda: batch)
+        more = tf.cond(step + 1 < most, iterator.get_next_as_optional, lambda: batch)
         return step + 1, more, sizes, arrays
 
     first = iterator.get_next_as_optional()
@@ -182,8 +215,8 @@ def _collect(iterator, limit, capacity):
     return sizes, num_steps, batches
 
 
-def _run(step, sizes, num_steps, batches):
-    """The logs of the last of `num_steps` steps."""
+def _run(step, goes_on, sizes, num_steps, batches):
+    """The logs of the last of `num_steps` steps, or of the one that ends them."""
     starts = tf.cumsum(sizes, exclusive=True)
     specs = keras.tree.map_structure(_any_rows, (starts, sizes, batches))
 
@@ -212,8 +245,14 @@ def _run(step, sizes, num_steps, batches):
     logs = keras.tree.map_structure(
         lambda spec: tf.zeros(spec.shape, spec.dtype), traced.structured_outputs
     )
+
+    def is_left(index, logs):
+        if goes_on is None:
+            return index < num_steps
+        return (index < num_steps) & goes_on(logs)
+
     _, logs = tf.while_loop(
-        lambda index, _: index < num_steps,
+        is_left,
         lambda index, _: (index + 1, traced(index, starts, sizes, batches)),
         [0, logs],
         parallel_iterations=1,

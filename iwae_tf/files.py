@@ -1,10 +1,20 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and folders that one process has to itself."""
 
+import fcntl
 import json
 import os
 import pathlib
+import re
+import socket
 import tempfile
 import uuid
+
+import numpy as np
+
+from iwae_tf.errors import InvalidInputError
+
+# What `write_atomically` and `write_through` write to.
+_TEMPORARY = re.compile(r"\.(.+\.)?[0-9a-f]{32}\.\w+")
 
 
 def write_atomically(path, write):
@@ -28,6 +38,11 @@ def write_atomically(path, write):
         raise
 
 
+def save_arrays(path, **arrays):
+    """Writes an npz file, atomically."""
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
 def write_through(path, write):
     """As `write_atomically`, for a `write` that wants a path of the same suffix."""
     path = pathlib.Path(path)
@@ -38,6 +53,59 @@ def write_through(path, write):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder):
+    """Removes what writers left that were killed; only the folder's owner may."""
+    folder = pathlib.Path(folder)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+class FolderLock:
+    """A folder that one process has to itself until `release`, or until it dies.
+
+    The operating system drops the lock of a killed process: none goes stale.
+
+    Args:
+      folder: path, made if need be.
+      name: what a message calls the folder.
+
+    Raises:
+      InvalidInputError: another process has it.
+    """
+
+    def __init__(self, folder, name):
+        self._path = pathlib.Path(folder) / ".lock"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            self._file = open(self._path, "a+")  # noqa: SIM115, open until released
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever had it before may have removed the file meanwhile.
+                if os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+                    break
+            except FileNotFoundError:
+                pass
+            except BlockingIOError as error:
+                self._file.seek(0)
+                owner = self._file.read().strip() or "another process"
+                self._file.close()
+                raise InvalidInputError(
+                    f"`{name}` must not be in use by another run. Received: {folder}, "
+                    f"in use by {owner}"
+                ) from error
+            self._file.close()
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._file.flush()
+
+    def release(self):
+        """Gives the folder back; once more does nothing."""
+        if not self._file.closed:
+            self._path.unlink(missing_ok=True)
+            self._file.close()
 
 
 def check_writable(path):

@@ -30,19 +30,23 @@ class JointMeans:
 
 
 class _Sums(keras.metrics.Metric):
-    """Sums of the weighted values and of the weights."""
+    """Sums of the weighted values and of the weights.
+
+    In float64: a float32 sum of a million log-likelihoods of -90 moves in steps of 8.
+    """
 
     def __init__(self, size):
         super().__init__(name="sums")
-        self.total = self.add_variable((size,), "zeros", name="total")
-        self.count = self.add_variable((), "zeros", name="count")
+        self.total = self.add_variable((size,), "zeros", "float64", name="total")
+        self.count = self.add_variable((), "zeros", "float64", name="count")
 
     def update_state(self, values, sample_weight):
-        self.total.assign_add(ops.sum(values * sample_weight, axis=-1))
-        self.count.assign_add(ops.sum(sample_weight))
+        total = ops.sum(values * sample_weight, axis=-1)
+        self.total.assign_add(ops.cast(total, "float64"))
+        self.count.assign_add(ops.cast(ops.sum(sample_weight), "float64"))
 
     def result(self):
-        return ops.divide_no_nan(self.total, self.count)
+        return ops.cast(ops.divide_no_nan(self.total, self.count), "float32")
 
 
 class _Mean(keras.metrics.Metric):

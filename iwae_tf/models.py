@@ -47,6 +47,11 @@ class ImportanceWeightedAutoencoder(Autoencoder):
     """
 
     has_groups = False  # whether draws outside the log make a difference
+    # Whether of many training steps in one program none follows a loss that is NaN or
+    # infinite; to be set before the first `fit`.
+    stops_at_nonfinite = False
+    steps_of_pass = None  # of an epoch, or of an `evaluate`; None: until the data end
+    steps_done = 0  # of them
 
     def __init__(
         self,
@@ -209,16 +214,37 @@ class ImportanceWeightedAutoencoder(Autoencoder):
     def fit(self, x=None, *args, **kwargs):
         """As in Keras; values of an array `x` are checked before the first step."""
         self._check_array(x)
-        with self._steps_per_execution_for(keras.Model.fit, x, args, kwargs):
+        method = keras.Model.fit
+        with (
+            self._steps_per_execution_for(method, x, args, kwargs),
+            self._passes_of(method, "steps_per_epoch", x, args, kwargs),
+        ):
+            if self.steps_of_pass is not None and isinstance(x, tf.data.Dataset):
+                # Keras counts whole calls, and would find the data at an end too soon.
+                batches = x
+                x = tf.data.Dataset.range(1).flat_map(lambda _: batches)
             return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
         """As in Keras; values of an array `x` are checked first."""
-        if kwargs.get("_use_cached_eval_dataset"):  # within `fit`, which has done this
-            return super().evaluate(x, *args, **kwargs)
-        self._check_array(x)
-        with self._steps_per_execution_for(keras.Model.evaluate, x, args, kwargs):
-            return super().evaluate(x, *args, **kwargs)
+        method = keras.Model.evaluate
+        with self._passes_of(method, "steps", x, args, kwargs):
+            if kwargs.get("_use_cached_eval_dataset"):  # `fit` has done the rest
+                return super().evaluate(x, *args, **kwargs)
+            self._check_array(x)
+            with self._steps_per_execution_for(method, x, args, kwargs):
+                return super().evaluate(x, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _passes_of(self, method, argument, x, args, kwargs):
+        """Within it a pass has the steps that a call of `method` asks for."""
+        keywords = {k: v for k, v in kwargs.items() if not k.startswith("_")}
+        arguments = inspect.signature(method).bind(self, x, *args, **keywords).arguments
+        outer, self.steps_of_pass = self.steps_of_pass, arguments.get(argument)
+        try:
+            yield
+        finally:
+            self.steps_of_pass = outer
 
     @contextlib.contextmanager
     def _steps_per_execution_for(self, method, x, args, kwargs):
@@ -251,17 +277,37 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             and execution.keeps_rows_apart(self._flatten_layers())
         )
 
+    @property
+    def _has_workers(self):
+        """Whether steps are taken together with other machines."""
+        return isinstance(
+            self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
+        )
+
     def make_train_function(self, force=False):
         if not self._makes_programs:
-            super().make_train_function(force)
+            if not self._has_workers:
+                super().make_train_function(force)
+            elif self.train_function is None or force:
+                self.train_function = execution.make_worker_function(
+                    self, self.train_step
+                )
         elif self.train_function is None or force:
             self.train_function = execution.make_function(
-                self, self.train_step, self._create_variables
+                self,
+                self.train_step,
+                self._create_variables,
+                goes_on=_is_finite if self.stops_at_nonfinite else None,
             )
 
     def make_test_function(self, force=False):
         if not self._makes_programs:
-            super().make_test_function(force)
+            if not self._has_workers:
+                super().make_test_function(force)
+            elif self.test_function is None or force:
+                self.test_function = execution.make_worker_function(
+                    self, self.test_step
+                )
         elif self.test_function is None or force:
             self.test_function = execution.make_function(
                 self, self.test_step, self._create_variables
@@ -320,6 +366,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def reset_metrics(self):
         super().reset_metrics()
+        self.steps_done = 0
         if self.built:
             self._evaluated.assign(0)
 
@@ -478,6 +525,10 @@ class PIWAE(_Grouped):
 
 
 MODELS = {"vae": VAE, "iwae": IWAE, "miwae": MIWAE, "ciwae": CIWAE, "piwae": PIWAE}
+
+
+def _is_finite(logs):
+    return tf.math.is_finite(logs["loss"])
 
 
 def _place_in_global_batch(x, data):

@@ -77,7 +77,7 @@ def score(score_all, num_images, num_samples):
     return (evaluation.concatenate(done) if done else None), count == num_images
 
 
-def evaluate_model(model, config, *, split, num_samples, limit=None):
+def evaluate_model(model, config, *, split, num_samples, limit=None, score=None):
     """Everything in `results.json` but the training.
 
     Args:
@@ -86,14 +86,16 @@ def evaluate_model(model, config, *, split, num_samples, limit=None):
       split: "train", "validation" or "test".
       num_samples: draws an image.
       limit: optional int, the first images only.
+      score: optional function that stands for `evaluation.log_likelihood` of the model.
 
     Returns:
       (results: dict or None where not one image was scored, whether all were).
     """
     seed = (config.eval_seed, 0)
+    score = score or functools.partial(evaluation.log_likelihood, model)
 
     def score_images(images, on_batch):
-        evaluation.log_likelihood(model, images, num_samples, seed, on_batch=on_batch)
+        score(images, num_samples, seed, on_batch=on_batch)
 
     def describe(images, result):
         batches = datasets.batches(

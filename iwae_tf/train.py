@@ -2,7 +2,8 @@
 
   python -m iwae_tf.train --config=mnist5k_iwae --workdir=runs/a [--config.KEY=VALUE]
 
-Started again with the same flags it goes on after the last finished epoch.
+Started again with the same flags it goes on from its last checkpoint, and ends with the
+very weights of a run that was never stopped.
 """
 
 import signal
@@ -18,6 +19,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, or the name of one that ships.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_DEVICES = cli.DeviceFlags()
 
 
 def main(argv):
@@ -29,15 +31,16 @@ def main(argv):
     cli.require("config", _CONFIG.value)
     config, workdir = _CONFIG.value, Workdir(cli.require("workdir", _WORKDIR.value))
     validate(config)
-    if workdir.config.exists():
-        workdir.claim(config)
-    if workdir.results.exists():
+    distribution = _DEVICES.distribution()
+    if distribution.is_chief:
+        workdir.check(config)
+    if distribution.agree([distribution.is_chief and workdir.results.exists()])[0]:
         print(f"{workdir.path} is finished: see {workdir.results}")
         return 0
-    return _run(config, workdir)
+    return _run(config, workdir, distribution)
 
 
-def _run(config, workdir):
+def _run(config, workdir, distribution):
     """Trains, then evaluates, draws and exports; returns the exit code."""
     from iwae_tf.callbacks import StopTraining
     from iwae_tf.training import train
@@ -50,29 +53,39 @@ def _run(config, workdir):
         raise StopTraining
 
     try:
-        trained = train(config, workdir, stop_request=stop_request)
+        trained = train(
+            config, workdir, stop_request=stop_request, distribution=distribution
+        )
         signal.signal(signal.SIGTERM, stop_now)  # nothing is half-written from here on
-        _finish(config, workdir, trained)
+        _finish(config, workdir, trained, distribution)
     except StopTraining:
-        print(f"stopped; the finished epochs are in {workdir.path}: {again}")
+        print(f"stopped; the run so far is in {workdir.path}: {again}")
         return 0
     except KeyboardInterrupt:
-        print(f"the finished epochs are in {workdir.path}: {again}", file=sys.stderr)
+        print(f"the last checkpoint is in {workdir.path}: {again}", file=sys.stderr)
         raise
+    finally:
+        workdir.release()
     return 0
 
 
-def _finish(config, workdir, trained):
+def _finish(config, workdir, trained, distribution):
     """Evaluates, draws and exports; `results.json` comes last and ends the run."""
     from iwae_tf import results
     from iwae_tf.files import write_json
 
     model = trained.model
     found, is_complete = results.evaluate_model(
-        model, config, split=config.eval_split, num_samples=config.eval_num_samples
+        model,
+        config,
+        split=config.eval_split,
+        num_samples=config.eval_num_samples,
+        score=distribution.scorer(model),
     )
     if not is_complete:
         raise KeyboardInterrupt
+    if not distribution.is_chief:
+        return
     figures = results.draw_figures(model, config, trained.history, workdir.figures)
     saved = workdir.export(model, config, found)
     found["seconds"] = trained.seconds + found["evaluation_seconds"]

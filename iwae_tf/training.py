@@ -1,20 +1,24 @@
 """One training run: data, model, schedule, checkpoints, resume."""
 
 import contextlib
+import functools
+import json
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
 from iwae_tf import datasets
 from iwae_tf.callbacks import (
     Progress,
     Record,
+    ResumeInEpoch,
     RunStages,
-    StopOnRequest,
-    StopTraining,
+    StopOnNonFinite,
 )
-from iwae_tf.checkpoints import CheckpointStore
+from iwae_tf.checkpoints import CheckpointStore, Restored, copy_variables, variables_of
 from iwae_tf.config import build_model, build_optimizer, stages
+from iwae_tf.files import save_arrays
 
 
 class Trained(NamedTuple):
@@ -25,77 +29,168 @@ class Trained(NamedTuple):
     seconds: float  # of training, over all sittings
 
 
-def train(config, workdir, *, stop_request, report=print):
+def train(config, workdir, *, stop_request, distribution, report=print):
     """Trains the model of a config, from its last checkpoint if there is one.
 
     Args:
       config: valid ConfigDict.
       workdir: Workdir, new or of the same config.
       stop_request: threading.Event; when it is set, training ends after that step.
+      distribution: distribution.Distribution, where the job runs.
       report: function of one line.
 
     Returns:
-      Trained.
+      Trained; of several devices, with a model that knows nothing of them.
 
     Raises:
-      InvalidInputError: bad data, no intact checkpoint, a workdir of another config.
-      FloatingPointError: the bound is not finite.
+      InvalidInputError: bad data, no intact checkpoint, a workdir that is in use or of
+        another config.
+      FloatingPointError: the bound or a weight is not finite.
       StopTraining: `stop_request` was set; the last checkpoint is on the disk.
+      WorkerLostError: another worker of the job is gone.
     """
     images = load_images(config, "train")
     validation = load_images(config, "validation")
     steps = datasets.num_batches(len(images), config.batch_size)
+    if distribution.is_chief:
+        workdir.claim(config)
+    checkpoints = CheckpointStore(workdir.checkpoints)
+    with distribution.watch():
+        with distribution.strategy.scope():
+            model = _compiled(config, images, steps, distribution)
+        start = _restore(checkpoints, model, distribution, report)
+        if distribution.is_chief:
+            report(describe(config, len(images), steps, start))
+        record = Record(
+            workdir.metrics,
+            checkpoints,
+            start.state.get("history", []),
+            start.state.get("seconds", 0.0),
+            steps_per_epoch=steps,
+            stop_request=stop_request,
+            distribution=distribution,
+        )
+        if start.epoch < config.epochs:
+            data = functools.partial(_batches, config, images)
+            callbacks = _callbacks(config, workdir, start, record, checkpoints, data)
+            with contextlib.ExitStack() as stack:
+                if distribution.is_chief:
+                    callbacks += _displays(workdir, config, start, steps, stack)
+                callbacks.append(record)  # the last one: it may end the run
+                _fit(model, config, data, validation, start, callbacks, distribution)
+        else:  # `fit` would have put averaged weights in place, where there are any
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+    if distribution.num_replicas > 1:
+        trained, model = model, _compiled(config, images, steps)
+        copy_variables(trained, model)
+    model.num_samples = config.num_samples
+    return Trained(model, record.rows, record.seconds)
+
+
+def _compiled(config, images, steps, distribution=None):
+    """The model of a config with its optimiser, ready to be trained."""
     model = build_model(config, mean_image=images.mean(axis=0))
     optimizer = build_optimizer(config, steps_per_epoch=steps)
-    model.compile(optimizer, jit_compile=config.jit_compile)
-    workdir.claim(config)
-    checkpoints = CheckpointStore(workdir.checkpoints)
-    epoch, state = checkpoints.restore_latest(model, report) or (0, {})
-    history, seconds = state.get("history", []), state.get("seconds", 0.0)
-    report(describe(config, len(images), steps, epoch))
-    if epoch < config.epochs:
-        record = Record(workdir.metrics, checkpoints, history, seconds)
-        progress = Progress(
-            epochs=config.epochs, steps_per_epoch=steps, first_epoch=epoch
-        )
-        callbacks = [
-            RunStages(stages(config)),
-            record,
-            keras.callbacks.TensorBoard(workdir.tensorboard, write_graph=False),
-            progress,
-            StopOnRequest(stop_request),
-        ]
-        with contextlib.closing(progress):
-            _fit(model, config, images, validation, epoch, callbacks)
-        if stop_request.is_set():  # in the last validation
-            raise StopTraining
-        seconds = record.seconds
-    else:  # `fit` would have put the averaged weights in place, where there are any
-        optimizer.finalize_variable_values(model.trainable_variables)
-    model.num_samples = config.num_samples
-    return Trained(model, history, seconds)
+    one_replica = distribution is None or distribution.num_replicas == 1
+    model.compile(optimizer, jit_compile=config.jit_compile and one_replica)
+    model.optimizer.build(model.trainable_variables)
+    model.stops_at_nonfinite = True
+    return model
 
 
-def _fit(model, config, images, validation, first_epoch, callbacks):
-    """`fit` from the start of an epoch on."""
-    settings = {"batch_size": config.batch_size, "seed": config.seed}
-    model.fit(
-        datasets.batches(
-            images,
-            epochs=config.epochs,
-            first_epoch=first_epoch,
-            shuffle=config.shuffle,
-            **settings,
-        ),
-        initial_epoch=first_epoch,
+def _restore(checkpoints, model, distribution, report):
+    """Where the run is; of several workers the chief's variables go to all."""
+    start = Restored(0, 0, {})
+    if distribution.is_chief:
+        start = checkpoints.restore_latest(model, report) or start
+    if distribution.num_workers == 1:
+        return start
+    variables = list(variables_of(model).values())
+    header = json.dumps([start.epoch, start.step, start.state.get("metrics", [])])
+    values = [variable.numpy() for variable in variables]
+    data = b"\0".join([header.encode(), b"".join(v.tobytes() for v in values)])
+    header, _, data = distribution.broadcast(data).partition(b"\0")
+    for variable, value in zip(variables, values):
+        mine, data = data[: value.nbytes], data[value.nbytes :]
+        variable.assign(np.frombuffer(mine, value.dtype).reshape(value.shape))
+    epoch, step, metrics = json.loads(header)
+    return Restored(epoch, step, {**start.state, "metrics": metrics})
+
+
+def _callbacks(config, workdir, start, record, checkpoints, data):
+    """What every worker does beside the steps."""
+
+    def keep(epoch, batch):
+        x = next(iter(data(epoch, batch))).numpy()
+        if record.writes:
+            save_arrays(workdir.bad_batch, x=x, epoch=epoch + 1, batch=batch + 1)
+        return workdir.bad_batch
+
+    return [
+        RunStages(stages(config)),
+        ResumeInEpoch(start.step, start.state.get("metrics", [])),
+        StopOnNonFinite(keep, checkpoints, steps_per_epoch=record.steps_per_epoch),
+    ]
+
+
+def _displays(workdir, config, start, steps, stack):
+    """What shows how far the run is; `stack` closes it."""
+    progress = Progress(
         epochs=config.epochs,
-        steps_per_epoch=datasets.num_batches(len(images), config.batch_size),
-        validation_data=datasets.batches(
-            validation, epochs=1, shuffle=False, **settings
+        steps_per_epoch=steps,
+        first_step=start.epoch * steps + start.step,
+    )
+    stack.enter_context(contextlib.closing(progress))
+    return [
+        keras.callbacks.TensorBoard(workdir.tensorboard, write_graph=False),
+        progress,
+    ]
+
+
+def _fit(model, config, data, validation, start, callbacks, distribution):
+    """`fit` from the epoch and step on at which the run is."""
+
+    def validation_batches(shards, num_shards):
+        return datasets.batches(
+            validation,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epochs=1,
+            shuffle=False,
+            shards=shards,
+            num_shards=num_shards,
+        )
+
+    *_, record = callbacks
+    validation_steps = datasets.num_batches(len(validation), config.batch_size)
+    model.fit(
+        distribution.dataset(
+            lambda shards, num_shards: data(
+                start.epoch, start.step, shards=shards, num_shards=num_shards
+            )
         ),
+        initial_epoch=start.epoch,
+        epochs=config.epochs,
+        steps_per_epoch=record.steps_per_epoch,
+        validation_data=distribution.dataset(validation_batches),
+        validation_steps=validation_steps if distribution.num_replicas > 1 else None,
         shuffle=False,
         verbose=0,
         callbacks=callbacks,
+    )
+
+
+def _batches(config, images, first_epoch, first_batch, **shards):
+    """The training batches from one of them on."""
+    return datasets.batches(
+        images,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epochs=config.epochs,
+        first_epoch=first_epoch,
+        first_batch=first_batch,
+        shuffle=config.shuffle,
+        **shards,
     )
 
 
@@ -111,13 +206,14 @@ def load_images(config, split):
     ).images
 
 
-def describe(config, num_images, steps, epoch):
+def describe(config, num_images, steps, start):
     """One line that says what is about to be trained."""
     draws = f"K={config.num_samples}"
     if config.num_groups > 1:
         draws = f"M={config.num_groups}, {draws}"
     layers = "-".join(map(str, config.latent_dims))
-    resumed = f", resumed after epoch {epoch}" if epoch else ""
+    resumed = f", resumed after epoch {start.epoch}" if any(start[:2]) else ""
+    resumed += f" and {start.step} steps" if start.step else ""
     return (
         f"{config.model} ({draws}, latent {layers}, {config.gradient_estimator}) on "
         f"{config.dataset}: {num_images} images, {config.epochs} epochs of {steps} "

@@ -14,7 +14,7 @@ from iwae_tf import (
 )
 from iwae_tf.config import build_model, default_config, validate
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.files import write_json, write_through
+from iwae_tf.files import FolderLock, remove_leftovers, write_json, write_through
 from iwae_tf.saved_model import export_saved_model, find_version, restore_weights
 from iwae_tf.versions import library_versions
 
@@ -38,15 +38,30 @@ class Workdir:
         self.tensorboard = self.path / "tensorboard"
         self.figures = self.path / "figures"
         self.saved_model = self.path / "saved_model"
+        self.bad_batch = self.path / "nonfinite_batch.npz"
+        self._lock = None
 
     def claim(self, config):
-        """Makes the folder this config's, or finds that it is already.
+        """Makes the folder this config's and this process's; see `release`.
 
         Raises:
-          InvalidInputError: it is the folder of another config.
+          InvalidInputError: it is the folder of another config, or in use.
         """
+        self.check(config)
+        self._lock = FolderLock(self.path, "workdir")
         if not self.config.exists():
             write_json(self.config, config.to_dict())
+        for folder in (self.path, self.checkpoints, self.figures):
+            remove_leftovers(folder)
+
+    def release(self):
+        """Lets other processes claim the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def check(self, config):
+        """Raises InvalidInputError where this is the folder of another config."""
+        if not self.config.exists():
             return
         ours, theirs = as_json(config), read_json(self.config)
         different = [
@@ -98,9 +113,10 @@ class Workdir:
         try:
             return keras.models.load_model(self.model)
         except Exception as error:
+            reason = " ".join(str(error).split())[:200]
             raise InvalidInputError(
                 f"`workdir` must hold an intact model.keras. Received: {self.model}, "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {reason}"
             ) from error
 
 
@@ -175,9 +191,10 @@ def read_config(path):
             )
         try:
             config[key] = value
-        except TypeError as error:
+        except (TypeError, ValueError, AttributeError) as error:
+            shown = repr(value)[:200]
             raise InvalidInputError(
-                f"`{key}` must have the type of a config. Received: {value!r} in {path}"
+                f"`{key}` must have the type of a config. Received: {shown} in {path}"
             ) from error
     config = ConfigDict(config)
     validate(config)

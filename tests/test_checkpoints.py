@@ -78,7 +78,7 @@ def test_restores_every_variable_bit_for_bit(tmp_path, optimizer, weight_average
     state = {"history": [{"epoch": 1, "bound": -3.25}], "seconds": 1.5}
     CheckpointStore(tmp_path).save(7, model, state)
     fresh = make_model(3, 5, optimizer, weight_average)
-    assert CheckpointStore(tmp_path).restore_latest(fresh) == (7, state)
+    assert CheckpointStore(tmp_path).restore_latest(fresh) == (7, 0, state)
     assert_same(everything(fresh), saved)
     assert int(fresh.train_steps) == int(fresh.optimizer.iterations) == 3
     # And goes on as the original does.
@@ -111,6 +111,28 @@ def test_keeps_the_last_two(tmp_path, trained):
     assert kept[3] == ["epoch-00009.npz", "epoch-00010.npz"]
     assert store.restore_latest(trained)[0] == 100_000  # by number, not by name
     assert kept[4] == ["epoch-00010.npz", "epoch-100000.npz"]
+
+
+def test_checkpoints_within_an_epoch_are_in_order(tmp_path, trained):
+    store = CheckpointStore(tmp_path)
+    for epoch, step in ((1, 0), (1, 900), (1, 1000), (2, 0), (2, 5)):
+        store.save(epoch, trained, {}, step=step)
+        assert store.restore_latest(trained) == (epoch, step, {})
+        assert len(names(tmp_path)) <= 2
+    assert names(tmp_path) == ["epoch-00002-step-000005.npz", "epoch-00002.npz"]
+    assert store.newest.name == "epoch-00002-step-000005.npz"
+
+
+def test_what_is_not_finite_is_not_kept(store):
+    before = {path: path.read_bytes() for path in store.folder.iterdir()}
+    for group in ("trainable_variables", "optimizer"):
+        model = train(make_model(), 1)
+        variables = getattr(model, group)
+        variable = getattr(variables, "variables", variables)[-1]
+        variable.assign(np.full(variable.shape, np.inf))
+        with pytest.raises(FloatingPointError, match="is not finite"):
+            store.save(3, model, {})
+    assert {path: path.read_bytes() for path in store.folder.iterdir()} == before
 
 
 def test_nothing_in_it_needs_unpickling(store):
@@ -218,8 +240,8 @@ DAMAGES = [
 def test_a_damaged_newest_is_told_and_the_one_before_used(store, damage):
     damage(store.folder / "epoch-00002.npz")
     model, reports = make_model(), []
-    epoch, state = store.restore_latest(model, reports.append)
-    assert (epoch, state) == (1, {"history": [1]})
+    restored = store.restore_latest(model, reports.append)
+    assert restored == (1, 0, {"history": [1]})
     assert_same(model.get_weights(), make_model(seed=5).get_weights())
     assert len(reports) == 1
     assert "epoch-00002.npz is damaged, passed over" in reports[0]
@@ -233,7 +255,7 @@ def test_any_flipped_byte_is_found_or_harmless(store, trained):
         broken = bytearray(data)
         broken[position] ^= 0x41
         path.write_bytes(broken)
-        epoch, _ = store.restore_latest(model, lambda line: None)
+        epoch, *_ = store.restore_latest(model, lambda line: None)
         found += epoch == 1
         if epoch == 2:
             assert_same(everything(model), saved)
@@ -278,7 +300,7 @@ def test_a_failure_while_writing_leaves_the_old_ones(store, trained, monkeypatch
         file.write(b"PK\x03\x04 half of it")
         raise DiskFull(28, "No space left on device")
 
-    monkeypatch.setattr("iwae_tf.checkpoints.np.savez", half_a_write)
+    monkeypatch.setattr("iwae_tf.files.np.savez", half_a_write)
     with pytest.raises(DiskFull):
         store.save(3, trained, {})
     assert {path: path.read_bytes() for path in store.folder.iterdir()} == before

@@ -303,3 +303,21 @@ def test_ragged_batches_compile_nothing_anew(tmp_path, steps):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert run.stdout.split("\n")[-2] == "[2, 2, 2, 3, 3, 3]"
+
+
+@pytest.mark.parametrize("mode", ["default", "four steps", "graph, one step"])
+@pytest.mark.parametrize("steps", [3, 5])
+def test_an_epoch_has_the_steps_asked_for(mode, steps):
+    """Also where calls do not divide them: no step of the next epoch, none left out."""
+    data = tf.data.Dataset.from_tensor_slices(X).batch(4).repeat().take(3 * steps)
+    model, expected = build(mode=mode), build(mode="eager")
+    settings = {"epochs": 3, "steps_per_epoch": steps}
+    history = fit(model, data, validation_data=data, validation_steps=2, **settings)
+    assert int(model.train_steps) == 3 * steps
+    other = fit(expected, data, validation_data=data, validation_steps=2, **settings)
+    assert len(history["bound"]) == 3
+    np.testing.assert_allclose(history["bound"], other["bound"], rtol=1e-5)
+    np.testing.assert_allclose(weights(model), weights(expected), rtol=1e-4, atol=1e-6)
+    logs = model.evaluate(data, steps=steps, verbose=0, return_dict=True)
+    expected = model.evaluate(data.take(steps), verbose=0, return_dict=True)
+    assert logs["bound"] == pytest.approx(expected["bound"], rel=1e-6)

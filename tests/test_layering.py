@@ -6,7 +6,9 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "iwae_tf"
-SCRIPTS = {"train", "evaluate", "export", "diagnose", "score", "score_beam"}
+SCRIPTS = {
+    *("train", "evaluate", "export", "sweep", "diagnose", "score", "score_beam"),
+}
 SUBPACKAGES = {"iwae_tf.diagnostics"}
 # Module to the siblings that it may import; `errors` is open to all.
 ALLOWED = {
@@ -50,12 +52,14 @@ ALLOWED = {
     },
     "checkpoints": {"files"},
     "callbacks": {"files"},
-    "training": {"callbacks", "checkpoints", "config", "datasets"},
+    "training": {"callbacks", "checkpoints", "config", "datasets", "files"},
     "results": {"datasets", "evaluation", "plots", "versions"},
     "workdir": {
         "config", "files", "model_card", "models", "saved_model", "versions", "warmup",
     },
-    "cli": {"config"},
+    "distribution": {"checks", "evaluation"},
+    "sweeps": {"checks", "config", "files", "workdir"},
+    "cli": {"config", "distribution"},
     "diagnostics.part": set(),
     "diagnostics.resampling": set(),
     "diagnostics.theory": set(),

@@ -29,6 +29,7 @@ REDUCED = {
     ],
     "iwae_tf.score": ["--num_samples=20"],
     "iwae_tf.score_beam": ["--num_samples=20"],
+    "iwae_tf.sweep": ["--list"],
 }
 
 

@@ -26,7 +26,7 @@ OWN_FLAGS = {
     *("workdir", "saved_model", "split", "num_samples", "limit", "output"),
     *("dataset", "data_dir", "binarization", "parts", "num_images", "quick"),
     *("endpoint", "input", "seed", "batch_size", "concurrency", "timeout", "retries"),
-    *("runner", "option", "fashion_mnist", "omniglot"),
+    *("runner", "option", "fashion_mnist", "omniglot", "distribute", "num_devices"),
 }
 TINY = """
 from iwae_tf.config import default_config
@@ -210,6 +210,20 @@ def test_a_second_call_says_that_it_is_finished(finished, tiny, capsys):
     assert after == before
 
 
+def test_the_config_of_a_run_is_a_config(finished, tiny, tmp_path, capsys):
+    config = f"--config={finished / 'config.json'}"
+    assert run_script("train", config, f"--workdir={finished}") == 0
+    assert "is finished" in capsys.readouterr().out
+    code = run_script("train", config, "--config.seed=3", f"--workdir={finished}")
+    assert_one_line(code, capsys, "whose seed is 0, not 3")
+    for text, words in (("{", "intact JSON"), ('{"foo": 1}', "`foo` must be a config")):
+        (tmp_path / "bad.json").write_text(text)
+        options = [f"--config={tmp_path / 'bad.json'}", f"--workdir={tmp_path / 'x'}"]
+        assert_one_line(run_script("train", *options), capsys, words)
+    options = [f"--config={tmp_path / 'none.json'}", f"--workdir={tmp_path / 'x'}"]
+    assert_one_line(run_script("train", *options), capsys, "no file")
+
+
 def test_load_gives_a_model_that_trains_on(finished):
     model = iwae_tf.load(finished)
     assert isinstance(model, iwae_tf.IWAE) and model.num_samples == 3
@@ -247,18 +261,19 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     options += ("--config.optimizer=muon",)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run_script("train", *options, f"--workdir={whole}") == 0
-    fail_after(monkeypatch, {1: terminate, 2: interrupt})
+    # An epoch is one call of three steps, which is not cut: the second one is finished.
+    fail_after(monkeypatch, {1: terminate, 3: interrupt})
     capsys.readouterr()
     assert run_script("train", *options, f"--workdir={parts}") == 0
     assert "stopped" in capsys.readouterr().out
-    assert len(history(parts)) == 1 and not (parts / "results.json").exists()
+    assert len(history(parts)) == 2 and not (parts / "results.json").exists()
     assert run_script("train", *options, f"--workdir={parts}") == 130
     output = capsys.readouterr()
-    assert "resumed after epoch 1" in output.out
+    assert "resumed after epoch 2" in output.out
     assert output.err.splitlines()[-1] == "error: interrupted"
-    assert len(history(parts)) == 2
+    assert len(history(parts)) == 3
     assert run_script("train", *options, f"--workdir={parts}") == 0
-    assert "resumed after epoch 2" in capsys.readouterr().out
+    assert "resumed after epoch 3" in capsys.readouterr().out
     assert_same_weights(parts, whole)
     for ours, theirs in zip(history(parts), history(whole), strict=True):
         assert ours.pop("seconds") != theirs.pop("seconds")

@@ -1,0 +1,7 @@
+"""What `--config=runs/a/config.json` means: the config in a JSON file."""
+
+from iwae_tf.workdir import read_config
+
+
+def get_config(path):
+    return read_config(path)

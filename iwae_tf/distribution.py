@@ -1,0 +1,277 @@
+"""One training job on several devices of a machine, or on several machines.
+
+Noise and data order are functions of (seed, step, row of the global batch), so what a
+job computes does not depend on how many replicas it has, but to rounding.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import json
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf import evaluation
+from iwae_tf.checks import check_choice
+from iwae_tf.errors import InvalidInputError, WorkerLostError
+
+KINDS = ("none", "mirrored", "multi_worker")
+AGREE_STEPS = 16  # training steps of several workers between two agreements
+CLUSTER_EXAMPLE = (
+    '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
+
+
+class Distribution:
+    """Where a job runs; see `make_distribution`.
+
+    Args:
+      strategy: tf.distribute.Strategy.
+      devices: list of names, the local devices.
+      worker: index of this worker.
+      num_workers: int.
+    """
+
+    def __init__(self, strategy, devices, worker=0, num_workers=1):
+        self.strategy = strategy
+        self.devices = devices
+        self.worker = worker
+        self.num_workers = num_workers
+
+    @property
+    def num_replicas(self):
+        """Parts that a batch is cut into."""
+        return self.num_workers * len(self.devices)
+
+    @property
+    def is_chief(self):
+        """Whether this worker is the one that reads and writes the workdir."""
+        return self.worker == 0
+
+    @property
+    def agree_steps(self):
+        """Steps between two calls of `agree`, which waits for all workers."""
+        return 1 if self.num_workers == 1 else AGREE_STEPS
+
+    def dataset(self, make_batches):
+        """What `fit` takes, of the batches of all replicas; of several without an end.
+
+        Args:
+          make_batches: function of (shards, num_shards) to the `tf.data.Dataset` of
+            those shards of each batch, one after the other.
+        """
+        if self.num_replicas == 1:
+            return make_batches(range(1), 1)
+        first = self.worker * len(self.devices)
+        shards = range(first, first + len(self.devices))
+        # Without an end: otherwise all workers would have to ask each other for one.
+        return self.strategy.distribute_datasets_from_function(
+            lambda context: make_batches(shards, self.num_replicas).repeat()
+        )
+
+    def sum(self, array):
+        """Sum of an array, of the same shape on each worker, over the workers."""
+        if self.num_workers == 1:
+            return np.asarray(array)
+        with self.watch():
+            return self._sum(tf.constant(array)).numpy()
+
+    @contextlib.contextmanager
+    def watch(self):
+        """Within it, what TensorFlow raises where a worker is gone is told as that."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if self.num_workers == 1:
+                raise
+            raise WorkerLostError(
+                f"a worker was lost ({type(error).__name__}); start all workers again "
+                "with the same flags to go on from the last checkpoint"
+            ) from error
+
+    @functools.cached_property
+    def _sum(self):
+        def add_up(value):
+            context = tf.distribute.get_replica_context()
+            is_first = context.replica_id_in_sync_group % len(self.devices) == 0
+            value = tf.where(is_first, value, tf.zeros_like(value))
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+        def total(value):
+            sums = self.strategy.run(add_up, args=(value,))
+            return self.strategy.experimental_local_results(sums)[0]
+
+        return tf.function(total, autograph=False)
+
+    def agree(self, flags):
+        """Whether each of some flags is set on any worker: a list of bools."""
+        return [bool(n) for n in self.sum(np.array(flags, np.int32))]
+
+    def broadcast(self, data):
+        """The chief's bytes, on every worker; other workers pass what they like."""
+        if self.num_workers == 1:
+            return data
+        data = data if self.is_chief else b""
+        (length,) = self.sum(np.array([len(data)], np.int64))
+        words = np.zeros(length // 4 + 1, np.int32)  # sums of integers are exact
+        words[: len(data) // 4 + 1] = np.frombuffer(
+            data + bytes(4 - len(data) % 4), np.int32
+        )
+        return self.sum(words).tobytes()[:length]
+
+    def scorer(self, model):
+        """`evaluation.log_likelihood` of a model, the images split over all devices.
+
+        Each image has the noise of its row, so the result is that of one device.
+
+        Args:
+          model: trained model outside of any strategy, equal on all workers.
+
+        Returns:
+          function of (x, num_samples, seed, *, on_batch) to the LogLikelihood of all
+          of x, on each worker.
+        """
+        if self.num_replicas == 1:
+            return functools.partial(evaluation.log_likelihood, model)
+        models = [model]
+        for device in self.devices[1:]:
+            with tf.device(device):
+                models.append(_copy(model))
+        return functools.partial(self._score, models)
+
+    def _score(self, models, x, num_samples, seed, *, on_batch):
+        size = max(1, evaluation.SCORES_PER_CALL // num_samples)
+        jit_compile = models[0].jit_compile if models[0].compiled else "auto"
+
+        def score_share(local, start):
+            first = start + (self.worker * len(models) + local) * size
+            with tf.device(self.devices[local]):
+                return evaluation.log_likelihood(
+                    models[local],
+                    x[first : first + size],
+                    num_samples,
+                    seed,
+                    first_row=first,
+                    jit_compile=jit_compile,
+                )
+
+        results = []
+        with concurrent.futures.ThreadPoolExecutor(len(models)) as pool:
+            for start in range(0, len(x), self.num_replicas * size):
+                count = min(self.num_replicas * size, len(x) - start)
+                before = self.worker * len(models) * size
+                busy = min(len(models), max(0, -(-(count - before) // size)))
+                shares = pool.map(score_share, range(busy), [start] * busy)
+                parts = np.zeros([len(evaluation.LogLikelihood._fields), count])
+                for local, share in enumerate(shares):
+                    first = before + local * size
+                    parts[:, first : first + size] = share
+                parts = self.sum(parts.astype(np.float32))
+                results.append(evaluation.LogLikelihood(*parts))
+                on_batch(results[-1])
+        return evaluation.concatenate(results)
+
+
+def make_distribution(kind="none", num_devices=None):
+    """Sets up the devices; before anything else makes TensorFlow look for them.
+
+    Args:
+      kind: "none"; "mirrored", the GPUs of this machine, or its CPU as `num_devices`
+        logical devices; "multi_worker", the machines that the environment variable
+        TF_CONFIG names.
+      num_devices: how many devices of this machine to use; None: all GPUs, or one CPU.
+
+    Returns:
+      Distribution.
+
+    Raises:
+      InvalidInputError: an unknown kind, too few devices, a TF_CONFIG that is missing
+        or wrong.
+    """
+    check_choice(kind, "distribute", KINDS)
+    if kind == "none" and num_devices is not None:
+        raise InvalidInputError(
+            "`num_devices` must be left out without `distribute`. "
+            f"Received: num_devices={num_devices}"
+        )
+    if kind == "none":
+        return Distribution(tf.distribute.get_strategy(), ["CPU:0"])
+    if kind == "mirrored":
+        devices = _devices(num_devices)
+        if len(devices) == 1:
+            return Distribution(tf.distribute.get_strategy(), devices)
+        return Distribution(tf.distribute.MirroredStrategy(devices), devices)
+    worker, num_workers = read_cluster(os.environ.get("TF_CONFIG"))
+    if num_workers == 1:
+        return Distribution(tf.distribute.get_strategy(), ["CPU:0"])
+    if num_devices not in (None, 1):
+        raise InvalidInputError(
+            "`num_devices` must be left out for multi_worker, which takes every GPU of "
+            f"a machine or its CPU. Received: num_devices={num_devices}"
+        )
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    devices = list(strategy.extended.worker_devices)
+    return Distribution(strategy, devices, worker, num_workers)
+
+
+def read_cluster(text):
+    """Index of this worker and number of workers, from the text of TF_CONFIG.
+
+    A chief, where there is one, is worker 0.
+
+    Raises:
+      InvalidInputError: it is missing, or not what TensorFlow takes.
+    """
+    if not text:
+        raise InvalidInputError(
+            f"`TF_CONFIG` must be set for multi_worker, such as {CLUSTER_EXAMPLE}. "
+            "Received: none"
+        )
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
+        index = int(task["index"])
+        good = (
+            set(cluster) <= {"chief", "worker"}
+            and len(chiefs) <= 1
+            and all(isinstance(address, str) for address in [*chiefs, *workers])
+            and 0 <= index < len(cluster[task["type"]])
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        good = False
+    if not good:
+        raise InvalidInputError(
+            "`TF_CONFIG` must name the workers and which of them this is, such as "
+            f"{CLUSTER_EXAMPLE}. Received: TF_CONFIG={text!r}"
+        )
+    worker = index if task["type"] == "chief" else index + len(chiefs)
+    return worker, len(chiefs) + len(workers)
+
+
+def _copy(model):
+    """The same model with variables of its own, on the current device."""
+    copy = type(model).from_config(model.get_config())
+    copy.build((None, *model.event_shape))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _devices(num_devices):
+    """Names of that many local devices; logical ones of the CPU where no GPU is."""
+    gpus = tf.config.list_physical_devices("GPU")
+    wanted = num_devices or max(1, len(gpus))
+    if gpus:
+        if wanted > len(gpus):
+            raise InvalidInputError(
+                f"`num_devices` must be at most the machine's {len(gpus)} GPUs. "
+                f"Received: num_devices={num_devices}"
+            )
+        return [f"GPU:{index}" for index in range(wanted)]
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    logical = [tf.config.LogicalDeviceConfiguration() for _ in range(wanted)]
+    tf.config.set_logical_device_configuration(cpu, logical)
+    return [f"CPU:{index}" for index in range(wanted)]

@@ -1,0 +1,63 @@
+"""Trains every combination of some values of a config, some runs at a time.
+
+  python -m iwae_tf.sweep --config=mnist5k_iwae --folder=runs/sweep \
+      --grid=num_samples=1,5,50 --grid=seed=0,1,2 --processes=2
+
+Started again with the same flags it does what is left to do. `--task=I` does the I-th
+run alone, for the array jobs of a cluster; `--list` prints the runs in that order.
+"""
+
+import pathlib
+import signal
+import threading
+
+from absl import flags
+from ml_collections import config_flags
+
+from iwae_tf import cli
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, or the name of one that ships.", lock_config=True
+)
+_FOLDER = flags.DEFINE_string("folder", None, "Folder of the runs' workdirs.")
+_GRID = flags.DEFINE_multi_string("grid", [], "KEY=VALUE,VALUE,...; may be repeated.")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "Runs at a time.")
+_TASK = flags.DEFINE_integer("task", None, "Do run I alone, counted from 0.")
+_LIST = flags.DEFINE_bool("list", False, "Print the runs and do nothing.")
+
+
+def main(argv):
+    """Does the runs of the flags and prints a table."""
+    del argv
+    from iwae_tf import sweeps
+    from iwae_tf.checks import check_choice
+
+    cli.require("config", _CONFIG.value)
+    cli.check_positive("processes", _PROCESSES.value)
+    runs = sweeps.expand_grid(_CONFIG.value, _GRID.value)
+    if _LIST.value:
+        for index, run in enumerate(runs):
+            print(index, run.name)
+        return 0
+    folder = pathlib.Path(cli.require("folder", _FOLDER.value))
+    table = folder / "sweep.json"
+    if _TASK.value is not None:
+        check_choice(_TASK.value, "task", range(len(runs)))
+        runs, table = [runs[_TASK.value]], None
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    outcomes = sweeps.run_all(runs, folder, num_processes=_PROCESSES.value, stop=stop)
+    print(sweeps.format_table(outcomes))
+    if table is not None:
+        sweeps.write_table(table, outcomes)
+        print(f"table  {table}")
+    return cli.FAILED if any(o.status == sweeps.FAILED for o in outcomes) else 0
+
+
+def run():
+    """The console command."""
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

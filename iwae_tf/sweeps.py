@@ -1,0 +1,245 @@
+"""Many training runs, each a process and a workdir of its own.
+
+  outcomes = run_all([Run("k5", config_a), Run("k50", config_b)], "runs/sweep")
+
+Every run is `python -m iwae_tf.train` in `folder/name`, so that one that fails, or is
+killed, takes no other with it. The same call again does what is left to do: finished
+runs are read, unfinished ones go on from their last checkpoint.
+"""
+
+import ast
+import concurrent.futures
+import itertools
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+import time
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from iwae_tf.checks import check_count
+from iwae_tf.config import check_key, validate
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.files import write_json
+from iwae_tf.workdir import Workdir, read_json
+
+DONE, FAILED, STOPPED = "done", "failed", "stopped"
+TRAIN = (sys.executable, "-m", "iwae_tf.train")
+POLL_SECONDS = 0.2
+
+
+class Run(NamedTuple):
+    """One training run of a sweep."""
+
+    name: str  # of its workdir in the sweep's folder
+    config: ConfigDict
+
+
+class Outcome(NamedTuple):
+    """What became of a run."""
+
+    name: str
+    status: str  # "done", "failed" or "stopped" (the same call again goes on)
+    workdir: str
+    nll: float | None = None
+    standard_error: float | None = None
+    bound: float | None = None
+    seconds: float | None = None
+    message: str = ""  # why it failed
+
+
+def expand_grid(config, axes):
+    """Runs for every combination of values.
+
+    Args:
+      config: ConfigDict that the runs share.
+      axes: list of "KEY=VALUE,VALUE,...", such as "num_samples=1,5,50".
+
+    Returns:
+      list of Run, named after their values; the last axis varies fastest.
+
+    Raises:
+      InvalidInputError: an unknown or repeated key, or a value of the wrong type.
+    """
+    parsed = [_parse_axis(axis) for axis in axes]
+    keys = [key for key, _ in parsed]
+    if len(set(keys)) < len(keys):
+        raise InvalidInputError(f"`grid` must name each key once. Received: {keys}")
+    runs = []
+    for values in itertools.product(*(values for _, values in parsed)):
+        variant = config.copy_and_resolve_references()
+        for key, value in zip(keys, values):
+            _set(variant, key, value)
+        words = [f"{key}={value}" for key, value in zip(keys, values)]
+        name = re.sub(r"[^\w.=+-]+", "_", ",".join(words)).strip("_.")
+        runs.append(Run(name or "run", variant))
+    return runs
+
+
+def run_all(runs, folder, *, num_processes=1, stop=None, report=print):
+    """Does the runs, some at a time; a failed one does not end the others.
+
+    Args:
+      runs: iterable of Run (or (name, config)).
+      folder: path; run `name` has the workdir `folder/name`, with its output in
+        `log.txt` there.
+      num_processes: how many at a time. The cores are shared evenly among them.
+      stop: optional threading.Event: once set, runs write a checkpoint and end.
+      report: function of one line, told of each run that begins or ends.
+
+    Returns:
+      list of Outcome, in the order of the runs.
+
+    Raises:
+      InvalidInputError: a bad name, or two runs of one name.
+    """
+    runs, folder = [Run(*run) for run in runs], pathlib.Path(folder)
+    check_count(num_processes, "num_processes")
+    _check_names([run.name for run in runs])
+    stop = stop or threading.Event()
+    threads = max(1, (os.cpu_count() or 1) // num_processes)
+    with concurrent.futures.ThreadPoolExecutor(num_processes) as pool:
+        futures = [
+            pool.submit(run_one, run, folder, stop=stop, report=report, threads=threads)
+            for run in runs
+        ]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stop.set()  # before the pool waits for its runs
+            raise
+
+
+def run_one(run, folder, *, stop=None, report=print, threads=None):
+    """Does one run in a process of its own, unless it is finished; returns Outcome."""
+    run, stop = Run(*run), stop or threading.Event()
+    workdir = Workdir(pathlib.Path(folder) / run.name)
+    try:
+        validate(run.config)
+        workdir.check(run.config)
+        if not workdir.results.exists():
+            if stop.is_set():
+                return Outcome(run.name, STOPPED, str(workdir.path))
+            if not workdir.config.exists():
+                write_json(workdir.config, run.config.to_dict())
+            report(f"{run.name}: started")
+            code = _train(workdir, stop, threads)
+            outcome = _outcome(run.name, workdir, code)
+        else:
+            outcome = _outcome(run.name, workdir, 0)
+    except (InvalidInputError, OSError) as error:
+        message = " ".join(str(error).split())
+        outcome = Outcome(run.name, FAILED, str(workdir.path), message=message)
+    report(f"{run.name}: {outcome.status} {outcome.message}".rstrip())
+    return outcome
+
+
+def format_table(outcomes):
+    """The outcomes as text, a line each, failures with their reason."""
+    rows = [["run", "status", "NLL", "+-", "bound", "seconds", ""]]
+    for outcome in outcomes:
+        numbers = (outcome.nll, outcome.standard_error, outcome.bound, outcome.seconds)
+        formats = (".2f", ".3f", ".2f", ".0f")
+        cells = ["-" if n is None else format(n, f) for n, f in zip(numbers, formats)]
+        rows.append([outcome.name, outcome.status, *cells, outcome.message])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for name, status, *numbers, message in rows:
+        cells = [name.ljust(widths[0]), status.ljust(widths[1])]
+        cells += [n.rjust(width) for n, width in zip(numbers, widths[2:])]
+        lines.append("  ".join([*cells, message]).rstrip())
+    return "\n".join(lines)
+
+
+def write_table(path, outcomes):
+    """Writes the outcomes as JSON, a list of objects under "runs"."""
+    write_json(path, {"runs": [outcome._asdict() for outcome in outcomes]})
+
+
+def _train(workdir, stop, threads):
+    """Runs the training script; returns its exit code. SIGTERM once `stop` is set."""
+    command = [*TRAIN, f"--config={workdir.config}", f"--workdir={workdir.path}"]
+    environment = dict(os.environ)
+    if threads is not None:
+        environment.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
+    with open(workdir.path / "log.txt", "wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+        asked = False
+        while process.poll() is None:
+            if stop.is_set() and not asked:
+                process.terminate()
+                asked = True
+            time.sleep(POLL_SECONDS)
+    return process.returncode
+
+
+def _outcome(name, workdir, code):
+    """The Outcome of a run whose process ended with `code`."""
+    path = str(workdir.path)
+    if workdir.results.exists():
+        found = read_json(workdir.results)
+        keys = ("nll", "standard_error", "bound", "seconds")
+        return Outcome(name, DONE, path, *(found.get(key) for key in keys))
+    if code in (0, 130):
+        return Outcome(name, STOPPED, path)
+    log = workdir.path / "log.txt"
+    lines = [
+        line.strip()
+        for line in re.split("[\r\n]", log.read_text(errors="replace"))
+        if line.strip()
+    ]
+    reasons = [line for line in lines if line.startswith("error: ")] or lines
+    reason = reasons[-1].removeprefix("error: ") if reasons else "no output"
+    if code < 0:
+        reason = f"killed by signal {-code}"
+    return Outcome(name, FAILED, path, message=f"{reason} (see {log})")
+
+
+def _check_names(names):
+    for name in names:
+        if not re.fullmatch(r"[\w=+-][\w.=+-]*", str(name)):
+            raise InvalidInputError(
+                "`name` must be letters, digits and _ . = + - only. "
+                f"Received: name={name!r}"
+            )
+        if names.count(name) > 1:
+            raise InvalidInputError(
+                f"`runs` must have names of their own. Received: {name} twice"
+            )
+
+
+def _parse_axis(axis):
+    """("num_samples", (1, 5, 50)) of "num_samples=1,5,50"; words need no quotes."""
+    key, equals, text = axis.partition("=")
+    check_key(key)
+    if not equals or not text:
+        raise InvalidInputError(
+            f"`grid` must be KEY=VALUE,VALUE,... Received: grid={axis!r}"
+        )
+    try:
+        values = ast.literal_eval(f"({text},)")
+    except (ValueError, SyntaxError):
+        values = tuple(text.split(","))
+    if any(values.count(value) > 1 for value in values):
+        raise InvalidInputError(f"`grid` must not repeat a value. Received: {axis!r}")
+    return key, values
+
+
+def _set(config, key, value):
+    if isinstance(config[key], float) and isinstance(value, int):
+        value = float(value)
+    if isinstance(config[key], bool) and value in ("true", "false"):
+        value = json.loads(value)
+    try:
+        config[key] = value
+    except TypeError as error:
+        raise InvalidInputError(
+            f"`{key}` must have the type of {config[key]!r}. Received: {key}={value!r}"
+        ) from error

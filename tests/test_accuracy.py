@@ -1,0 +1,82 @@
+"""Sums over a million float32 numbers, within 1e-4 nats of float64."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from iwae_tf import bounds
+from iwae_tf.evaluation import stream_draws
+from iwae_tf.metrics import JointMeans
+
+MILLION = 1_000_000
+NATS = 1e-4
+
+
+@pytest.fixture(scope="module", params=[(-90, 8), (-1500, 8), (-90, 0.01)])
+def log_weights(request):
+    """Of a million draws, heavy-tailed or nearly equal, of small images or large."""
+    loc, scale = request.param
+    drawn = loc + scale * np.random.default_rng(0).standard_t(5, size=MILLION)
+    return drawn.astype(np.float32)
+
+
+def tolerance(log_weights):
+    """What the test is about, and half a step of float32 where that is larger."""
+    return max(NATS, float(np.spacing(np.float32(abs(log_weights.mean())))))
+
+
+def log_mean_exp(values):
+    values = values.astype(np.float64)
+    return values.max() + np.log(np.mean(np.exp(values - values.max())))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_bounds_of_a_million_draws(log_weights, jit_compile):
+    def both(values):
+        return bounds.iwae(values), bounds.elbo(values)
+
+    iwae, elbo = tf.function(both, jit_compile=jit_compile)(
+        tf.constant(log_weights.reshape(1, MILLION, 1))
+    )
+    atol = tolerance(log_weights)
+    np.testing.assert_allclose(iwae, [log_mean_exp(log_weights)], rtol=0, atol=atol)
+    mean = log_weights.astype(np.float64).mean()
+    np.testing.assert_allclose(elbo, [mean], rtol=0, atol=atol)
+
+
+def test_the_streamed_estimate_of_a_million_draws(log_weights):
+    padded = tf.constant(np.append(log_weights, np.zeros(5000, np.float32)))
+
+    def draw(first, count):
+        return padded[first : first + count, tf.newaxis]
+
+    found = stream_draws(draw, 1, MILLION, 2500)
+    exact = log_mean_exp(log_weights)
+    assert abs(float(found.estimate[0]) - exact) <= tolerance(log_weights)
+    weights = np.exp(log_weights.astype(np.float64) - exact) / MILLION
+    size = 1.0 / np.sum(weights**2)
+    assert float(found.effective_sample_size[0]) == pytest.approx(size, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [20, 1000])
+def test_the_mean_of_a_million_examples_in_batches(log_weights, batch_size):
+    """In float32 the running sum would be off by some 1e-3 nats; see the premise."""
+    means = JointMeans(["bound", "loss"])
+    batches = log_weights.reshape(-1, batch_size)
+
+    @tf.function
+    def add_up():
+        for batch in tf.data.Dataset.from_tensor_slices(batches):
+            means.update_state([batch, -batch], tf.ones([batch_size]))
+
+    add_up()
+    exact = log_weights.astype(np.float64).mean()
+    for name, sign in (("bound", 1), ("loss", -1)):
+        result = means.trackers[name].result()
+        assert result.dtype == tf.float32
+        assert abs(sign * float(result) - exact) <= tolerance(log_weights)
+    in_float32 = np.float32(0)
+    for total in batches.sum(axis=1):
+        in_float32 += total
+    if batch_size == 20:  # the premise
+        assert abs(in_float32 / MILLION - exact) > NATS

@@ -1,0 +1,165 @@
+"""Several devices and several workers compute what one does."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from iwae_tf import datasets
+from iwae_tf.distribution import make_distribution, read_cluster
+from iwae_tf.errors import InvalidInputError
+from torture.job import tiny_config, write_data
+from torture.trials import Trials
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+# Data of each replica --------------------------------------------------------------
+
+
+def rows_of(num_shards, shards, *, count=11, batch_size=4, **kwargs):
+    """The values of each batch of two epochs, for some shards."""
+    images = np.arange(count, dtype=np.float32)[:, np.newaxis] / count
+    settings = {"epochs": 2, "seed": 3, **kwargs}
+    data = datasets.batches(
+        images, batch_size=batch_size, num_shards=num_shards, shards=shards, **settings
+    )
+    found = [batch.numpy()[:, 0] for batch in data]
+    assert len(found) == int(data.cardinality())
+    return found
+
+
+@pytest.mark.parametrize("num_shards", [2, 3, 5])
+@pytest.mark.parametrize("first_batch", [0, 2])
+def test_shards_are_the_batch_without_overlap_or_loss(num_shards, first_batch):
+    """Batches of 4, 4 and 3 rows: five shards of them leave some without any."""
+    whole = rows_of(1, range(1), first_batch=first_batch)
+    parts = [
+        rows_of(num_shards, range(shard, shard + 1), first_batch=first_batch)
+        for shard in range(num_shards)
+    ]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(np.concatenate(shares), batch)
+        sizes = [len(share) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_worker_of_two_devices_gets_both_shards_in_turn():
+    whole = rows_of(1, range(1))
+    pairs = rows_of(4, range(2, 4))
+    for batch, third, fourth in zip(whole, pairs[::2], pairs[1::2], strict=True):
+        both = np.concatenate([third, fourth])
+        np.testing.assert_array_equal(both, batch[len(batch) * 2 // 4 :])
+
+
+# Clusters and flags ----------------------------------------------------------------
+
+
+def cluster(kind, index, **hosts):
+    return json.dumps({"cluster": hosts, "task": {"type": kind, "index": index}})
+
+
+def test_the_chief_is_the_first_worker():
+    both = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+    assert read_cluster(cluster("chief", 0, **both)) == (0, 3)
+    assert read_cluster(cluster("worker", 1, **both)) == (2, 3)
+    assert read_cluster(cluster("worker", 0, worker=["b:1", "c:1"])) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        "{}",
+        cluster("worker", 2, worker=["a:1", "b:1"]),
+        cluster("worker", -1, worker=["a:1"]),
+        cluster("ps", 0, worker=["a:1"], ps=["b:1"]),
+        cluster("chief", 0, chief=["a:1", "b:1"]),
+        cluster("worker", 0, worker=[1, 2]),
+        cluster("worker", "many", worker=["a:1"]),
+    ],
+)
+def test_bad_clusters_are_one_line(text):
+    with pytest.raises(InvalidInputError, match="`TF_CONFIG` must") as error:
+        read_cluster(text)
+    assert "\n" not in str(error.value)
+
+
+def test_one_device_needs_no_strategy():
+    distribution = make_distribution()
+    assert distribution.num_replicas == 1 and distribution.is_chief
+    assert distribution.agree([True, False]) == [True, False]
+    assert distribution.broadcast(b"abc") == b"abc"
+    with pytest.raises(InvalidInputError, match="`distribute` must be one of"):
+        make_distribution("tpu")
+    with pytest.raises(InvalidInputError, match="`num_devices` must be left out"):
+        make_distribution("none", 2)
+
+
+# Whole runs ------------------------------------------------------------------------
+
+
+def script(name, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", f"iwae_tf.{name}", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_two_devices_train_and_evaluate_as_one(tmp_path):
+    """The scripts with two logical devices of the CPU: history and NLL."""
+    write_data(tmp_path / "data.npz")
+    config = tiny_config(str(tmp_path / "data.npz"), epochs=2)
+    config.eval_num_samples, config.eval_split = 50, "test"
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    devices = ["--distribute=mirrored", "--num_devices=2"]
+    histories, results = [], []
+    for name, flags in (("one", []), ("two", devices)):
+        workdir = tmp_path / name
+        config_flag = f"--config={tmp_path / 'config.json'}"
+        script("train", config_flag, f"--workdir={workdir}", *flags)
+        with open(workdir / "metrics.csv", newline="") as file:
+            histories.append(list(csv.DictReader(file)))
+        results.append(json.loads((workdir / "results.json").read_text()))
+    for one, two in zip(*histories, strict=True):
+        for key in one:
+            if key != "seconds":
+                assert float(two[key]) == pytest.approx(float(one[key]), rel=1e-3), key
+    assert results[1]["nll"] == pytest.approx(results[0]["nll"], abs=1e-2)
+    # The same model on one device and on two: to rounding.
+    found = []
+    for flags in ([], devices):
+        output = tmp_path / "found.json"
+        script(
+            "evaluate", f"--workdir={tmp_path / 'one'}", f"--output={output}", *flags
+        )
+        found.append(json.loads(output.read_text()))
+    for key in ("nll", "standard_error", "bound"):
+        assert found[1][key] == pytest.approx(found[0][key], abs=1e-5), key
+
+
+@pytest.mark.slow
+def test_workers_train_as_one_and_survive_the_loss_of_one(tmp_path):
+    trials = Trials(tmp_path, kills=0, seed=0)
+    for row in (*trials.workers(2), *trials.workers(3), *trials.workers(2, kill=True)):
+        assert row.good, row
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_change_nothing(tmp_path):
+    """Some of what `make torture` tries."""
+    trials = Trials(tmp_path, kills=5, seed=1)
+    for row in (*trials.kill(), *trials.stop(), *trials.damage(5)):
+        assert row.good, row

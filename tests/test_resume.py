@@ -1,0 +1,201 @@
+"""Runs that are stopped anywhere, and folders that two runs want."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from iwae_tf import bounds, callbacks, execution, training
+from iwae_tf.checkpoints import CheckpointStore, variables_of
+from iwae_tf.config import default_config
+from iwae_tf.distribution import make_distribution
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.files import FolderLock, remove_leftovers
+from iwae_tf.workdir import Workdir
+from torture.damage import make_model
+from torture.job import tiny_config, write_data
+
+STEPS = 19  # an epoch, of 369 images, 20 a batch
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    write_data(path)
+    config = tiny_config(str(path), epochs=2)
+    config.jit_compile = False  # in XLA by `make torture`
+    return config
+
+
+@pytest.fixture(autouse=True)
+def short_calls(monkeypatch):
+    """Seven steps a call, which do not divide an epoch."""
+    monkeypatch.setattr(execution, "MOST_STEPS", 7)
+
+
+def train(config, path, *, stop_at=None, interval=1e9, monkeypatch):
+    """Trains until the end, or until a stop is asked for at a step."""
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", interval)
+    request, workdir = threading.Event(), Workdir(path)
+    real = callbacks.Progress.on_train_batch_end
+
+    def ask(self, batch, logs=None):
+        real(self, batch, logs)
+        if stop_at is not None and int(self.model.train_steps) >= stop_at:
+            request.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Progress, "on_train_batch_end", ask)
+        try:
+            return training.train(
+                config,
+                workdir,
+                stop_request=request,
+                distribution=make_distribution(),
+                report=lambda line: None,
+            )
+        except callbacks.StopTraining:
+            return None
+        finally:
+            workdir.release()
+
+
+def state_of(trained):
+    rows = [{k: v for k, v in r.items() if k != "seconds"} for r in trained.history]
+    return {n: v.numpy() for n, v in variables_of(trained.model).items()}, rows
+
+
+def assert_same(ours, theirs):
+    assert ours[1] == theirs[1]
+    assert ours[0].keys() == theirs[0].keys()
+    for name, array in ours[0].items():
+        np.testing.assert_array_equal(array, theirs[0][name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "MOST_STEPS", 7)
+        path = tmp_path_factory.mktemp("runs") / "whole"
+        return state_of(train(config, path, monkeypatch=patch))
+
+
+def test_a_run_stopped_within_epochs_ends_bit_for_bit_the_same(
+    config, whole, tmp_path, monkeypatch
+):
+    """Stopped after 7 of 19 steps, at the end of an epoch, and at its last call."""
+    stopped = []
+    for stop_at in (1, 8, STEPS + 8):
+        assert train(config, tmp_path, stop_at=stop_at, monkeypatch=monkeypatch) is None
+        stopped.append(CheckpointStore(tmp_path / "checkpoints").newest.name)
+    assert stopped == [
+        "epoch-00000-step-000007.npz",
+        "epoch-00001.npz",  # one call was left: it is not cut off from the others
+        "epoch-00002.npz",
+    ]
+    assert_same(state_of(train(config, tmp_path, monkeypatch=monkeypatch)), whole)
+
+
+def test_checkpoints_within_an_epoch_change_nothing(
+    config, whole, tmp_path, monkeypatch
+):
+    seen, real = [], CheckpointStore.save
+
+    def save(self, *args, step=0):
+        real(self, *args, step=step)
+        seen.append((args[0], step))
+
+    monkeypatch.setattr(CheckpointStore, "save", save)
+    trained = train(config, tmp_path, interval=0.0, monkeypatch=monkeypatch)
+    assert seen == [(0, 7), (1, 0), (1, 7), (2, 0)]
+    assert_same(state_of(trained), whole)
+
+
+def test_training_stops_at_the_step_that_is_not_finite(config, tmp_path, monkeypatch):
+    """The second batch of the second epoch, in the middle of a call of seven steps."""
+    real, bad_step = training.build_model, STEPS + 2
+
+    def build_model(*args, **kwargs):
+        model = real(*args, **kwargs)
+        objective = model.objective
+
+        def breaks(log_weights):
+            bound = objective(log_weights).generative
+            is_bad = model.train_steps.value == bad_step - 1
+            bound = tf.where(is_bad, np.float32(np.nan), bound)
+            return bounds.Bound(bound, bound)
+
+        model.objective = breaks
+        return model
+
+    monkeypatch.setattr(training, "build_model", build_model)
+    with pytest.raises(FloatingPointError) as error:
+        train(config, tmp_path, monkeypatch=monkeypatch)
+    text = str(error.value)
+    assert f"the bound is nan at step {bad_step}, batch 2 of epoch 2" in text
+    assert "learning_rate" in text and "epoch-00001.npz" in text
+    store = CheckpointStore(tmp_path / "checkpoints")
+    assert store.newest.name == "epoch-00001.npz"
+    with np.load(tmp_path / "nonfinite_batch.npz") as batch:
+        images = training.load_images(config, "train")
+        expected = next(iter(training._batches(config, images, 1, 1)))
+        np.testing.assert_array_equal(batch["x"], expected)
+        assert (batch["epoch"], batch["batch"]) == (2, 2)
+
+
+# One folder, two runs --------------------------------------------------------------
+
+
+def test_two_runs_cannot_have_one_workdir(config, tmp_path, monkeypatch):
+    lock = FolderLock(tmp_path, "workdir")
+    with pytest.raises(InvalidInputError) as error:
+        train(config, tmp_path, monkeypatch=monkeypatch)
+    assert "`workdir` must not be in use by another run" in str(error.value)
+    assert f"process {os.getpid()}" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    lock.release()
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+    Workdir(tmp_path).claim(config)
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    code = (
+        "import sys, signal, os; from iwae_tf.files import FolderLock\n"
+        "lock = FolderLock(sys.argv[1], 'workdir')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path])
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / ".lock").exists()
+    FolderLock(tmp_path, "workdir").release()
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    name = "0123456789abcdef" * 2
+    left = [f".epoch-00001.npz.{name}.tmp", f".{name}.keras"]
+    mine = ["epoch-00001.npz", ".hidden.tmp", f"{name}.keras", ".lock", f".{name}"]
+    for file in [*left, *mine]:
+        (tmp_path / file).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(mine)
+    remove_leftovers(tmp_path / "none")
+
+
+def test_the_clock_may_change(config, whole, tmp_path, monkeypatch):
+    """Times are differences of a clock that only goes forwards: one set back by a
+    year changes neither when checkpoints are written nor what `seconds` says."""
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    trained = train(config, tmp_path, monkeypatch=monkeypatch)
+    assert_same(state_of(trained), whole)
+    assert 0 <= trained.history[0]["seconds"] <= trained.history[1]["seconds"] < 1000
+
+
+def test_a_config_says_what_the_torture_trains():
+    assert set(tiny_config("x.npz", 1)) == set(default_config())
+    assert make_model().built

@@ -1,0 +1,83 @@
+"""Nothing is unpickled, no shell is started, no archive writes outside its folder."""
+
+import ast
+import pathlib
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from iwae_tf import datasets
+from iwae_tf.checkpoints import CheckpointStore
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.models import IWAE
+from iwae_tf.networks import MLP
+from iwae_tf.workdir import Workdir
+from torture.damage import make_model
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "iwae_tf"
+UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+SHELLS = {"system", "popen", "extractall", "eval", "exec", "unpack_archive"}
+SOURCES = sorted(PACKAGE.glob("*.py")) + sorted(
+    (PACKAGE.parent / "configs").glob("*.py")
+)
+
+
+def names(node):
+    """What a node imports or calls."""
+    if isinstance(node, ast.Import):
+        return {alias.name.partition(".")[0] for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        return {node.module, *(alias.name for alias in node.names)}
+    if isinstance(node, ast.Call):
+        return {getattr(node.func, "attr", getattr(node.func, "id", None))}
+    return set()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_the_source_unpickles_nothing_and_starts_no_shell(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not names(node) & (UNPICKLERS | SHELLS), node.lineno
+        if isinstance(node, ast.keyword):
+            assert node.arg not in ("safe_mode", "shell"), node.value.lineno
+            if node.arg == "allow_pickle":
+                assert node.value.value is False
+
+
+def test_numpy_never_loads_without_a_word_on_pickles():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "np.load":
+                assert "allow_pickle" in {k.arg for k in node.keywords}, path
+
+
+def test_a_lambda_in_a_model_file_is_refused(tmp_path):
+    """Keras would run its bytecode: the file is one of this package but for that."""
+    layers = keras.layers
+    decoder = keras.Sequential([layers.Dense(6), layers.Lambda(lambda x: 2 * x)])
+    model = IWAE(MLP([5], (4,)), decoder, num_samples=2)
+    model.build((None, 6))
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(InvalidInputError, match="intact model.keras"):
+        Workdir(tmp_path).load_model()
+
+
+@pytest.mark.parametrize("name", ["../evil.npy", "/tmp/evil.npy", "a/../../evil.npy"])
+def test_members_of_archives_stay_where_they_are(tmp_path, name):
+    """Archives with a member that points elsewhere: read or refused, never unpacked."""
+    folder = tmp_path / "deep" / "down"
+    folder.mkdir(parents=True)
+    x = np.random.default_rng(0).integers(0, 2, (4, 6)).astype(np.float32)
+    np.savez(folder / "data.npz", x_train=x, x_test=x)
+    model, store = make_model(), CheckpointStore(folder / "checkpoints")
+    store.save(1, model, {})
+    for archive in (folder / "data.npz", store.newest):
+        with zipfile.ZipFile(archive, "a") as file:
+            file.writestr(name.replace("/tmp", str(tmp_path)), "evil")
+    before = sorted(tmp_path.rglob("*"))
+    read = datasets.load_arrays("npz", split="test", data_dir=folder / "data.npz")
+    np.testing.assert_array_equal(read.images, x)
+    with pytest.raises(InvalidInputError, match="all 1 damaged"):
+        store.restore_latest(model, lambda line: None)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,231 @@
+"""Sweeps: what a grid means, and real runs that finish, fail, stop and go on."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from iwae_tf import sweeps
+from iwae_tf.config import default_config
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.sweeps import Outcome, Run, expand_grid, run_all
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A run of some seconds on 40 images."""
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, [60, 6]).astype(np.float32)
+    np.savez(path, x_train=x[:40], x_test=x[40:])
+    config = default_config()
+    config.dataset, config.data_dir, config.binarization = "npz", str(path), "none"
+    config.latent_dims, config.hidden_dims = [2], [[4]]
+    config.num_samples, config.batch_size, config.epochs = 2, 20, 1
+    config.lr_schedule, config.jit_compile = "constant", False
+    config.eval_split, config.eval_num_samples = "test", 10
+    return config
+
+
+# Grids -----------------------------------------------------------------------------
+
+
+def test_a_grid_is_every_combination(config):
+    axes = ["num_samples=1,5", "model=vae,iwae", "latent_dims=[2],[3]"]
+    runs = expand_grid(config, axes)
+    found = [
+        (r.config.num_samples, r.config.model, tuple(r.config.latent_dims))
+        for r in runs
+    ]
+    assert found == [
+        (k, model, dims)
+        for k in (1, 5)
+        for model in ("vae", "iwae")
+        for dims in ((2,), (3,))
+    ]
+    assert len({run.name for run in runs}) == 8
+    assert runs[0].name == "num_samples=1_model=vae_latent_dims=_2"
+    assert config.num_samples == 2 and config.model == "iwae"  # as it was
+    assert expand_grid(config, []) == [Run("run", config)]
+
+
+def test_values_take_the_type_of_the_key(config):
+    (run,) = expand_grid(config, ["learning_rate=1", "shuffle=false", "seed=7"])
+    assert run.config.learning_rate == 1.0 and run.config.shuffle is False
+    with pytest.raises(InvalidInputError, match="`seed` must have the type of 0"):
+        expand_grid(config, ["seed=many"])
+
+
+@pytest.mark.parametrize(
+    "axes, words",
+    [
+        (["foo=1"], "`foo` must be a config key"),
+        (["seed"], "KEY=VALUE"),
+        (["seed="], "KEY=VALUE"),
+        (["seed=1,1"], "must not repeat"),
+        (["seed=1", "seed=2"], "each key once"),
+        (["seed=__import__('os')"], "`seed` must have the type"),
+    ],
+)
+def test_bad_grids(config, axes, words):
+    with pytest.raises(InvalidInputError, match=words):
+        expand_grid(config, axes)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "a\n"])
+def test_bad_names(config, tmp_path, name):
+    with pytest.raises(InvalidInputError, match="`name` must be"):
+        run_all([Run(name, config)], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_of_one_name(config, tmp_path):
+    with pytest.raises(InvalidInputError, match="a twice"):
+        run_all([Run("a", config), Run("a", config)], tmp_path)
+
+
+# Runs ------------------------------------------------------------------------------
+
+# Behaves as the training script does, by the seed of its config, without TensorFlow.
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+workdir = pathlib.Path(sys.argv[2].partition("=")[2])
+seed = json.loads((workdir / "config.json").read_text())["seed"]
+with open(workdir / "starts", "a") as file:
+    file.write("x")
+if seed == 1:
+    print("epoch 1:  5%\\rerror: the bound is nan at step 2", file=sys.stderr)
+    sys.exit(1)
+if seed == 2:
+    os.kill(os.getpid(), signal.SIGKILL)
+if seed == 3:
+    raise RuntimeError("a traceback")
+if seed == 4 and not (workdir / "checkpoint").exists():
+    def stop(*_):
+        (workdir / "checkpoint").touch()
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, stop)
+    (workdir / "trains").touch()
+    time.sleep(60)
+numbers = {"nll": 80.0 + seed, "standard_error": 0.1, "bound": -90.0, "seconds": 2.0}
+(workdir / "results.json").write_text(json.dumps(numbers))
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    path = tmp_path / "stand_in.py"
+    path.write_text(STAND_IN)
+    monkeypatch.setattr(sweeps, "TRAIN", (sys.executable, str(path)))
+
+
+def starts(folder, name):
+    path = folder / name / "starts"
+    return len(path.read_text()) if path.exists() else 0
+
+
+def test_failed_runs_end_no_other_and_are_named(config, tmp_path, stand_in):
+    runs = expand_grid(config, ["seed=0,1,2,3,5"])
+    rule = config.copy_and_resolve_references()
+    rule.num_samples = 0
+    runs.insert(1, Run("rule", rule))
+    folder, lines = tmp_path / "sweep", []
+    outcomes = run_all(runs, folder, num_processes=3, report=lines.append)
+    assert [o.name for o in outcomes] == [run.name for run in runs]
+    assert [o.status for o in outcomes] == ["done", *["failed"] * 4, "done"]
+    assert outcomes[0][3:] == (80.0, 0.1, -90.0, 2.0, "")
+    messages = [o.message for o in outcomes[1:5]]
+    for message, words in zip(
+        messages,
+        (
+            "`num_samples` must be",
+            "the bound is nan at step 2 (see",
+            "signal 9",
+            "trace",
+        ),
+    ):
+        assert words in message and "\n" not in message
+    assert "seed=1: failed the bound is nan at step 2" in "\n".join(lines)
+    # Once more: what is done is only read, what failed is tried again.
+    again = run_all(runs, folder, report=lines.append)
+    assert again == outcomes
+    assert [starts(folder, run.name) for run in runs] == [1, 0, 2, 2, 2, 1]
+
+
+def test_a_stopped_sweep_goes_on(config, tmp_path, stand_in):
+    """The first run is asked to stop while it trains, the second never starts."""
+    runs, stop = expand_grid(config, ["seed=4,0"]), threading.Event()
+    folder = tmp_path / "sweep"
+    waiter = threading.Thread(target=_set_when, args=(folder / "seed=4/trains", stop))
+    waiter.start()
+    outcomes = run_all(runs, folder, stop=stop)
+    waiter.join()
+    assert [o.status for o in outcomes] == ["stopped", "stopped"]
+    assert (folder / "seed=4" / "checkpoint").exists()
+    assert not (folder / "seed=0").exists()
+    assert [o.status for o in run_all(runs, folder)] == ["done", "done"]
+
+
+def _set_when(path, event):
+    for _ in range(600):
+        if path.exists():
+            break
+        event.wait(0.1)
+    event.set()
+
+
+def test_a_workdir_of_another_config_is_a_failure(config, tmp_path):
+    other = config.copy_and_resolve_references()
+    other.seed = 5
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.json").write_text(json.dumps(other.to_dict()))
+    (outcome,) = run_all([Run("a", config)], tmp_path)
+    assert outcome.status == "failed" and "whose seed is 5, not 0" in outcome.message
+
+
+def test_the_table_is_aligned():
+    outcomes = [
+        Outcome("a", "done", "x/a", 85.961, 0.0041, -87.3, 12.4),
+        Outcome("longer", "failed", "x/longer", message="no data"),
+    ]
+    assert sweeps.format_table(outcomes) == "\n".join(
+        [
+            "run     status    NLL     +-   bound  seconds",
+            "a       done    85.96  0.004  -87.30       12",
+            "longer  failed      -      -       -        -  no data",
+        ]
+    )
+
+
+# The script ------------------------------------------------------------------------
+
+
+def sweep(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "iwae_tf.sweep", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_the_script_and_its_array_job(config, tmp_path):
+    base = tmp_path / "base.json"
+    base.write_text(json.dumps(config.to_dict()))
+    options = [f"--config={base}", "--grid=seed=0,1", f"--folder={tmp_path / 's'}"]
+    options += ["--grid=learning_rate=1e-3,1e30"]
+    listed = sweep(*options, "--list").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["0", "1", "2", "3"]
+    assert sweep(*options, "--task=2").returncode == 0
+    assert len(list((tmp_path / "s").iterdir())) == 1
+    done = sweep(*options, "--processes=2")
+    assert done.returncode == 1 and done.stdout.count(": started") == 3, done.stderr
+    table = json.loads((tmp_path / "s" / "sweep.json").read_text())["runs"]
+    assert [row["status"] for row in table] == ["done", "failed"] * 2
+    assert "the bound is" in table[1]["message"]
+    bad = sweep(*options, "--task=4")
+    assert bad.returncode == 2 and bad.stderr.startswith("error: `task` must be one of")

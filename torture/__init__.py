@@ -1,0 +1,1 @@
+"""What a training run survives, tried on real processes: `python -m torture`."""

@@ -1,0 +1,101 @@
+"""Starts torture's jobs and reads what they leave."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+LIMIT = 240  # seconds that a job may take on a busy machine
+
+
+def start(workdir, data, epochs, *fault, cluster=None):
+    """Starts one job; its output goes to `WORKDIR.WORKER.log`."""
+    environment, worker = dict(os.environ), 0
+    if cluster:
+        environment["TF_CONFIG"] = json.dumps(cluster)
+        worker = cluster["task"]["index"]
+    arguments = map(str, (workdir, data, epochs, *fault))
+    with open(f"{workdir}.{worker}.log", "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "torture.job", *arguments],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def start_workers(workdir, data, epochs, count):
+    """Starts a job of several workers on loopback."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    hosts = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for s in sockets:
+        s.close()
+    clusters = [
+        {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
+        for index in range(count)
+    ]
+    return [start(workdir, data, epochs, cluster=cluster) for cluster in clusters]
+
+
+def finish(processes):
+    """Exit codes; a job that hangs is killed and found out by its code."""
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end and any(p.poll() is None for p in processes):
+        time.sleep(0.05)
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+    return [process.wait() for process in processes]
+
+
+def wait_for(condition, process):
+    """Waits until a condition holds or the process has ended; whether it held."""
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        if condition():
+            return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.01)
+    return False
+
+
+def checkpoints(workdir):
+    """Names of the checkpoints in place."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    return {path.name for path in folder.glob("*.npz")} if folder.is_dir() else set()
+
+
+def result(workdir, worker=0):
+    """All variables and the history that a job left at its end."""
+    with np.load(f"{workdir}.{worker}.npz", allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def is_same(ours, theirs):
+    """Whether two results are the same bit for bit."""
+    return ours.keys() == theirs.keys() and all(
+        a.dtype == theirs[name].dtype and a.tobytes() == theirs[name].tobytes()
+        for name, a in ours.items()
+    )
+
+
+def largest_difference(ours, theirs):
+    """Of the model's variables and of the bounds in the history."""
+    variables = max(
+        float(np.max(np.abs(ours[name] - theirs[name])))
+        for name in ours
+        if name.startswith("model:")
+    )
+    bounds = max(
+        abs(one["bound"] - other["bound"])
+        for one, other in zip(*(json.loads(str(r["history"])) for r in (ours, theirs)))
+    )
+    return max(variables, bounds)
