@@ -123,13 +123,16 @@ def log_likelihood(
         jit_compile = model.jit_compile if model.compiled else model.supports_xla
     function = _compiled_estimator(model, masks, int(chunk_size), bool(jit_compile))
 
+    device = tf.zeros([]).device  # of the caller's scope, which threads do not inherit
+
     def score(start):
-        result = function(
-            x[start : start + batch_size],
-            tf.constant(int(num_samples)),
-            key,
-            tf.constant(first_row + start, tf.int64),
-        )
+        with tf.device(device):
+            result = function(
+                x[start : start + batch_size],
+                tf.constant(int(num_samples)),
+                key,
+                tf.constant(first_row + start, tf.int64),
+            )
         return LogLikelihood(*(part.numpy() for part in result))
 
     results = []
