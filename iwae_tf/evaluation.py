@@ -5,6 +5,7 @@ carries the very same estimator (see `saved_model`). In Python XLA compiles its 
 part, a block of images, whose shape does not depend on how many there are.
 """
 
+import concurrent.futures
 import functools
 import weakref
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from iwae_tf.log_weights import standard_error
 
 CHUNK_SIZE = 2500  # rows of the decoder at once: what bounds the memory
 SCORES_PER_CALL = 100_000  # image-samples between two reports of progress
+STREAMS = 2  # batches at work at once: one fills the processor where the other waits
 ACTIVE_VARIANCE = 0.01  # Burda et al.'s threshold
 LAYER_DRAWS = 100  # draws over which the mean of an upper layer is averaged
 
@@ -106,26 +108,33 @@ def log_likelihood(
     """
     check_count(num_samples, "num_samples")
     check_count(chunk_size, "chunk_size")
-    if batch_size is None:
-        batch_size = max(1, SCORES_PER_CALL // num_samples)
-    check_count(batch_size, "batch_size")
     key = noise.make_key(seed)
     x = model.check_x(x)
+    if batch_size is None:
+        batch_size = min(SCORES_PER_CALL // num_samples, -(-len(x) // STREAMS))
+        batch_size = max(1, batch_size)
+    check_count(batch_size, "batch_size")
     check_choice(jit_compile, "jit_compile", ("auto", True, False))
     if jit_compile == "auto":
         jit_compile = model.jit_compile if model.compiled else model.supports_xla
     function = _compiled_estimator(model, masks, int(chunk_size), bool(jit_compile))
-    results = []
-    for start in range(0, len(x), batch_size):
+
+    def score(start):
         result = function(
             x[start : start + batch_size],
             tf.constant(int(num_samples)),
             key,
             tf.constant(first_row + start, tf.int64),
         )
-        results.append(LogLikelihood(*(part.numpy() for part in result)))
-        if on_batch:
-            on_batch(results[-1])
+        return LogLikelihood(*(part.numpy() for part in result))
+
+    results = []
+    with concurrent.futures.ThreadPoolExecutor(STREAMS) as pool:
+        # In order; what is left is cancelled where an exception ends the loop.
+        for result in pool.map(score, range(0, len(x), batch_size)):
+            results.append(result)
+            if on_batch:
+                on_batch(result)
     return concatenate(results)
 
 

@@ -255,6 +255,27 @@ def test_every_finished_batch_is_reported(shifted):
     assert_close(evaluation.concatenate(reports), whole, atol=2e-5)
 
 
+def test_what_is_left_is_not_scored_once_a_report_raises(shifted, monkeypatch):
+    model, x, _ = shifted
+    scored = []
+
+    def estimator(*_):
+        def score(rows, *_):
+            scored.append(len(rows))
+            return [tf.zeros(len(rows))] * 3
+
+        return score
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "_compiled_estimator", estimator)
+    many = np.repeat(x, 200, axis=0)
+    with pytest.raises(KeyboardInterrupt):
+        log_likelihood(model, many, 30, SEED, batch_size=1, on_batch=stop)
+    assert len(scored) < len(many)
+
+
 def test_numpy_integers_are_integers(shifted):
     model, x, whole = shifted
     result = log_likelihood(
