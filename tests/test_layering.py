@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "iwae_tf"
-SCRIPTS = {"train", "evaluate", "export", "sweep"}
+SCRIPTS = {"train", "evaluate", "export", "reproduce", "sweep"}
 # Module to the siblings that it may import; `errors` is open to all.
 ALLOWED = {
     "errors": set(),
@@ -45,6 +45,8 @@ ALLOWED = {
     "results": {"datasets", "evaluation", "plots"},
     "workdir": {"config", "files", "models", "saved_model"},
     "sweeps": {"checks", "config", "files", "workdir"},
+    "studies": {"checks", "config"},
+    "study_report": {"files", "plots", "studies", "workdir"},
     "cli": {"config"},
 }  # fmt: skip
 
