@@ -126,11 +126,11 @@ class Protocol(NamedTuple):
         return config
 
 
-def cells(name, protocol, seeds=(0,)):
+def cells(study, protocol, seeds=(0,)):
     """The runs of a study.
 
     Args:
-      name: of a study, a key of `STUDIES`.
+      study: its name, a key of `STUDIES`.
       protocol: Protocol.
       seeds: ints, each cell is run with each.
 
@@ -141,19 +141,22 @@ def cells(name, protocol, seeds=(0,)):
       InvalidInputError: an unknown study, budget or data set, or one that the study's
         source does not report.
     """
-    check_choice(name, "study", STUDIES)
+    check_choice(study, "study", STUDIES)
     check_choice(protocol.budget, "budget", BUDGETS)
     check_choice(protocol.dataset, "dataset", DATASETS)
-    if protocol.dataset != "mnist" and name != "burda_table1":
+    if protocol.dataset != "mnist" and study != "burda_table1":
         raise InvalidInputError(
-            f"`dataset` must be mnist for {name}. Received: dataset={protocol.dataset}"
+            f"`dataset` must be mnist for {study}. Received: dataset={protocol.dataset}"
         )
     made = []
-    for cell in STUDIES[name].make_cells(protocol):
+    for cell in STUDIES[study].make_cells(protocol):
         for seed in seeds:
             config = cell.config.copy_and_resolve_references()
             config.seed = seed
-            made.append(cell._replace(name=f"{cell.name}_seed{seed}", config=config))
+            name = f"{cell.name}_seed{seed}"
+            # Nothing was published for the smoke budget's networks and data.
+            published = None if protocol.budget == "smoke" else cell.published
+            made.append(Cell(name, cell.label, config, published))
     return made
 
 

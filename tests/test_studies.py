@@ -1,10 +1,15 @@
 import json
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
 from iwae_tf import studies, study_report
 from iwae_tf.config import stages, validate
 from iwae_tf.errors import InvalidInputError
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def all_cells(name, budget="short", dataset="mnist", seeds=(0,)):
@@ -137,3 +142,38 @@ def test_a_report_of_nothing_yet(tmp_path):
     rows = study_report.write("rainforth_table1", protocol, cells, tmp_path)
     assert all(row.nll is None for row in rows)
     assert "0 of 7 cells are done" in (tmp_path / "report.md").read_text()
+
+
+def reproduce(*flags):
+    command = [sys.executable, "-m", "iwae_tf.reproduce", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_script_runs_a_cell_and_rebuilds_its_report(tmp_path):
+    pytest.importorskip("mlxtend")
+    flags = ["--study=rainforth_table1", "--budget=smoke", f"--workdir={tmp_path}"]
+    done = reproduce(*flags, "--cells=piwae*")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "piwae_8_8_seed0" / "results.json").is_file()
+    report = tmp_path / "report.md"
+    first = report.read_bytes()
+    assert b"1 of 7 cells are done" in first
+    report.unlink()
+    assert reproduce(*flags, "--report_only").returncode == 0
+    assert report.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--workdir=x"], "`--study` must be given"),
+        (["--study=headline"], "`--workdir` must be given"),
+        (["--study=x", "--workdir=x"], "`study` must be one of headline"),
+        (["--study=headline", "--workdir=x", "--cells=y"], "`--cells` must match"),
+        (["--study=headline", "--workdir=x", "--report_only"], "must be the folder"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(flags, words):
+    done = reproduce(*flags)
+    assert done.returncode == 2
+    assert words in done.stderr and done.stderr.count("\n") == 1
