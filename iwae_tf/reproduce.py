@@ -19,7 +19,8 @@ from iwae_tf import cli
 _STUDY = flags.DEFINE_string(
     "study",
     None,
-    "headline, burda_table1, rainforth_table1, rainforth_grid or estimators.",
+    "headline, burda_table1, burda_swap, rainforth_table1, rainforth_grid or "
+    "estimators.",
 )
 _BUDGET = flags.DEFINE_string("budget", "short", "full, short or smoke.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study's runs.")
@@ -41,7 +42,7 @@ def main(argv):
     folder = pathlib.Path(cli.require("workdir", _WORKDIR.value))
     cli.check_positive("processes", _PROCESSES.value)
     protocol = studies.Protocol(_BUDGET.value, _DATASET.value, _DATA_DIR.value)
-    cells = studies.cells(name, protocol, _SEEDS.value)
+    cells = studies.cells(name, protocol, _SEEDS.value, folder)
     chosen = [cell for cell in cells if fnmatch.fnmatch(cell.name, _CELLS.value + "*")]
     if not chosen:
         raise InvalidInputError(
@@ -61,13 +62,20 @@ def main(argv):
     if not _REPORT_ONLY.value:
         stop = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
-        outcomes = sweeps.run_all(
-            [sweeps.Run(cell.name, cell.config) for cell in chosen],
-            folder,
-            num_processes=_PROCESSES.value,
-            stop=stop,
-            report=report,
-        )
+        outcomes = []
+        for starts_anew in (True, False):  # others start from the weights of those
+            runs = [
+                sweeps.Run(cell.name, cell.config)
+                for cell in chosen
+                if (not cell.after) == starts_anew
+            ]
+            outcomes += sweeps.run_all(
+                runs,
+                folder,
+                num_processes=_PROCESSES.value,
+                stop=stop,
+                report=report,
+            )
         print(sweeps.format_table(outcomes))
         failed = any(outcome.status == sweeps.FAILED for outcome in outcomes)
     study_report.write(name, protocol, cells, folder)

@@ -12,12 +12,13 @@ table. Budgets:
 All cells of a study have the same optimiser, estimator, stages and seeds.
 """
 
+import pathlib
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from iwae_tf.checks import check_choice
-from iwae_tf.config import default_config
+from iwae_tf.config import default_config, stages
 from iwae_tf.errors import InvalidInputError
 
 BUDGETS = ("full", "short", "smoke")
@@ -57,6 +58,12 @@ BURDA = {
         (2, 50): ((87.86, "17+6"), (85.32, "24+7")),
     },
 }
+# Burda et al.: NLL and active units after training on with the other objective.
+# By that objective, its k, and what it starts from.
+SWAPPED = {
+    ("iwae", 50, "vae"): (84.88, "22"),
+    ("vae", 1, "iwae"): (86.02, "23"),
+}
 # Rainforth et al., table 1: minus log p(x), and IWAE-64.
 RAINFORTH = {
     ("iwae", 1): (84.52, -86.11),
@@ -85,6 +92,7 @@ class Cell(NamedTuple):
     label: str  # in the table
     config: ConfigDict
     published: Published | None = None
+    after: str = ""  # name of the cell whose weights it starts from
 
 
 class Study(NamedTuple):
@@ -126,13 +134,14 @@ class Protocol(NamedTuple):
         return config
 
 
-def cells(study, protocol, seeds=(0,)):
+def cells(study, protocol, seeds=(0,), folder="."):
     """The runs of a study.
 
     Args:
       study: its name, a key of `STUDIES`.
       protocol: Protocol.
       seeds: ints, each cell is run with each.
+      folder: of the runs, where one finds another that it starts from.
 
     Returns:
       list of Cell; the names have the seed appended.
@@ -154,9 +163,12 @@ def cells(study, protocol, seeds=(0,)):
             config = cell.config.copy_and_resolve_references()
             config.seed = seed
             name = f"{cell.name}_seed{seed}"
+            after = cell.after and f"{cell.after}_seed{seed}"
+            if after:
+                config.start_from = str(pathlib.Path(folder) / after)
             # Nothing was published for the smoke budget's networks and data.
             published = None if protocol.budget == "smoke" else cell.published
-            made.append(Cell(name, cell.label, config, published))
+            made.append(Cell(name, cell.label, config, published, after))
     return made
 
 
@@ -197,6 +209,33 @@ def _burda_table1(protocol):
                     Published(*figures),
                 )
             )
+    return made
+
+
+def _burda_swap(protocol):
+    """A trained VAE trained on as an IWAE, and the other way round.
+
+    For as long as the last stage, at its rates.
+    """
+    made = [
+        Cell("vae", "VAE, k = 1", protocol.config("vae", num_samples=1)),
+        Cell("iwae", "IWAE, k = 50", protocol.config("iwae", num_samples=50)),
+    ]
+    figures = BURDA["mnist"]
+    published = figures[1, 1][0], figures[1, 50][1]
+    made = [
+        cell._replace(published=Published(*figure))
+        for cell, figure in zip(made, published)
+    ]
+    for (model, k, after), figure in SWAPPED.items():
+        config = protocol.config(model, num_samples=k)
+        last = stages(config)[-1]
+        config.lr_schedule = "constant"
+        config.stages = ((config.num_samples, *last[1:]),)
+        config.epochs = last.epochs
+        label = f"{after.upper()}, then {model.upper()}, k = {k}"
+        name = f"{after}_then_{model}"
+        made.append(Cell(name, label, config, Published(*figure), after))
     return made
 
 
@@ -277,6 +316,11 @@ STUDIES = {
         "VAE and IWAE by k and stochastic layers",
         "Burda et al., 2016, tables 1 to 3, https://arxiv.org/abs/1509.00519",
         _burda_table1,
+    ),
+    "burda_swap": Study(
+        "Objectives swapped after training",
+        "Burda et al., 2016, https://arxiv.org/abs/1509.00519",
+        _burda_swap,
     ),
     "rainforth_table1": Study(
         "Bounds with 64 draws",

@@ -17,6 +17,8 @@ from iwae_tf.callbacks import (
 )
 from iwae_tf.checkpoints import CheckpointStore, Restored
 from iwae_tf.config import build_model, build_optimizer, stages
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.workdir import load
 
 
 class Trained(NamedTuple):
@@ -52,6 +54,8 @@ def train(config, workdir, *, stop_request, report=print):
     optimizer = build_optimizer(config, steps_per_epoch=steps)
     model.compile(optimizer, jit_compile=config.jit_compile)
     model.stops_at_nonfinite = True
+    if config.start_from:
+        copy_weights(load(config.start_from), model)
     workdir.claim(config)
     checkpoints = CheckpointStore(workdir.checkpoints)
     start = checkpoints.restore_latest(model, report) or Restored(0, 0, {})
@@ -127,6 +131,27 @@ def _batches(config, images, first_epoch, first_batch):
 def _batch_at(config, images, epoch, batch):
     """The images of one training step: float32 [batch, *event]."""
     return next(iter(_batches(config, images, epoch, batch))).numpy()
+
+
+def copy_weights(source, target):
+    """Gives a model the trained weights of another of the same networks.
+
+    Args:
+      source: a built model of this package.
+      target: a built model of this package.
+
+    Raises:
+      InvalidInputError: their networks differ.
+    """
+    ours, theirs = target.trainable_variables, source.trainable_variables
+    shapes = [[tuple(v.shape) for v in variables] for variables in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        raise InvalidInputError(
+            "`start_from` must be a run of the same networks. Received: weights of "
+            f"shapes {shapes[1]}, not {shapes[0]}"
+        )
+    for variable, value in zip(ours, theirs):
+        variable.assign(value)
 
 
 def load_images(config, split):

@@ -13,7 +13,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import FolderLock, remove_leftovers, write_json, write_through
 from iwae_tf.saved_model import export_saved_model
 
-MOVABLE = ("data_dir",)  # keys in which a resumed run may differ
+MOVABLE = ("data_dir", "start_from")  # keys in which a resumed run may differ
 
 
 class Workdir:

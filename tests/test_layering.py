@@ -41,7 +41,7 @@ ALLOWED = {
     },
     "checkpoints": {"files"},
     "callbacks": {"files"},
-    "training": {"callbacks", "checkpoints", "config", "datasets"},
+    "training": {"callbacks", "checkpoints", "config", "datasets", "workdir"},
     "results": {"datasets", "evaluation", "plots"},
     "workdir": {"config", "files", "models", "saved_model"},
     "sweeps": {"checks", "config", "files", "workdir"},
