@@ -83,6 +83,7 @@ def default_config():
     config.lr_schedule = "burda"  # or constant, cosine, burda_code
     config.stages = _list([])  # (num_samples, epochs, first rate, last rate), ...
     config.weight_average = 0.0  # momentum of the averaged weights; 0: none
+    config.start_from = placeholder(str)  # finished run whose weights are the first
     config.precision = "float32"  # or mixed_bfloat16, mixed_float16
     config.jit_compile = True  # compile the training step with XLA
     config.seed = 0

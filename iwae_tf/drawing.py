@@ -228,6 +228,27 @@ def draw_variances(ax, variances, threshold):
     ax.xaxis.set_major_locator(whole_numbers())
 
 
+def draw_dots(ax, labels, values, references):
+    """A line a label, the first on top: a dot for its value, a ring for its reference.
+
+    Args:
+      ax: matplotlib axes.
+      labels: list of str.
+      values: list of floats.
+      references: list of floats or None.
+    """
+    lines = np.arange(len(labels))
+    ax.plot(values, lines, "o", color=BLUE, markersize=5, label="measured")
+    known = [(r, line) for r, line in zip(references, lines) if r is not None]
+    if known:
+        x, y = zip(*known)
+        ring = {"markersize": 7, "mfc": "none", "markeredgewidth": 1.2}
+        ax.plot(x, y, "o", color=ORANGE, label="published", **ring)
+    ax.set_yticks(lines, labels)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    legend(ax)
+
+
 def whole_numbers():
     """Ticks at round whole numbers."""
     return MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])

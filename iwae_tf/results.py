@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import math
 import time
 
@@ -104,7 +105,7 @@ def evaluate_model(model, config, *, split, num_samples, limit=None, score=None)
         logs = model.evaluate(batches, verbose=0, return_dict=True)
         statistics = evaluation.layer_statistics(model, images, seed)
         return {
-            "bound": float(logs["bound"]),
+            **{name: float(logs[name]) for name in ("bound", "iwae", "elbo")},
             "active_units": evaluation.count_active(statistics),
             "latent_dims": list(config.latent_dims),
             "without_dead_units": _without_dead_units(
@@ -164,6 +165,7 @@ def _evaluate(config, split, num_samples, limit, score_images, describe=None):
         return None, False
     summary = evaluation.summarize(result)
     results = {"split": split, "num_samples": num_samples, **summary._asdict()}
+    results["data_sha256"] = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
     if is_complete and describe:
         results |= describe(images, result)
     results["evaluation_seconds"] = time.monotonic() - start

@@ -18,7 +18,9 @@ from iwae_tf.callbacks import (
 )
 from iwae_tf.checkpoints import CheckpointStore, Restored, copy_variables, variables_of
 from iwae_tf.config import build_model, build_optimizer, stages
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import save_arrays
+from iwae_tf.workdir import load
 
 
 class Trained(NamedTuple):
@@ -52,12 +54,15 @@ def train(config, workdir, *, stop_request, distribution, report=print):
     images = load_images(config, "train")
     validation = load_images(config, "validation")
     steps = datasets.num_batches(len(images), config.batch_size)
+    first = load(config.start_from) if config.start_from else None
     if distribution.is_chief:
         workdir.claim(config)
     checkpoints = CheckpointStore(workdir.checkpoints)
     with distribution.watch():
         with distribution.strategy.scope():
             model = _compiled(config, images, steps, distribution)
+            if first is not None:
+                copy_weights(first, model)
         start = _restore(checkpoints, model, distribution, report)
         if distribution.is_chief:
             report(describe(config, len(images), steps, start))
@@ -192,6 +197,27 @@ def _batches(config, images, first_epoch, first_batch, **shards):
         shuffle=config.shuffle,
         **shards,
     )
+
+
+def copy_weights(source, target):
+    """Gives a model the trained weights of another of the same networks.
+
+    Args:
+      source: a built model of this package.
+      target: a built model of this package.
+
+    Raises:
+      InvalidInputError: their networks differ.
+    """
+    ours, theirs = target.trainable_variables, source.trainable_variables
+    shapes = [[tuple(v.shape) for v in variables] for variables in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        raise InvalidInputError(
+            "`start_from` must be a run of the same networks. Received: weights of "
+            f"shapes {shapes[1]}, not {shapes[0]}"
+        )
+    for variable, value in zip(ours, theirs):
+        variable.assign(value)
 
 
 def load_images(config, split):

@@ -18,7 +18,7 @@ from iwae_tf.files import FolderLock, remove_leftovers, write_json, write_throug
 from iwae_tf.saved_model import export_saved_model, find_version, restore_weights
 from iwae_tf.versions import library_versions
 
-MOVABLE = ("data_dir",)  # keys in which a resumed run may differ
+MOVABLE = ("data_dir", "start_from")  # keys in which a resumed run may differ
 
 
 class Workdir:

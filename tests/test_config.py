@@ -43,7 +43,7 @@ PUBLIC_KEYS = {
     "eval_seed",
     "eval_num_samples",
 }
-OWN_KEYS = {"shuffle", "adam_epsilon", "precision", "jit_compile"}
+OWN_KEYS = {"shuffle", "adam_epsilon", "precision", "jit_compile", "start_from"}
 
 
 def make_config(**changes):

@@ -8,6 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "iwae_tf"
 SCRIPTS = {
     *("train", "evaluate", "export", "sweep", "diagnose", "score", "score_beam"),
+    "reproduce",
 }
 SUBPACKAGES = {"iwae_tf.diagnostics"}
 # Module to the siblings that it may import; `errors` is open to all.
@@ -52,13 +53,17 @@ ALLOWED = {
     },
     "checkpoints": {"files"},
     "callbacks": {"files"},
-    "training": {"callbacks", "checkpoints", "config", "datasets", "files"},
+    "training": {
+        "callbacks", "checkpoints", "config", "datasets", "files", "workdir",
+    },
     "results": {"datasets", "evaluation", "plots", "versions"},
     "workdir": {
         "config", "files", "model_card", "models", "saved_model", "versions", "warmup",
     },
     "distribution": {"checks", "evaluation"},
     "sweeps": {"checks", "config", "files", "workdir"},
+    "studies": {"checks", "config"},
+    "study_report": {"files", "plots", "studies", "workdir"},
     "cli": {"config", "distribution"},
     "diagnostics.part": set(),
     "diagnostics.resampling": set(),

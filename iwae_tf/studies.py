@@ -1,0 +1,340 @@
+"""The papers' tables as lists of training runs, each beside the published figure.
+
+A study is a function from a `Protocol` to cells; a cell is a config with a place in a
+table. Budgets:
+
+  full   the papers' protocol: Adam, batch 20, 3,280 epochs in eight stages of falling
+         rates, the plain gradient estimator
+  short  ours: Muon on batches of 200 and DReG, a stage of eight draws in all and
+         then one of as many as the cell has; a quarter of an hour of two cores a cell
+  smoke  tiny networks on `mnist5k` for one epoch: that everything runs
+
+All cells of a study have the same optimiser, estimator, stages and seeds.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from iwae_tf.checks import check_choice
+from iwae_tf.config import default_config, stages
+from iwae_tf.errors import InvalidInputError
+
+BUDGETS = ("full", "short", "smoke")
+DATASETS = ("mnist", "mnist_fixed", "omniglot")
+DRAWS = 64  # M * K in Rainforth et al.
+FIRST_DRAWS = 8  # of the first stage of the short budget, M * K
+FIRST_STAGE = (60, 1.5e-3, 2e-4)  # epochs, first and last rate
+LAST_STAGE = (20, 5e-4, 5e-6)
+LONG_FIRST_STAGE = (300, 1.5e-3, 3e-4)
+LONG_LAST_STAGE = (80, 6e-4, 5e-6)
+
+# Burda et al., tables 1 to 3: test NLL and active units, by data set, stochastic
+# layers and k; the VAE's, then the IWAE's.
+BURDA = {
+    "mnist": {
+        (1, 1): ((86.76, "19"), (86.76, "19")),
+        (1, 5): ((86.47, "20"), (85.54, "22")),
+        (1, 50): ((86.35, "20"), (84.78, "25")),
+        (2, 1): ((85.33, "16+5"), (85.33, "16+5")),
+        (2, 5): ((85.01, "17+5"), (83.89, "21+5")),
+        (2, 50): ((84.78, "17+5"), (82.90, "26+7")),
+    },
+    "omniglot": {
+        (1, 1): ((108.11, "28"), (108.11, "28")),
+        (1, 5): ((107.62, "28"), (106.12, "34")),
+        (1, 50): ((107.80, "28"), (104.67, "41")),
+        (2, 1): ((107.58, "28+4"), (107.56, "30+5")),
+        (2, 5): ((106.31, "30+5"), (104.79, "38+6")),
+        (2, 50): ((106.30, "30+5"), (103.38, "44+7")),
+    },
+    "mnist_fixed": {
+        (1, 1): ((88.71, "19"), (88.71, "19")),
+        (1, 5): ((88.83, "19"), (87.63, "22")),
+        (1, 50): ((89.05, "20"), (87.10, "24")),
+        (2, 1): ((88.08, "16+5"), (88.08, "16+5")),
+        (2, 5): ((87.63, "17+5"), (86.17, "21+5")),
+        (2, 50): ((87.86, "17+6"), (85.32, "24+7")),
+    },
+}
+# Burda et al.: NLL and active units after training on with the other objective.
+# By that objective, its k, and what it starts from.
+SWAPPED = {
+    ("iwae", 50, "vae"): (84.88, "22"),
+    ("vae", 1, "iwae"): (86.02, "23"),
+}
+# Rainforth et al., table 1: minus log p(x), and IWAE-64.
+RAINFORTH = {
+    ("iwae", 1): (84.52, -86.11),
+    ("piwae", 8): (84.46, -85.74),
+    ("miwae", 4): (84.56, -85.60),
+    ("miwae", 8): (84.97, -85.69),
+    ("ciwae", 0.05): (84.57, None),
+    ("ciwae", 0.5): (85.24, -86.08),
+    ("vae", 1): (86.21, -86.69),
+}
+BEST_PUBLISHED = {1: 84.37, 2: 82.82}  # by stochastic layers, IWAE k = 50 on MNIST
+
+
+class Published(NamedTuple):
+    """What the source of a table reports for one of its cells."""
+
+    nll: float
+    active_units: str = ""
+    iwae: float | None = None  # the bound of all M * K draws
+
+
+class Cell(NamedTuple):
+    """One run of a study."""
+
+    name: str  # of its workdir, without the seed
+    label: str  # in the table
+    config: ConfigDict
+    published: Published | None = None
+    after: str = ""  # name of the cell whose weights it starts from
+
+
+class Study(NamedTuple):
+    """A table to be reproduced."""
+
+    title: str
+    source: str
+    make_cells: object  # function of a Protocol to a list of Cell
+
+
+class Protocol(NamedTuple):
+    """How the cells of a study are trained.
+
+    Args:
+      budget: "full", "short" or "smoke".
+      dataset: "mnist" (binarized anew at each presentation), "mnist_fixed" (once) or
+        "omniglot".
+      data_dir: where the data set lies; None: its default.
+    """
+
+    budget: str
+    dataset: str = "mnist"
+    data_dir: str | None = None
+
+    def config(self, model, *, num_samples, num_groups=1, num_layers=1, **overrides):
+        """The config of a cell, by this budget."""
+        config = default_config()
+        config.model, config.dataset = model, self.dataset.partition("_")[0]
+        config.num_groups, config.num_samples = num_groups, num_samples
+        config.binarization = "fixed" if self.dataset == "mnist_fixed" else "dynamic"
+        config.data_dir = self.data_dir
+        config.eval_split = "test"
+        if num_layers == 2:
+            config.latent_dims = [100, 50]
+            config.hidden_dims = [[200, 200], [100, 100]]
+        {"full": _full, "short": _short, "smoke": _smoke}[self.budget](config)
+        for key, value in overrides.items():
+            config[key] = value
+        return config
+
+
+def cells(study, protocol, seeds=(0,), folder="."):
+    """The runs of a study.
+
+    Args:
+      study: its name, a key of `STUDIES`.
+      protocol: Protocol.
+      seeds: ints, each cell is run with each.
+      folder: of the runs, where one finds another that it starts from.
+
+    Returns:
+      list of Cell; the names have the seed appended.
+
+    Raises:
+      InvalidInputError: an unknown study, budget or data set, or one that the study's
+        source does not report.
+    """
+    check_choice(study, "study", STUDIES)
+    check_choice(protocol.budget, "budget", BUDGETS)
+    check_choice(protocol.dataset, "dataset", DATASETS)
+    if protocol.dataset != "mnist" and study != "burda_table1":
+        raise InvalidInputError(
+            f"`dataset` must be mnist for {study}. Received: dataset={protocol.dataset}"
+        )
+    made = []
+    for cell in STUDIES[study].make_cells(protocol):
+        for seed in seeds:
+            config = cell.config.copy_and_resolve_references()
+            config.seed = seed
+            name = f"{cell.name}_seed{seed}"
+            after = cell.after and f"{cell.after}_seed{seed}"
+            if after:
+                config.start_from = str(pathlib.Path(folder) / after)
+            # Nothing was published for the smoke budget's networks and data.
+            published = None if protocol.budget == "smoke" else cell.published
+            made.append(Cell(name, cell.label, config, published, after))
+    return made
+
+
+def _full(config):
+    """Burda et al.'s text, which is what `default_config` holds."""
+    del config
+
+
+def _short(config, first=FIRST_STAGE, last=LAST_STAGE):
+    draws = max(1, min(config.num_samples, FIRST_DRAWS // config.num_groups))
+    config.gradient_estimator = "dreg"
+    config.optimizer = "muon"
+    config.batch_size = 200
+    config.stages = ((draws, *first), (config.num_samples, *last))
+    config.epochs = first[0] + last[0]
+
+
+def _smoke(config):
+    _short(config, (1, *FIRST_STAGE[1:]), (1, *LAST_STAGE[1:]))
+    config.dataset, config.data_dir = "mnist5k", None
+    config.num_samples = min(config.num_samples, 4)
+    config.stages = ((1, *config.stages[0][1:]), (config.num_samples, 1, 1e-3, 1e-3))
+    config.latent_dims = [4, 2][: len(config.latent_dims)]
+    config.hidden_dims = [[8], [6]][: len(config.latent_dims)]
+    config.eval_num_samples = 10
+    config.jit_compile = False
+
+
+def _burda_table1(protocol):
+    made = []
+    for (layers, k), published in BURDA[protocol.dataset].items():
+        for model, figures in zip(("vae", "iwae"), published):
+            made.append(
+                Cell(
+                    f"{model}_k{k}_{layers}l",
+                    f"{layers} stochastic, {model.upper()}, k = {k}",
+                    protocol.config(model, num_samples=k, num_layers=layers),
+                    Published(*figures),
+                )
+            )
+    return made
+
+
+def _burda_swap(protocol):
+    """A trained VAE trained on as an IWAE, and the other way round.
+
+    For as long as the last stage, at its rates.
+    """
+    made = [
+        Cell("vae", "VAE, k = 1", protocol.config("vae", num_samples=1)),
+        Cell("iwae", "IWAE, k = 50", protocol.config("iwae", num_samples=50)),
+    ]
+    figures = BURDA["mnist"]
+    published = figures[1, 1][0], figures[1, 50][1]
+    made = [
+        cell._replace(published=Published(*figure))
+        for cell, figure in zip(made, published)
+    ]
+    for (model, k, after), figure in SWAPPED.items():
+        config = protocol.config(model, num_samples=k)
+        last = stages(config)[-1]
+        config.lr_schedule = "constant"
+        config.stages = ((config.num_samples, *last[1:]),)
+        config.epochs = last.epochs
+        label = f"{after.upper()}, then {model.upper()}, k = {k}"
+        name = f"{after}_then_{model}"
+        made.append(Cell(name, label, config, Published(*figure), after))
+    return made
+
+
+def _rainforth_table1(protocol):
+    made = []
+    for (model, setting), (nll, iwae) in RAINFORTH.items():
+        groups = setting if model in ("miwae", "piwae") else 1
+        arguments = {"num_groups": groups, "num_samples": DRAWS // groups}
+        name, label = model, model.upper()
+        if model == "ciwae":
+            arguments["beta"] = setting
+            name, label = f"ciwae_{setting:g}", f"CIWAE, beta = {setting:g}"
+        elif groups > 1:
+            name = f"{model}_{groups}_{DRAWS // groups}"
+            label = f"{label}({groups}, {DRAWS // groups})"
+        config = protocol.config(model, **arguments)
+        made.append(Cell(name, label, config, Published(nll, iwae=iwae)))
+    return made
+
+
+def _rainforth_grid(protocol):
+    """MIWAE and PIWAE for every (M, K) with M * K = 64."""
+    made = []
+    for model in ("miwae", "piwae"):
+        for power in range(DRAWS.bit_length()):
+            groups, draws = 2**power, DRAWS // 2**power
+            nll, iwae = RAINFORTH.get((model, groups), (None, None))
+            made.append(
+                Cell(
+                    f"{model}_{groups}_{draws}",
+                    f"{model.upper()}({groups}, {draws})",
+                    protocol.config(model, num_groups=groups, num_samples=draws),
+                    nll and Published(nll, iwae=iwae),
+                )
+            )
+    return made
+
+
+def _estimators(protocol):
+    """Each estimator of each bound, 64 draws, at equal steps."""
+    settings = {
+        "iwae": {"num_samples": DRAWS},
+        "miwae": {"num_groups": 8, "num_samples": 8},
+        "ciwae": {"num_samples": DRAWS, "beta": 0.5},
+        "piwae": {"num_groups": 8, "num_samples": 8},
+        "vae": {"num_samples": DRAWS},
+    }
+    made = []
+    for model, arguments in settings.items():
+        # For the VAE DReG is STL.
+        for estimator in ("reparameterized", "stl", "dreg")[: 2 + (model != "vae")]:
+            config = protocol.config(model, **arguments)
+            config.gradient_estimator = estimator
+            label = f"{model.upper()}, {estimator}"
+            made.append(Cell(f"{model}_{estimator}", label, config))
+    return made
+
+
+def _headline(protocol):
+    """The two models that everybody quotes, with an hour of two cores each."""
+    made = []
+    for layers, nll in BEST_PUBLISHED.items():
+        config = protocol.config("iwae", num_samples=50, num_layers=layers)
+        if protocol.budget == "short":
+            _short(config, LONG_FIRST_STAGE, LONG_LAST_STAGE)
+        label = f"{layers} stochastic, IWAE, k = 50"
+        made.append(Cell(f"iwae_k50_{layers}l", label, config, Published(nll)))
+    return made
+
+
+STUDIES = {
+    "headline": Study(
+        "The best NLL of an hour: IWAE, k = 50, on MNIST",
+        "the best reproductions seen: yoonholee/pytorch-vae, nbip/IWAE",
+        _headline,
+    ),
+    "burda_table1": Study(
+        "VAE and IWAE by k and stochastic layers",
+        "Burda et al., 2016, tables 1 to 3, https://arxiv.org/abs/1509.00519",
+        _burda_table1,
+    ),
+    "burda_swap": Study(
+        "Objectives swapped after training",
+        "Burda et al., 2016, https://arxiv.org/abs/1509.00519",
+        _burda_swap,
+    ),
+    "rainforth_table1": Study(
+        "Bounds with 64 draws",
+        "Rainforth et al., 2018, table 1, https://arxiv.org/abs/1802.04537",
+        _rainforth_table1,
+    ),
+    "rainforth_grid": Study(
+        "MIWAE and PIWAE for every (M, K) with M * K = 64",
+        "Rainforth et al., 2018, https://arxiv.org/abs/1802.04537",
+        _rainforth_grid,
+    ),
+    "estimators": Study(
+        "Gradient estimators of each bound, at equal steps",
+        "published nowhere for PIWAE and CIWAE",
+        _estimators,
+    ),
+}

@@ -1,0 +1,240 @@
+"""Reports of studies: what was measured beside what was published.
+
+Everything is read from the `results.json` and `metrics.csv` of finished runs, so that a
+report can be made again from them alone.
+"""
+
+import math
+import pathlib
+from typing import NamedTuple
+
+import markdown
+import numpy as np
+
+from iwae_tf import plots
+from iwae_tf.files import write_atomically, write_json
+from iwae_tf.studies import STUDIES
+from iwae_tf.workdir import Workdir, read_json
+
+CHART = "nll.png"
+NOTES = """NLL: minus log p(x) of the test set in nats, lower is better, and its error
+of importance sampling alone; "images" is the standard error of the finite test set,
+which all cells share. IWAE bound: of all M * K draws. -KL: that bound minus log p(x),
+as in Rainforth et al. Seconds: training and evaluation."""
+STYLE = """
+body { font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse } th, td { padding: .2em .7em; text-align: right }
+th { border-bottom: 2px solid #333 } td { border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left } img { max-width: 100% }
+"""
+
+
+class Row(NamedTuple):
+    """A cell of a study over its finished seeds; numbers are means over them."""
+
+    label: str
+    published: object  # studies.Published or None
+    seeds: list
+    nll: float | None = None
+    standard_error: float | None = None  # of importance sampling
+    data_standard_error: float | None = None  # of the images
+    seed_deviation: float | None = None  # between seeds, where there are several
+    iwae: float | None = None  # the bound of all M * K draws
+    active_units: str = ""
+    seconds: float | None = None
+
+    @property
+    def difference(self):
+        """Published minus measured NLL: positive where ours is better; or None."""
+        if self.published is None or self.nll is None:
+            return None
+        return self.published.nll - self.nll
+
+
+def collect(cells, folder):
+    """Rows of a study from the runs in a folder.
+
+    Args:
+      cells: list of studies.Cell.
+      folder: path of the runs' workdirs.
+
+    Returns:
+      (list of Row, one a label, list of the results.json that were found).
+    """
+    found = {}
+    for cell in cells:
+        path = Workdir(pathlib.Path(folder) / cell.name).results
+        runs = found.setdefault(cell.label, (cell.published, []))[1]
+        if path.is_file():
+            runs.append(read_json(path))
+    rows = [_row(label, published, runs) for label, (published, runs) in found.items()]
+    return rows, [run for _, runs in found.values() for run in runs]
+
+
+def _row(label, published, runs):
+    seeds = [run["config"]["seed"] for run in runs]
+    if not runs:
+        return Row(label, published, seeds)
+
+    def mean(name):
+        values = [run[name] for run in runs if run.get(name) is not None]
+        return float(np.mean(values)) if values else None
+
+    errors = [run["standard_error"] or math.nan for run in runs]
+    nlls = [run["nll"] for run in runs]
+    units = np.mean([run["active_units"] for run in runs], axis=0)
+    return Row(
+        label,
+        published,
+        seeds,
+        nll=float(np.mean(nlls)),
+        standard_error=float(np.sqrt(np.sum(np.square(errors))) / len(runs)),
+        data_standard_error=mean("data_standard_error"),
+        seed_deviation=float(np.std(nlls, ddof=1)) if len(runs) > 1 else None,
+        iwae=mean("iwae"),
+        active_units="+".join(f"{count:.3g}" for count in units),
+        seconds=mean("seconds"),
+    )
+
+
+def to_markdown(name, protocol, rows, runs):
+    """The report of a study as Markdown."""
+    study = STUDIES[name]
+    done = sum(row.nll is not None for row in rows)
+    parts = [
+        f"# {study.title}",
+        f"Study `{name}`, budget `{protocol.budget}`, data set `{protocol.dataset}`: "
+        f"{done} of {len(rows)} cells are done. Published figures: {study.source}.",
+        _table(rows),
+        f"![NLL of each cell]({CHART})" if done else "",
+        NOTES if done else "",
+        _behind(rows),
+        _protocol(runs),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(rows):
+    head = (
+        "cell",
+        "NLL",
+        "images",
+        "published",
+        "better by",
+        "active units",
+        "published",
+        "IWAE bound",
+        "published",
+        "-KL",
+        "seeds",
+        "seconds",
+    )
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for row in rows:
+        theirs = row.published
+        gap = None if None in (row.iwae, row.nll) else row.iwae + row.nll
+        error = _number(row.standard_error, 3)
+        if row.seed_deviation is not None:
+            error += f", seeds {row.seed_deviation:.2f}"
+        lines.append(
+            [
+                row.label,
+                f"{row.nll:.2f} (+- {error})" if row.nll is not None else "not yet",
+                _number(row.data_standard_error, 2),
+                _number(theirs and theirs.nll, 2),
+                "" if row.difference is None else f"{row.difference:+.2f}",
+                row.active_units,
+                theirs.active_units if theirs else "",
+                _number(row.iwae, 2),
+                _number(theirs and theirs.iwae, 2),
+                _number(gap, 2),
+                ", ".join(map(str, row.seeds)),
+                _number(row.seconds, 0),
+            ]
+        )
+    used = [i for i in range(len(head)) if i < 2 or any(line[i] for line in lines[2:])]
+    return "\n".join("| " + " | ".join(line[i] for i in used) + " |" for line in lines)
+
+
+def _number(value, digits):
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _behind(rows):
+    """Which cells are worse than what was published."""
+    behind = [row for row in rows if row.difference is not None and row.difference < 0]
+    if not behind:
+        return ""
+    listed = ", ".join(f"{row.label} ({-row.difference:.2f})" for row in behind)
+    return f"Behind the published figure, in nats: {listed}."
+
+
+def _protocol(runs):
+    """What the runs have in common: data, draws, schedule, libraries."""
+    if not runs:
+        return ""
+    first = runs[0]
+    config = first["config"]
+    shown = {
+        "optimizer": config["optimizer"],
+        "gradient estimator": _common(runs, "gradient_estimator"),
+        "batch size": config["batch_size"],
+        "stages (draws, epochs, first and last rate)": _common(runs, "stages"),
+        "epochs": _common(runs, "epochs"),
+        "training binarization": config["binarization"],
+        "test set": f"{first['num_examples']} images, {first['num_samples']} samples, "
+        f"binarized once from seed {config['eval_seed']}",
+        "test images, SHA-256": first.get("data_sha256", ""),
+        "libraries": ", ".join(f"{n} {v}" for n, v in first["versions"].items()),
+    }
+    lines = [f"- {name}: {value}" for name, value in shown.items() if value]
+    return "\n".join(["## Protocol", "", *lines])
+
+
+def _common(runs, key):
+    """The value of a config key, or that it differs between cells."""
+    values = {repr(run["config"][key]) for run in runs}
+    if len(values) == 1:
+        return runs[0]["config"][key]
+    return "by cell, see its config.json"
+
+
+def write(name, protocol, cells, folder):
+    """Writes `report.md`, `report.html`, `report.json` and the chart into a folder.
+
+    Args:
+      name: of the study.
+      protocol: studies.Protocol.
+      cells: list of studies.Cell.
+      folder: path of the runs' workdirs.
+
+    Returns:
+      list of Row.
+    """
+    folder = pathlib.Path(folder)
+    rows, runs = collect(cells, folder)
+    done = [row for row in rows if row.nll is not None]
+    if done:
+        plots.nll_by_cell(
+            folder / CHART,
+            [row.label for row in done],
+            [row.nll for row in done],
+            [row.published and row.published.nll for row in done],
+        )
+    text = to_markdown(name, protocol, rows, runs)
+    body = markdown.markdown(text, extensions=["tables"])
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        f"<title>{STUDIES[name].title}</title><style>{STYLE}</style>{body}</html>\n"
+    )
+    write_atomically(folder / "report.md", lambda file: file.write(text.encode()))
+    write_atomically(folder / "report.html", lambda file: file.write(page.encode()))
+    table = [
+        row._asdict() | {"published": row.published and row.published._asdict()}
+        for row in rows
+    ]
+    write_json(
+        folder / "report.json",
+        {"study": name, **protocol._asdict(), "data_dir": None, "rows": table},
+    )
+    return rows
