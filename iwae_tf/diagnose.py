@@ -48,17 +48,13 @@ def _stop(*_):
 def main(argv):
     """Diagnoses the model of the flags and prints where the report is."""
     del argv
-    from iwae_tf.diagnostics import coverage, study
+    from iwae_tf.diagnostics import study
     from iwae_tf.diagnostics.part import Subject
-    from iwae_tf.errors import InvalidInputError
+    from iwae_tf.diagnostics.proposals import check_draws
     from iwae_tf.files import check_writable
 
     cli.check_positive("num_images", _NUM_IMAGES.value)
-    if _NUM_SAMPLES.value < coverage.NUM_BLOCKS:
-        raise InvalidInputError(
-            f"`--num_samples` must be at least {coverage.NUM_BLOCKS}. "
-            f"Received: --num_samples={_NUM_SAMPLES.value}"
-        )
+    check_draws(_NUM_SAMPLES.value, "--num_samples")
     parts = _chosen_parts(study)
     subject, facts = Subject(None, None, quick=_QUICK.value), []
     if any(study.PARTS[name].needs_model for name in parts):

@@ -12,7 +12,7 @@ import pytest
 from test_scripts import run_script
 
 import iwae_tf
-from iwae_tf.diagnostics import part, report, study
+from iwae_tf.diagnostics import learning_parts, part, report, study
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import CIWAE
 from iwae_tf.networks import MLP
@@ -37,7 +37,8 @@ def subject():
     return part.Subject(model, images.astype("float32"), 40, quick=True)
 
 
-def test_every_part_of_a_small_model(subject, tmp_path):
+def test_every_part_of_a_small_model(subject, tmp_path, monkeypatch):
+    monkeypatch.setattr(learning_parts, "GRADIENT_COUNTS", (1, 4))
     found = study.diagnose(subject, tmp_path, title="A title", facts=[("a", "<b>")])
     assert list(found) == list(study.DEFAULT_PARTS)
     for name in found:

@@ -225,6 +225,16 @@ def test_equal_weights_have_no_tail():
     assert trusted_k(5000) == 0.7 and trusted_k(100) == 0.5
 
 
+def test_too_few_draws_for_a_tail(narrow):
+    _, model, x = narrow
+    assert np.all(np.isfinite(pareto_k(np.random.default_rng(0).normal(size=[25, 4]))))
+    for measure in (proposal_quality, error_coverage):
+        with pytest.raises(InvalidInputError, match="at least 25.*num_samples=24"):
+            measure(model, x, num_samples=24)
+    with pytest.raises(InvalidInputError, match="at least 25"):
+        pareto_k(np.zeros([24, 2]))
+
+
 def test_smoothing_keeps_the_scale():
     log_weights = np.random.default_rng(1).normal(size=[2000, 3]) - 80.0
     smoothed, _ = coverage.smoothed_log_weights(log_weights)
@@ -286,6 +296,7 @@ def test_snr_is_that_of_collected_gradients(narrow, monkeypatch, rows_at_once):
         num_groups=2, num_samples=3,
     )  # fmt: skip
     model.build(x.shape)
+    model.encoder[0].supports_jit = False  # a graph is faster than the compiler here
     monkeypatch.setattr(gradient_noise, "ROWS_AT_ONCE", rows_at_once)
     done = []
     found = gradient_snr(model, x, num_draws=20, seed=SEED, on_progress=done.append)

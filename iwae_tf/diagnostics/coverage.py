@@ -8,7 +8,7 @@ from scipy import special
 
 from iwae_tf.checks import check_count
 from iwae_tf.diagnostics.draws import log_weight_batches
-from iwae_tf.diagnostics.proposals import smoothed_log_weights
+from iwae_tf.diagnostics.proposals import check_draws, smoothed_log_weights
 from iwae_tf.diagnostics.resampling import leave_one_out
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import stream_draws
@@ -27,7 +27,7 @@ def error_coverage(
     Args:
       model: a built model of this package.
       x: float [N, *event].
-      num_samples: K, draws an image and seed.
+      num_samples: K, draws an image and seed, at least 25.
       num_seeds: S, at least 2.
       seed: pair of integers; the seeds are (seed[0], seed[1] + s).
       on_progress: optional function of the number of images just finished.
@@ -35,7 +35,11 @@ def error_coverage(
     Returns:
       dict, see `compare`. The reference is the estimate from all S * K draws, which is
       itself biased low, by less.
+
+    Raises:
+      InvalidInputError: a bad argument.
     """
+    check_draws(num_samples)
     check_count(num_seeds, "num_seeds")
     if num_seeds < 2:
         raise InvalidInputError(

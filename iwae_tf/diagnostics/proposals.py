@@ -14,8 +14,10 @@ from arviz_stats.base import array_stats
 from scipy import special
 
 from iwae_tf.diagnostics.draws import log_weight_batches
+from iwae_tf.errors import InvalidInputError
 
 GOOD_K = 0.7
+LEAST_DRAWS = 25  # so that a fifth of them, the tail, can be fitted
 
 
 class ProposalQuality(NamedTuple):
@@ -33,13 +35,17 @@ def proposal_quality(model, x, num_samples=5000, seed=(0, 0), *, on_progress=Non
     Args:
       model: a built model of this package.
       x: float [N, *event].
-      num_samples: K, draws an image.
+      num_samples: K, draws an image, at least 25.
       seed: pair of integers.
       on_progress: optional function of the number of images just finished.
 
     Returns:
       ProposalQuality.
+
+    Raises:
+      InvalidInputError: a bad argument.
     """
+    check_draws(num_samples)
     parts = []
     for _, log_weights in log_weight_batches(model, x, num_samples, seed):
         log_weights = log_weights.astype(np.float64)
@@ -62,7 +68,7 @@ def pareto_k(log_weights):
     """Shape k of the generalised Pareto fitted to the largest weights, by ArviZ's PSIS.
 
     Args:
-      log_weights: float [K, B], K draws of B images.
+      log_weights: float [K, B], K >= 25 draws of B images.
 
     Returns:
       pareto_k: float64 [B]; -inf where all weights of an image are equal.
@@ -78,8 +84,12 @@ def smoothed_log_weights(log_weights):
 
     Returns:
       (smoothed, pareto_k): float64 [K, B], on the scale of `log_weights`, and [B].
+
+    Raises:
+      InvalidInputError: fewer than 25 draws.
     """
     log_weights = np.asarray(log_weights, np.float64)
+    check_draws(len(log_weights))
     smoothed = log_weights.copy()
     shapes = np.full(log_weights.shape[1], -np.inf)
     varies = np.ptp(log_weights, axis=0) > 1e-9
@@ -94,6 +104,14 @@ def smoothed_log_weights(log_weights):
         smallest = np.argmin(raw, axis=0), np.arange(raw.shape[1])
         smoothed[:, varies] = found + (raw[smallest] - found[smallest])
     return smoothed, shapes
+
+
+def check_draws(num_samples, name="num_samples"):
+    """Raises InvalidInputError where there are too few draws to fit a tail."""
+    if num_samples < LEAST_DRAWS:
+        raise InvalidInputError(
+            f"`{name}` must be at least {LEAST_DRAWS}. Received: {name}={num_samples}"
+        )
 
 
 def trusted_k(num_samples):
