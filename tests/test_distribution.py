@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks.scaling import step_of
 from iwae_tf import datasets
 from iwae_tf.distribution import make_distribution, read_cluster
 from iwae_tf.errors import InvalidInputError
@@ -163,3 +164,11 @@ def test_kills_at_any_moment_change_nothing(tmp_path):
     trials = Trials(tmp_path, kills=5, seed=1)
     for row in (*trials.kill(), *trials.stop(), *trials.damage(5)):
         assert row.good, row
+
+
+def test_the_model_of_scaling_is_that_of_the_docs():
+    constants = {"fixed": 2.0, "an_image": 0.5, "size": 12.0}
+    constants |= {"latency": 0.1, "bandwidth": 3.0}
+    assert step_of(1, 10, **constants) == 2.0 + 0.5 * 10
+    seconds = 2.0 + 0.5 * 4 + 2 * 2 * 0.1 + 2 * 2 / 3 * 12.0 / 3.0
+    assert step_of(3, 10, **constants) == pytest.approx(seconds)

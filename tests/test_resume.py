@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -165,14 +163,13 @@ def test_two_runs_cannot_have_one_workdir(config, tmp_path, monkeypatch):
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
-    code = (
-        "import sys, signal, os; from iwae_tf.files import FolderLock\n"
-        "lock = FolderLock(sys.argv[1], 'workdir')\n"
-        "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path])
-    assert done.returncode == -signal.SIGKILL
-    assert (tmp_path / ".lock").exists()
+    child = os.fork()
+    if child == 0:
+        FolderLock(tmp_path, "workdir")
+        os.kill(os.getpid(), signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert (tmp_path / ".lock").read_text().startswith(f"process {child} on ")
     FolderLock(tmp_path, "workdir").release()
 
 
