@@ -15,9 +15,8 @@ from absl import flags
 
 import iwae_tf
 from examples.loopback_server import LoopbackServer
-from examples.models import rebuild
 from iwae_tf import cli, datasets, score_plots, serving
-from iwae_tf.workdir import Workdir, export
+from iwae_tf.workdir import Workdir, export, load_exported
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run to serve.")
 _SAVED_MODEL = flags.DEFINE_string(
@@ -45,7 +44,7 @@ def main(argv):
             workdir.read_results(),
         )
     else:
-        (model, config), found = rebuild(_SAVED_MODEL.value), None
+        (model, config), found = load_exported(_SAVED_MODEL.value), None
     version = export(model, config, output / config.dataset, found)
     print(f"    exported  {version}")
     images = digits()[: _NUM_IMAGES.value]

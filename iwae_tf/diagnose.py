@@ -110,6 +110,7 @@ def _subject():
     from iwae_tf.config import override
     from iwae_tf.diagnostics.part import Subject
     from iwae_tf.errors import InvalidInputError
+    from iwae_tf.versions import library_versions
     from iwae_tf.workdir import Workdir, load_exported
 
     if (_WORKDIR.value is None) == (_SAVED_MODEL.value is None):
@@ -133,7 +134,7 @@ def _subject():
     subject = Subject(
         model, images, _NUM_SAMPLES.value, (config.eval_seed, 0), _QUICK.value
     )
-    versions = ", ".join(f"{k} {v}" for k, v in results.versions().items())
+    versions = ", ".join(f"{k} {v}" for k, v in library_versions().items())
     return subject, [
         ("model", _WORKDIR.value or _SAVED_MODEL.value),
         ("bound", f"{config.model}, {config.num_samples} draws in training"),

