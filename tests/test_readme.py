@@ -30,6 +30,7 @@ REDUCED = {
     "iwae_tf.score": ["--num_samples=20"],
     "iwae_tf.score_beam": ["--num_samples=20"],
     "iwae_tf.sweep": ["--list"],
+    "iwae_tf.reproduce": ["--budget=smoke", "--cells=piwae*"],
 }
 
 
