@@ -19,6 +19,14 @@ from iwae_tf.errors import InvalidInputError, WorkerLostError
 
 KINDS = ("none", "mirrored", "multi_worker")
 AGREE_STEPS = 16  # training steps of several workers between two agreements
+LOST = (  # what TensorFlow raises where another worker is gone
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+)
 CLUSTER_EXAMPLE = (
     '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
     '"task": {"type": "worker", "index": 0}}'
@@ -84,7 +92,7 @@ class Distribution:
         """Within it, what TensorFlow raises where a worker is gone is told as that."""
         try:
             yield
-        except tf.errors.OpError as error:
+        except LOST as error:
             if self.num_workers == 1:
                 raise
             raise WorkerLostError(

@@ -313,6 +313,14 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                 self, self.test_step, self._create_variables
             )
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Keras' adds up the parts of a batch, which may be of different sizes."""
+        if not self.built or not self.compiled:
+            super()._maybe_symbolic_build(iterator, data_batch)
+        elif not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
     def _create_variables(self, x):
         """Of the model and its optimiser, for images of the shape of `x`."""
         self.check_x(x, has_values=False)

@@ -119,27 +119,29 @@ def script(name, *arguments):
 
 
 @pytest.mark.slow
-def test_two_devices_train_and_evaluate_as_one(tmp_path):
-    """The scripts with two logical devices of the CPU: history and NLL."""
+def test_three_devices_train_and_evaluate_as_one(tmp_path):
+    """The scripts with three logical CPUs, and parts of 6, 7 and 7 rows."""
     write_data(tmp_path / "data.npz")
     config = tiny_config(str(tmp_path / "data.npz"), epochs=2)
     config.eval_num_samples, config.eval_split = 50, "test"
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
-    devices = ["--distribute=mirrored", "--num_devices=2"]
+    devices = ["--distribute=mirrored", "--num_devices=3"]
     histories, results = [], []
-    for name, flags in (("one", []), ("two", devices)):
+    for name, flags in (("one", []), ("three", devices)):
         workdir = tmp_path / name
         config_flag = f"--config={tmp_path / 'config.json'}"
         script("train", config_flag, f"--workdir={workdir}", *flags)
         with open(workdir / "metrics.csv", newline="") as file:
             histories.append(list(csv.DictReader(file)))
         results.append(json.loads((workdir / "results.json").read_text()))
-    for one, two in zip(*histories, strict=True):
+    for one, three in zip(*histories, strict=True):
         for key in one:
             if key != "seconds":
-                assert float(two[key]) == pytest.approx(float(one[key]), rel=1e-3), key
+                assert float(three[key]) == pytest.approx(float(one[key]), rel=1e-3), (
+                    key
+                )
     assert results[1]["nll"] == pytest.approx(results[0]["nll"], abs=1e-2)
-    # The same model on one device and on two: to rounding.
+    # The same model on one device and on three: to rounding.
     found = []
     for flags in ([], devices):
         output = tmp_path / "found.json"
