@@ -249,7 +249,7 @@ def read_cluster(text):
             and all(isinstance(address, str) for address in [*chiefs, *workers])
             and 0 <= index < len(cluster[task["type"]])
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         good = False
     if not good:
         raise InvalidInputError(

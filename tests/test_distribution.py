@@ -85,6 +85,7 @@ def test_the_chief_is_the_first_worker():
         cluster("chief", 0, chief=["a:1", "b:1"]),
         cluster("worker", 0, worker=[1, 2]),
         cluster("worker", "many", worker=["a:1"]),
+        cluster("worker", float("inf"), worker=["a:1"]),
     ],
 )
 def test_bad_clusters_are_one_line(text):

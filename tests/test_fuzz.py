@@ -168,6 +168,9 @@ ARRAYS = arrays.arrays(
 @given(ARRAYS | st.lists(VALUES, max_size=3))
 def test_any_array_is_scored_or_refused(x):
     array = np.asarray(x, dtype=object) if isinstance(x, list) else x
+    if array.dtype.kind == "f":  # TensorFlow takes what is below them for zero
+        tiny = np.finfo(np.float32).tiny
+        x = array = np.where(np.abs(array) < tiny, np.zeros_like(array), array)
     is_good = (
         isinstance(x, np.ndarray)
         and array.dtype.kind == "f"

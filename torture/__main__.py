@@ -1,6 +1,6 @@
 """Kills, stops and damages real training runs, and prints what was lost.
 
-python -m torture [--kills 24] [--seed 0] [--quick] [--output torture/results.md]
+python -m torture [--kills 20] [--seed 0] [--quick] [--output torture/results.md]
 """
 
 import argparse
@@ -14,7 +14,7 @@ from torture.trials import Trials
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=24, help="processes to kill")
+    parser.add_argument("--kills", type=int, default=20, help="processes to kill")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--quick", action="store_true", help="a few of each")
     parser.add_argument("--output", type=pathlib.Path, help="Markdown file")
