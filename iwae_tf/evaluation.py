@@ -115,8 +115,9 @@ def log_likelihood(
     key = noise.make_key(seed)
     x = model.check_x(x)
     if batch_size is None:
-        batch_size = min(SCORES_PER_CALL // num_samples, -(-len(x) // STREAMS))
-        batch_size = max(1, batch_size)
+        num_calls = -(-len(x) // max(1, SCORES_PER_CALL // num_samples))
+        num_calls += -num_calls % STREAMS  # so that no stream ends before the others
+        batch_size = -(-len(x) // num_calls)
     check_count(batch_size, "batch_size")
     check_choice(jit_compile, "jit_compile", ("auto", True, False))
     if jit_compile == "auto":

@@ -78,5 +78,6 @@ def test_the_mean_of_a_million_examples_in_batches(log_weights, batch_size):
     in_float32 = np.float32(0)
     for total in batches.sum(axis=1):
         in_float32 += total
-    if batch_size == 20:  # the premise
+    # The premise; rounding may cancel where all are nearly equal.
+    if batch_size == 20 and log_weights.std() > 1.0:
         assert abs(in_float32 / MILLION - exact) > NATS
