@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from benchmarks.scaling import step_of
 from iwae_tf import datasets
 from iwae_tf.distribution import make_distribution, read_cluster
 from iwae_tf.errors import InvalidInputError
+from torture import processes
 from torture.job import tiny_config, write_data
 from torture.trials import Trials
 
@@ -152,6 +154,40 @@ def test_three_devices_train_and_evaluate_as_one(tmp_path):
         found.append(json.loads(output.read_text()))
     for key in ("nll", "standard_error", "bound"):
         assert found[1][key] == pytest.approx(found[0][key], abs=1e-5), key
+
+
+@pytest.mark.slow
+def test_two_workers_evaluate_as_one(tmp_path):
+    """Each scores its share of the images; the chief prints and writes the whole."""
+    write_data(tmp_path / "data.npz")
+    config = tiny_config(str(tmp_path / "data.npz"), epochs=1)
+    config.eval_num_samples = 50
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    workdir = f"--workdir={tmp_path / 'run'}"
+    script("train", f"--config={tmp_path / 'config.json'}", workdir)
+    outputs = [tmp_path / name for name in ("one.json", "chief.json", "other.json")]
+    flags = [workdir, "--split=train", "--num_samples=5000"]
+    script("evaluate", *flags, f"--output={outputs[0]}")
+    jobs = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "iwae_tf.evaluate", *flags),
+                *(f"--output={output}", "--distribute=multi_worker"),
+            ],
+            cwd=REPOSITORY,
+            env=os.environ | {"TF_CONFIG": json.dumps(cluster)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for output, cluster in zip(outputs[1:], processes.clusters(2))
+    ]
+    printed = [job.communicate(timeout=300)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], printed
+    one, chief = (json.loads(output.read_text()) for output in outputs[:2])
+    assert one["num_examples"] == chief["num_examples"] == 369
+    for key in ("nll", "standard_error", "bound"):
+        assert chief[key] == pytest.approx(one[key], abs=1e-5), key
+    assert not outputs[2].exists()
 
 
 @pytest.mark.slow

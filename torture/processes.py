@@ -31,17 +31,22 @@ def start(workdir, data, epochs, *fault, cluster=None):
         )
 
 
-def start_workers(workdir, data, epochs, count):
-    """Starts a job of several workers on loopback."""
+def clusters(count):
+    """What TF_CONFIG holds for each of several workers on loopback."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     hosts = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
     for s in sockets:
         s.close()
-    clusters = [
+    return [
         {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
         for index in range(count)
     ]
-    return [start(workdir, data, epochs, cluster=cluster) for cluster in clusters]
+
+
+def start_workers(workdir, data, epochs, count):
+    """Starts a job of several workers on loopback."""
+    jobs = clusters(count)
+    return [start(workdir, data, epochs, cluster=cluster) for cluster in jobs]
 
 
 def finish(processes):
