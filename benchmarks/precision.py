@@ -10,49 +10,40 @@ table is worth the same on each.
 Some minutes on two cores; not a part of `make bench`.
 """
 
-import json
-import pathlib
-import subprocess
-import sys
+import importlib
 import tempfile
 
 from benchmarks import common
 from benchmarks.common import Row, Target, spread
 
 SEEDS, SEEDS_QUICK = (0, 1, 2), (0,)
-QUICK = ("--config.epochs=1", "--config.eval_num_samples=20")
 CONFIG = "mnist5k_iwae"
+PRECISIONS = ("float32", "mixed_bfloat16")
 
 
-def test_nll(precision, seed, quick):
-    """NLL of a run of the training script, in nats."""
+def nlls_by_precision(seeds, quick):
+    """NLLs of runs of the training script: dict of precision to one a seed, in nats."""
+    from iwae_tf import sweeps
+
+    config = importlib.import_module(f"configs.{CONFIG}").get_config()
+    if quick:
+        config.epochs, config.eval_num_samples = 1, 20
+    axes = [f"precision={','.join(PRECISIONS)}", f"seed={','.join(map(str, seeds))}"]
+    runs = sweeps.expand_grid(config, axes)
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "iwae_tf.train",
-                f"--config={CONFIG}",
-                f"--workdir={folder}",
-                f"--config.precision={precision}",
-                f"--config.seed={seed}",
-                *(QUICK if quick else ()),
-            ],
-            cwd=common.ROOT,
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        return json.loads((pathlib.Path(folder) / "results.json").read_text())["nll"]
+        outcomes = sweeps.run_all(runs, folder)
+    found = {precision: [] for precision in PRECISIONS}
+    for run, outcome in zip(runs, outcomes):
+        if outcome.status != sweeps.DONE:
+            raise RuntimeError(f"{outcome.name}: {outcome.message}")
+        found[run.config.precision].append(outcome.nll)
+    return found
 
 
 def measure(options):
     """The NLLs of each precision; bfloat16 is not to be above those of float32."""
     seeds = SEEDS_QUICK if options.quick else SEEDS
-    found = {
-        precision: [test_nll(precision, seed, options.quick) for seed in seeds]
-        for precision in ("float32", "mixed_bfloat16")
-    }
+    found = nlls_by_precision(seeds, options.quick)
     values = {
         precision: ", ".join(f"{value:.2f}" for value in nlls)
         for precision, nlls in found.items()

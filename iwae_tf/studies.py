@@ -217,16 +217,11 @@ def _burda_swap(protocol):
 
     For as long as the last stage, at its rates.
     """
-    made = [
-        Cell("vae", "VAE, k = 1", protocol.config("vae", num_samples=1)),
-        Cell("iwae", "IWAE, k = 50", protocol.config("iwae", num_samples=50)),
-    ]
-    figures = BURDA["mnist"]
-    published = figures[1, 1][0], figures[1, 50][1]
-    made = [
-        cell._replace(published=Published(*figure))
-        for cell, figure in zip(made, published)
-    ]
+    made = []
+    for which, (model, k) in enumerate((("vae", 1), ("iwae", 50))):
+        config = protocol.config(model, num_samples=k)
+        published = Published(*BURDA["mnist"][1, k][which])
+        made.append(Cell(model, f"{model.upper()}, k = {k}", config, published))
     for (model, k, after), figure in SWAPPED.items():
         config = protocol.config(model, num_samples=k)
         last = stages(config)[-1]
