@@ -17,13 +17,13 @@ from iwae_tf.checks import (
     latent_dim_of,
     output_row_shape,
 )
+from iwae_tf.conditional import LabelConditioning
 from iwae_tf.distributions import (
     bernoulli_likelihood,
     diagonal_normal,
     get_likelihood,
     normal_likelihood,
     split_loc_scale,
-    standard_normal,
 )
 from iwae_tf.errors import InvalidInputError
 
@@ -49,7 +49,7 @@ class UnitMask(NamedTuple):
     fill: tf.Tensor  # float32 [D]
 
 
-class Autoencoder(keras.Model):
+class Autoencoder(LabelConditioning, keras.Model):
     """q(z|x), p(z) and p(x|z) with any number of stochastic layers z_1, ..., z_L.
 
     q(z|x) = q(z_1|x) prod_l q(z_l|z_{l-1})
@@ -65,15 +65,36 @@ class Autoencoder(keras.Model):
         [rows, ...] to a TFP distribution with batch shape [rows] and the event shape
         of x. A callable must be registered with
         `keras.saving.register_keras_serializable` for the model to be saved.
+      num_classes: number of classes of a conditional model, q(z|x, y), p(z_L|y) and
+        p(x|z, y) (Sohn et al. 2015). Each network is then called on the list
+        [inputs, one-hot label], float32 [rows, ...] and [rows, num_classes]; an `MLP`
+        takes it as it is, `networks.WithLabels` makes a network of one input take it.
+      prior: Keras layer or model from one-hot labels [rows, num_classes] to loc and
+        log_scale of p(z_L|y), [rows, 2 * latent_dim]. None: N(0, I) for every class.
 
     Calling the model, and `predict`, returns the mean of p(x|z1) at the mean of
-    q(z1|x): [batch, *event].
+    q(z1|x): [batch, *event]. A conditional model is called on the pair (x, labels),
+    and wherever else it takes x it takes `labels` as well: integers
+    [batch], or one integer for the whole batch.
 
     Raises:
       InvalidInputError: networks that do not fit each other or x.
+
+    References:
+      Sohn, Lee and Yan, 2015. Learning structured output representation using deep
+        conditional generative models. NeurIPS 28.
     """
 
-    def __init__(self, encoder, decoder, *, likelihood="bernoulli", **kwargs):
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        *,
+        likelihood="bernoulli",
+        num_classes=None,
+        prior=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.encoder = check_networks(encoder, "encoder")
         self.decoder = check_networks(decoder, "decoder")
@@ -82,6 +103,7 @@ class Autoencoder(keras.Model):
                 "`encoder` and `decoder` must have one network a stochastic layer. "
                 f"Received: {len(self.encoder)} and {len(self.decoder)}"
             )
+        self._set_classes(num_classes, prior)
         self.likelihood = likelihood
         self.latent_dims = None
         self.event_shape = None
@@ -94,15 +116,18 @@ class Autoencoder(keras.Model):
         """Creates all variables for x of shape `input_shape` (batch, *event)."""
         if self.built:
             return
+        if self.is_conditional and isinstance(input_shape[0], (list, tuple)):
+            input_shape = input_shape[0]  # of the pair (x, labels)
         event_shape = tuple(int(size) for size in input_shape[1:])
         latent_dims, row_shape = [], event_shape
         for layer, network in enumerate(self.encoder, 1):
             name = f"`encoder` of layer {layer}"
-            row_shape = output_row_shape(network, row_shape, name)
+            row_shape = output_row_shape(network, row_shape, name, self.num_classes)
             row_shape = (latent_dim_of(row_shape, name),)
             latent_dims += row_shape
         self._check_decoder(latent_dims, event_shape)
         self.latent_dims, self.event_shape = latent_dims, event_shape
+        self._check_prior()
         self.built = True
 
     def _check_decoder(self, latent_dims, event_shape):
@@ -110,7 +135,7 @@ class Autoencoder(keras.Model):
         for layer in range(1, len(latent_dims)):
             name = f"`decoder` of layer {layer + 1}"
             row_shape = output_row_shape(
-                self.decoder[layer], (latent_dims[layer],), name
+                self.decoder[layer], (latent_dims[layer],), name, self.num_classes
             )
             if latent_dim_of(row_shape, name) != latent_dims[layer - 1]:
                 raise InvalidInputError(
@@ -118,7 +143,10 @@ class Autoencoder(keras.Model):
                     f"{2 * latent_dims[layer - 1]}. Received: size {row_shape[0]}"
                 )
         row_shape = output_row_shape(
-            self.decoder[0], (latent_dims[0],), "`decoder` of layer 1"
+            self.decoder[0],
+            (latent_dims[0],),
+            "`decoder` of layer 1",
+            self.num_classes,
         )
         found = tuple(self.likelihood_function(tf.zeros((1, *row_shape))).event_shape)
         if found != event_shape:
@@ -130,11 +158,15 @@ class Autoencoder(keras.Model):
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         likelihood = self.likelihood
-        if _share_a_layer(self.encoder, self.decoder):
+        if _share_a_layer(self.encoder, self.generative_networks):
             raise InvalidInputError(
                 "`encoder` and `decoder` must have no layer in common for the model to "
                 "be saved. Received: a shared layer"
             )
+        classes = {}
+        if self.is_conditional:
+            prior = None if self.prior is None else serialize(self.prior)
+            classes = {"num_classes": self.num_classes, "prior": prior}
         return {
             "name": self.name,
             "dtype": serialize(self.dtype_policy),
@@ -145,6 +177,7 @@ class Autoencoder(keras.Model):
                 if callable(likelihood)
                 else likelihood
             ),
+            **classes,
         }
 
     @classmethod
@@ -153,7 +186,7 @@ class Autoencoder(keras.Model):
         config = dict(config)
         for name in ("encoder", "decoder"):
             config[name] = [deserialize(c, custom_objects) for c in config[name]]
-        for name in ("likelihood", "dtype"):
+        for name in ("likelihood", "prior", "dtype"):
             if isinstance(config.get(name), dict):
                 config[name] = deserialize(config[name], custom_objects)
         return cls(**config)
@@ -172,7 +205,8 @@ class Autoencoder(keras.Model):
 
     def proposal_parameters(self, x, training=False):
         """loc and log_scale of q(z1|x): float32 [B, 2 * latent_dim]."""
-        outputs = _call_network(self.encoder[0], tf.cast(x, tf.float32), training)
+        inputs = self.network_inputs(tf.cast(x, tf.float32))
+        outputs = _call_network(self.encoder[0], inputs, training)
         return tf.cast(outputs, tf.float32)
 
     def sample_proposal(self, parameters, draws, *, masks=None, training=False):
@@ -229,8 +263,7 @@ class Autoencoder(keras.Model):
     def log_joint(self, x, latents, *, masks=None, training=False):
         """log p(x|z1) and log p(z), as LogWeightParts whose log_proposal is None."""
         active = [mask.active for mask in masks] if masks else [None] * len(latents)
-        prior = standard_normal(self.latent_dims[-1], active[-1])
-        log_prior = prior.log_prob(latents[-1])
+        log_prior = self.top_prior(active[-1]).log_prob(latents[-1])
         for layer in range(len(latents) - 1, 0, -1):
             parameters = self.prior_parameters(layer, latents[layer], training)
             prior = diagonal_normal(*split_loc_scale(parameters), active[layer - 1])
@@ -278,7 +311,7 @@ class Autoencoder(keras.Model):
 
     # Public inference -----------------------------------------------------------
 
-    def log_weights(self, x, num_groups=1, num_samples=50, seed=(0, 0)):
+    def log_weights(self, x, num_groups=1, num_samples=50, seed=(0, 0), *, labels=None):
         """log p(x, z) - log q(z|x) for M*K draws of z a row.
 
         Args:
@@ -286,6 +319,7 @@ class Autoencoder(keras.Model):
           num_groups: M.
           num_samples: K.
           seed: pair of integers; row b, draw (m, k) has the same noise in any mode.
+          labels: of a conditional model, integers [B], or one for all.
 
         Returns:
           log_weights: float32 [M, K, B].
@@ -293,57 +327,69 @@ class Autoencoder(keras.Model):
         check_count(num_groups, "num_groups")
         check_count(num_samples, "num_samples")
         x = self.check_x(x)
+        labels = self.check_labels(labels, tf.shape(x)[0])
         draws = self.draw_noise(
             noise.make_key(seed), 0, tf.shape(x)[0], num_groups, num_samples
         )
-        return self.log_weight_parts(x, self.proposal_parameters(x), draws).log_weights
+        with self.given(labels):
+            parts = self.log_weight_parts(x, self.proposal_parameters(x), draws)
+        return parts.log_weights
 
-    def encode(self, x):
+    def encode(self, x, *, labels=None):
         """q(z1|x) as a TFP distribution, batch shape [B], event shape [latent_dim]."""
-        return self.encode_layers(x)[0]
+        return self.encode_layers(x, labels=labels)[0]
 
-    def encode_layers(self, x):
+    def encode_layers(self, x, *, labels=None):
         """[q(z1|x), q(z2|z1), ...], each layer at the mean of the one below."""
-        parameters = self.proposal_parameters(self.check_x(x))
-        proposals = []
-        for layer in range(len(self.encoder)):
-            if layer:
-                parameters = self._apply(self.encoder[layer], proposals[-1].mean())
-            proposals.append(diagonal_normal(*split_loc_scale(parameters)))
+        x, proposals = self.check_x(x), []
+        with self.given(self.check_labels(labels, tf.shape(x)[0])):
+            parameters = self.proposal_parameters(x)
+            for layer in range(len(self.encoder)):
+                if layer:
+                    parameters = self._apply(self.encoder[layer], proposals[-1].mean())
+                proposals.append(diagonal_normal(*split_loc_scale(parameters)))
         return proposals
 
-    def decode(self, z):
+    def decode(self, z, *, labels=None):
         """p(x|z1) as a TFP distribution.
 
         Args:
           z: float [rows, latent_dim of z1].
+          labels: of a conditional model, integers [rows], or one for all.
 
         Returns:
           distribution: batch shape [rows], the event shape of x.
         """
-        return self._decode(z)
+        labels = self.check_labels(labels, tf.shape(z)[0])
+        with self.given(labels):
+            return self._decode(z)
 
-    def sample_latent(self, num_images, seed=(0, 0)):
+    def sample_latent(self, num_images, seed=(0, 0), *, labels=None):
         """z1 from the generative model: [num_images, latent_dim]."""
-        return self.sample_latents(num_images, seed)[0]
+        return self.sample_latents(num_images, seed, labels=labels)[0]
 
-    def sample_latents(self, num_images, seed=(0, 0)):
+    def sample_latents(self, num_images, seed=(0, 0), *, labels=None):
         """All layers from the generative model, the top first, as [z1, z2, ...]."""
         key = noise.fold_in(noise.make_key(seed), LATENT_STREAM)
         draws = noise.normal(key, 0, num_images, sum(self.latent_dims))
         latents = tf.split(draws, self.latent_dims, axis=-1)
-        for layer in range(len(latents) - 1, 0, -1):
-            parameters = self.prior_parameters(layer, latents[layer])
-            loc, scale = split_loc_scale(parameters)
-            latents[layer - 1] = loc + scale * latents[layer - 1]
+        with self.given(self.check_labels(labels, num_images)):
+            if self.prior is not None:
+                top = self.top_prior()
+                latents[-1] = top.mean() + top.stddev() * latents[-1]
+            for layer in range(len(latents) - 1, 0, -1):
+                parameters = self.prior_parameters(layer, latents[layer])
+                loc, scale = split_loc_scale(parameters)
+                latents[layer - 1] = loc + scale * latents[layer - 1]
         return latents
 
-    def sample(self, num_images, seed=(0, 0), *, mean=False):
+    def sample(self, num_images, seed=(0, 0), *, labels=None, mean=False):
         """Images from the generative model.
 
         Args:
           num_images: how many, n.
           seed: pair of integers.
+          labels: of a conditional model, integers [n], or one for all.
           mean: return the mean of p(x|z1) instead of a draw from it.
 
         Returns:
@@ -352,7 +398,8 @@ class Autoencoder(keras.Model):
         if not tf.is_tensor(num_images):
             check_count(num_images, "num_images")
         self._check_built()
-        distribution = self.decode(self.sample_latent(num_images, seed))
+        with self.given(self.check_labels(labels, num_images)):
+            distribution = self._decode(self.sample_latent(num_images, seed))
         if mean:
             return distribution.mean()
         return self._draw_images(distribution, num_images, seed)
@@ -370,18 +417,22 @@ class Autoencoder(keras.Model):
             return distribution.mean() + distribution.stddev() * normals
         return distribution.sample(seed=noise.seed_tensor(seed))
 
-    def reconstruct(self, x, seed=(0, 0)):
+    def reconstruct(self, x, seed=(0, 0), *, labels=None):
         """Mean of p(x|z1) at one draw of z1 ~ q(z1|x): [B, *event]."""
         x = self.check_x(x)
-        loc, scale = split_loc_scale(self.proposal_parameters(x))
         key = noise.make_key(seed)
         epsilon = noise.normal(key, 0, tf.shape(x)[0], sum(self.latent_dims))
-        return self.decode(loc + scale * epsilon[:, : self.latent_dims[0]]).mean()
+        with self.given(self.check_labels(labels, tf.shape(x)[0])):
+            loc, scale = split_loc_scale(self.proposal_parameters(x))
+            z = loc + scale * epsilon[:, : self.latent_dims[0]]
+            return self._decode(z).mean()
 
     def call(self, x, training=False):
         """Mean of p(x|z1) at the mean of q(z1|x): [B, *event]."""
-        loc, _ = split_loc_scale(self.proposal_parameters(x, training))
-        return self._decode(loc, training).mean()
+        x, labels = self.split_inputs(x)
+        with self.given(labels):
+            loc, _ = split_loc_scale(self.proposal_parameters(x, training))
+            return self._decode(loc, training).mean()
 
     def check_x(self, x, *, has_values=None):
         """`x` as a float32 tensor of the model's event shape, or what is wrong.
@@ -422,13 +473,15 @@ class Autoencoder(keras.Model):
     def _apply(self, network, latents, training=False):
         """A network on the last axis of [..., D], as float32 [..., E]."""
         flat = tf.reshape(latents, [-1, latents.shape[-1]])
-        outputs = tf.cast(_call_network(network, flat, training), tf.float32)
+        outputs = _call_network(network, self.network_inputs(flat), training)
+        outputs = tf.cast(outputs, tf.float32)
         shape = tf.concat([tf.shape(latents)[:-1], tf.shape(outputs)[1:]], axis=0)
         return tf.reshape(outputs, shape)
 
     def _decode(self, rows, training=False):
         """p(x|z1) at rows [R, D_1]; the likelihood gets float32 in any precision."""
-        outputs = _call_network(self.decoder[0], rows, training)
+        inputs = self.network_inputs(rows)
+        outputs = _call_network(self.decoder[0], inputs, training)
         return self.likelihood_function(tf.cast(outputs, tf.float32))
 
     def _log_likelihood(self, x, latents, training):

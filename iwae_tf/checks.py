@@ -39,25 +39,35 @@ def check_networks(networks, name):
     return list(networks)
 
 
-def output_row_shape(network, row_shape, name):
+def output_row_shape(network, row_shape, name, num_classes=None):
     """Builds `network` for rows of a shape; returns the shape of a row of its output.
 
     Args:
       network: Keras layer.
       row_shape: tuple of ints.
       name: what a message calls the network.
+      num_classes: optional int; the network is then called on [rows, one-hot labels].
 
     Raises:
       InvalidInputError: the network does not take such rows.
     """
+    inputs, rule = keras.KerasTensor((1, *row_shape)), "must take rows"
+    refusals = ValueError
+    if num_classes is not None:
+        inputs = [inputs, keras.KerasTensor((1, num_classes))]
+        rule = (
+            f"must take a list [inputs, one-hot labels of {num_classes} classes], as "
+            "networks.WithLabels(network) does, with inputs"
+        )
+        refusals = (ValueError, TypeError)  # of a layer that took the list for a tensor
     try:
-        output = network(keras.KerasTensor((1, *row_shape)))
-    except ValueError as error:
+        output = network(inputs)
+    except refusals as error:
         # Keras wraps the reason into a title, blank lines and bold type.
         lines = re.sub(r"\x1b\[\d+m", "", str(error)).splitlines()
         reason = [line for line in lines if line and "encountered when" not in line]
         raise InvalidInputError(
-            f"{name} must take rows of shape {tuple(row_shape)}. Received: {reason[0]}"
+            f"{name} {rule} of shape {tuple(row_shape)}. Received: {reason[0]}"
         ) from error
     return tuple(output.shape[1:])
 

@@ -70,6 +70,7 @@ def log_likelihood(
     num_samples=5000,
     seed=(0, 0),
     *,
+    labels=None,
     chunk_size=CHUNK_SIZE,
     batch_size=None,
     first_row=0,
@@ -81,6 +82,8 @@ def log_likelihood(
 
     log 1/K sum_k p(x, z_k) / q(z_k|x)
 
+    Of a conditional model it is log p(x|y), with draws of q(z|x, y).
+
     The draws are streamed: memory does not grow with `num_samples`. The noise of
     row b, draw k is a function of (seed, first_row + b, k), so the result does not
     depend on `chunk_size` or `batch_size` (but to rounding), and images have
@@ -91,6 +94,7 @@ def log_likelihood(
       x: float [B, *event], scored as given.
       num_samples: K.
       seed: pair of integers.
+      labels: of a conditional model, integers [B], or one for all.
       chunk_size: rows of the decoder evaluated at once.
       batch_size: images a compiled call, between two calls of `on_batch`.
       first_row: index of the first row in the data set that `x` is a part of.
@@ -114,6 +118,7 @@ def log_likelihood(
     check_count(chunk_size, "chunk_size")
     key = noise.make_key(seed)
     x = model.check_x(x)
+    labels = model.check_labels(labels, len(x))
     if batch_size is None:
         num_calls = -(-len(x) // max(1, SCORES_PER_CALL // num_samples))
         num_calls += -num_calls % STREAMS  # so that no stream ends before the others
@@ -124,15 +129,19 @@ def log_likelihood(
         jit_compile = model.jit_compile if model.compiled else model.supports_xla
     function = _compiled_estimator(model, masks, int(chunk_size), bool(jit_compile))
 
+    def rows(values, start):
+        return None if values is None else values[start : start + batch_size]
+
     device = tf.zeros([]).device  # of the caller's scope, which threads do not inherit
 
     def score(start):
         with tf.device(device):
             result = function(
-                x[start : start + batch_size],
+                rows(x, start),
                 tf.constant(int(num_samples)),
                 key,
                 tf.constant(first_row + start, tf.int64),
+                rows(labels, start),
             )
         return LogLikelihood(*(part.numpy() for part in result))
 
@@ -175,6 +184,7 @@ def estimate_in_graph(
     num_samples,
     key,
     first_row,
+    labels=None,
     masks=None,
     chunk_size=CHUNK_SIZE,
     jit_compile=False,
@@ -186,7 +196,8 @@ def estimate_in_graph(
     chunk is one run of consecutive records of the noise. The last block is filled up
     with copies of the last row.
     """
-    parameters = model.proposal_parameters(x)
+    with model.given(labels):
+        parameters = model.proposal_parameters(x)
     num_rows = tf.shape(x)[0]
     block = tf.maximum(1, chunk_size // num_samples)
     num_blocks = (num_rows + block - 1) // block
@@ -195,7 +206,7 @@ def estimate_in_graph(
         for _ in LogLikelihood._fields
     ]
 
-    def one_block(x, parameters, num_samples, key, start):
+    def one_block(x, labels, parameters, num_samples, key, start):
         def draw(first, count):
             size = tf.shape(x)[0]
             record = start + tf.cast(first, tf.int64)
@@ -203,7 +214,8 @@ def estimate_in_graph(
             records = noise.normal(key, record, size * count, width)
             draws = tf.reshape(records, [1, size, count, width])
             draws = tf.transpose(draws, [0, 2, 1, 3])
-            parts = model.log_weight_parts(x, parameters, draws, masks=masks)
+            with model.given(labels):
+                parts = model.log_weight_parts(x, parameters, draws, masks=masks)
             return parts.log_weights[0]
 
         return stream_draws(draw, tf.shape(x)[0], num_samples, chunk_size)
@@ -215,9 +227,11 @@ def estimate_in_graph(
         first = index * block
         rows = tf.minimum(first + tf.range(block), num_rows - 1)
         start = (first_row + tf.cast(first, tf.int64)) * tf.cast(num_samples, tf.int64)
-        result = one_block(
-            tf.gather(x, rows), tf.gather(parameters, rows), num_samples, key, start
-        )
+        of_block = [
+            None if values is None else tf.gather(values, rows)
+            for values in (x, labels, parameters)
+        ]
+        result = one_block(*of_block, num_samples, key, start)
         written = [o.write(index, part) for o, part in zip(outputs, result)]
         return index + 1, written
 
@@ -278,15 +292,17 @@ def stream_draws(draw, num_rows, num_samples, chunk_size):
     return LogLikelihood(*(tf.cast(part, tf.float32) for part in result))
 
 
-def active_units(model, x, seed=(0, 0), *, threshold=ACTIVE_VARIANCE):
+def active_units(model, x, seed=(0, 0), *, labels=None, threshold=ACTIVE_VARIANCE):
     """Number of active latent units of each stochastic layer.
 
-    A unit is active where Var_x(E[z|x]) > threshold.
+    A unit is active where Var_x(E[z|x]) > threshold; of a conditional model
+    Var_{x,y}(E[z|x, y]), to which the means of the classes contribute.
 
     Args:
       model: a built model of this package.
       x: float [N, *event].
       seed: pair of integers, for the draws below an upper layer.
+      labels: of a conditional model, integers [N], or one for all.
       threshold: variance over the data.
 
     Returns:
@@ -295,7 +311,7 @@ def active_units(model, x, seed=(0, 0), *, threshold=ACTIVE_VARIANCE):
     References:
       Burda et al., 2016, section 5.2. https://arxiv.org/abs/1509.00519
     """
-    return count_active(layer_statistics(model, x, seed), threshold)
+    return count_active(layer_statistics(model, x, seed, labels=labels), threshold)
 
 
 def count_active(statistics, threshold=ACTIVE_VARIANCE):
@@ -303,7 +319,9 @@ def count_active(statistics, threshold=ACTIVE_VARIANCE):
     return [int(np.sum(layer.variances > threshold)) for layer in statistics]
 
 
-def layer_statistics(model, x, seed=(0, 0), *, num_draws=LAYER_DRAWS, batch_size=100):
+def layer_statistics(
+    model, x, seed=(0, 0), *, labels=None, num_draws=LAYER_DRAWS, batch_size=100
+):
     """Posterior means of each stochastic layer, and their variance over the data.
 
     E[z_l|x] of an upper layer is the mean of loc_l over `num_draws` draws of the
@@ -313,6 +331,7 @@ def layer_statistics(model, x, seed=(0, 0), *, num_draws=LAYER_DRAWS, batch_size
       model: a built model of this package.
       x: float [N, *event].
       seed: pair of integers.
+      labels: of a conditional model, integers [N], or one for all.
       num_draws: at least 2.
       batch_size: images at once.
 
@@ -329,12 +348,15 @@ def layer_statistics(model, x, seed=(0, 0), *, num_draws=LAYER_DRAWS, batch_size
             f"`num_draws` must be at least 2. Received: num_draws={num_draws}"
         )
     key, x = noise.make_key(seed), model.check_x(x)
+    labels = model.check_labels(labels, len(x))
     batches = []
     for start in range(0, len(x), batch_size):
         rows = x[start : start + batch_size]
+        given = None if labels is None else labels[start : start + batch_size]
         draws = model.draw_noise(key, start, len(rows), 1, num_draws)
-        parameters = model.proposal_parameters(rows)
-        _, parameters = model.sample_proposal(parameters, draws)
+        with model.given(given):
+            parameters = model.proposal_parameters(rows)
+            _, parameters = model.sample_proposal(parameters, draws)
         locs = [split_loc_scale(layer)[0] for layer in parameters]
         batches.append([_mean_over_draws(loc) for loc in locs])
     statistics = []
@@ -373,15 +395,15 @@ def _mean_over_draws(loc):
 
 
 def _compiled_estimator(model, masks, *settings):
-    """A function of (x, num_samples, key, first_row), traced for any number of rows."""
+    """A function of (x, num_samples, key, first_row, labels), traced for any rows."""
     functions = _compiled.setdefault(model, {})
     if settings not in functions:
         # The cache is weak: the function must not keep the model alive.
         reference = weakref.ref(model)
 
-        def estimate(x, num_samples, key, first_row, masks):
+        def estimate(x, num_samples, key, first_row, labels, masks):
             return estimate_in_graph(
-                reference(), x, num_samples, key, first_row, masks, *settings
+                reference(), x, num_samples, key, first_row, labels, masks, *settings
             )
 
         functions[settings] = tf.function(estimate)
@@ -390,6 +412,7 @@ def _compiled_estimator(model, masks, *settings):
         tf.TensorSpec([], tf.int32),
         tf.TensorSpec([1], tf.uint64),
         tf.TensorSpec([], tf.int64),
+        tf.TensorSpec([None], tf.int32) if model.is_conditional else None,
         tf.nest.map_structure(tf.TensorSpec.from_tensor, masks) if masks else None,
     )
     return functools.partial(traced, masks=masks)

@@ -95,15 +95,16 @@ def keeps_rows_apart(layers):
     )
 
 
-def make_function(model, step, create_variables, goes_on=None):
+def make_function(model, step, prepare, goes_on=None):
     """A function for Keras' `fit` or `evaluate`: an iterator of batches to the logs.
 
     Args:
       model: keras.Model, with `steps_per_execution`, `jit_compile`, `steps_of_pass`
         (steps in an epoch, None: until the data end) and `steps_done`.
       step: function of a `PaddedBatch` to a dict of scalars.
-      create_variables: function of x [rows, *event], called before `step` is traced: a
-        trace that creates variables would be made twice.
+      prepare: function of x and y [rows, ...] of a call, y None where there is none.
+        It checks them and, before `step` is traced, creates variables: a trace that
+        creates variables would be made twice.
       goes_on: optional function of a step's logs to a bool scalar, whether the next one
         of the same call is to be taken.
 
@@ -134,7 +135,7 @@ def make_function(model, step, create_variables, goes_on=None):
         if not num_steps:
             raise StopIteration
         model.steps_done += int(num_steps)
-        create_variables(batches[0])
+        prepare(*batches[:2])
         # Traced for any number of rows, so that a new one does not trace anew.
         specs = keras.tree.map_structure(_any_rows, (sizes, batches))
         traced = program.get_concrete_function(specs[0], _SCALAR, specs[1])

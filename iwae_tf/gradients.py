@@ -66,7 +66,9 @@ def loss_gradients(model, x, noise, example_weights, penalty_weight=1.0):
         decoder_tape.watch(latents)
         parts = model.log_joint(x, latents, training=True)
         log_joint = parts.log_likelihood + parts.log_prior
-        decoder_penalty = model.penalty(model.decoder, besides=model.encoder)
+        decoder_penalty = model.penalty(
+            model.generative_networks, besides=model.encoder
+        )
     parts = parts._replace(log_proposal=log_proposal)
 
     weights = _row_weights(model, parts.log_weights, example_weights)
@@ -93,7 +95,7 @@ def loss_gradients(model, x, noise, example_weights, penalty_weight=1.0):
     )
     gradients = _in_order_of(
         model.trainable_variables,
-        [*encoder_variables, *_trainable(model.decoder)],
+        [*encoder_variables, *_trainable(model.generative_networks)],
         [*encoder_gradients, *decoder_gradients],
     )
     penalty = encoder_penalty + decoder_penalty
@@ -101,19 +103,24 @@ def loss_gradients(model, x, noise, example_weights, penalty_weight=1.0):
 
 
 def _decoder_gradients(model, pull_back, latents, weights):
-    """The decoder's gradients, and the pull of log p(x, z) on each latent."""
-    variables = _trainable(model.decoder)
+    """Gradients of the networks of p(x, z), and the pull of log p(x, z) on each z."""
+    variables = _trainable(model.generative_networks)
     is_split = weights.generative is not weights.base
     is_pathwise = weights.inference is not weights.base
     needed = ["takes_row_weights"] * is_split + ["rows_are_independent"] * is_pathwise
     if (is_split and weights.share is None) or not _all_have(model.decoder, needed):
         gradients = pull_back(weights.generative, variables)
         return gradients, pull_back(weights.inference, latents)
-    share = None
+    share, by_example = None, []
     if is_split:
+        # p(z_L|y) has a row an example, not one a draw, for `share` to scale.
+        count = len(_trainable(model.decoder))
+        variables, by_example = variables[:count], variables[count:]
         share = tf.reshape(tf.broadcast_to(weights.share, tf.shape(weights.base)), [-1])
     with row_weights(share):
         gradients, pull = pull_back(weights.base, [variables, latents])
+    if by_example:
+        gradients = [*gradients, *pull_back(weights.generative, by_example)]
     if is_pathwise:  # a row's pull is linear in its weight, and v <= u: v / u is safe
         rescale = tf.math.divide_no_nan(weights.inference, weights.base)
         pull = [rescale[..., tf.newaxis] * p for p in pull]
@@ -179,7 +186,8 @@ def _all_have(networks, attributes):
 
 
 def _trainable(networks):
-    return [variable.value for net in networks for variable in net.trainable_variables]
+    values = (v.value for net in networks for v in net.trainable_variables)
+    return list({id(value): value for value in values}.values())
 
 
 def _in_order_of(variables, sources, gradients):

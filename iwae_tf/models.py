@@ -38,9 +38,11 @@ class ImportanceWeightedAutoencoder(Autoencoder):
       binarization: "none" takes x as it comes; "dynamic" draws binary pixels with
         probability x, anew at each training step.
       seed: pair of integers for training and `evaluate`.
-      **kwargs: `likelihood` of `Autoencoder`; `name` and `dtype` of keras.Model.
+      **kwargs: `likelihood`, `num_classes` and `prior` of `Autoencoder`; `name` and
+        `dtype` of keras.Model.
 
-    `fit` takes x, (x,), (x, y) or (x, y, sample_weight); y is ignored.
+    `fit` takes x, (x,), (x, y) or (x, y, sample_weight). A conditional model needs the
+    integer labels y [batch]; otherwise y is ignored.
 
     Raises:
       InvalidInputError: an argument out of its range, networks that do not fit.
@@ -212,8 +214,8 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         }
 
     def fit(self, x=None, *args, **kwargs):
-        """As in Keras; values of an array `x` are checked before the first step."""
-        self._check_array(x)
+        """As in Keras; values of arrays are checked before the first step."""
+        self._check_arrays(x, *args[:1], **kwargs)
         method = keras.Model.fit
         with (
             self._steps_per_execution_for(method, x, args, kwargs),
@@ -226,12 +228,12 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
-        """As in Keras; values of an array `x` are checked first."""
+        """As in Keras; values of arrays are checked first."""
         method = keras.Model.evaluate
         with self._passes_of(method, "steps", x, args, kwargs):
             if kwargs.get("_use_cached_eval_dataset"):  # `fit` has done the rest
                 return super().evaluate(x, *args, **kwargs)
-            self._check_array(x)
+            self._check_arrays(x, *args[:1], **kwargs)
             with self._steps_per_execution_for(method, x, args, kwargs):
                 return super().evaluate(x, *args, **kwargs)
 
@@ -296,7 +298,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             self.train_function = execution.make_function(
                 self,
                 self.train_step,
-                self._create_variables,
+                self._prepare,
                 goes_on=_is_finite if self.stops_at_nonfinite else None,
             )
 
@@ -310,30 +312,44 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                 )
         elif self.test_function is None or force:
             self.test_function = execution.make_function(
-                self, self.test_step, self._create_variables
+                self, self.test_step, self._prepare
             )
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Keras' adds up the parts of a batch, which may be of different sizes."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if self.is_conditional and not self.built and replicas > 1:
+            raise InvalidInputError(
+                "a conditional model must be built before replicas train it, by "
+                "`build((None, *event))`. Received: a model without variables"
+            )
         if not self.built or not self.compiled:
             super()._maybe_symbolic_build(iterator, data_batch)
         elif not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
-    def _create_variables(self, x):
-        """Of the model and its optimiser, for images of the shape of `x`."""
+    def _prepare(self, x, y):
+        """Checks a call's batches; creates variables of the model and its optimiser."""
         self.check_x(x, has_values=False)
+        self._check_y(x, y)
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
 
-    def _check_array(self, x):
+    def _check_arrays(self, x, y=None, **_):
         if isinstance(x, (np.ndarray, tf.Tensor)):
             check_values(check_float(x), in_unit_interval=self.is_bernoulli)
+            self._check_y(x, y)
+
+    def _check_y(self, x, y):
+        """The labels of a conditional model; None for others, which ignore y."""
+        if self.is_conditional:
+            return self.check_labels(y, tf.shape(x)[0], name="y")
+        return None
 
     def train_step(self, data):
         """One step up the bound; see `gradients`."""
-        x, example_weights = self._unpack(data)
+        x, labels, example_weights = self._unpack(data)
         first_row, num_rows = _place_in_global_batch(x, data)
         key = noise.fold_in(self._key(TRAIN_STREAM), self.train_steps.value)
         x = self._binarize(x, key, first_row)
@@ -342,13 +358,14 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         )
         # Of a mean over the batch of all replicas, whose gradients are then added up.
         scale = self.optimizer.scale_loss(tf.ones([]))
-        result = loss_gradients(
-            self,
-            x,
-            draws,
-            example_weights=scale * example_weights / tf.cast(num_rows, tf.float32),
-            penalty_weight=scale / self.distribute_strategy.num_replicas_in_sync,
-        )
+        with self.given(labels):
+            result = loss_gradients(
+                self,
+                x,
+                draws,
+                example_weights=scale * example_weights / tf.cast(num_rows, tf.float32),
+                penalty_weight=scale / self.distribute_strategy.num_replicas_in_sync,
+            )
         self.optimizer.apply(result.gradients, self.trainable_variables)
         self.train_steps.assign_add(1)
         return self._update_metrics(
@@ -357,7 +374,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def test_step(self, data):
         """The bound and its parts; noise and binarization repeat at each evaluation."""
-        x, example_weights = self._unpack(data)
+        x, labels, example_weights = self._unpack(data)
         first_row, num_rows = _place_in_global_batch(x, data)
         first_row += self._evaluated
         key = self._key(TEST_STREAM)
@@ -365,11 +382,12 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         draws = self.draw_noise(
             key, first_row, tf.shape(x)[0], self.num_groups, self.num_samples
         )
-        parts = self.log_weight_parts(x, self.proposal_parameters(x), draws)
+        with self.given(labels):
+            parts = self.log_weight_parts(x, self.proposal_parameters(x), draws)
         self._evaluated.assign_add(num_rows)
         bound = self.objective(parts.log_weights)
         penalty = self.penalty(self.encoder)
-        penalty += self.penalty(self.decoder, besides=self.encoder)
+        penalty += self.penalty(self.generative_networks, besides=self.encoder)
         return self._update_metrics(parts, bound, penalty, example_weights)
 
     def reset_metrics(self):
@@ -379,18 +397,19 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             self._evaluated.assign(0)
 
     def _unpack(self, data):
-        """x as float32 [B, *event] and one weight an example, from what `fit` hands."""
-        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        """x [B, *event], labels, a weight an example, from what `fit` hands."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self.check_x(x, has_values=False)
+        labels = self._check_y(x, y)
         if sample_weight is None:
-            return x, tf.ones(tf.shape(x)[:1])
+            return x, labels, tf.ones(tf.shape(x)[:1])
         sample_weight = tf.cast(sample_weight, tf.float32)
         if sample_weight.shape.rank != 1:
             raise InvalidInputError(
                 "`sample_weight` must have one value an example, shape [batch]. "
                 f"Received: shape={tuple(sample_weight.shape)}"
             )
-        return x, sample_weight
+        return x, labels, sample_weight
 
     def _key(self, stream):
         return noise.fold_in(noise.make_key(self.seed), stream)

@@ -25,7 +25,8 @@ class MLP(keras.Layer):
       seed: optional int that the initial weights are a function of; None draws from
         Keras' global generator.
 
-    Input: float [rows, ...]. Output: float [rows, *output_shape].
+    Input: float [rows, ...], or a list of them: all are flattened and concatenated.
+    Output: float [rows, *output_shape].
     """
 
     # Let DReG and PIWAE do with one backward pass; see `gradients`.
@@ -73,20 +74,24 @@ class MLP(keras.Layer):
         )
 
     def build(self, input_shape):
-        size = math.prod(input_shape[1:])
+        size = sum(math.prod(shape[1:]) for shape in _as_list(input_shape))
         for dense in [*self.hidden, self.out]:
             dense.build((None, size))
             size = dense.units
         self.built = True
 
     def call(self, inputs):
-        outputs = keras.ops.reshape(inputs, (-1, math.prod(inputs.shape[1:])))
+        parts = [
+            keras.ops.reshape(part, (-1, math.prod(part.shape[1:])))
+            for part in (inputs if isinstance(inputs, (list, tuple)) else [inputs])
+        ]
+        outputs = keras.ops.concatenate(parts, axis=-1) if parts[1:] else parts[0]
         for dense in self.hidden:
             outputs = dense(outputs)
         return keras.ops.reshape(self.out(outputs), (-1, *self.row_shape))
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], *self.row_shape)
+        return (_as_list(input_shape)[0][0], *self.row_shape)
 
     def get_config(self):
         # The bias is where training starts from, not part of the architecture.
@@ -107,3 +112,70 @@ class MLP(keras.Layer):
             return "zeros"
         bias = keras.ops.convert_to_numpy(self.output_bias).reshape(-1)
         return lambda shape, dtype=None: keras.ops.convert_to_tensor(bias, dtype)
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class WithLabels(keras.Layer):
+    """Makes a network of one input one of a conditional model.
+
+    The one-hot labels are appended to the last axis of the inputs: more elements of a
+    vector, constant channels of an image.
+
+    Args:
+      network: Keras layer or model of one input.
+
+    Input: list [inputs, labels], float [rows, ..., D] and [rows, num_classes].
+    Output: what `network` returns for float [rows, ..., D + num_classes].
+    """
+
+    def __init__(self, network, **kwargs):
+        super().__init__(**kwargs)
+        self.network = network
+
+    @property
+    def rows_are_independent(self):
+        return getattr(self.network, "rows_are_independent", False)
+
+    @property
+    def takes_row_weights(self):
+        return getattr(self.network, "takes_row_weights", False)
+
+    def build(self, input_shape):
+        if not self.network.built:
+            self.network.build(_appended(input_shape))
+        self.built = True
+
+    def call(self, inputs, training=False):
+        inputs, labels = inputs
+        between = inputs.shape[1:-1]
+        shape = (-1, *[1] * len(between), labels.shape[-1])
+        labels = keras.ops.reshape(keras.ops.cast(labels, inputs.dtype), shape)
+        labels = keras.ops.tile(labels, (1, *between, 1))
+        joined = keras.ops.concatenate([inputs, labels], axis=-1)
+        if self.network._call_has_training_arg:
+            return self.network(joined, training=training)
+        return self.network(joined)
+
+    def compute_output_shape(self, input_shape):
+        return self.network.compute_output_shape(_appended(input_shape))
+
+    def get_config(self):
+        network = keras.saving.serialize_keras_object(self.network)
+        return {**super().get_config(), "network": network}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        deserialize = keras.saving.deserialize_keras_object
+        network = deserialize(config["network"], custom_objects)
+        return cls(**{**config, "network": network})
+
+
+def _as_list(shapes):
+    """The shapes of a list of inputs, or the one shape of an input, as a list."""
+    return shapes if isinstance(shapes[0], (list, tuple)) else [shapes]
+
+
+def _appended(shapes):
+    """Shape of inputs with labels appended to the last axis."""
+    inputs, labels = shapes
+    return (*inputs[:-1], inputs[-1] + labels[-1])

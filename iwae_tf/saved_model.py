@@ -9,6 +9,9 @@
 | decode | z | mean |
 | sample | num_samples [], seed [2] | mean, sample |
 | reconstruct | x, seed [2] | mean |
+
+Those of a conditional model take one input more, `y` int32 [batch], the class labels;
+`sample` has one for each of `num_samples` images.
 """
 
 import functools
@@ -150,10 +153,12 @@ def load_saved_model(path):
 
 def _warmup_inputs(model, num_samples):
     """One request of each signature, with an image that the model itself drew."""
-    x = tf.cast(model.sample(1), tf.float32)
+    x = model.sample(1, labels=0 if model.is_conditional else None)
+    x = tf.cast(x, tf.float32)
     seed, one = tf.constant([0, 0]), tf.constant(1)
     draws = tf.constant(min(num_samples, WARMUP_SAMPLES))
-    return {
+    labels = {"y": tf.constant([0])} if model.is_conditional else {}
+    requests = {
         "serving_default": {"x": x},
         "log_likelihood": {"x": x, "num_samples": draws, "seed": seed},
         "error_bars": {"x": x, "num_samples": draws, "seed": seed},
@@ -162,6 +167,7 @@ def _warmup_inputs(model, num_samples):
         "sample": {"num_samples": one, "seed": seed},
         "reconstruct": {"x": x, "seed": seed},
     }
+    return {name: inputs | labels for name, inputs in requests.items()}
 
 
 def _signatures(model, num_samples):
@@ -170,11 +176,15 @@ def _signatures(model, num_samples):
     seed = tf.TensorSpec([2], tf.int32, "seed")
     count = tf.TensorSpec([], tf.int32, "num_samples")
     latents = tf.TensorSpec([None, model.latent_dims[0]], tf.float32, "z")
+    labels = [tf.TensorSpec([None], tf.int32, "y")] if model.is_conditional else []
 
-    def error_bars(x, num_samples, seed):
+    def error_bars(x, num_samples, seed, y=None):
+        y = _checked_labels(model, y, tf.shape(x)[0])
         x, num_samples = _checked(model, x), _at_least_one(num_samples)
-        key = noise.make_key(seed)
-        result = estimate_in_graph(model, x, num_samples, key, tf.constant(0, tf.int64))
+        first_row = tf.constant(0, tf.int64)
+        result = estimate_in_graph(
+            model, x, num_samples, noise.make_key(seed), first_row, y
+        )
         return {
             "log_likelihood": result.estimate,
             "standard_error": result.standard_error,
@@ -182,36 +192,41 @@ def _signatures(model, num_samples):
             "jackknife_error": result.jackknife_error,
         }
 
-    def log_likelihood(x, num_samples, seed):
-        outputs = error_bars(x, num_samples, seed)
+    def log_likelihood(x, num_samples, seed, y=None):
+        outputs = error_bars(x, num_samples, seed, y)
         del outputs["jackknife_error"]
         return outputs
 
-    def serving_default(x):
-        return log_likelihood(x, tf.constant(num_samples), tf.constant([0, 0]))
+    def serving_default(x, y=None):
+        return log_likelihood(x, tf.constant(num_samples), tf.constant([0, 0]), y)
 
-    def encode(x):
+    def encode(x, y=None):
+        y = _checked_labels(model, y, tf.shape(x)[0])
+        proposals = model.encode_layers(_checked(model, x), labels=y)
         outputs = {}
-        for layer, proposal in enumerate(model.encode_layers(_checked(model, x)), 1):
+        for layer, proposal in enumerate(proposals, 1):
             suffix = f"_{layer}" if layer > 1 else ""
             outputs[f"loc{suffix}"] = proposal.mean()
             outputs[f"scale{suffix}"] = proposal.stddev()
         return outputs
 
-    def decode(z):
+    def decode(z, y=None):
+        y = _checked_labels(model, y, tf.shape(z)[0])
         with tf.control_dependencies([_assert_finite(z, "z")]):
             z = tf.identity(z)
-        return {"mean": model.decode(z).mean()}
+        return {"mean": model.decode(z, labels=y).mean()}
 
-    def sample(num_samples, seed):
+    def sample(num_samples, seed, y=None):
         num_samples = _at_least_one(num_samples)
+        y = _checked_labels(model, y, num_samples)
         return {
-            "mean": model.sample(num_samples, seed, mean=True),
-            "sample": model.sample(num_samples, seed),
+            "mean": model.sample(num_samples, seed, labels=y, mean=True),
+            "sample": model.sample(num_samples, seed, labels=y),
         }
 
-    def reconstruct(x, seed):
-        return {"mean": model.reconstruct(_checked(model, x), seed)}
+    def reconstruct(x, seed, y=None):
+        y = _checked_labels(model, y, tf.shape(x)[0])
+        return {"mean": model.reconstruct(_checked(model, x), seed, labels=y)}
 
     specs = {
         serving_default: [images],
@@ -223,7 +238,9 @@ def _signatures(model, num_samples):
         reconstruct: [images, seed],
     }
     return {
-        function.__name__: tf.function(_float32(function)).get_concrete_function(*spec)
+        function.__name__: tf.function(_float32(function)).get_concrete_function(
+            *spec, *labels
+        )
         for function, spec in specs.items()
     }
 
@@ -246,6 +263,20 @@ def _checked(model, x):
         checks.append(tf.debugging.Assert(in_range, ["x: must be in [0, 1]"]))
     with tf.control_dependencies(checks):
         return tf.identity(x)
+
+
+def _checked_labels(model, y, num_rows):
+    """`y`, once it has been found to be a class for each row; None without labels."""
+    if y is None:
+        return None
+    is_class = tf.reduce_all((y >= 0) & (y < model.num_classes))
+    classes = f"y: must be in [0, {model.num_classes})"
+    checks = [
+        tf.debugging.Assert(is_class, [classes]),
+        tf.debugging.Assert(tf.size(y) == num_rows, ["y: must have one label a row"]),
+    ]
+    with tf.control_dependencies(checks):
+        return tf.identity(y)
 
 
 def _assert_finite(values, name):

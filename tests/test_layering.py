@@ -33,7 +33,8 @@ ALLOWED = {
     "drawing": {"files"},
     "plots": {"drawing", "plot_inputs"},
     "score_plots": {"drawing", "plot_inputs"},
-    "autoencoder": {"checks", "noise", "distributions"},
+    "conditional": {"checks", "distributions"},
+    "autoencoder": {"checks", "conditional", "noise", "distributions"},
     "gradients": {"bounds", "dense"},
     "models": {
         "autoencoder", "bounds", "checks", "distributions", "execution", "gradients",
