@@ -5,6 +5,7 @@ from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
 # isort: split
 
 from iwae_tf import bounds, serving
+from iwae_tf.classes import class_log_likelihoods
 from iwae_tf.config import build_model, default_config
 from iwae_tf.datasets import load_dataset
 from iwae_tf.evaluation import active_units, log_likelihood
@@ -21,6 +22,7 @@ __all__ = [
     "active_units",
     "bounds",
     "build_model",
+    "class_log_likelihoods",
     "default_config",
     "export_saved_model",
     "load",

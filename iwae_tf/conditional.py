@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf.checks import check_count, latent_dim_of, output_row_shape
+from iwae_tf.dense import without_row_weights
 from iwae_tf.distributions import diagonal_normal, split_loc_scale, standard_normal
 from iwae_tf.errors import InvalidInputError
 
@@ -108,7 +109,9 @@ class LabelConditioning:
         """
         if self.prior is None:
             return standard_normal(self.latent_dims[-1], active)
-        return diagonal_normal(*split_loc_scale(self.prior(self.condition())), active)
+        with without_row_weights():  # a row is an example here, not a draw
+            parameters = self.prior(self.condition())
+        return diagonal_normal(*split_loc_scale(parameters), active)
 
     def check_labels(self, labels, num_rows, *, name="labels"):
         """`labels` as int32 [num_rows], or what is wrong with them.

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 _row_weights = contextvars.ContextVar("row_weights", default=None)
+_are_draws = contextvars.ContextVar("are_draws", default=True)
 
 
 @contextlib.contextmanager
@@ -28,14 +29,25 @@ def row_weights(weights):
         _row_weights.reset(token)
 
 
+@contextlib.contextmanager
+def without_row_weights():
+    """`Dense` layers called within it, on other rows, are left out of `row_weights`."""
+    token = _are_draws.set(False)
+    try:
+        yield
+    finally:
+        _are_draws.reset(token)
+
+
 @tf.custom_gradient
 def affine(inputs, kernel, bias):
     """inputs [rows, I] @ kernel [I, O] + bias [O]."""
+    are_draws = _are_draws.get()
 
     def gradient(upstream):
         inputs_gradient = tf.matmul(upstream, kernel, transpose_b=True)
         weights = _row_weights.get()
-        if weights is not None:
+        if weights is not None and are_draws:
             upstream = tf.cast(weights, upstream.dtype)[:, tf.newaxis] * upstream
         kernel_gradient = tf.matmul(inputs, upstream, transpose_a=True)
         return inputs_gradient, kernel_gradient, tf.reduce_sum(upstream, axis=0)

@@ -113,7 +113,7 @@ def _decoder_gradients(model, pull_back, latents, weights):
         return gradients, pull_back(weights.inference, latents)
     share, by_example = None, []
     if is_split:
-        # p(z_L|y) has a row an example, not one a draw, for `share` to scale.
+        # p(z_L|y) has a row an example, not one a draw that `share` could scale.
         count = len(_trainable(model.decoder))
         variables, by_example = variables[:count], variables[count:]
         share = tf.reshape(tf.broadcast_to(weights.share, tf.shape(weights.base)), [-1])

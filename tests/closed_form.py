@@ -105,3 +105,99 @@ class TwoLayerLinearGaussian:
 
     def log_prob(self, x):
         return stats.multivariate_normal(self.mean, self.cov).logpdf(x)
+
+
+class ConditionalLinearGaussian:
+    """z | y ~ N(m_y, t^2), x | z, y ~ N(W z + b_y, s^2 I), t a vector.
+
+    The posterior's loc is affine in (x, one-hot y), so one Dense layer is exact.
+    """
+
+    num_layers = 1
+
+    def __init__(self, x_dim=5, latent_dim=2, num_classes=3, seed=0, has_prior=True):
+        rng = np.random.default_rng(seed)
+        base = LinearGaussian(x_dim, latent_dim, seed=seed)
+        self.loadings, self.noise = base.loadings, base.noise
+        self.num_classes = num_classes
+        self.offsets = 0.8 * rng.normal(size=(num_classes, x_dim))
+        self.means = 1.5 * rng.normal(size=(num_classes, latent_dim))
+        self.spread = np.linspace(0.5, 1.4, latent_dim)
+        if not has_prior:
+            self.means, self.spread = 0 * self.means, np.ones(latent_dim)
+        self.has_prior = has_prior
+        self.cov = self.loadings * self.spread**2 @ self.loadings.T
+        self.cov += np.diag(self.noise**2)
+
+    def encoder(self):
+        gain = self.loadings / self.noise[0] ** 2
+        precision = self.spread**-2 + np.sum(self.loadings * gain, axis=0)
+        from_x = gain.T / precision[:, None]
+        from_y = self.means / (self.spread**2 * precision) - self.offsets @ from_x.T
+        weights = np.concatenate([from_x, from_y.T], axis=1)
+        return affine_normal(weights, np.zeros(len(precision)), precision**-0.5)
+
+    def decoder(self):
+        weights = np.concatenate([self.loadings, self.offsets.T], axis=1)
+        return affine_normal(weights, np.zeros(len(self.noise)), self.noise)
+
+    def prior(self):
+        if not self.has_prior:
+            return None
+        return affine_normal(self.means.T, np.zeros(len(self.spread)), self.spread)
+
+    def data(self, count, seed=1):
+        """x float32 [count, X] and labels [count]."""
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, self.num_classes, count)
+        x = rng.multivariate_normal(np.zeros(len(self.noise)), self.cov, count)
+        return (x + self.x_means[labels]).astype("float32"), labels
+
+    @property
+    def x_means(self):
+        """E[x|y], [num_classes, X]."""
+        return self.means @ self.loadings.T + self.offsets
+
+    def log_prob(self, x, labels):
+        """log p(x|y) of each row, [N]."""
+        centred = x - self.x_means[labels]
+        return stats.multivariate_normal(cov=self.cov).logpdf(centred)
+
+
+class TwoLayerConditionalLinearGaussian(ConditionalLinearGaussian):
+    """z2 | y ~ N(m_y, I), z1 | z2, y ~ N(A z2 + c_y, t^2 I), x | z1, y as above.
+
+    A = a Q with an orthogonal Q, so that both posteriors have independent elements.
+    """
+
+    num_layers = 2
+
+    def __init__(self, x_dim=5, latent_dim=2, num_classes=3, seed=0):
+        super().__init__(x_dim, latent_dim, num_classes, seed)
+        rng = np.random.default_rng(seed + 1)
+        rotation, _ = np.linalg.qr(rng.normal(size=(latent_dim, latent_dim)))
+        gain, self.scale_1 = 1.3, 0.6
+        self.map_1 = gain * rotation
+        self.offsets_1 = rng.normal(size=(num_classes, latent_dim))
+        self.top_means, self.top_scale = self.means, np.ones(latent_dim)
+        # Of z1 given y, from which the parts that are inherited follow.
+        self.means = self.top_means @ self.map_1.T + self.offsets_1
+        self.spread = np.full(latent_dim, np.sqrt(gain**2 + self.scale_1**2))
+        self.cov = self.loadings * self.spread**2 @ self.loadings.T
+        self.cov += np.diag(self.noise**2)
+
+    def encoder(self):
+        back = self.map_1.T / self.spread[0] ** 2
+        from_y = self.top_means - self.means @ back.T
+        weights = np.concatenate([back, from_y.T], axis=1)
+        scale = self.top_scale * self.scale_1 / self.spread[0]
+        upper = affine_normal(weights, np.zeros(len(scale)), scale)
+        return [super().encoder(), upper]
+
+    def decoder(self):
+        weights = np.concatenate([self.map_1, self.offsets_1.T], axis=1)
+        scale = np.full(len(self.map_1), self.scale_1)
+        return [super().decoder(), affine_normal(weights, 0 * scale, scale)]
+
+    def prior(self):
+        return affine_normal(self.top_means.T, 0 * self.top_scale, self.top_scale)

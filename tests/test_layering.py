@@ -33,7 +33,7 @@ ALLOWED = {
     "drawing": {"files"},
     "plots": {"drawing", "plot_inputs"},
     "score_plots": {"drawing", "plot_inputs"},
-    "conditional": {"checks", "distributions"},
+    "conditional": {"checks", "dense", "distributions"},
     "autoencoder": {"checks", "conditional", "noise", "distributions"},
     "gradients": {"bounds", "dense"},
     "models": {
@@ -41,6 +41,7 @@ ALLOWED = {
         "log_weights", "metrics", "noise",
     },
     "evaluation": {"autoencoder", "checks", "distributions", "log_weights", "noise"},
+    "classes": {"evaluation"},
     "versions": set(),
     "warmup": set(),
     "model_card": {"files"},

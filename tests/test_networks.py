@@ -6,7 +6,7 @@ import pytest
 import scipy.special
 import tensorflow as tf
 
-from iwae_tf.networks import MLP
+from iwae_tf.networks import MLP, WithLabels
 
 RNG = np.random.default_rng(1)
 ACTIVATIONS = {
@@ -228,3 +228,51 @@ def test_config_round_trip_keeps_the_policy(mixed_bfloat16):
 def test_impossible_networks_are_refused(arguments):
     with pytest.raises(ValueError):
         MLP(*arguments)
+
+
+# Labels ---------------------------------------------------------------------------
+
+
+def test_inputs_of_a_list_are_flattened_and_concatenated():
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(5, 2, 3)), np.eye(4)[[0, 3, 1, 1, 2]]
+    both, joined = MLP([7], (3, 2), seed=1), MLP([7], (3, 2), seed=1)
+    found = both([x.astype("float32"), labels.astype("float32")])
+    flat = np.concatenate([x.reshape(5, 6), labels], axis=1).astype("float32")
+    np.testing.assert_allclose(found, joined(flat), atol=1e-6)
+    assert both.compute_output_shape([(5, 2, 3), (5, 4)]) == (5, 3, 2)
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 4, 2)])
+def test_with_labels_appends_them_to_the_last_axis(shape):
+    """A vector gets more elements, an image constant channels."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, *shape)).astype("float32")
+    labels = np.eye(4, dtype="float32")[[2, 0, 3]]
+    layer = WithLabels(keras.layers.Activation("linear"))
+    found = layer([x, labels]).numpy()
+    assert found.shape == (3, *shape[:-1], shape[-1] + 4)
+    np.testing.assert_array_equal(found[..., : shape[-1]], x)
+    for row, label in zip(found, labels):
+        appended = row[..., shape[-1] :].reshape(-1, 4)
+        np.testing.assert_array_equal(appended, np.tile(label, (len(appended), 1)))
+    symbolic = layer([keras.KerasTensor((3, *shape)), keras.KerasTensor((3, 4))])
+    assert symbolic.shape == found.shape
+
+
+def test_with_labels_is_as_good_as_its_network(tmp_path):
+    """It passes `training` and row weights on, and is saved with its weights."""
+    assert WithLabels(MLP([3], (2,))).takes_row_weights
+    assert WithLabels(MLP([3], (2,))).rows_are_independent
+    assert not WithLabels(keras.layers.Dense(2)).takes_row_weights
+    dropout = WithLabels(keras.layers.Dropout(0.5))
+    x, labels = np.ones([4, 50], "float32"), np.eye(4, dtype="float32")
+    assert np.all(dropout([x, labels])[:, :50] == 1)
+    assert np.any(dropout([x, labels], training=True)[:, :50] == 0)
+    inputs = [keras.Input((6,)), keras.Input((4,))]
+    network = WithLabels(keras.Sequential([keras.layers.Dense(3), MLP([2], (2,))]))
+    model = keras.Model(inputs, network(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    rows = [np.random.default_rng(1).normal(size=(4, 6)).astype("float32"), labels]
+    np.testing.assert_allclose(model(rows), loaded(rows), atol=1e-6)
