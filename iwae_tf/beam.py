@@ -49,7 +49,13 @@ class SavedModelHandler(base.ModelHandler):
         self._num_samples, self._seed = num_samples, tuple(seed)
 
     def load_model(self):
-        return InProcessScorer(self._saved_model)
+        scorer = InProcessScorer(self._saved_model)
+        if scorer.takes_labels:
+            raise InvalidInputError(
+                "`saved_model` must not be conditional: the pipeline reads no labels. "
+                f"Received: {self._saved_model}"
+            )
+        return scorer
 
     def run_inference(self, batch, model, inference_args=None):
         """Yields the values of `score_files.COLUMNS`, a tuple a row."""

@@ -16,7 +16,7 @@ from iwae_tf.distributions import LIKELIHOODS
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.gradients import GRADIENT_ESTIMATORS
 from iwae_tf.models import MODELS
-from iwae_tf.networks import MLP
+from iwae_tf.networks import MLP, with_labels
 from iwae_tf.optimizers import COSINE_FLOOR, BurdaAdam, Muon, PiecewiseCosine
 
 GROUPED_MODELS = ("miwae", "piwae")
@@ -71,6 +71,7 @@ def default_config():
     config.latent_dims = _list([50])  # one a stochastic layer, z1 first
     config.hidden_dims = _list([[200, 200]])  # a list a stochastic layer
     config.likelihood = "bernoulli"  # or normal
+    config.conditional = False  # whether q, p(z) and p(x|z) are given the class label
     config.dataset = "mnist"
     config.data_dir = placeholder(str)  # where the data set lies; None: its default
     config.binarization = "dynamic"  # or fixed, threshold, none
@@ -123,9 +124,15 @@ def validate(config):
     average = config.weight_average
     good = _is_number(average) and 0 <= average < 1
     _require(good, "weight_average", "must be in [0, 1)", config)
-    for key in ("shuffle", "jit_compile"):
+    for key in ("shuffle", "jit_compile", "conditional"):
         good = isinstance(config[key], bool)
         _require(good, key, "must be true or false", config)
+    _require(
+        not config.conditional or config.dataset not in datasets.UNLABELLED,
+        "dataset",
+        "must have labels for a conditional model",
+        config,
+    )
     _validate_model(config)
     _validate_layers(config)
     _validate_stages(config)
@@ -201,7 +208,10 @@ def build_model(config, *, mean_image=None):
         "seed": (config.seed, 0),
         "dtype": policy,
         "name": config.model,
+        **_label_arguments(config, policy),
     }
+    if config.conditional:
+        encoder, decoder = (list(map(with_labels, half)) for half in (encoder, decoder))
     if config.model in GROUPED_MODELS:
         arguments["num_groups"] = config.num_groups
     if config.model == "ciwae":
@@ -271,6 +281,18 @@ def _networks(config, event_shape, mean_image, policy):
             )
         )
     return encoder, decoder
+
+
+def _label_arguments(config, policy):
+    """Of a conditional model: the classes, and p(z_L|y) as a table of a row a class."""
+    if not config.conditional:
+        return {}
+    seeds = np.random.SeedSequence((config.seed, len(config.latent_dims)))
+    size, seed = 2 * config.latent_dims[-1], int(seeds.generate_state(1)[0])
+    return {
+        "num_classes": datasets.num_classes(config.dataset, data_dir=config.data_dir),
+        "prior": MLP([], (size,), seed=seed, name="prior", dtype=policy),
+    }
 
 
 def _output_bias(mean_image, likelihood):

@@ -206,13 +206,7 @@ def read_idx(*, split, data_dir):
     part = "t10k" if split == "test" else "train"
     path = _idx_path(data_dir, part)
     images = data_files.read_idx_file(path, rank=3)
-    labels = None
-    for labels_path in map(
-        pathlib.Path(data_dir).joinpath, _idx_names(part, "labels", 1)
-    ):
-        if labels_path.is_file():
-            labels = data_files.read_idx_file(labels_path, rank=1)
-            break
+    labels = _idx_labels(data_dir, part)
     rows = _held_out_rows(split, len(images), _mnist_held_out(len(images)))
     return Source(path.name, images, labels, rows)
 
@@ -221,6 +215,14 @@ def _idx_names(part, kind, rank):
     """Spellings in use, plain and compressed."""
     stems = (f"{part}-{kind}-idx{rank}-ubyte", f"{part}-{kind}.idx{rank}-ubyte")
     return [stem + suffix for stem in stems for suffix in ("", ".gz")]
+
+
+def _idx_labels(data_dir, part):
+    """The labels of one part, or None where there is no file of them."""
+    names = _idx_names(part, "labels", 1)
+    paths = [pathlib.Path(data_dir, name) for name in names]
+    found = [path for path in paths if path.is_file()]
+    return data_files.read_idx_file(found[0], rank=1) if found else None
 
 
 def _idx_path(data_dir, part):
@@ -266,6 +268,24 @@ def stored_shape(name, *, data_dir):
     return None
 
 
+def stored_labels(name, *, data_dir):
+    """Labels of the stored training images, [N] or None, without the images."""
+    if name == "idx":
+        _idx_path(data_dir, "train")
+        return _idx_labels(data_dir, "train")
+    if name == "npz":
+        path = _npz_path(data_dir)
+        with data_files.readable(path), zipfile.ZipFile(path) as archive:
+            if "y_train.npy" in archive.namelist():
+                return data_files.read_npz_member(archive, "y_train")
+        return None
+    return READERS[name](split="train", data_dir=data_dir).labels
+
+
+NUM_CLASSES = {
+    **{"mnist": 10, "mnist5k": 10, "fashion_mnist": 10, "kmnist": 10},
+    "binarized_mnist": None,  # has no labels
+}
 READERS = {
     "mnist": functools.partial(read_tfds, "mnist"),
     "fashion_mnist": functools.partial(read_tfds, "fashion_mnist"),

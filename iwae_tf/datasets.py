@@ -13,7 +13,11 @@ from iwae_tf.checks import check_choice
 from iwae_tf.errors import InvalidInputError
 
 DATASETS = tuple(data_sources.READERS)
+UNLABELLED = tuple(
+    name for name, count in data_sources.NUM_CLASSES.items() if count is None
+)
 SPLITS = ("train", "validation", "test")
+MAX_CLASSES = 10_000  # a one-hot label has so many elements
 BINARIZATIONS = ("none", "threshold", "fixed", "dynamic")
 # Keep the streams of one seed apart: two uses must not see the same random bits.
 _BINARIZE_STREAM, _ORDER_STREAM = 0x62696E, 0x6F7264
@@ -83,6 +87,41 @@ def event_shape(name, *, data_dir=None):
     return (*shape, 1) if len(shape) == 2 else tuple(shape)
 
 
+def num_classes(name, *, data_dir=None):
+    """How many classes the labels of a data set are of: the largest one and one more.
+
+    Args:
+      name: one of `DATASETS`.
+      data_dir: as for `load_arrays`; only "omniglot", "idx" and "npz" are opened, and
+        no more of the last two than the labels of the training images.
+
+    Returns:
+      num_classes: int.
+
+    Raises:
+      InvalidInputError: a set without labels, or labels that are no classes.
+    """
+    check_choice(name, "name", DATASETS)
+    if name in data_sources.NUM_CLASSES and name not in UNLABELLED:
+        return data_sources.NUM_CLASSES[name]
+    labels = None
+    if name not in UNLABELLED:
+        labels = data_sources.stored_labels(name, data_dir=_expand(data_dir))
+    if labels is None:
+        raise InvalidInputError(
+            f"`dataset` must have labels for a conditional model. Received: {name}, "
+            f"which has none"
+        )
+    labels = data_files.checked_labels(labels, len(labels) if labels.ndim else 0)
+    if labels.size == 0 or labels.min() < 0 or labels.max() >= MAX_CLASSES:
+        found = f"{labels.min()} to {labels.max()}" if labels.size else "none"
+        raise InvalidInputError(
+            f"`labels` must be in [0, {MAX_CLASSES}) for a conditional model. "
+            f"Received: {found}"
+        )
+    return int(labels.max()) + 1
+
+
 def load_arrays(name, *, split, data_dir=None, binarization="none", seed=0):
     """Load one split, and open no other, into memory.
 
@@ -118,6 +157,20 @@ def load_arrays(name, *, split, data_dir=None, binarization="none", seed=0):
     images, labels, rows = _load_stored(name, split, _expand(data_dir))
     images = _binarize(images[rows], binarization, seed, SPLITS.index(split))
     return Split(images, None if labels is None else labels[rows])
+
+
+def require_labels(loaded, split):
+    """`loaded`, a `Split`, which must have labels for a conditional model.
+
+    Raises:
+      InvalidInputError: it has none.
+    """
+    if loaded.labels is None:
+        raise InvalidInputError(
+            "`dataset` must have labels in every split for a conditional model. "
+            f"Received: no labels of split {split}"
+        )
+    return loaded
 
 
 def load_dataset(
@@ -169,6 +222,7 @@ def load_dataset(
 
 def batches(
     images,
+    labels=None,
     *,
     batch_size,
     seed,
@@ -186,6 +240,7 @@ def batches(
 
     Args:
       images: float [N, *event] in [0, 1].
+      labels: optional integers [N].
       batch_size: examples a batch; the last one of an epoch may be smaller.
       seed: integer >= 0.
       epochs: where the stream ends; its last epoch is `epochs` - 1.
@@ -197,7 +252,8 @@ def batches(
         more in one part than in another, and none at all in some of a small batch.
 
     Returns:
-      dataset: `tf.data.Dataset` of x float32 [batch, *event], of known cardinality.
+      dataset: `tf.data.Dataset` of x float32 [batch, *event], or (x, label [batch])
+        where there are labels, of known cardinality.
 
     Raises:
       InvalidInputError: for images or numbers that break these rules.
@@ -208,7 +264,7 @@ def batches(
     _check_integer("first_epoch", first_epoch, 0, epochs)
     per_epoch = num_batches(len(images), batch_size)
     _check_integer("first_batch", first_batch, 0, per_epoch)
-    (tensor,) = _on_host([np.asarray(images, np.float32)])
+    tensors = _on_host([np.asarray(images, np.float32), labels])
 
     def epoch_rows(epoch):
         rows = tf.range(len(images))
@@ -226,7 +282,7 @@ def batches(
                 lambda shard: _shard(rows, shard, num_shards)
             )
         )
-    dataset = dataset.map(lambda rows: tf.gather(tensor, rows))
+    dataset = dataset.map(lambda rows: _gather(tensors, rows))
     return dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(2)
 
 

@@ -124,6 +124,11 @@ def _subject():
         config, model = workdir.read_config(), workdir.load_model()
     else:
         model, config = load_exported(_SAVED_MODEL.value)
+    if config.conditional:
+        raise InvalidInputError(
+            "the model must not be conditional: the diagnosis has no labels. "
+            "Received: conditional=True"
+        )
     override(
         config,
         dataset=_DATASET.value,

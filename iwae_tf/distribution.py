@@ -139,8 +139,8 @@ class Distribution:
           model: trained model outside of any strategy, equal on all workers.
 
         Returns:
-          function of (x, num_samples, seed, *, on_batch) to the LogLikelihood of all
-          of x, on each worker.
+          function of (x, num_samples, seed, *, labels, on_batch) to the LogLikelihood
+          of all of x, on each worker.
         """
         if self.num_replicas == 1:
             return functools.partial(evaluation.log_likelihood, model)
@@ -150,7 +150,7 @@ class Distribution:
                 models.append(_copy(model))
         return functools.partial(self._score, models)
 
-    def _score(self, models, x, num_samples, seed, *, on_batch):
+    def _score(self, models, x, num_samples, seed, *, labels=None, on_batch):
         size = max(1, evaluation.SCORES_PER_CALL // num_samples)
         jit_compile = models[0].jit_compile if models[0].compiled else "auto"
 
@@ -162,6 +162,7 @@ class Distribution:
                     x[first : first + size],
                     num_samples,
                     seed,
+                    labels=None if labels is None else labels[first : first + size],
                     first_row=first,
                     jit_compile=jit_compile,
                 )

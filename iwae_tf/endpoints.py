@@ -1,7 +1,9 @@
 """Where log-likelihoods come from: a SavedModel in this process, REST or gRPC.
 
-A scorer is a function of (x, num_samples, seed) to a `LogLikelihood`. It knows the
-`event_shape` of the model's images, and an `identity` that tells two models apart: a
+A scorer is a function of (x, num_samples, seed, labels) to a `LogLikelihood`. It knows
+the `event_shape` of the model's images, whether the model is conditional and
+`takes_labels` (int32 [batch], None otherwise), and an `identity` that tells two models
+apart: a
 server that moves on to a new version in the middle of a job must not mix its numbers
 into it, so that a scorer keeps to the version that it found at the start.
 """
@@ -25,7 +27,7 @@ from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.saved_model import load_saved_model
 
 SIGNATURE = "error_bars"
-INPUTS = ("x", "num_samples", "seed")
+INPUTS, LABELS = ("x", "num_samples", "seed"), "y"
 OUTPUTS = (  # in the order of LogLikelihood's fields
     *("log_likelihood", "standard_error", "effective_sample_size"),
     "jackknife_error",
@@ -105,19 +107,22 @@ class InProcessScorer:
                 f"Received: {version}, which has none: export it again"
             )
         self._function = self._signatures[SIGNATURE]
-        x = self._function.structured_input_signature[1]["x"]
-        self.event_shape = tuple(x.shape[1:])
+        inputs = self._function.structured_input_signature[1]
+        self.event_shape = tuple(inputs["x"].shape[1:])
+        self.takes_labels = LABELS in inputs
         digest = hashlib.sha256()
         for file in ("saved_model.pb", "variables/variables.index"):
             digest.update((version / file).read_bytes())
         self.identity = f"{version.parent.name}/{version.name} {digest.hexdigest()}"
 
-    def __call__(self, x, num_samples, seed):
+    def __call__(self, x, num_samples, seed, labels=None):
+        inputs = {} if labels is None else {LABELS: tf.constant(labels, tf.int32)}
         try:
             outputs = self._function(
                 x=tf.constant(x, tf.float32),
                 num_samples=tf.constant(num_samples, tf.int32),
                 seed=tf.constant(seed, tf.int32),
+                **inputs,
             )
         except tf.errors.InvalidArgumentError as error:
             raise InvalidInputError(_refusal(error.message)) from error
@@ -145,17 +150,20 @@ class RestScorer:
             sizes = [int(dim["size"]) for dim in inputs["x"]["tensor_shape"]["dim"]]
         except (LookupError, TypeError, ValueError) as error:
             raise _foreign(chosen) from error
-        if set(inputs) != set(INPUTS):
+        if set(inputs) - {LABELS} != set(INPUTS):
             raise _foreign(chosen)
+        self.takes_labels = LABELS in inputs
         self.event_shape = tuple(sizes[1:])
         self.identity = f"{model}/versions/{found}"
 
-    def __call__(self, x, num_samples, seed):
+    def __call__(self, x, num_samples, seed, labels=None):
         inputs = {
             "x": np.asarray(x, np.float32).tolist(),
             "num_samples": int(num_samples),
             "seed": [int(word) for word in seed],
         }
+        if labels is not None:
+            inputs[LABELS] = np.asarray(labels, np.int32).tolist()
         body = json.dumps({"signature_name": SIGNATURE, "inputs": inputs}).encode()
 
         def read(answer):
@@ -218,19 +226,22 @@ class GrpcScorer:
         described = get_model_metadata_pb2.SignatureDefMap()
         answer.metadata["signature_def"].Unpack(described)
         inputs = described.signature_def[SIGNATURE].inputs
-        if set(inputs) != set(INPUTS):
+        if set(inputs) - {LABELS} != set(INPUTS):
             raise _foreign(self._url)
+        self.takes_labels = LABELS in inputs
         dims = inputs["x"].tensor_shape.dim
         self.event_shape = tuple(int(dim.size) for dim in dims)[1:]
         self._name, self._version = name, answer.model_spec.version.value
         self.identity = f"{self._url}/versions/{self._version}"
 
-    def __call__(self, x, num_samples, seed):
+    def __call__(self, x, num_samples, seed, labels=None):
         inputs = {
             "x": np.asarray(x, np.float32),
             "num_samples": np.int32(num_samples),
             "seed": np.asarray(seed, np.int32),
         }
+        if labels is not None:
+            inputs[LABELS] = np.asarray(labels, np.int32)
         request = warmup.predict_request(self._name, SIGNATURE, inputs, self._version)
 
         def read(answer):

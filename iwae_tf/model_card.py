@@ -24,11 +24,11 @@ BINARIZATIONS = {
 TEMPLATE = """\
 # {name}, version {version}
 
-{model}. It estimates log p(x), encodes, decodes, samples and reconstructs.
+{model}. It estimates {estimate}, encodes, decodes, samples and reconstructs.
 
 | | |
 | --- | --- |
-| input | `x` float32 [batch, {event}]{values} |
+| input | `x` float32 [batch, {event}]{values}{labels} |
 | likelihood | {likelihood} |
 | latent units | {latent_dims}, z1 first |
 | hidden units | {hidden_dims} |
@@ -80,6 +80,8 @@ def write(path, *, version, config, event_shape, has_warmup, versions, results=N
         model=objective,
         likelihood=config["likelihood"],
         event=", ".join(map(str, event_shape)),
+        estimate="log p(x|y)" if config["conditional"] else "log p(x)",
+        labels="; `y` int32 [batch], the class" if config["conditional"] else "",
         values=" in [0, 1], meant to be binary" if is_bernoulli else "",
         latent_dims=_joined(config["latent_dims"]),
         hidden_dims=_joined("-".join(map(str, dims)) for dims in config["hidden_dims"]),

@@ -170,6 +170,11 @@ class WithLabels(keras.Layer):
         return cls(**{**config, "network": network})
 
 
+def with_labels(network):
+    """`network` as one that is called on [inputs, labels]: an `MLP` is, by itself."""
+    return network if isinstance(network, MLP) else WithLabels(network)
+
+
 def _as_list(shapes):
     """The shapes of a list of inputs, or the one shape of an input, as a list."""
     return shapes if isinstance(shapes[0], (list, tuple)) else [shapes]

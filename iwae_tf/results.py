@@ -11,10 +11,13 @@ import tensorflow as tf
 import tqdm
 
 from iwae_tf import datasets, evaluation, plots
+from iwae_tf.classes import class_log_likelihoods
 from iwae_tf.versions import library_versions
 
 DEAD_UNIT_IMAGES = 1000  # enough for a paired difference
+CLASS_IMAGES, CLASS_SAMPLES = 1000, 500  # at most, of what is scored under each class
 NUM_DRAWN, NUM_LATENT = 100, 5000  # images in a grid, points in a latent plot
+NUM_OF_CLASS, MOST_CLASSES = 10, 20  # images in a row of samples, and rows
 
 
 def load_eval_split(config, split, limit=None):
@@ -38,6 +41,8 @@ def load_eval_split(config, split, limit=None):
         binarization="fixed" if binarization == "dynamic" else binarization,
         seed=config.eval_seed,
     )
+    if config.conditional:
+        datasets.require_labels(loaded, split)
     labels = loaded.labels
     return datasets.Split(
         loaded.images[:limit], labels if labels is None else labels[:limit]
@@ -95,23 +100,31 @@ def evaluate_model(model, config, *, split, num_samples, limit=None, score=None)
     seed = (config.eval_seed, 0)
     score = score or functools.partial(evaluation.log_likelihood, model)
 
-    def score_images(images, on_batch):
-        score(images, num_samples, seed, on_batch=on_batch)
+    def score_images(images, labels, on_batch):
+        score(images, num_samples, seed, labels=labels, on_batch=on_batch)
 
-    def describe(images, result):
+    def describe(images, labels, result):
         batches = datasets.batches(
-            images, batch_size=config.batch_size, seed=0, epochs=1, shuffle=False
+            images,
+            labels,
+            batch_size=config.batch_size,
+            seed=0,
+            epochs=1,
+            shuffle=False,
         )
         logs = model.evaluate(batches, verbose=0, return_dict=True)
-        statistics = evaluation.layer_statistics(model, images, seed)
-        return {
+        statistics = evaluation.layer_statistics(model, images, seed, labels=labels)
+        found = {
             **{name: float(logs[name]) for name in ("bound", "iwae", "elbo")},
             "active_units": evaluation.count_active(statistics),
             "latent_dims": list(config.latent_dims),
             "without_dead_units": _without_dead_units(
-                model, images, result, statistics, num_samples, seed
+                model, images, labels, result, statistics, num_samples, seed
             ),
         }
+        if config.conditional:
+            found["classes"] = _by_class(model, images, labels, num_samples, seed)
+        return found
 
     return _evaluate(config, split, num_samples, limit, score_images, describe)
 
@@ -134,12 +147,16 @@ def evaluate_signature(log_likelihood, config, *, split, num_samples, limit=None
     """
     batch_size = max(1, evaluation.SCORES_PER_CALL // num_samples)
 
-    def score_images(images, on_batch):
+    def score_images(images, labels, on_batch):
         for first in range(0, len(images), batch_size):
+            rows, given = slice(first, first + batch_size), {}
+            if labels is not None:
+                given["y"] = tf.constant(labels[rows], tf.int32)
             outputs = log_likelihood(
-                x=tf.constant(images[first : first + batch_size]),
+                x=tf.constant(images[rows]),
                 num_samples=tf.constant(num_samples),
                 seed=tf.constant([config.eval_seed, first]),
+                **given,
             )
             unknown = tf.fill(outputs["log_likelihood"].shape, np.float32(np.nan))
             on_batch(
@@ -157,9 +174,10 @@ def evaluate_signature(log_likelihood, config, *, split, num_samples, limit=None
 def _evaluate(config, split, num_samples, limit, score_images, describe=None):
     """Scores a split; what `describe` adds needs all of it."""
     start = time.monotonic()
-    images, _ = load_eval_split(config, split, limit)
+    images, labels = load_eval_split(config, split, limit)
+    labels = labels if config.conditional else None
     result, is_complete = score(
-        functools.partial(score_images, images), len(images), num_samples
+        functools.partial(score_images, images, labels), len(images), num_samples
     )
     if result is None:
         return None, False
@@ -167,7 +185,7 @@ def _evaluate(config, split, num_samples, limit, score_images, describe=None):
     results = {"split": split, "num_samples": num_samples, **summary._asdict()}
     results["data_sha256"] = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
     if is_complete and describe:
-        results |= describe(images, result)
+        results |= describe(images, labels, result)
     results["evaluation_seconds"] = time.monotonic() - start
     results |= {"config": config.to_dict(), "versions": library_versions()}
     return results, is_complete
@@ -192,13 +210,39 @@ def print_summary(results):
         )
         print(f"{'bound':>12}  {results['bound']:.2f} nats")
         print(f"{'active units':>12}  {units}")
+    if "classes" in results:
+        classes = results["classes"]
+        print(
+            f"{'by class':>12}  {classes['accuracy']:.1%} right by Bayes' rule, NLL of "
+            f"x alone {classes['nll']:.2f} nats ({classes['num_samples']} samples, "
+            f"{classes['num_examples']} images)"
+        )
 
 
-def _without_dead_units(model, images, result, statistics, num_samples, seed):
+def _by_class(model, images, labels, num_samples, seed):
+    """The classes taken as equally frequent: NLL of x alone, and Bayes' rule."""
+    images, num_samples = images[:CLASS_IMAGES], min(num_samples, CLASS_SAMPLES)
+    found = class_log_likelihoods(model, images, num_samples, seed)
+    guessed = np.argmax(found.posterior(), axis=1)
+    return {
+        "nll": float(-np.mean(found.log_marginal())),
+        "accuracy": float(np.mean(guessed == labels[: len(images)])),
+        "num_samples": num_samples,
+        "num_examples": len(images),
+    }
+
+
+def _without_dead_units(model, images, labels, result, statistics, num_samples, seed):
     """NLL with the dead units out of p and q, beside that of the same images."""
     images = images[:DEAD_UNIT_IMAGES]
-    masks = evaluation.active_masks(statistics)
-    without = evaluation.log_likelihood(model, images, num_samples, seed, masks=masks)
+    without = evaluation.log_likelihood(
+        model,
+        images,
+        num_samples,
+        seed,
+        labels=None if labels is None else labels[:DEAD_UNIT_IMAGES],
+        masks=evaluation.active_masks(statistics),
+    )
     difference = result.estimate[: len(images)] - without.estimate
     return {
         "nll": float(-np.mean(without.estimate)),
@@ -225,7 +269,8 @@ def draw_figures(model, config, history, folder):
     seed = (config.eval_seed, 1)
     split = config.eval_split
     images, labels = load_eval_split(config, split, NUM_LATENT)
-    statistics = evaluation.layer_statistics(model, images, seed)
+    given = labels if config.conditional else None
+    statistics = evaluation.layer_statistics(model, images, seed, labels=given)
     names = list(dict.fromkeys(name for row in history for name in row))
     curves = {name: [row.get(name, np.nan) for row in history] for name in names}
     paths = [
@@ -238,20 +283,29 @@ def draw_figures(model, config, history, folder):
         suffix = f"_z{number}" if len(statistics) > 1 else ""
         paths.append(plots.latent(folder / f"latent{suffix}.png", layer.means, labels))
     if plots.is_image(images.shape[1:]):
-        paths += _draw_images(model, images, seed, folder)
+        paths += _draw_images(model, images, given, seed, folder)
     return paths
 
 
-def _draw_images(model, images, seed, folder):
+def _draw_images(model, images, labels, seed, folder):
     """The pictures that only image data has."""
-    samples = np.clip(model.sample(NUM_DRAWN, seed, mean=True), 0.0, 1.0)
+    count, columns, classes = NUM_DRAWN, None, None
+    title = "Draws from the prior: mean of p(x|z)"
+    if model.is_conditional:
+        columns, rows = NUM_OF_CLASS, min(model.num_classes, MOST_CLASSES)
+        count, classes = rows * columns, np.repeat(np.arange(rows), columns)
+        title = "Draws from p(z|y), a row a class: mean of p(x|z, y)"
+        labels = labels[: NUM_DRAWN // 2]
+    samples = model.sample(count, seed, labels=classes, mean=True)
     originals = images[: NUM_DRAWN // 2]
-    reconstructions = np.clip(model.reconstruct(originals, seed), 0.0, 1.0)
+    reconstructions = model.reconstruct(originals, seed, labels=labels)
+    reconstructions = np.clip(reconstructions, 0.0, 1.0)
     return [
         plots.image_grid(
             folder / "samples.png",
-            samples,
-            title="Draws from the prior: mean of p(x|z)",
+            np.clip(samples, 0.0, 1.0),
+            num_columns=columns,
+            title=title,
         ),
         plots.reconstructions(
             folder / "reconstructions.png", originals, reconstructions

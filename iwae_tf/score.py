@@ -21,6 +21,11 @@ _ENDPOINT = flags.DEFINE_string(
     "Served model instead: http(s)://... or grpc://.../v1/models/NAME.",
 )
 _INPUT = flags.DEFINE_string("input", None, "File NAME.npy of images [N, *event].")
+_LABELS = flags.DEFINE_string(
+    "labels",
+    None,
+    "File NAME.npy of integers [N]: the classes, for a conditional model.",
+)
 _OUTPUT = flags.DEFINE_string("output", None, "CSV file for the scores.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws an image, K.")
 _SEED = flags.DEFINE_list("seed", ["0", "0"], "Pair of integers.")
@@ -36,11 +41,13 @@ def main(argv):
     from iwae_tf import results, score_files, serving
     from iwae_tf.evaluation import summarize
 
-    images = score_files.read_images(cli.require("input", _INPUT.value))
+    images = score_files.read_array(cli.require("input", _INPUT.value), "input")
+    labels = _LABELS.value and score_files.read_array(_LABELS.value, "labels")
     output = cli.require("output", _OUTPUT.value)
     score = functools.partial(
         serving.score,
         images,
+        labels=labels,
         saved_model=_SAVED_MODEL.value,
         endpoint=_ENDPOINT.value,
         num_samples=_NUM_SAMPLES.value,

@@ -33,13 +33,11 @@ def main(argv):
     apache_beam, beam = _import_beam()
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from iwae_tf.saved_model import load_saved_model
-
-    load_saved_model(saved_model)  # a mistake is told before any worker starts
     options = [f"--runner={_RUNNER.value}", *(f"--{o}" for o in _OPTION.value)]
     handler = beam.SavedModelHandler(
         saved_model, num_samples=_NUM_SAMPLES.value, seed=seed
     )
+    handler.load_model()  # a mistake is told before any worker starts
     try:
         root = apache_beam.Pipeline(options=PipelineOptions(options))
     except ValueError as error:  # which names the runners that there are

@@ -18,8 +18,15 @@ COLUMNS = (
 PARTIAL = ".partial"
 
 
-def read_images(path):
+CONTENTS = {"input": "images [N, *event]", "labels": "integers [N]"}
+
+
+def read_array(path, name):
     """The array in an .npy file, left on the disk until it is used.
+
+    Args:
+      path: of the file.
+      name: "input" or "labels", the flag that it is from.
 
     Raises:
       InvalidInputError: no such file, or another format.
@@ -27,13 +34,13 @@ def read_images(path):
     path = pathlib.Path(path)
     if path.suffix != ".npy" or not path.is_file():
         raise InvalidInputError(
-            f"`input` must be a file NAME.npy of images [N, *event]. Received: {path}"
+            f"`{name}` must be a file NAME.npy of {CONTENTS[name]}. Received: {path}"
         )
-    with readable(path, "`input` must be a readable .npy file"):
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-        if images.ndim == 0:
-            raise ValueError("one number, not an array of images")
-        return images
+    with readable(path, f"`{name}` must be a readable .npy file"):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.ndim == 0:
+            raise ValueError(f"one number, not an array of {CONTENTS[name]}")
+        return array
 
 
 class ScoreFile:

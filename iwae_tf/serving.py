@@ -21,6 +21,7 @@ BATCH_SIZE = 100
 def score(
     x,
     *,
+    labels=None,
     saved_model=None,
     endpoint=None,
     num_samples=5000,
@@ -42,6 +43,7 @@ def score(
 
     Args:
       x: float [N, *event], scored as given; an array, or one mapped from a file.
+      labels: of a conditional model, integers [N]: the scores are log p(x|y).
       saved_model: folder of an export, NAME or NAME/1, to run in this process.
       endpoint: instead, http://HOST:PORT/v1/models/NAME of TensorFlow Serving, or
         grpc:// with the extra `serving`. The version that is the newest at the start is
@@ -78,6 +80,7 @@ def score(
     )
     x = np.asanyarray(x)
     digest = check_images(x, scorer.event_shape, batch_size)
+    labels = check_labels(labels, len(x), scorer.takes_labels)
     settings = {
         "num_rows": len(x),
         "images": digest,
@@ -86,6 +89,8 @@ def score(
         "seed": list(seed),
         "batch_size": int(batch_size),
     }
+    if labels is not None:
+        settings["labels"] = hashlib.sha256(labels.tobytes()).hexdigest()
     file = None if output is None else score_files.ScoreFile(output, settings)
     results = [] if file is None or file.done is None else [file.done]
     first_row = sum(len(result.estimate) for result in results)
@@ -93,7 +98,9 @@ def score(
         on_batch(results[0])
     starts = range(first_row, len(x), batch_size)
     calls = (
-        functools.partial(_score_batch, scorer, x, start, batch_size, num_samples, seed)
+        functools.partial(
+            _score_batch, scorer, x, labels, start, batch_size, num_samples, seed
+        )
         for start in starts
     )
     for start, result in zip(starts, in_order(calls, concurrency)):
@@ -167,6 +174,29 @@ def check_images(x, event_shape, batch_size=BATCH_SIZE):
     return digest.hexdigest()
 
 
+def check_labels(labels, num_rows, takes_labels):
+    """`labels` as int32 [num_rows], or None for a model that takes none.
+
+    Raises:
+      InvalidInputError: they are missing or not wanted, or of another type or shape.
+    """
+    if labels is None and not takes_labels:
+        return None
+    if labels is None or not takes_labels:
+        rule = "given: the model is" if takes_labels else "left out: the model is not"
+        received = "none" if labels is None else f"shape={np.shape(labels)}"
+        raise InvalidInputError(
+            f"`labels` must be {rule} conditional. Received: {received}"
+        )
+    labels = np.asarray(labels)
+    if labels.shape != (num_rows,) or not np.issubdtype(labels.dtype, np.integer):
+        raise InvalidInputError(
+            f"`labels` must be {num_rows} integers, one an image. "
+            f"Received: shape={labels.shape}, dtype={labels.dtype}"
+        )
+    return np.clip(labels, -1, np.iinfo(np.int32).max).astype(np.int32)
+
+
 def as_float32(x):
     """`x` in the type that the signatures take; what does not fit is infinite."""
     with np.errstate(over="ignore"):
@@ -192,10 +222,11 @@ def in_order(calls, concurrency):
                 future.cancel()
 
 
-def _score_batch(scorer, x, start, batch_size, num_samples, seed):
+def _score_batch(scorer, x, labels, start, batch_size, num_samples, seed):
     batch = as_float32(x[start : start + batch_size])
+    given = None if labels is None else labels[start : start + batch_size]
     try:
-        return scorer(batch, num_samples, batch_seed(seed, start))
+        return scorer(batch, num_samples, batch_seed(seed, start), given)
     except InvalidInputError as error:
         rows = f"rows {start} to {start + len(batch) - 1}"
         raise InvalidInputError(f"{rows}: {error}") from error

@@ -51,8 +51,8 @@ def train(config, workdir, *, stop_request, distribution, report=print):
       StopTraining: `stop_request` was set; the last checkpoint is on the disk.
       WorkerLostError: another worker of the job is gone.
     """
-    images = load_images(config, "train")
-    validation = load_images(config, "validation")
+    examples = load_examples(config, "train")
+    images, validation = examples.images, load_examples(config, "validation")
     steps = datasets.num_batches(len(images), config.batch_size)
     first = load(config.start_from) if config.start_from else None
     if distribution.is_chief:
@@ -76,7 +76,7 @@ def train(config, workdir, *, stop_request, distribution, report=print):
             distribution=distribution,
         )
         if start.epoch < config.epochs:
-            data = functools.partial(_batches, config, images)
+            data = functools.partial(_batches, config, examples)
             callbacks = _callbacks(config, workdir, start, record, checkpoints, data)
             with contextlib.ExitStack() as stack:
                 if distribution.is_chief:
@@ -126,9 +126,11 @@ def _callbacks(config, workdir, start, record, checkpoints, data):
     """What every worker does beside the steps."""
 
     def keep(epoch, batch):
-        x = next(iter(data(epoch, batch))).numpy()
+        (first,) = data(epoch, batch).take(1).as_numpy_iterator()
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(first)
+        arrays = {"x": x} if y is None else {"x": x, "y": y}
         if record.writes:
-            save_arrays(workdir.bad_batch, x=x, epoch=epoch + 1, batch=batch + 1)
+            save_arrays(workdir.bad_batch, **arrays, epoch=epoch + 1, batch=batch + 1)
         return workdir.bad_batch
 
     return [
@@ -157,7 +159,7 @@ def _fit(model, config, data, validation, start, callbacks, distribution):
 
     def validation_batches(shards, num_shards):
         return datasets.batches(
-            validation,
+            *validation,
             batch_size=config.batch_size,
             seed=config.seed,
             epochs=1,
@@ -167,7 +169,7 @@ def _fit(model, config, data, validation, start, callbacks, distribution):
         )
 
     *_, record = callbacks
-    validation_steps = datasets.num_batches(len(validation), config.batch_size)
+    validation_steps = datasets.num_batches(len(validation.images), config.batch_size)
     model.fit(
         distribution.dataset(
             lambda shards, num_shards: data(
@@ -185,10 +187,10 @@ def _fit(model, config, data, validation, start, callbacks, distribution):
     )
 
 
-def _batches(config, images, first_epoch, first_batch, **shards):
+def _batches(config, examples, first_epoch, first_batch, **shards):
     """The training batches from one of them on."""
     return datasets.batches(
-        images,
+        *examples,
         batch_size=config.batch_size,
         seed=config.seed,
         epochs=config.epochs,
@@ -220,16 +222,23 @@ def copy_weights(source, target):
         variable.assign(value)
 
 
-def load_images(config, split):
-    """Images of a split as training sees them: dynamic binarization stays grey."""
+def load_examples(config, split):
+    """A split as training sees it: dynamic binarization stays grey.
+
+    Returns:
+      datasets.Split; its labels are None but for a conditional model.
+    """
     drawn = "none" if config.binarization == "dynamic" else config.binarization
-    return datasets.load_arrays(
+    loaded = datasets.load_arrays(
         config.dataset,
         split=split,
         data_dir=config.data_dir,
         binarization=drawn,
         seed=config.seed,
-    ).images
+    )
+    if config.conditional:
+        return datasets.require_labels(loaded, split)
+    return loaded._replace(labels=None)
 
 
 def describe(config, num_images, steps, start):
@@ -241,7 +250,8 @@ def describe(config, num_images, steps, start):
     resumed = f", resumed after epoch {start.epoch}" if any(start[:2]) else ""
     resumed += f" and {start.step} steps" if start.step else ""
     return (
-        f"{config.model} ({draws}, latent {layers}, {config.gradient_estimator}) on "
+        f"{'conditional ' if config.conditional else ''}{config.model} "
+        f"({draws}, latent {layers}, {config.gradient_estimator}) on "
         f"{config.dataset}: {num_images} images, {config.epochs} epochs of {steps} "
         f"steps{resumed}"
     )

@@ -63,7 +63,9 @@ class Workdir:
         """Raises InvalidInputError where this is the folder of another config."""
         if not self.config.exists():
             return
-        ours, theirs = as_json(config), read_json(self.config)
+        # A run of before there was a key is one of its default.
+        ours = as_json(config)
+        theirs = as_json(default_config()) | read_json(self.config)
         different = [
             key
             for key in sorted({*ours, *theirs} - {*MOVABLE})

@@ -58,7 +58,7 @@ ALLOWED = {
     "training": {
         "callbacks", "checkpoints", "config", "datasets", "files", "workdir",
     },
-    "results": {"datasets", "evaluation", "plots", "versions"},
+    "results": {"classes", "datasets", "evaluation", "plots", "versions"},
     "workdir": {
         "config", "files", "model_card", "models", "saved_model", "versions", "warmup",
     },

@@ -140,8 +140,8 @@ def test_training_stops_at_the_step_that_is_not_finite(config, tmp_path, monkeyp
     store = CheckpointStore(tmp_path / "checkpoints")
     assert store.newest.name == "epoch-00001.npz"
     with np.load(tmp_path / "nonfinite_batch.npz") as batch:
-        images = training.load_images(config, "train")
-        expected = next(iter(training._batches(config, images, 1, 1)))
+        examples = training.load_examples(config, "train")
+        expected = next(iter(training._batches(config, examples, 1, 1)))
         np.testing.assert_array_equal(batch["x"], expected)
         assert (batch["epoch"], batch["batch"]) == (2, 2)
 
