@@ -46,7 +46,7 @@ class UnitMask(NamedTuple):
     """Which latent units of one layer take part; the others are set to a constant."""
 
     active: tf.Tensor  # bool [D]
-    fill: tf.Tensor  # float32 [D]
+    fill: tf.Tensor  # float32 [D]; of the top layer in units of p(z_L|y)
 
 
 class Autoencoder(LabelConditioning, keras.Model):
@@ -229,7 +229,10 @@ class Autoencoder(LabelConditioning, keras.Model):
             loc, scale = split_loc_scale(parameters)
             latent = loc + scale * epsilon
             if masks:
-                latent = tf.where(masks[layer].active, latent, masks[layer].fill)
+                fill = masks[layer].fill
+                if layer == len(self.latent_dims) - 1:
+                    fill = self.unstandardized(fill)
+                latent = tf.where(masks[layer].active, latent, fill)
             latents.append(latent)
             all_parameters.append(parameters)
         return latents, all_parameters
@@ -374,9 +377,7 @@ class Autoencoder(LabelConditioning, keras.Model):
         draws = noise.normal(key, 0, num_images, sum(self.latent_dims))
         latents = tf.split(draws, self.latent_dims, axis=-1)
         with self.given(self.check_labels(labels, num_images)):
-            if self.prior is not None:
-                top = self.top_prior()
-                latents[-1] = top.mean() + top.stddev() * latents[-1]
+            latents[-1] = self.unstandardized(latents[-1])
             for layer in range(len(latents) - 1, 0, -1):
                 parameters = self.prior_parameters(layer, latents[layer])
                 loc, scale = split_loc_scale(parameters)

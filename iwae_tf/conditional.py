@@ -113,6 +113,23 @@ class LabelConditioning:
             parameters = self.prior(self.condition())
         return diagonal_normal(*split_loc_scale(parameters), active)
 
+    def standardized(self, latents):
+        """z_L [..., B, D_L] in units of p(z_L|y): (z_L - loc_y) / scale_y.
+
+        In these units the prior is N(0, I) for every class, as it is without `prior`.
+        """
+        if self.prior is None:
+            return latents
+        top = self.top_prior()
+        return (latents - top.mean()) / top.stddev()
+
+    def unstandardized(self, values):
+        """The inverse of `standardized`: z_L at `values` [..., D_L]."""
+        if self.prior is None:
+            return values
+        top = self.top_prior()
+        return top.mean() + top.stddev() * values
+
     def check_labels(self, labels, num_rows, *, name="labels"):
         """`labels` as int32 [num_rows], or what is wrong with them.
 

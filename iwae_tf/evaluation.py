@@ -58,7 +58,11 @@ class Summary(NamedTuple):
 
 
 class LayerStatistics(NamedTuple):
-    """Posterior means of one stochastic layer over a data set."""
+    """Posterior means of one stochastic layer over a data set.
+
+    The top layer of a conditional model with a `prior` is in units of it,
+    (z_L - loc_y) / scale_y: what z_L says of x beyond what y says.
+    """
 
     means: np.ndarray  # [N, D], E[z_l | x]
     variances: np.ndarray  # [D], over the data, the noise of the estimate taken out
@@ -295,8 +299,8 @@ def stream_draws(draw, num_rows, num_samples, chunk_size):
 def active_units(model, x, seed=(0, 0), *, labels=None, threshold=ACTIVE_VARIANCE):
     """Number of active latent units of each stochastic layer.
 
-    A unit is active where Var_x(E[z|x]) > threshold; of a conditional model
-    Var_{x,y}(E[z|x, y]), to which the means of the classes contribute.
+    A unit is active where Var_x(E[z|x]) > threshold; for a conditional model see
+    `LayerStatistics`.
 
     Args:
       model: a built model of this package.
@@ -357,7 +361,8 @@ def layer_statistics(
         with model.given(given):
             parameters = model.proposal_parameters(rows)
             _, parameters = model.sample_proposal(parameters, draws)
-        locs = [split_loc_scale(layer)[0] for layer in parameters]
+            locs = [split_loc_scale(layer)[0] for layer in parameters]
+            locs[-1] = model.standardized(locs[-1])
         batches.append([_mean_over_draws(loc) for loc in locs])
     statistics = []
     for layer in zip(*batches):

@@ -48,9 +48,10 @@ def take_two_steps(config):
         apply(values, variables)
 
     optimizer.apply = record
-    images = np.random.default_rng(0).integers(0, 2, [16, 28, 28, 1])
+    images = np.random.default_rng(0).integers(0, 2, [16, 28, 28, 1]).astype("float32")
+    labels = np.arange(16) % 10 if config.conditional else None
     before = [w.numpy() for w in model.trainable_variables]
-    history = model.fit(images.astype("float32"), batch_size=8, verbose=0).history
+    history = model.fit(images, labels, batch_size=8, verbose=0).history
     after = [w.numpy() for w in model.trainable_variables]
     assert len(gradients) == 2 and np.isfinite(history["bound"][0])
     assert all(len(step) == len(before) for step in gradients)

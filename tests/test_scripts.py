@@ -26,7 +26,15 @@ OWN_FLAGS = {
     *("workdir", "saved_model", "split", "num_samples", "limit", "output"),
     *("dataset", "data_dir", "binarization", "parts", "num_images", "quick"),
     *("endpoint", "input", "seed", "batch_size", "concurrency", "timeout", "retries"),
-    *("runner", "option", "fashion_mnist", "omniglot", "distribute", "num_devices"),
+    *(
+        "labels",
+        "runner",
+        "option",
+        "fashion_mnist",
+        "omniglot",
+        "distribute",
+        "num_devices",
+    ),
 }
 TINY = """
 from iwae_tf.config import default_config

@@ -493,8 +493,8 @@ def test_the_loopback_server_speaks_the_protocol(folder, x):
 # gRPC ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def grpc_server(folder):
+@contextlib.contextmanager
+def serving_grpc(folder):
     """TensorFlow Serving's prediction service over the SavedModel."""
     grpc = pytest.importorskip("grpc")
     apis = pytest.importorskip("tensorflow_serving.apis")
@@ -546,8 +546,16 @@ def grpc_server(folder):
     service.add_PredictionServiceServicer_to_server(servicer, server)
     servicer.port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    yield servicer
-    server.stop(None)
+    try:
+        yield servicer
+    finally:
+        server.stop(None)
+
+
+@pytest.fixture
+def grpc_server(folder):
+    with serving_grpc(folder) as servicer:
+        yield servicer
 
 
 def test_grpc_says_what_the_process_says(grpc_server, x, expected):
