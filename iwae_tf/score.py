@@ -20,7 +20,11 @@ _ENDPOINT = flags.DEFINE_string(
     None,
     "Served model instead: http(s)://... or grpc://.../v1/models/NAME.",
 )
-_INPUT = flags.DEFINE_string("input", None, "File NAME.npy of images [N, *event].")
+_INPUT = flags.DEFINE_string(
+    "input",
+    None,
+    "File NAME.npy of images [N, *event], or a folder of PNG or JPEG files.",
+)
 _OUTPUT = flags.DEFINE_string("output", None, "CSV file for the scores.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws an image, K.")
 _SEED = flags.DEFINE_list("seed", ["0", "0"], "Pair of integers.")

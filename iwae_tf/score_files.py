@@ -6,10 +6,12 @@ import pathlib
 
 import numpy as np
 
-from iwae_tf.data_files import readable
+from iwae_tf.data_files import readable, to_float
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.files import write_atomically
+from iwae_tf.image_folder import list_images
+from iwae_tf.image_folder import read_images as read_image_files
 
 COLUMNS = (
     *("row", "log_likelihood", "standard_error", "effective_sample_size"),
@@ -19,15 +21,23 @@ PARTIAL = ".partial"
 
 
 def read_images(path):
-    """The array in an .npy file, left on the disk until it is used.
+    """The array in an .npy file, left on the disk until it is used, or a folder's.
+
+    The rows of a folder are its PNG and JPEG files in the order of their names, those
+    of sub-folders where it has none.
 
     Raises:
       InvalidInputError: no such file, or another format.
     """
     path = pathlib.Path(path)
+    if path.is_dir():
+        files = list_images(path, name="input").paths
+        images = to_float(read_image_files(files, name="input"), "input")
+        return images[..., np.newaxis] if images.ndim == 3 else images
     if path.suffix != ".npy" or not path.is_file():
         raise InvalidInputError(
-            f"`input` must be a file NAME.npy of images [N, *event]. Received: {path}"
+            "`input` must be a file NAME.npy of images [N, *event], or a folder of "
+            f"PNG or JPEG files. Received: {path}"
         )
     with readable(path, "`input` must be a readable .npy file"):
         images = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -27,7 +27,8 @@ ALLOWED = {
     "networks": {"dense"},
     "optimizers": set(),
     "data_files": set(),
-    "data_sources": {"data_files"},
+    "image_folder": {"data_files"},
+    "data_sources": {"data_files", "image_folder"},
     "datasets": {"checks", "data_files", "data_sources"},
     "plot_inputs": set(),
     "drawing": {"files"},
@@ -45,7 +46,7 @@ ALLOWED = {
     "model_card": {"files"},
     "saved_model": {"checks", "distributions", "evaluation", "noise", "warmup"},
     "endpoints": {"evaluation", "saved_model", "warmup"},
-    "score_files": {"data_files", "evaluation", "files"},
+    "score_files": {"data_files", "evaluation", "files", "image_folder"},
     "serving": {"checks", "endpoints", "evaluation", "noise", "score_files"},
     "beam": {"data_files", "endpoints", "score_files", "serving"},
     "config": {
