@@ -12,7 +12,7 @@ TORTURE ?= --output torture/results.md
 FUZZ_CASES ?= 20000
 
 .PHONY: help install demo diagnose-demo serve-demo test test-all lint reproduce-smoke \
-	report bench torture fuzz clean
+	report notebooks bench torture fuzz clean
 
 help:
 	@echo "make demo      train, evaluate, draw and export an IWAE on 5,000 MNIST digits"
@@ -23,6 +23,7 @@ help:
 	@echo "make lint      formatting and lint"
 	@echo "make reproduce-smoke  each study of the papers' tables at toy size"
 	@echo "make report    the reports in results/ from the numbers there"
+	@echo "make notebooks  runs the notebooks in examples/notebooks"
 	@echo "make bench     speed against a product of matrices and plain Keras and PyTorch"
 	@echo "make torture   kills, stops and damages training runs: what is lost?"
 	@echo "make fuzz      20,000 random inputs and damaged files"
@@ -69,6 +70,11 @@ reproduce-smoke: install
 # From the committed numbers alone.
 report: install
 	$(RUN) -m iwae_tf.reproduce --report_only --workdir=results
+
+# Runs them at full size; Fashion-MNIST is downloaded where it is not there.
+notebooks: install
+	$(RUN) -m pip install --quiet '.[notebooks]'
+	$(RUN) -m jupytext --quiet --to ipynb --execute --run-path . examples/notebooks/*.py
 
 bench: install
 	$(RUN) -m benchmarks $(BENCH)
