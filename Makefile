@@ -12,7 +12,7 @@ TORTURE ?= --output torture/results.md
 FUZZ_CASES ?= 20000
 
 .PHONY: help install demo diagnose-demo serve-demo test test-all lint reproduce-smoke \
-	bench torture fuzz clean
+	report notebooks bench torture fuzz clean
 
 help:
 	@echo "make demo      train, evaluate, draw and export an IWAE on 5,000 MNIST digits"
@@ -22,6 +22,8 @@ help:
 	@echo "make test-all  all tests at full size"
 	@echo "make lint      formatting and lint"
 	@echo "make reproduce-smoke  each study of the papers' tables at toy size"
+	@echo "make report    the reports in results/ from the numbers there"
+	@echo "make notebooks  runs the notebooks in examples/notebooks"
 	@echo "make bench     speed against a product of matrices and plain Keras and PyTorch"
 	@echo "make torture   kills, stops and damages training runs: what is lost?"
 	@echo "make fuzz      20,000 random inputs and damaged files"
@@ -58,11 +60,21 @@ lint: install
 # Every study with tiny networks: one cell of each, two where one starts from the other.
 reproduce-smoke: install
 	for cells in 'headline *_1l' 'burda_table1 iwae_k5_2l' 'burda_swap vae*' \
-	    'rainforth_table1 ciwae_0.5' 'rainforth_grid miwae_8_8' 'estimators piwae_dreg'; do \
+	    'rainforth_table1 ciwae_0.5' 'rainforth_grid miwae_8_8' 'estimators piwae_dreg' \
+	    'samples *' 'rainforth_snr *'; do \
 	  set -- $$cells; \
 	  $(RUN) -m iwae_tf.reproduce --budget=smoke --study=$$1 --cells="$$2" \
 	    --workdir=$(SMOKE)/$$1 || exit; \
 	done
+
+# From the committed numbers alone.
+report: install
+	$(RUN) -m iwae_tf.reproduce --report_only --workdir=results
+
+# Runs them at full size; Fashion-MNIST is downloaded where it is not there.
+notebooks: install
+	$(RUN) -m pip install --quiet '.[notebooks]'
+	$(RUN) -m jupytext --quiet --to ipynb --execute --run-path . examples/notebooks/*.py
 
 bench: install
 	$(RUN) -m benchmarks $(BENCH)

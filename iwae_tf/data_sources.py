@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iwae_tf import data_files
+from iwae_tf import data_files, image_folder
 from iwae_tf.errors import InvalidInputError
 
 # Part of the definition of the splits: a change would move images between them.
@@ -256,8 +256,29 @@ def _npz_path(data_dir):
     )
 
 
+def read_image_folder(*, split, data_dir):
+    """Read PNG and JPEG files: 80, 10 and 10 % of one permutation of their names."""
+    files = image_folder.list_images(data_dir)
+    num_images = len(files.paths)
+    if num_images < 10:
+        raise InvalidInputError(
+            "`data_dir` must hold at least 10 images, for three splits. "
+            f"Received: data_dir={data_dir}, with {num_images}"
+        )
+    rank = np.empty(num_images, np.int64)
+    rank[fixed_order(num_images)] = np.arange(num_images) * 10 // num_images
+    wanted = {"train": rank < 8, "validation": rank == 8, "test": rank == 9}[split]
+    rows = np.flatnonzero(wanted)
+    images = image_folder.read_images([files.paths[row] for row in rows])
+    labels = None if files.labels is None else files.labels[rows]
+    return Source(str(data_dir), images, labels, slice(None))
+
+
 def stored_shape(name, *, data_dir):
     """Shape of one example as stored, from a header alone; None: a 28x28 image."""
+    if name == "images":
+        first = image_folder.list_images(data_dir).paths[0]
+        return image_folder.read_images([first]).shape[1:]
     if name == "idx":
         path = _idx_path(data_dir, "train")
         return data_files.read_idx_file(path, rank=3, header_only=True)[1:]
@@ -279,6 +300,8 @@ def stored_labels(name, *, data_dir):
             if "y_train.npy" in archive.namelist():
                 return data_files.read_npz_member(archive, "y_train")
         return None
+    if name == "images":
+        return image_folder.list_images(data_dir).labels
     return READERS[name](split="train", data_dir=data_dir).labels
 
 
@@ -295,4 +318,5 @@ READERS = {
     "mnist5k": read_mnist5k,
     "idx": read_idx,
     "npz": read_npz,
+    "images": read_image_folder,
 }

@@ -72,7 +72,8 @@ def event_shape(name, *, data_dir=None):
 
     Args:
       name: one of `DATASETS`.
-      data_dir: where it lies, as for `load_arrays`; only "idx" and "npz" are opened.
+      data_dir: where it lies, as for `load_arrays`; only "idx", "npz" and "images" are
+        opened.
 
     Returns:
       event_shape: a tuple of integers; (28, 28, 1) for every named image set.
@@ -127,13 +128,14 @@ def load_arrays(name, *, split, data_dir=None, binarization="none", seed=0):
 
     The validation split is the end of one fixed permutation of the training images
     (400 of MNIST's 60,000, 1,345 of Omniglot's 24,345, a tenth of an npz file's)
-    where the set does not bring its own.
+    where the set does not bring its own. A folder of images is split 80 : 10 : 10, by
+    a permutation of the names that does not change.
 
     Args:
       name: one of `DATASETS`.
       split: "train", "validation" or "test".
       data_dir: the folder of TensorFlow Datasets (None is its default), of
-        `chardata.mat` or of the IDX files; the file itself for "npz".
+        `chardata.mat`, of the IDX files or of the images; the file itself for "npz".
       binarization: "none"; "threshold" (x >= 0.5); "fixed", one Bernoulli draw a
         pixel, a function of `seed` and the split alone.
       seed: integer >= 0, of the fixed draw.

@@ -16,7 +16,6 @@ from iwae_tf.drawing import (
     SERIES,
     WIDTH,
     draw_curves,
-    draw_dots,
     draw_scatter,
     draw_strip,
     draw_variances,
@@ -265,26 +264,6 @@ def active_units(path, variances, *, threshold=0.01):
             style(ax, ylabel="variance of posterior mean")
     for ax in axes[len(layers) :]:
         ax.set_visible(False)
-    return save(figure, path)
-
-
-def nll_by_cell(path, labels, nlls, published):
-    """Draws the NLL of each cell of a table, and what was published for it.
-
-    Args:
-      path: where to write; ends in .png.
-      labels: list of str, the cells from the top down.
-      nlls: list of floats, in nats.
-      published: list of floats or None, in nats.
-
-    Returns:
-      path: as given.
-    """
-    check_path(path)
-    figure = new_figure(height=110 + 32 * len(labels))
-    ax = figure.subplots()
-    draw_dots(ax, labels, nlls, published)
-    style(ax, xlabel="test NLL (nats), lower is better")
     return save(figure, path)
 
 

@@ -1,10 +1,12 @@
-"""Reproduces a table of the papers: trains its cells, scores them, writes a report.
+"""Reproduces a table or figure of the papers, beside what they report.
 
   python -m iwae_tf.reproduce --study=burda_table1 --budget=short \
       --data_dir=DIR --workdir=results/burda_table1
 
-Started again with the same flags it does what is left to do. `--report_only` makes the
-report anew from the runs that are finished; `--cells` takes some of the cells.
+Trains the cells of the study, scores them and writes a report. Started again with the
+same flags it does what is left to do. `--cells` takes some of the cells, `--reuse` runs
+of the same config that are finished elsewhere. `--report_only` makes the report anew
+from what is there, without `--study` those of all studies below the workdir.
 """
 
 import fnmatch
@@ -19,8 +21,8 @@ from iwae_tf import cli
 _STUDY = flags.DEFINE_string(
     "study",
     None,
-    "headline, burda_table1, burda_swap, rainforth_table1, rainforth_grid or "
-    "estimators.",
+    "headline, burda_table1, burda_swap, rainforth_table1, rainforth_grid, "
+    "rainforth_snr, samples or estimators.",
 )
 _BUDGET = flags.DEFINE_string("budget", "short", "full, short or smoke.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study's runs.")
@@ -29,58 +31,104 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data set lies.")
 _SEEDS = flags.DEFINE_multi_integer("seed", [0], "Of a run of each cell; repeatable.")
 _CELLS = flags.DEFINE_string("cells", "*", "Pattern of cell names, such as iwae_*_1l.")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "Runs at a time.")
+_REUSE = flags.DEFINE_string("reuse", None, "Folder with finished runs, at any depth.")
 _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Train nothing.")
 
 
 def main(argv):
     """Does the study of the flags and prints its table."""
     del argv
-    from iwae_tf import studies, study_report, sweeps
+    from iwae_tf import studies
     from iwae_tf.errors import InvalidInputError
 
-    name = cli.require("study", _STUDY.value)
     folder = pathlib.Path(cli.require("workdir", _WORKDIR.value))
-    cli.check_positive("processes", _PROCESSES.value)
-    protocol = studies.Protocol(_BUDGET.value, _DATASET.value, _DATA_DIR.value)
-    cells = studies.cells(name, protocol, _SEEDS.value, folder)
-    chosen = [cell for cell in cells if fnmatch.fnmatch(cell.name, _CELLS.value + "*")]
-    if not chosen:
-        raise InvalidInputError(
-            f"`--cells` must match some of {', '.join(c.name for c in cells)}. "
-            f"Received: --cells={_CELLS.value}"
-        )
     if _REPORT_ONLY.value and not folder.is_dir():
         raise InvalidInputError(
             f"`--workdir` must be the folder of a study. Received: --workdir={folder}"
         )
+    if _REPORT_ONLY.value and _STUDY.value is None:
+        return _rebuild(folder)
+    name = cli.require("study", _STUDY.value)
+    cli.check_positive("processes", _PROCESSES.value)
+    protocol = studies.Protocol(_BUDGET.value, _DATASET.value, _DATA_DIR.value)
+    cells = studies.cells(name, protocol, _SEEDS.value, folder)
+    chosen = [cell for cell in cells if fnmatch.fnmatch(cell.name, _CELLS.value + "*")]
+    if cells and not chosen:
+        raise InvalidInputError(
+            f"`--cells` must match some of {', '.join(c.name for c in cells)}. "
+            f"Received: --cells={_CELLS.value}"
+        )
+    failed = False
+    if not _REPORT_ONLY.value:
+        failed = _do_cells(name, protocol, cells, chosen, folder)
+    _write_report(name, protocol, cells, folder)
+    return cli.FAILED if failed else 0
+
+
+def _do_cells(name, protocol, cells, chosen, folder):
+    """Trains and scores cells; returns whether one failed."""
+    from iwae_tf import study_report, sweeps
 
     def report(line):
         print(line, flush=True)
         study_report.write(name, protocol, cells, folder)
 
-    failed = False
-    if not _REPORT_ONLY.value:
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-        outcomes = []
-        for starts_anew in (True, False):  # others start from the weights of those
-            runs = [
-                sweeps.Run(cell.name, cell.config)
-                for cell in chosen
-                if (not cell.after) == starts_anew
-            ]
-            outcomes += sweeps.run_all(
-                runs,
-                folder,
-                num_processes=_PROCESSES.value,
-                stop=stop,
-                report=report,
-            )
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    outcomes = []
+    for starts_anew in (True, False):  # others start from the weights of those
+        runs = [
+            sweeps.Run(cell.name, cell.config)
+            for cell in chosen
+            if (not cell.after) == starts_anew
+        ]
+        if _REUSE.value is not None:
+            sweeps.take_finished(runs, folder, _REUSE.value)
+        outcomes += sweeps.run_all(
+            runs, folder, num_processes=_PROCESSES.value, stop=stop, report=report
+        )
+    if outcomes:
         print(sweeps.format_table(outcomes))
-        failed = any(outcome.status == sweeps.FAILED for outcome in outcomes)
-    study_report.write(name, protocol, cells, folder)
+    return any(outcome.status == sweeps.FAILED for outcome in outcomes)
+
+
+def _write_report(name, protocol, cells, folder):
+    """The report of one study, measured first where it has no cells."""
+    from iwae_tf import studies, study_report
+
+    part = studies.STUDIES[name].part
+    if part:
+        from iwae_tf.diagnostics import study
+        from iwae_tf.diagnostics.part import Subject
+
+        subject = Subject(None, None, quick=protocol.budget == "smoke")
+        results, figures = study.do_part(part, subject, folder)
+        sentences = [sentence for _, sentence in study.PARTS[part].judge(results)]
+        study_report.write_part(name, protocol, folder, sentences, figures)
+    else:
+        study_report.write(name, protocol, cells, folder)
     print(f"report  {folder / 'report.md'}, {folder / 'report.html'}")
-    return cli.FAILED if failed else 0
+
+
+def _rebuild(folder):
+    """The reports of all studies in a folder and below it, from their results."""
+    from iwae_tf import studies
+    from iwae_tf.errors import InvalidInputError
+    from iwae_tf.workdir import read_json
+
+    found = sorted(folder.rglob("report.json"))
+    if not found:
+        raise InvalidInputError(
+            "`--workdir` must hold a report.json, in it or below it. "
+            f"Received: --workdir={folder}"
+        )
+    for path in found:
+        kept = read_json(path)
+        protocol = studies.Protocol(kept["budget"], kept["dataset"])
+        seeds = kept.get("seeds", [0])
+        cells = studies.cells(kept["study"], protocol, seeds, path.parent)
+        _write_report(kept["study"], protocol, cells, path.parent)
+    return 0
 
 
 def run():

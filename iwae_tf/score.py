@@ -20,7 +20,11 @@ _ENDPOINT = flags.DEFINE_string(
     None,
     "Served model instead: http(s)://... or grpc://.../v1/models/NAME.",
 )
-_INPUT = flags.DEFINE_string("input", None, "File NAME.npy of images [N, *event].")
+_INPUT = flags.DEFINE_string(
+    "input",
+    None,
+    "File NAME.npy of images [N, *event], or a folder of PNG or JPEG files.",
+)
 _LABELS = flags.DEFINE_string(
     "labels",
     None,
@@ -41,8 +45,8 @@ def main(argv):
     from iwae_tf import results, score_files, serving
     from iwae_tf.evaluation import summarize
 
-    images = score_files.read_array(cli.require("input", _INPUT.value), "input")
-    labels = _LABELS.value and score_files.read_array(_LABELS.value, "labels")
+    images = score_files.read_images(cli.require("input", _INPUT.value))
+    labels = _LABELS.value and score_files.read_labels(_LABELS.value)
     output = cli.require("output", _OUTPUT.value)
     score = functools.partial(
         serving.score,

@@ -6,10 +6,12 @@ import pathlib
 
 import numpy as np
 
-from iwae_tf.data_files import readable
+from iwae_tf.data_files import readable, to_float
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.files import write_atomically
+from iwae_tf.image_folder import list_images
+from iwae_tf.image_folder import read_images as read_image_files
 
 COLUMNS = (
     *("row", "log_likelihood", "standard_error", "effective_sample_size"),
@@ -18,28 +20,42 @@ COLUMNS = (
 PARTIAL = ".partial"
 
 
-CONTENTS = {"input": "images [N, *event]", "labels": "integers [N]"}
+def read_images(path):
+    """The array in an .npy file, left on the disk until it is used, or a folder's.
 
-
-def read_array(path, name):
-    """The array in an .npy file, left on the disk until it is used.
-
-    Args:
-      path: of the file.
-      name: "input" or "labels", the flag that it is from.
+    The rows of a folder are its PNG and JPEG files in the order of their names, those
+    of sub-folders where it has none.
 
     Raises:
       InvalidInputError: no such file, or another format.
     """
+    if pathlib.Path(path).is_dir():
+        files = list_images(path, name="input").paths
+        images = to_float(read_image_files(files, name="input"), "input")
+        return images[..., np.newaxis] if images.ndim == 3 else images
+    what = "images [N, *event], or a folder of PNG or JPEG files"
+    return _read_npy(path, "input", what)
+
+
+def read_labels(path):
+    """The integers [N] in an .npy file.
+
+    Raises:
+      InvalidInputError: no such file, or another format.
+    """
+    return _read_npy(path, "labels", "integers [N]")
+
+
+def _read_npy(path, name, what):
     path = pathlib.Path(path)
     if path.suffix != ".npy" or not path.is_file():
         raise InvalidInputError(
-            f"`{name}` must be a file NAME.npy of {CONTENTS[name]}. Received: {path}"
+            f"`{name}` must be a file NAME.npy of {what}. Received: {path}"
         )
     with readable(path, f"`{name}` must be a readable .npy file"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.ndim == 0:
-            raise ValueError(f"one number, not an array of {CONTENTS[name]}")
+            raise ValueError(f"one number, not an array of {what.split()[0]}")
         return array
 
 

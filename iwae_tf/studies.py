@@ -13,6 +13,7 @@ All cells of a study have the same optimiser, estimator, stages and seeds.
 """
 
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict
 from iwae_tf.checks import check_choice
 from iwae_tf.config import default_config, stages
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.published import BEST_PUBLISHED, BURDA, RAINFORTH, SWAPPED, Published
 
 BUDGETS = ("full", "short", "smoke")
 DATASETS = ("mnist", "mnist_fixed", "omniglot")
@@ -31,60 +33,6 @@ LONG_STAGES = {  # by stochastic layers: an hour of two cores
     1: ((300, 1.5e-3, 3e-4), (80, 6e-4, 5e-6)),
     2: ((220, 1.5e-3, 3e-4), (48, 6e-4, 5e-6)),
 }
-
-# Burda et al., tables 1 to 3: test NLL and active units, by data set, stochastic
-# layers and k; the VAE's, then the IWAE's.
-BURDA = {
-    "mnist": {
-        (1, 1): ((86.76, "19"), (86.76, "19")),
-        (1, 5): ((86.47, "20"), (85.54, "22")),
-        (1, 50): ((86.35, "20"), (84.78, "25")),
-        (2, 1): ((85.33, "16+5"), (85.33, "16+5")),
-        (2, 5): ((85.01, "17+5"), (83.89, "21+5")),
-        (2, 50): ((84.78, "17+5"), (82.90, "26+7")),
-    },
-    "omniglot": {
-        (1, 1): ((108.11, "28"), (108.11, "28")),
-        (1, 5): ((107.62, "28"), (106.12, "34")),
-        (1, 50): ((107.80, "28"), (104.67, "41")),
-        (2, 1): ((107.58, "28+4"), (107.56, "30+5")),
-        (2, 5): ((106.31, "30+5"), (104.79, "38+6")),
-        (2, 50): ((106.30, "30+5"), (103.38, "44+7")),
-    },
-    "mnist_fixed": {
-        (1, 1): ((88.71, "19"), (88.71, "19")),
-        (1, 5): ((88.83, "19"), (87.63, "22")),
-        (1, 50): ((89.05, "20"), (87.10, "24")),
-        (2, 1): ((88.08, "16+5"), (88.08, "16+5")),
-        (2, 5): ((87.63, "17+5"), (86.17, "21+5")),
-        (2, 50): ((87.86, "17+6"), (85.32, "24+7")),
-    },
-}
-# Burda et al.: NLL and active units after training on with the other objective.
-# By that objective, its k, and what it starts from.
-SWAPPED = {
-    ("iwae", 50, "vae"): (84.88, "22"),
-    ("vae", 1, "iwae"): (86.02, "23"),
-}
-# Rainforth et al., table 1: minus log p(x), and IWAE-64.
-RAINFORTH = {
-    ("iwae", 1): (84.52, -86.11),
-    ("piwae", 8): (84.46, -85.74),
-    ("miwae", 4): (84.56, -85.60),
-    ("miwae", 8): (84.97, -85.69),
-    ("ciwae", 0.05): (84.57, None),
-    ("ciwae", 0.5): (85.24, -86.08),
-    ("vae", 1): (86.21, -86.69),
-}
-BEST_PUBLISHED = {1: 84.37, 2: 82.82}  # by stochastic layers, IWAE k = 50 on MNIST
-
-
-class Published(NamedTuple):
-    """What the source of a table reports for one of its cells."""
-
-    nll: float
-    active_units: str = ""
-    iwae: float | None = None  # the bound of all M * K draws
 
 
 class Cell(NamedTuple):
@@ -102,7 +50,9 @@ class Study(NamedTuple):
 
     title: str
     source: str
-    make_cells: object  # function of a Protocol to a list of Cell
+    make_cells: Callable | None = None  # from a Protocol to a list of Cell
+    pictures: tuple = ()  # figures of a run that the report sets side by side
+    part: str = ""  # of a diagnosis, which is all of the study: no cells
 
 
 class Protocol(NamedTuple):
@@ -159,8 +109,9 @@ def cells(study, protocol, seeds=(0,), folder="."):
         raise InvalidInputError(
             f"`dataset` must be mnist for {study}. Received: dataset={protocol.dataset}"
         )
+    make_cells = STUDIES[study].make_cells or (lambda _: ())
     made = []
-    for cell in STUDIES[study].make_cells(protocol):
+    for cell in make_cells(protocol):
         for seed in seeds:
             config = cell.config.copy_and_resolve_references()
             config.seed = seed
@@ -291,6 +242,12 @@ def _estimators(protocol):
     return made
 
 
+def _samples(protocol):
+    """A VAE and an IWAE of as many draws, for their pictures."""
+    chosen = ("vae_k50_1l", "iwae_k50_1l")
+    return [cell for cell in _burda_table1(protocol) if cell.name in chosen]
+
+
 def _headline(protocol):
     """The two models that everybody quotes, with an hour of two cores each."""
     made = []
@@ -328,6 +285,18 @@ STUDIES = {
         "MIWAE and PIWAE for every (M, K) with M * K = 64",
         "Rainforth et al., 2018, https://arxiv.org/abs/1802.04537",
         _rainforth_grid,
+    ),
+    "rainforth_snr": Study(
+        "Signal-to-noise of gradients against M and K",
+        "Rainforth et al., 2018, theorem 1 and the toy problem, "
+        "https://arxiv.org/abs/1802.04537",
+        part="toy",
+    ),
+    "samples": Study(
+        "What a VAE and an IWAE of 50 draws have learned",
+        "Burda et al., 2016, table 1, https://arxiv.org/abs/1509.00519",
+        _samples,
+        pictures=("samples", "reconstructions", "latent", "active_units"),
     ),
     "estimators": Study(
         "Gradient estimators of each bound, at equal steps",

@@ -11,16 +11,16 @@ from typing import NamedTuple
 import markdown
 import numpy as np
 
-from iwae_tf import plots
+from iwae_tf import study_figures, study_plots
 from iwae_tf.files import write_atomically, write_json
 from iwae_tf.studies import STUDIES
 from iwae_tf.workdir import Workdir, read_json
 
 CHART = "nll.png"
 NOTES = """NLL: minus log p(x) of the test set in nats, lower is better, and its error
-of importance sampling alone; "images" is the standard error of the finite test set,
-which all cells share. IWAE bound: of all M * K draws. -KL: that bound minus log p(x),
-as in Rainforth et al. Seconds: training and evaluation."""
+of importance sampling alone, by the jackknife; "images" is the standard error of the
+finite test set, which all cells share. IWAE bound: of all M * K draws. -KL: that bound
+minus log p(x), as in Rainforth et al. Seconds: training and evaluation."""
 STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse } th, td { padding: .2em .7em; text-align: right }
@@ -36,7 +36,7 @@ class Row(NamedTuple):
     published: object  # studies.Published or None
     seeds: list
     nll: float | None = None
-    standard_error: float | None = None  # of importance sampling
+    error: float | None = None  # of importance sampling, by the jackknife
     data_standard_error: float | None = None  # of the images
     seed_deviation: float | None = None  # between seeds, where there are several
     iwae: float | None = None  # the bound of all M * K draws
@@ -80,7 +80,7 @@ def _row(label, published, runs):
         values = [run[name] for run in runs if run.get(name) is not None]
         return float(np.mean(values)) if values else None
 
-    errors = [run["standard_error"] or math.nan for run in runs]
+    errors = [run["jackknife_error"] or math.nan for run in runs]
     nlls = [run["nll"] for run in runs]
     units = np.mean([run["active_units"] for run in runs], axis=0)
     return Row(
@@ -88,7 +88,7 @@ def _row(label, published, runs):
         published,
         seeds,
         nll=float(np.mean(nlls)),
-        standard_error=float(np.sqrt(np.sum(np.square(errors))) / len(runs)),
+        error=float(np.sqrt(np.sum(np.square(errors))) / len(runs)),
         data_standard_error=mean("data_standard_error"),
         seed_deviation=float(np.std(nlls, ddof=1)) if len(runs) > 1 else None,
         iwae=mean("iwae"),
@@ -97,8 +97,16 @@ def _row(label, published, runs):
     )
 
 
-def to_markdown(name, protocol, rows, runs):
-    """The report of a study as Markdown."""
+def to_markdown(name, protocol, rows, runs, pictures=()):
+    """The report of a study of training runs as Markdown.
+
+    Args:
+      name: of the study.
+      protocol: studies.Protocol.
+      rows: list of Row.
+      runs: list of dicts, the `results.json` of its runs.
+      pictures: list of (name, list of (label of a cell, path)).
+    """
     study = STUDIES[name]
     done = sum(row.nll is not None for row in rows)
     parts = [
@@ -107,11 +115,24 @@ def to_markdown(name, protocol, rows, runs):
         f"{done} of {len(rows)} cells are done. Published figures: {study.source}.",
         _table(rows),
         f"![NLL of each cell]({CHART})" if done else "",
+        f"![{study.title}]({study_figures.FILE})"
+        if done and name in study_figures.FIGURES
+        else "",
         NOTES if done else "",
         _behind(rows),
+        *(_side_by_side(*kind) for kind in pictures),
         _protocol(runs),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _side_by_side(kind, pictures):
+    """One kind of picture of several cells, as a table."""
+    labels, paths = zip(*pictures)
+    cells = [f"![{kind} of {label}]({path})" for label, path in pictures]
+    title = kind.replace("_", " ").capitalize()
+    lines = [labels, ["---"] * len(labels), cells]
+    return "\n".join([f"## {title}", "", *("| " + " | ".join(x) + " |" for x in lines)])
 
 
 def _table(rows):
@@ -133,7 +154,7 @@ def _table(rows):
     for row in rows:
         theirs = row.published
         gap = None if None in (row.iwae, row.nll) else row.iwae + row.nll
-        error = _number(row.standard_error, 3)
+        error = _number(row.error, 3)
         if row.seed_deviation is not None:
             error += f", seeds {row.seed_deviation:.2f}"
         lines.append(
@@ -203,7 +224,7 @@ def write(name, protocol, cells, folder):
     """Writes `report.md`, `report.html`, `report.json` and the chart into a folder.
 
     Args:
-      name: of the study.
+      name: of the study, one with cells.
       protocol: studies.Protocol.
       cells: list of studies.Cell.
       folder: path of the runs' workdirs.
@@ -215,13 +236,48 @@ def write(name, protocol, cells, folder):
     rows, runs = collect(cells, folder)
     done = [row for row in rows if row.nll is not None]
     if done:
-        plots.nll_by_cell(
+        study_plots.nll_by_cell(
             folder / CHART,
             [row.label for row in done],
             [row.nll for row in done],
             [row.published and row.published.nll for row in done],
         )
-    text = to_markdown(name, protocol, rows, runs)
+        study_figures.draw(name, cells, folder)
+    pictures = study_figures.take_pictures(STUDIES[name].pictures, cells, folder)
+    text = to_markdown(name, protocol, rows, runs, pictures)
+    table = [
+        row._asdict() | {"published": row.published and row.published._asdict()}
+        for row in rows
+    ]
+    seeds = list(dict.fromkeys(cell.config.seed for cell in cells))
+    _write(name, protocol, folder, text, {"seeds": seeds, "rows": table})
+    return rows
+
+
+def write_part(name, protocol, folder, sentences, figures):
+    """Writes the same files for a study that is a part of a diagnosis.
+
+    Args:
+      name: of the study.
+      protocol: studies.Protocol.
+      folder: path.
+      sentences: list of str, what was found.
+      figures: list of (file name, caption).
+    """
+    study = STUDIES[name]
+    parts = [
+        f"# {study.title}",
+        f"Study `{name}`, budget `{protocol.budget}`. Published: {study.source}.",
+        "\n".join(f"- {sentence}" for sentence in sentences),
+        *(f"![{study.title}]({file})\n\n{caption}" for file, caption in figures),
+        f"Numbers: `{study.part}.json`.",
+    ]
+    text = "\n\n".join(parts) + "\n"
+    _write(name, protocol, pathlib.Path(folder), text, {"sentences": sentences})
+
+
+def _write(name, protocol, folder, text, content):
+    """`report.md`, the same as a page, and what `content` adds to `report.json`."""
     body = markdown.markdown(text, extensions=["tables"])
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -229,12 +285,5 @@ def write(name, protocol, cells, folder):
     )
     write_atomically(folder / "report.md", lambda file: file.write(text.encode()))
     write_atomically(folder / "report.html", lambda file: file.write(page.encode()))
-    table = [
-        row._asdict() | {"published": row.published and row.published._asdict()}
-        for row in rows
-    ]
-    write_json(
-        folder / "report.json",
-        {"study": name, **protocol._asdict(), "data_dir": None, "rows": table},
-    )
-    return rows
+    head = {"study": name, "budget": protocol.budget, "dataset": protocol.dataset}
+    write_json(folder / "report.json", head | content)

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,11 +27,12 @@ from iwae_tf.checks import check_count
 from iwae_tf.config import check_key, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import write_json
-from iwae_tf.workdir import Workdir, read_json
+from iwae_tf.workdir import Workdir, as_json, different_keys, read_json
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 TRAIN = (sys.executable, "-m", "iwae_tf.train")
 POLL_SECONDS = 0.2
+NOT_TAKEN = ("checkpoints", "tensorboard", "saved_model", "log.txt", ".lock")
 
 
 class Run(NamedTuple):
@@ -47,7 +49,7 @@ class Outcome(NamedTuple):
     status: str  # "done", "failed" or "stopped" (the same call again goes on)
     workdir: str
     nll: float | None = None
-    standard_error: float | None = None
+    jackknife_error: float | None = None
     bound: float | None = None
     seconds: float | None = None
     message: str = ""  # why it failed
@@ -139,11 +141,45 @@ def run_one(run, folder, *, stop=None, report=print, threads=None):
     return outcome
 
 
+def take_finished(runs, folder, root, *, report=print):
+    """Copies runs that are finished elsewhere, found by their config.
+
+    Results, metrics, figures and the trained model are copied; a run that has been
+    begun in `folder` is left as it is.
+
+    Args:
+      runs: iterable of Run.
+      folder: path, as in `run_all`.
+      root: path of a folder with runs in it, at any depth.
+      report: function of one line, told of each run that is taken.
+    """
+    folder, root = pathlib.Path(folder), pathlib.Path(root)
+    if not root.is_dir():
+        raise InvalidInputError(f"`reuse` must be a folder. Received: reuse={root}")
+    finished = {path.parent for path in root.rglob("results.json")}
+    for run in runs:
+        workdir = Workdir(folder / run.name)
+        if workdir.config.exists() or run.config.start_from:
+            continue
+        for source in map(Workdir, sorted(finished)):
+            ours, theirs = as_json(run.config), read_json(source.results)["config"]
+            same = not theirs.get("start_from") and not different_keys(ours, theirs)
+            if same and source.model.is_file():
+                partial = workdir.path.with_name(f".{run.name}.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(
+                    source.path, partial, ignore=shutil.ignore_patterns(*NOT_TAKEN)
+                )
+                partial.rename(workdir.path)
+                report(f"{run.name}: taken from {source.path}")
+                break
+
+
 def format_table(outcomes):
     """The outcomes as text, a line each, failures with their reason."""
     rows = [["run", "status", "NLL", "+-", "bound", "seconds", ""]]
     for outcome in outcomes:
-        numbers = (outcome.nll, outcome.standard_error, outcome.bound, outcome.seconds)
+        numbers = (outcome.nll, outcome.jackknife_error, outcome.bound, outcome.seconds)
         formats = (".2f", ".3f", ".2f", ".0f")
         cells = ["-" if n is None else format(n, f) for n, f in zip(numbers, formats)]
         rows.append([outcome.name, outcome.status, *cells, outcome.message])
@@ -185,7 +221,7 @@ def _outcome(name, workdir, code):
     path = str(workdir.path)
     if workdir.results.exists():
         found = read_json(workdir.results)
-        keys = ("nll", "standard_error", "bound", "seconds")
+        keys = ("nll", "jackknife_error", "bound", "seconds")
         return Outcome(name, DONE, path, *(found.get(key) for key in keys))
     if code in (0, 130):
         return Outcome(name, STOPPED, path)

@@ -63,14 +63,8 @@ class Workdir:
         """Raises InvalidInputError where this is the folder of another config."""
         if not self.config.exists():
             return
-        # A run of before there was a key is one of its default.
-        ours = as_json(config)
-        theirs = as_json(default_config()) | read_json(self.config)
-        different = [
-            key
-            for key in sorted({*ours, *theirs} - {*MOVABLE})
-            if ours.get(key) != theirs.get(key)
-        ]
+        ours, theirs = as_json(config), read_json(self.config)
+        different = different_keys(ours, theirs)
         if different:
             key = different[0]
             raise InvalidInputError(
@@ -219,6 +213,21 @@ def read_json(path):
             f"`{path.name}` must hold a JSON object. Received: {path}"
         )
     return value
+
+
+def different_keys(ours, theirs):
+    """In which keys two configs, as JSON, are different runs.
+
+    A key that one lacks, since it was not there yet when that was written, has its
+    default. Where the data lie and what a run starts from may change.
+    """
+    default = as_json(default_config())
+    ours, theirs = default | ours, default | theirs
+    return [
+        key
+        for key in sorted({*ours, *theirs} - {*MOVABLE})
+        if ours.get(key) != theirs.get(key)
+    ]
 
 
 def as_json(config):

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from iwae_tf.config import build_model, build_optimizer, stages, validate
 
@@ -25,6 +26,14 @@ def get_config(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config
+
+
+@pytest.fixture(scope="module")
+def folder_of_images(tmp_path_factory):
+    """Where the config `images` finds its images in this module, and their shape."""
+    folder = tmp_path_factory.mktemp("images")
+    Image.fromarray(np.zeros([28, 28], np.uint8)).save(folder / "a.png")
+    return str(folder)
 
 
 def takes_draws(name):
@@ -69,8 +78,9 @@ def test_the_papers_runs_are_there():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_steps_move_every_variable(name):
+def test_two_steps_move_every_variable(name, folder_of_images):
     config = get_config(name)()
+    config.data_dir = folder_of_images
     validate(config)
     # The number of draws does not change which variables take part.
     config.num_samples = min(4, config.num_samples)
@@ -84,10 +94,12 @@ def test_two_steps_move_every_variable(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [None, "1", "5"])
 @pytest.mark.parametrize("name", NAMES)
-def test_two_steps_as_they_are(name, num_samples):
+def test_two_steps_as_they_are(name, num_samples, folder_of_images):
     if num_samples and name not in WITH_DRAWS:
         pytest.skip(f"{name} takes no argument")
-    take_two_steps(get_config(name)(*([num_samples] if num_samples else [])))
+    config = get_config(name)(*([num_samples] if num_samples else []))
+    config.data_dir = folder_of_images
+    take_two_steps(config)
 
 
 @pytest.mark.parametrize("num_samples", ["1", "5", "50"])

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -49,6 +50,10 @@ def checkout(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "saved_models", tmp_path / "saved_models")
     images = np.random.default_rng(0).integers(0, 2, [30, 28, 28, 1])
     np.save(tmp_path / "images.npy", images.astype("float32"))
+    (tmp_path / "photos").mkdir()
+    for index, photo in enumerate(np.random.default_rng(1).bytes(30)):
+        grey = np.full([20, 24], photo, np.uint8)
+        Image.fromarray(grey).save(tmp_path / "photos" / f"{index:02}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path
@@ -66,6 +71,8 @@ def test_scripts_run_in_the_order_of_the_readme(checkout):
     assert (checkout / "runs/a/results.json").is_file()
     assert (checkout / "saved_models/mine/1/saved_model.pb").is_file()
     assert (checkout / "runs/a/diagnostics/report.html").is_file()
+    assert (checkout / "runs/photos/figures/samples.png").is_file()
+    assert len((checkout / "photos.csv").read_text().splitlines()) == 31
     assert len((checkout / "scores.csv").read_text().splitlines()) == 31
     shards = list(checkout.glob("beam/scores-*-of-*.csv"))
     assert sum(len(shard.read_text().splitlines()) - 1 for shard in shards) == 30

@@ -110,7 +110,7 @@ if seed == 4 and not (workdir / "checkpoint").exists():
     signal.signal(signal.SIGTERM, stop)
     (workdir / "trains").touch()
     time.sleep(60)
-numbers = {"nll": 80.0 + seed, "standard_error": 0.1, "bound": -90.0, "seconds": 2.0}
+numbers = {"nll": 80.0 + seed, "jackknife_error": 0.1, "bound": -90.0, "seconds": 2.0}
 (workdir / "results.json").write_text(json.dumps(numbers))
 """
 
@@ -229,3 +229,52 @@ def test_the_script_and_its_array_job(config, tmp_path):
     assert "the bound is" in table[1]["message"]
     bad = sweep(*options, "--task=4")
     assert bad.returncode == 2 and bad.stderr.startswith("error: `task` must be one of")
+
+
+def test_finished_runs_of_the_same_config_are_taken(tmp_path, config):
+    other = config.copy_and_resolve_references()
+    other.seed = config.seed + 1
+    for name, each in {"a": config, "b": other}.items():
+        path = tmp_path / "there" / name
+        (path / "checkpoints").mkdir(parents=True)
+        values = each.to_dict()
+        values.pop("precision")  # as of a run from before there was such a key
+        (path / "results.json").write_text(json.dumps({"nll": 1, "config": values}))
+        (path / "config.json").write_text(json.dumps(values))
+        (path / "model.keras").write_text(name)
+    runs = [sweeps.Run("x", other), sweeps.Run("begun", other)]
+    begun = tmp_path / "here" / "begun"
+    begun.mkdir(parents=True)
+    (begun / "config.json").write_text("{}")
+    lines = []
+    sweeps.take_finished(
+        runs, tmp_path / "here", tmp_path / "there", report=lines.append
+    )
+    assert lines == [f"x: taken from {tmp_path / 'there' / 'b'}"]
+    taken = tmp_path / "here" / "x"
+    assert (taken / "model.keras").read_text() == "b"
+    assert sorted(path.name for path in taken.iterdir()) == [
+        "config.json",
+        "model.keras",
+        "results.json",
+    ]
+    assert [path.name for path in begun.iterdir()] == ["config.json"]
+    # `run_one` finds it finished.
+    assert sweeps.run_one(runs[0], tmp_path / "here").status == sweeps.DONE
+
+
+def test_a_different_config_or_a_started_one_is_not_taken(tmp_path, config):
+    path = tmp_path / "there" / "a"
+    path.mkdir(parents=True)
+    values = config.to_dict()
+    (path / "results.json").write_text(json.dumps({"config": values}))
+    (path / "model.keras").touch()
+    started = config.copy_and_resolve_references()
+    started.start_from = str(path)
+    longer = config.copy_and_resolve_references()
+    longer.batch_size += 1
+    runs = [sweeps.Run("started", started), sweeps.Run("longer", longer)]
+    sweeps.take_finished(runs, tmp_path / "here", tmp_path / "there")
+    assert not (tmp_path / "here").exists()
+    with pytest.raises(InvalidInputError, match="`reuse` must be a folder"):
+        sweeps.take_finished(runs, tmp_path, tmp_path / "nowhere")

@@ -45,25 +45,35 @@ def diagnose(subject, folder, *, parts=DEFAULT_PARTS, title="", facts=()):
       dict of part name to its results.
     """
     folder = pathlib.Path(folder)
-    identity = _identity(subject)
     found, sections = {}, []
     for name in parts:
+        found[name], figures = do_part(name, subject, folder)
+        figures = [(folder / file, caption) for file, caption in figures]
         part = PARTS[name]
-        results = _kept(folder / f"{name}.json", identity)
-        if results is None:
-            results = _measure(part, subject)
-            path = folder / f"{name}.json"
-            write_json(path, {"subject": identity, "results": results})
-            results = _kept(path, identity)
-        folder.mkdir(parents=True, exist_ok=True)
-        figures = [
-            (folder / file, caption)
-            for file, caption in part.draw(subject, results, folder)
-        ]
-        found[name] = results
-        sections.append(Section(part.title, part.judge(results), figures))
+        sections.append(Section(part.title, part.judge(found[name]), figures))
     write_report(folder / "report.html", title=title, facts=facts, sections=sections)
     return found
+
+
+def do_part(name, subject, folder):
+    """Measures one part, unless that is done, and draws it.
+
+    Args:
+      name: a key of `PARTS`.
+      subject: part.Subject.
+      folder: pathlib.Path, where `NAME.json` and the figures are written.
+
+    Returns:
+      (its results, list of (file name of a figure, caption)).
+    """
+    part, path, identity = PARTS[name], folder / f"{name}.json", _identity(subject)
+    results = _kept(path, identity)
+    if results is None:
+        measured = _measure(part, subject)
+        write_json(path, {"subject": identity, "results": measured})
+        results = _kept(path, identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    return results, part.draw(subject, results, folder)
 
 
 def _measure(part, subject):

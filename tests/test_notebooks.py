@@ -1,0 +1,80 @@
+"""The notebooks: their cells run, reduced in size, and what is committed is theirs."""
+
+import json
+import os
+import pathlib
+
+import pytest
+
+jupytext = pytest.importorskip("jupytext")
+pytest.importorskip("mlxtend")
+
+ROOT = pathlib.Path(__file__).parents[1]
+FOLDER = ROOT / "examples" / "notebooks"
+REDUCED = {
+    "quickstart": {"EPOCHS": 2, "NUM_SAMPLES": 20, "NUM_TEST": 40},
+    "comparing_bounds": {
+        "EPOCHS": 4,
+        "NUM_SAMPLES": 20,
+        "NUM_TEST": 40,
+        "COUNTS": (1, 20),
+    },
+    "bring_your_own_model": {
+        "DATASET": "mnist5k",
+        "NUM_TRAIN": 200,
+        "EPOCHS": 2,
+        "NUM_SAMPLES": 5,
+        "NUM_TEST": 20,
+    },
+    "rejecting_anomalies": {"NUM_IMAGES": 20, "NUM_SAMPLES": 20},
+}
+
+
+def code_cells(path):
+    """(source, whether its values may be replaced) of each code cell."""
+    cells = jupytext.read(path).cells
+    return [
+        (cell.source, "parameters" in cell.metadata.get("tags", ()))
+        for cell in cells
+        if cell.cell_type == "code"
+    ]
+
+
+def test_every_notebook_is_here():
+    assert {path.stem for path in FOLDER.glob("*.py")} == set(REDUCED)
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(REDUCED)
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"examples/notebooks/{name}.ipynb" in readme for name in REDUCED)
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_cells_run(name, monkeypatch, capsys):
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    drawn = []
+    monkeypatch.setattr(plt, "show", lambda: drawn.append(plt.close("all")))
+    monkeypatch.chdir(ROOT)
+    namespace = {}
+    for source, has_parameters in code_cells(FOLDER / f"{name}.py"):
+        exec(compile(source, name, "exec"), namespace)
+        if has_parameters:
+            assert set(REDUCED[name]) <= set(namespace)
+            namespace |= REDUCED[name]
+    assert len(drawn) >= 2
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_the_committed_notebook_is_the_script_and_has_run(name):
+    path = FOLDER / f"{name}.ipynb"
+    assert code_cells(path) == code_cells(FOLDER / f"{name}.py")
+    assert path.stat().st_size < 500_000
+    text = path.read_text()
+    assert os.path.expanduser("~") not in text and "/tmp/" not in text
+    cells = [c for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [o for o in outputs if o.get("name") == "stderr"]
+    assert not [o for o in outputs if o["output_type"] == "error"]
+    assert [o for o in outputs if "image/png" in o.get("data", {})]
