@@ -50,10 +50,11 @@ diagnose-demo: install
 serve-demo: install
 	$(RUN) -m examples.serve_demo --output=$(SERVE_DEMO) $(FLAGS)
 
-# Without a network; a warning is an error.
+# Without a network; a warning is an error. The sources are a folder of that name.
+.PHONY: docs
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
-	@echo "open build/docs/index.html"
+	@echo "build/docs/index.html"
 
 test: install lint
 	$(RUN) -m pytest -n 2 --dist loadfile -m 'not slow'
