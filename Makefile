@@ -53,7 +53,7 @@ serve-demo: install
 # Without a network; a warning is an error. The sources are a folder of that name.
 .PHONY: docs
 docs: $(VENV)/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 	@echo "build/docs/index.html"
 
 test: install lint
