@@ -52,11 +52,11 @@ ALLOWED = {
         "datasets", "distributions", "gradients", "models", "networks", "optimizers",
     },
     "checkpoints": {"files"},
-    "callbacks": {"files"},
+    "callbacks": {"files", "terminal"},
     "training": {
         "callbacks", "checkpoints", "config", "datasets", "files", "workdir",
     },
-    "results": {"datasets", "evaluation", "plots", "versions"},
+    "results": {"datasets", "evaluation", "plots", "terminal", "versions"},
     "workdir": {
         "config", "files", "model_card", "models", "saved_model", "versions", "warmup",
     },
@@ -64,7 +64,9 @@ ALLOWED = {
     "sweeps": {"checks", "config", "files", "workdir"},
     "studies": {"checks", "config"},
     "study_report": {"files", "plots", "studies", "workdir"},
-    "cli": {"config", "distribution"},
+    "terminal": set(),
+    "usage": {"terminal"},
+    "cli": {"config", "distribution", "usage"},
     "diagnostics.part": set(),
     "diagnostics.resampling": set(),
     "diagnostics.theory": set(),
@@ -101,7 +103,7 @@ ALLOWED = {
         "diagnostics.toy_problem",
     },
     "diagnostics.study": {
-        "files", "diagnostics.error_parts", "diagnostics.estimate_parts",
+        "files", "terminal", "diagnostics.error_parts", "diagnostics.estimate_parts",
         "diagnostics.learning_parts", "diagnostics.report",
     },
 }  # fmt: skip
