@@ -60,6 +60,7 @@ ALLOWED = {
     "workdir": {
         "config", "files", "model_card", "models", "saved_model", "versions", "warmup",
     },
+    "pretrained": {"checks", "config", "model_card", "workdir"},
     "distribution": {"checks", "evaluation"},
     "sweeps": {"checks", "config", "files", "workdir"},
     "studies": {"checks", "config"},
