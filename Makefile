@@ -18,6 +18,7 @@ help:
 	@echo "make demo      train, evaluate, draw and export an IWAE on 5,000 MNIST digits"
 	@echo "make diagnose-demo  a report on whether a trained model's numbers can be believed"
 	@echo "make serve-demo  serve it on this machine and score 1,000 digits through HTTP"
+	@echo "make docs      the documentation as a site, in build/docs"
 	@echo "make test      the tests that fit into some minutes"
 	@echo "make test-all  all tests at full size"
 	@echo "make lint      formatting and lint"
@@ -37,6 +38,10 @@ $(VENV)/installed: setup.cfg pyproject.toml
 
 install: $(VENV)/installed
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(RUN) -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 demo: install
 	$(RUN) -m iwae_tf.train --config=mnist5k_iwae --workdir=$(DEMO) $(FLAGS)
 
@@ -46,6 +51,12 @@ diagnose-demo: install
 
 serve-demo: install
 	$(RUN) -m examples.serve_demo --output=$(SERVE_DEMO) $(FLAGS)
+
+# Without a network; a warning is an error. The sources are a folder of that name.
+.PHONY: docs
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo "build/docs/index.html"
 
 test: install lint
 	$(RUN) -m pytest -n 2 --dist loadfile -m 'not slow'

@@ -10,6 +10,7 @@ from iwae_tf.config import build_model, default_config
 from iwae_tf.datasets import load_dataset
 from iwae_tf.evaluation import active_units, log_likelihood
 from iwae_tf.models import CIWAE, IWAE, MIWAE, PIWAE, VAE
+from iwae_tf.pretrained import from_pretrained, pretrained_models
 from iwae_tf.saved_model import export_saved_model
 from iwae_tf.workdir import load
 
@@ -25,8 +26,10 @@ __all__ = [
     "class_log_likelihoods",
     "default_config",
     "export_saved_model",
+    "from_pretrained",
     "load",
     "load_dataset",
     "log_likelihood",
+    "pretrained_models",
     "serving",
 ]

@@ -6,11 +6,12 @@ import math
 import time
 
 import keras
-import tqdm
 
+from iwae_tf import terminal
 from iwae_tf.files import write_atomically
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
+EXPECT_SECONDS = 3.0  # of steps, from which the time of all is foretold
 
 
 class RunStages(keras.callbacks.Callback):
@@ -232,43 +233,67 @@ def _what_to_try(checkpoints):
 
 
 class Progress(keras.callbacks.Callback):
-    """One progress bar over the whole run, with the bound and the time left.
+    """How far the whole run is, with the bound, and how long it is expected to take.
 
     Args:
-      epochs: of the whole run.
+      costs: sequence of float, of a step in each epoch of the run, in any unit.
       steps_per_epoch: int.
       first_step: steps that are done.
+      report: function of one line, told once how long the training takes.
     """
 
     counts_batches = True
 
-    def __init__(self, *, epochs, steps_per_epoch, first_step):
+    def __init__(self, costs, *, steps_per_epoch, first_step, report=print):
         super().__init__()
-        self._epochs = epochs
+        self._costs = costs
         self._steps = steps_per_epoch
         self._done = first_step
+        self._report = report
         self._bar = None
+        self._first = None  # time and work done at the end of the first call
+
+    def _work(self, step):
+        """What the first `step` steps cost."""
+        epochs, steps = divmod(step, self._steps)
+        whole = sum(self._costs[:epochs]) * self._steps
+        return whole + (steps * self._costs[epochs] if steps else 0)
 
     def on_train_begin(self, logs=None):
-        self._bar = tqdm.tqdm(
-            total=self._epochs * self._steps,
-            initial=self._done,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.5,
+        self._bar = terminal.progress(
+            self._work(len(self._costs) * self._steps),
+            initial=self._work(self._done),
+            label="training",
         )
 
     def on_epoch_begin(self, epoch, logs=None):
         self._start = epoch * self._steps
-        self._bar.set_description(f"epoch {epoch + 1}/{self._epochs}")
+        self._bar.show(f"epoch {epoch + 1}/{len(self._costs)}")
 
     def on_train_batch_end(self, batch, logs=None):
-        done = self._start + min(batch + 1, self._steps)
-        self._bar.update(max(0, done - self._bar.n))
+        step = self._start + min(batch + 1, self._steps)
+        if step > self._done:
+            self._done = step
+            self._bar.update(self._work(step) - self._bar.n)
+            self._expect()
+
+    def _expect(self):
+        """Tells once what the steps after the first call, which compiles, promise."""
+        now, n = time.monotonic(), self._bar.n
+        if self._first is None:
+            self._first = now, n
+            return
+        passed, done = now - self._first[0], n - self._first[1]
+        if self._report is None or passed < EXPECT_SECONDS or n >= self._bar.total:
+            return
+        left = terminal.duration((self._bar.total - n) * passed / done)
+        with self._bar.above():
+            self._report(f"training is expected to take {left} more")
+        self._report = None
 
     def on_epoch_end(self, epoch, logs=None):
         shown = {name: logs[name] for name in ("bound", "val_bound") if name in logs}
-        self._bar.set_postfix({n: f"{float(v):.2f}" for n, v in shown.items()})
+        self._bar.show(values={name: float(value) for name, value in shown.items()})
 
     def on_train_end(self, logs=None):
         self.close()

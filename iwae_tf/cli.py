@@ -9,10 +9,12 @@ from importlib import resources
 from absl import app, flags
 from absl import logging as absl_logging
 
+from iwae_tf import usage
 from iwae_tf.errors import InvalidInputError, WorkerLostError
 
 INVALID_INPUT, INTERRUPTED, FAILED = 2, 130, 1
-HELP = {"-h", "-help", "--help"}
+HELP = {"-h", "-help", "--help", "-helpshort", "--helpshort"}
+FULL_HELP = {"-helpfull", "--helpfull"}
 
 
 def run(main):
@@ -130,13 +132,12 @@ def _shipped_configs():
 
 def _parse_flags(argv, module):
     """absl's parser, with one line and exit code 2 for a mistake, and 0 for help."""
-    if HELP.intersection(argv[1:]) and module == "__main__":
-        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
-    elif HELP.intersection(argv[1:]):  # a console command, of which absl knows nothing
-        print(f"{sys.modules[module].__doc__}\n{flags.FLAGS.module_help(module)}")
-        sys.exit(0)
+    wanted = [argument for argument in argv[1:] if argument in (*HELP, *FULL_HELP)]
+    argv = [argument for argument in argv if argument not in wanted]
     try:
-        return flags.FLAGS(_resolve_config(argv))
+        rest = flags.FLAGS(_resolve_config(argv))
+        if not wanted:
+            return rest
     except (flags.Error, InvalidInputError) as error:
         # Of a config file that raised, absl's message holds the whole traceback.
         head, traceback, rest = str(error).partition("Traceback")
@@ -144,6 +145,18 @@ def _parse_flags(argv, module):
     except Exception as error:  # of the user's config file
         kind = type(error).__name__
         sys.exit(_fail(f"`--config` must name a config that loads. {kind}: {error}"))
+    is_short = not HELP.isdisjoint(wanted)
+    print(_short_help(module) if is_short else usage.full_text(module))
+    sys.exit(0)
+
+
+def _short_help(module):
+    """Help with the keys of the config that the flags name, or of the default one."""
+    if "config" not in flags.FLAGS:
+        return usage.text(module)
+    from iwae_tf.config import CHOICES, default_config
+
+    return usage.text(module, flags.FLAGS.config or default_config(), CHOICES)
 
 
 def _resolve_config(argv):

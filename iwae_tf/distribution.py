@@ -54,6 +54,16 @@ class Distribution:
         """Parts that a batch is cut into."""
         return self.num_workers * len(self.devices)
 
+    def describe(self):
+        """Where the job runs, in words."""
+        if self.num_workers > 1:
+            return f"{self.num_workers} workers, {self.num_replicas} devices"
+        if len(self.devices) > 1:
+            return ", ".join(self.devices)
+        if tf.config.list_logical_devices("GPU"):
+            return "GPU:0"
+        return f"CPU ({os.cpu_count()} cores)"
+
     @property
     def is_chief(self):
         """Whether this worker is the one that reads and writes the workdir."""

@@ -25,7 +25,7 @@ _BINARIZATION = flags.DEFINE_string("binarization", None, "Instead of the config
 def main(argv):
     """Scores the split that the flags name and prints a table."""
     del argv
-    from iwae_tf import results
+    from iwae_tf import results, terminal
     from iwae_tf.errors import InvalidInputError
     from iwae_tf.files import check_writable, write_json
 
@@ -49,10 +49,11 @@ def main(argv):
             )
         found, is_complete = _from_saved_model()
     if found is not None and distribution.is_chief:
-        results.print_summary(found)
-    if found is not None and distribution.is_chief and _OUTPUT.value:
-        write_json(_OUTPUT.value, found | {"complete": is_complete})
-        print(f"     results  {_OUTPUT.value}")
+        fields = results.summary_fields(found)
+        if _OUTPUT.value:
+            write_json(_OUTPUT.value, found | {"complete": is_complete})
+            fields["results"] = _OUTPUT.value
+        terminal.print_fields(fields.items())
     if not is_complete:
         raise KeyboardInterrupt
     return 0

@@ -8,9 +8,8 @@ import time
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
-from iwae_tf import datasets, evaluation, plots
+from iwae_tf import datasets, evaluation, plots, terminal
 from iwae_tf.classes import class_log_likelihoods
 from iwae_tf.versions import library_versions
 
@@ -64,18 +63,13 @@ def score(score_all, num_images, num_samples):
       (LogLikelihood of the images that were done or None, whether that is all).
     """
     done = []
-    with tqdm.tqdm(
-        total=num_images,
-        unit="image",
-        desc=f"{num_samples} samples",
-        dynamic_ncols=True,
-    ) as bar:
+    with terminal.progress(num_images, label=f"{num_samples:,} samples") as bar:
 
         def on_batch(result):
             done.append(result)
             bar.update(len(result.estimate))
             nll = -np.mean(np.concatenate([r.estimate for r in done]))
-            bar.set_postfix(nll=f"{nll:.2f}")
+            bar.show(values={"nll": nll})
 
         with contextlib.suppress(KeyboardInterrupt):
             score_all(on_batch)
@@ -191,32 +185,31 @@ def _evaluate(config, split, num_samples, limit, score_images, describe=None):
     return results, is_complete
 
 
-def print_summary(results):
-    """Prints what matters of `results.json`, a line each."""
-    name = f"{results['split']} NLL"
+def summary_fields(results):
+    """Name to text of what matters in `results.json`, for `terminal.print_fields`."""
     error = results["jackknife_error"]
     if not math.isfinite(error):  # an older export
         error = results["standard_error"]
-    print(
-        f"{name:>12}  {results['nll']:.2f} nats "
-        f"(+- {error:.3f} of {results['num_samples']} samples, "
+    fields = {
+        f"{results['split']} NLL": f"{results['nll']:.2f} nats "
+        f"(+- {error:.3f} of {results['num_samples']:,} samples, "
         f"+- {results['data_standard_error'] or float('nan'):.2f} "
-        f"of {results['num_examples']} images)"
-    )
+        f"of {results['num_examples']:,} images)"
+    }
     if "bound" in results:
-        units = " + ".join(
+        fields["bound"] = f"{results['bound']:.2f} nats"
+        fields["active units"] = " + ".join(
             f"{active} of {dim}"
             for active, dim in zip(results["active_units"], results["latent_dims"])
         )
-        print(f"{'bound':>12}  {results['bound']:.2f} nats")
-        print(f"{'active units':>12}  {units}")
     if "classes" in results:
         classes = results["classes"]
-        print(
-            f"{'by class':>12}  {classes['accuracy']:.1%} right by Bayes' rule, NLL of "
-            f"x alone {classes['nll']:.2f} nats ({classes['num_samples']} samples, "
-            f"{classes['num_examples']} images)"
+        fields["by class"] = (
+            f"{classes['accuracy']:.1%} right by Bayes' rule, NLL of x alone "
+            f"{classes['nll']:.2f} nats ({classes['num_samples']:,} samples, "
+            f"{classes['num_examples']:,} images)"
         )
+    return fields
 
 
 def _by_class(model, images, labels, num_samples, seed):

@@ -42,7 +42,7 @@ _RETRIES = flags.DEFINE_integer("retries", 5, "Attempts after the first one.")
 def main(argv):
     """Scores what the flags name, under a progress bar, and prints the mean."""
     del argv
-    from iwae_tf import results, score_files, serving
+    from iwae_tf import results, score_files, serving, terminal
     from iwae_tf.evaluation import summarize
 
     images = score_files.read_images(cli.require("input", _INPUT.value))
@@ -72,12 +72,12 @@ def main(argv):
         )
         raise KeyboardInterrupt
     summary = summarize(result)
-    print(
-        f"mean log p(x)  {-summary.nll:.2f} nats (+- {summary.jackknife_error:.3f} of "
-        f"{_NUM_SAMPLES.value} samples, +- {summary.data_standard_error:.2f} of "
-        f"{summary.num_examples} images)"
+    mean = (
+        f"{-summary.nll:.2f} nats (+- {summary.jackknife_error:.3f} of "
+        f"{_NUM_SAMPLES.value:,} samples, +- {summary.data_standard_error:.2f} of "
+        f"{summary.num_examples:,} images)"
     )
-    print(f"       scores  {output}")
+    terminal.print_fields([("mean log p(x)", mean), ("scores", output)])
     return 0
 
 

@@ -25,6 +25,7 @@ _DEVICES = cli.DeviceFlags()
 def main(argv):
     """Runs the config of the flags in the workdir of the flags."""
     del argv
+    from iwae_tf import terminal
     from iwae_tf.config import validate
     from iwae_tf.workdir import Workdir
 
@@ -35,13 +36,14 @@ def main(argv):
     if distribution.is_chief:
         workdir.check(config)
     if distribution.agree([distribution.is_chief and workdir.results.exists()])[0]:
-        print(f"{workdir.path} is finished: see {workdir.results}")
+        terminal.tell(f"{workdir.path} is finished: see {workdir.results}")
         return 0
     return _run(config, workdir, distribution)
 
 
 def _run(config, workdir, distribution):
     """Trains, then evaluates, draws and exports; returns the exit code."""
+    from iwae_tf import terminal
     from iwae_tf.callbacks import StopTraining
     from iwae_tf.training import train
 
@@ -54,12 +56,16 @@ def _run(config, workdir, distribution):
 
     try:
         trained = train(
-            config, workdir, stop_request=stop_request, distribution=distribution
+            config,
+            workdir,
+            stop_request=stop_request,
+            distribution=distribution,
+            report=terminal.tell,
         )
         signal.signal(signal.SIGTERM, stop_now)  # nothing is half-written from here on
         _finish(config, workdir, trained, distribution)
     except StopTraining:
-        print(f"stopped; the run so far is in {workdir.path}: {again}")
+        terminal.tell(f"stopped; the run so far is in {workdir.path}: {again}")
         return 0
     except KeyboardInterrupt:
         print(f"the last checkpoint is in {workdir.path}: {again}", file=sys.stderr)
@@ -71,7 +77,7 @@ def _run(config, workdir, distribution):
 
 def _finish(config, workdir, trained, distribution):
     """Evaluates, draws and exports; `results.json` comes last and ends the run."""
-    from iwae_tf import results
+    from iwae_tf import results, terminal
     from iwae_tf.files import write_json
 
     model = trained.model
@@ -86,19 +92,18 @@ def _finish(config, workdir, trained, distribution):
         raise KeyboardInterrupt
     if not distribution.is_chief:
         return
-    figures = results.draw_figures(model, config, trained.history, workdir.figures)
+    results.draw_figures(model, config, trained.history, workdir.figures)
     saved = workdir.export(model, config, found)
     found["seconds"] = trained.seconds + found["evaluation_seconds"]
     write_json(workdir.results, found)
-    results.print_summary(found)
-    for what, where in {
+    fields = results.summary_fields(found) | {
         "results": workdir.results,
         "model": workdir.model,
         "SavedModel": saved,
-        "figures": ", ".join(str(path) for path in figures),
+        "figures": workdir.figures,
         "metrics": f"{workdir.metrics}, {workdir.tensorboard}",
-    }.items():
-        print(f"{what:>12}  {where}")
+    }
+    terminal.print_fields(fields.items())
 
 
 def run():

@@ -173,6 +173,7 @@ def load_exported(path):
     config = read_config(version.parent / "config.json")
     model = build_model(config)
     restore_weights(model, version)
+    model.num_samples = config.num_samples  # not that of the first stage
     return model, config
 
 

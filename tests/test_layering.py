@@ -55,14 +55,17 @@ ALLOWED = {
         "datasets", "distributions", "gradients", "models", "networks", "optimizers",
     },
     "checkpoints": {"files"},
-    "callbacks": {"files"},
+    "callbacks": {"files", "terminal"},
     "training": {
         "callbacks", "checkpoints", "config", "datasets", "files", "workdir",
     },
-    "results": {"classes", "datasets", "evaluation", "plots", "versions"},
+    "results": {
+        "classes", "datasets", "evaluation", "plots", "terminal", "versions",
+    },
     "workdir": {
         "config", "files", "model_card", "models", "saved_model", "versions", "warmup",
     },
+    "pretrained": {"checks", "config", "model_card", "workdir"},
     "distribution": {"checks", "evaluation"},
     "sweeps": {"checks", "config", "files", "workdir"},
     "published": set(),
@@ -70,7 +73,9 @@ ALLOWED = {
     "study_plots": {"drawing", "plot_inputs"},
     "study_figures": {"files", "study_plots", "workdir"},
     "study_report": {"files", "studies", "study_figures", "study_plots", "workdir"},
-    "cli": {"config", "distribution"},
+    "terminal": set(),
+    "usage": {"terminal"},
+    "cli": {"config", "distribution", "usage"},
     "diagnostics.part": set(),
     "diagnostics.resampling": set(),
     "diagnostics.theory": set(),
@@ -107,7 +112,7 @@ ALLOWED = {
         "diagnostics.toy_problem",
     },
     "diagnostics.study": {
-        "files", "diagnostics.error_parts", "diagnostics.estimate_parts",
+        "files", "terminal", "diagnostics.error_parts", "diagnostics.estimate_parts",
         "diagnostics.learning_parts", "diagnostics.report",
     },
 }  # fmt: skip

@@ -1,59 +1,35 @@
 """Every command and code block of the README runs, at a reduced size."""
 
-import pathlib
 import re
-import shlex
-import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import REDUCED, ROOT, blocks, links, make_checkout
+from pages import commands as commands_of
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-# absl takes the last of two flags: what is appended wins.
-REDUCED = {
-    "iwae_tf.train": [
-        "--config.epochs=1",
-        "--config.eval_num_samples=20",
-        "--config.jit_compile=false",
-    ],
-    "iwae_tf.evaluate": ["--num_samples=20", "--limit=50"],
-    "iwae_tf.export": [],
-    "iwae_tf.diagnose": [
-        "--quick",
-        "--num_images=5",
-        "--num_samples=50",
-        "--parts=proposal,representation",
-    ],
-    "iwae_tf.score": ["--num_samples=20"],
-    "iwae_tf.score_beam": ["--num_samples=20"],
-    "iwae_tf.sweep": ["--list"],
-    "iwae_tf.reproduce": ["--budget=smoke", "--cells=piwae*"],
-}
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 def commands():
-    lines = (line for block in blocks("bash") for line in block.splitlines())
-    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+    return [
+        words for _, block in blocks(README, "bash") for words in commands_of(block)
+    ]
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A working folder that holds what the README's paths mean."""
-    shutil.copytree(ROOT / "saved_models", tmp_path / "saved_models")
+    make_checkout(tmp_path)
     images = np.random.default_rng(0).integers(0, 2, [30, 28, 28, 1])
     np.save(tmp_path / "images.npy", images.astype("float32"))
     (tmp_path / "photos").mkdir()
-    for index, photo in enumerate(np.random.default_rng(1).bytes(30)):
-        grey = np.full([20, 24], photo, np.uint8)
-        Image.fromarray(grey).save(tmp_path / "photos" / f"{index:02}.png")
+    photos = np.random.default_rng(1).integers(0, 256, [30, 20, 24], np.uint8)
+    for index, photo in enumerate(photos):
+        Image.fromarray(photo).save(tmp_path / "photos" / f"{index:02}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path
@@ -79,7 +55,7 @@ def test_scripts_run_in_the_order_of_the_readme(checkout):
 
 
 def test_tensorflows_own_tool_shows_and_runs_it(checkout):
-    tool = pathlib.Path(sys.executable).with_name("saved_model_cli")
+    tool = Path(sys.executable).with_name("saved_model_cli")
     for words in (command for command in commands() if command[0] == "saved_model_cli"):
         done = subprocess.run([tool, *words[1:]], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -103,17 +79,17 @@ def test_make_targets_exist():
 def test_python_blocks_run_one_after_the_other(checkout):
     pytest.importorskip("mlxtend")
     namespace = {}
-    for block in blocks("python"):
+    for _, block in blocks(README, "python"):
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["result"].estimate.shape == (50,)
     assert (checkout / "runs/readme_model/1/saved_model.pb").is_file()
 
 
 def test_links_point_to_files():
-    links = re.findall(r"\]\((?!https?:)([^)#\s]+)\)", README)
-    assert links
-    for link in links:
-        assert (ROOT / link).exists(), link
+    paths = [path for path, _ in links(README)]
+    assert any(paths)
+    for path in paths:
+        assert (ROOT / path).exists(), path
 
 
 def test_every_config_is_in_the_table():

@@ -5,8 +5,8 @@ import json
 import pathlib
 
 import numpy as np
-import tqdm
 
+from iwae_tf import terminal
 from iwae_tf.diagnostics import error_parts, estimate_parts, learning_parts
 from iwae_tf.diagnostics.report import Section, write_report
 from iwae_tf.files import write_json
@@ -78,7 +78,7 @@ def do_part(name, subject, folder):
 
 def _measure(part, subject):
     """Results of a part, under a progress bar."""
-    with tqdm.tqdm(desc=f"{part.name:>14}", dynamic_ncols=True, unit="") as bar:
+    with terminal.progress(label=part.name) as bar:
 
         def on_progress(done, total):
             bar.total = total

@@ -1,0 +1,1 @@
+"""Trained models, which `iwae_tf.from_pretrained` loads by name."""

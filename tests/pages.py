@@ -1,0 +1,52 @@
+"""Code blocks, commands and links of Markdown pages, for the tests that try them."""
+
+import pathlib
+import re
+import shlex
+import shutil
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# absl takes the last of two flags: what is appended wins.
+REDUCED = {
+    "iwae_tf.train": [
+        "--config.epochs=1",
+        "--config.eval_num_samples=20",
+        "--config.jit_compile=false",
+    ],
+    "iwae_tf.evaluate": ["--num_samples=20", "--limit=50"],
+    "iwae_tf.export": [],
+    "iwae_tf.diagnose": [
+        "--quick",
+        "--num_images=5",
+        "--num_samples=50",
+        "--parts=proposal,representation",
+    ],
+    "iwae_tf.score": ["--num_samples=20"],
+    "iwae_tf.score_beam": ["--num_samples=20"],
+    "iwae_tf.sweep": ["--list"],
+    "iwae_tf.reproduce": ["--budget=smoke", "--cells=piwae*"],
+}
+_FENCE = re.compile(r"^```(\w*).*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text, *languages):
+    """(language, code) of the blocks in these languages, in the order of the page."""
+    found = [match.groups() for match in _FENCE.finditer(text)]
+    return [(language, code) for language, code in found if language in languages]
+
+
+def commands(code):
+    """The commands of a `bash` block, each as a list of words."""
+    lines = code.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def links(text):
+    """Targets of the links that stay in the repository, (path, anchor) each."""
+    found = re.findall(r"\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)", _FENCE.sub("", text))
+    return [(path, anchor) for path, anchor in found if path or anchor]
+
+
+def make_checkout(folder):
+    """Puts into a folder what the pages take from a checkout."""
+    shutil.copytree(ROOT / "saved_models", folder / "saved_models")

@@ -1,0 +1,166 @@
+"""Every command and code block of the documentation runs; links lead somewhere."""
+
+import html.parser
+import multiprocessing
+import os
+import re
+import runpy
+import subprocess
+import sys
+import urllib.parse
+import zlib
+
+import pytest
+from pages import REDUCED, ROOT, blocks, commands, links, make_checkout
+
+import iwae_tf
+from iwae_tf import bounds, diagnostics
+from iwae_tf.autoencoder import Autoencoder
+
+DOCS = ROOT / "docs"
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+# Children start from a process that has imported TensorFlow and not used it.
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["iwae_tf"])
+
+
+def run_module(name, flags, log):
+    """What a child does instead of `python -m name flags`, its output in `log`."""
+    with open(log, "w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.argv = [name, *flags]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def run_command(words, folder):
+    """Runs one command of a `bash` block, or checks what it names."""
+    program, *arguments = words
+    if program == "make":
+        for target in (word for word in arguments if "=" not in word):
+            makefile = (ROOT / "Makefile").read_text()
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    elif program == "pip":
+        for extra in re.findall(r"\[([\w,]+)\]", " ".join(arguments)):
+            for name in extra.split(","):
+                assert f"\n{name} =\n" in (ROOT / "setup.cfg").read_text(), name
+    elif program == "tensorboard":
+        assert (folder / arguments[arguments.index("--logdir") + 1]).is_dir()
+    else:
+        minus_m, module, *flags = arguments
+        assert (program, minus_m) == ("python", "-m"), words
+        log = folder / "output.log"
+        arguments = (module, [*flags, *REDUCED[module]], log)
+        child = FORKSERVER.Process(target=run_module, args=arguments)
+        child.start()
+        child.join()
+        assert child.exitcode == 0, f"{' '.join(words)}\n{log.read_text()}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_run_in_the_order_of_the_page(page, tmp_path, monkeypatch):
+    pytest.importorskip("mlxtend")
+    found = blocks((DOCS / page).read_text(), "python", "bash")
+    make_checkout(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    # Graphs are quicker to make than XLA's programs; test_execution compares the two.
+    monkeypatch.setattr(Autoencoder, "supports_xla", False)
+    namespace = {}
+    for language, code in found:
+        if language == "python":
+            exec(compile(code, page, "exec"), namespace)
+        else:
+            for words in commands(code):
+                run_command(words, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_point_to_files(page):
+    for path, _ in links((DOCS / page).read_text()):
+        target = (DOCS / page).parent / path if path else DOCS / page
+        assert target.is_file(), path
+        assert target.resolve().is_relative_to(ROOT), path
+
+
+def test_the_site_is_made_by_ci():
+    assert "\nmake docs\n" in (ROOT / ".ci/run").read_text()
+
+
+class Targets(html.parser.HTMLParser):
+    """Collects the links of a page, and the files that a browser loads for it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.loaded = [], []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "a" and "href" in attributes:
+            self.links.append(attributes["href"])
+        elif tag == "link" and attributes.get("rel") not in (
+            "canonical",
+            "prev",
+            "next",
+        ):
+            self.loaded.append(attributes["href"])
+        elif attributes.get("src"):
+            self.loaded.append(attributes["src"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site; a warning ends the build."""
+    pytest.importorskip("mkdocs")
+    folder = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(
+        build, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_site_links_within_itself(site):
+    pages = [path for path in site.rglob("*.html") if path.name != "404.html"]
+    assert len(pages) >= len(PAGES)
+    for page in pages:
+        found = Targets(page)
+        for target in [*found.links, *found.loaded]:
+            parts = urllib.parse.urlsplit(target)
+            if not parts.scheme and parts.path:
+                path = page.parent / urllib.parse.unquote(parts.path)
+                assert path.is_file(), f"{target} of {page.relative_to(site)}"
+
+
+def test_the_site_loads_nothing_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        for target in Targets(page).loaded:
+            assert not urllib.parse.urlsplit(target).netloc, target
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import )\W*(https?:)?//", style.read_text())
+
+
+def test_every_public_name_is_in_the_reference(site):
+    inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    lines = zlib.decompress(inventory).decode().splitlines()
+    documented = {line.split()[0] for line in lines}
+    wanted = {f"iwae_tf.{name}" for name in iwae_tf.__all__}
+    wanted |= {f"iwae_tf.diagnostics.{name}" for name in diagnostics.__all__}
+    wanted |= {f"iwae_tf.bounds.{cls.__name__}" for cls in bounds.OBJECTIVES.values()}
+    assert len(wanted) > 25
+    assert wanted <= documented
+
+
+def test_formulas_of_docstrings_are_shown_as_typed(site):
+    text = (site / "reference/bounds.html").read_text()
+    assert re.search(r"<code>mean_\{m,k\} log_weights\[m, k, b\]\s*</code>", text)
+    formula = "mean_m log mean_k exp(log_weights[m, k, b])"
+    assert formula in bounds.miwae.__doc__ and formula in text
+
+
+def test_the_search_finds_pages_and_names(site):
+    index = (site / "search/search_index.js").read_text()
+    for location in ("tutorial.html", "reference/bounds.html#iwae_tf.bounds.renyi"):
+        assert f'"location":"{location}' in index

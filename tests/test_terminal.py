@@ -1,0 +1,233 @@
+"""What a person sees: on screens of three widths, in files, without colour."""
+
+import io
+import os
+import re
+import sys
+
+import numpy as np
+import pytest
+from emulator import Terminal
+from test_scripts import REPOSITORY, TINY, images, run_process, run_script
+
+from iwae_tf import callbacks, terminal, usage
+from iwae_tf.config import default_config
+
+PLAIN = {"NO_COLOR": "", "TERM": "xterm-256color"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Flags of a run of seconds whose every step is seen."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "tiny.py").write_text(TINY)
+    np.savez(folder / "data.npz", x_train=images(60, 0), x_test=images(20, 1))
+    return [
+        f"--config={folder / 'tiny.py'}",
+        f"--config.data_dir={folder / 'data.npz'}",
+        "--config.epochs=3",
+    ]
+
+
+def start(columns, *arguments, cwd=REPOSITORY, **environment):
+    command = [sys.executable, "-m", *map(str, arguments)]
+    environment = os.environ | PLAIN | {"PYTHONPATH": str(REPOSITORY)} | environment
+    return Terminal(command, columns, cwd=cwd, env=environment)
+
+
+def assert_silent(text):
+    """Nothing but what the package itself says."""
+    for noise in ("WARNING", "Warning", "I0000", "oneDNN", "cpu_feature", "absl"):
+        assert noise not in text
+
+
+# Real runs on a terminal -----------------------------------------------------------
+
+
+def test_a_narrow_terminal_shows_a_run_whole(tiny, tmp_path):
+    screen = start(40, "iwae_tf.train", *tiny, "--workdir=r", cwd=tmp_path).read()
+    lines = screen.lines
+    text = " ".join(line.strip() for line in lines)
+    assert screen.process.returncode == 0, text
+    assert_silent(text)
+    assert text.startswith("IWAE (latent 2, reparameterized) on npz, 54 images:")
+    assert "maximises log mean w, K=3, for 3 epochs of 3 steps on CPU" in text
+    # One line each is left of the bars.
+    assert len([line for line in lines if line.startswith("epoch ")]) == 1
+    (bar,) = [line for line in lines if line.startswith("epoch 3/3 100%")]
+    assert re.search(r"bound -\d+\.\d\d$", bar)
+    (bar,) = [line for line in lines if "samples" in line and "%" in line]
+    assert bar.startswith("40 samples 100%")
+    # The table: names end, and texts begin, at one column.
+    table = lines[lines.index(bar) + 1 :]
+    assert table[0].startswith("    test NLL  ") and " nats (+- " in table[0]
+    assert "active units  2 of 2" in table
+    assert "  SavedModel  r/saved_model/1" in table
+    assert all(line[12:14] == "  " and line[14] != " " for line in table)
+    assert b"\x1b[1m" in screen.output
+
+
+def test_a_wide_terminal_that_is_made_narrow(tiny, tmp_path):
+    options = ["--config.epochs=60", f"--workdir={tmp_path}/r"]
+    screen = start(200, "iwae_tf.train", *tiny, *options)
+    screen.read(until=b"val_bound")
+    (wide,) = [line for line in screen.lines if line.startswith("epoch ")]
+    assert len(screen.lines) == 2 and re.search(r"%\|.{10,}\| \d\d:\d\d<", wide)
+    screen.resize(40)
+    before = len(screen.output)
+    screen.read()
+    assert screen.process.returncode == 0
+    later = screen.output[before:].decode().split("40 samples")[0]
+    drawn = re.findall(r"\r(epoch [^\r]*)\x1b\[K", later)
+    assert len(drawn) > 10
+    # What was under way when the window changed may still be wide.
+    assert all(len(line) < 40 for line in drawn[3:]), drawn
+    assert any(line.startswith("epoch 60/60 100%") for line in screen.lines)
+    assert all(len(line) <= 40 for line in screen.lines)
+
+
+def test_no_colour_where_it_is_not_wanted(tmp_path):
+    for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        screen = start(80, "iwae_tf.export", "--help", **environment).read()
+        assert screen.process.returncode == 0
+        assert b"\x1b" not in screen.output and b"What to run" in screen.output
+
+
+def test_a_file_gets_plain_lines(tiny, tmp_path):
+    done = run_process("iwae_tf.train", *tiny, f"--workdir={tmp_path}/r")
+    assert done.returncode == 0
+    for text in (done.stdout, done.stderr):
+        assert "\r" not in text and "\x1b" not in text and "█" not in text
+        assert_silent(text)
+    first, *table = done.stdout.splitlines()
+    assert first.startswith("IWAE") and first.endswith("cores)")
+    assert [line[:14].strip() for line in table] == [
+        *("test NLL", "bound", "active units", "results", "model", "SavedModel"),
+        *("figures", "metrics"),
+    ]
+    # First and last, and those between where a second has passed.
+    lines = done.stderr.splitlines()
+    assert re.fullmatch(
+        r"epoch 1/3: 33 %, \d\d:\d\d passed, \d\d:\d\d left, "
+        r"bound -\d+\.\d\d, val_bound -\d+\.\d\d",
+        lines[0],
+    )
+    assert len([line for line in lines if line.startswith("epoch 3/3: 100 %, ")]) == 1
+    scored = r"40 samples: 100 %, \d\d:\d\d passed, nll \d+\.\d\d"
+    assert re.fullmatch(scored, lines[-1])
+
+
+# Help ------------------------------------------------------------------------------
+
+SCRIPTS = ("train", "evaluate", "export", "sweep", "diagnose", "score", "score_beam")
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "reproduce"])
+def test_help_of_a_console_command_is_short(name, capsys):
+    assert run_script(name, "--help") == 0
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    assert output.err == "" and len(lines) < 70
+    assert all(len(line) <= 80 or "python -m" in line for line in lines)
+    assert f"python -m iwae_tf.{name} " in output.out
+    assert "What to run" in lines and "  --helpfull" in output.out
+    for noise in ("flags:", "(default:", "repeat this option", "alsologtostderr"):
+        assert noise not in output.out
+    own = set(re.findall(r'_[A-Z_]+ = .*?"(\w+)",', own_text(name), re.DOTALL))
+    assert {f for f in own if f"  --{f}" not in output.out} == set()
+
+
+def own_text(name):
+    """The part of a script that defines its flags."""
+    text = (REPOSITORY / "iwae_tf" / f"{name}.py").read_text()
+    return text[text.index("\n_") : text.index("\ndef ")].replace("(\n    ", "(")
+
+
+def test_help_has_every_config_key_with_its_value(capsys):
+    assert run_script("train", "--config=mnist_iwae_short", "--help") == 0
+    output = capsys.readouterr().out
+    config = default_config()
+    described = [key for keys in usage.KEY_GROUPS.values() for key in keys]
+    assert sorted(described) == sorted(config)
+    for key in config:
+        assert f"\n  {key}=" in output
+    assert "\n  epochs=68 " in output and "\n  optimizer=muon  " in output
+    assert "  constant, cosine, burda, burda_code" in output
+    assert run_script("train", "-h") == 0
+    assert "\n  epochs=3280 " in capsys.readouterr().out
+    assert run_script("train", "--helpfull") == 0
+    assert "alsologtostderr" in capsys.readouterr().out
+
+
+def test_help_of_a_module_is_that_of_its_command(capsys):
+    assert run_script("train", "--help") == 0
+    done = run_process("iwae_tf.train", "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout == capsys.readouterr().out
+
+
+# The parts -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "seconds, words",
+    [
+        *((0.2, "1 s"), (40, "40 s"), (59.7, "1 min"), (700, "12 min")),
+        *((3560, "59 min"), (3599, "1 h 0 min"), (12_000, "3 h 20 min")),
+        *((90_000, "1 day 1 h"), (187_200, "2 days 4 h")),
+    ],
+)
+def test_durations(seconds, words):
+    assert terminal.duration(seconds) == words
+
+
+def test_a_bar_knows_that_draws_cost_time(monkeypatch):
+    """Two epochs of 10 steps, the second with steps nine times as dear."""
+    said, clock = [], [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    shown = callbacks.Progress(
+        [1.0, 9.0], steps_per_epoch=10, first_step=0, report=said.append
+    )
+    shown.on_train_begin()
+    shown.on_epoch_begin(0)
+    for batch, seconds in ((1, 60.0), (3, 61.0), (7, 66.0), (9, 68.0)):
+        clock[0] = seconds
+        shown.on_train_batch_end(batch)
+    # After the first call, a second a step: two and 90 seconds are left.
+    assert said == ["training is expected to take 2 min more"]
+    shown.close()
+
+
+def test_a_log_says_now_and_then_where_it_is(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with terminal.progress(100, initial=50, label="work") as shown:
+        for _ in range(4):
+            clock[0] += 16.0
+            shown.update(10)
+        shown.show(values={"nll": 1.234})
+    assert capsys.readouterr().err.splitlines() == [
+        "work: 70 %, 00:32 passed, 00:48 left",
+        "work: 90 %, 01:04 passed, 00:16 left",
+        "work: 90 %, 01:04 passed, 00:16 left, nll 1.23",
+    ]
+
+
+def test_fields_of_a_file_are_whole(capsys):
+    path = "/a/" + 30 * "long/" + "path"
+    terminal.print_fields([("name", "words " * 40), ("a longer name", path)])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("         name  words") and len(first) > 200
+    assert second == f"a longer name  {path}"
+
+
+def test_a_terminal_of_no_width_is_of_the_usual_one(monkeypatch):
+    class Stream(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    assert terminal.columns(Stream()) == terminal.DEFAULT_COLUMNS
+    assert terminal.columns(io.StringIO()) is None
+    monkeypatch.setenv("TERM", "dumb")
+    assert terminal.columns(Stream()) is None
