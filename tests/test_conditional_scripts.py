@@ -216,7 +216,7 @@ def test_a_run_from_before_there_was_the_key_goes_on(folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(older))
     Workdir(tmp_path).check(config)
     config.conditional = True
-    with pytest.raises(InvalidInputError, match="conditional is False, not True"):
+    with pytest.raises(InvalidInputError, match="whose conditional is .*, not True"):
         Workdir(tmp_path).check(config)
 
 
