@@ -43,7 +43,10 @@ PUBLIC_KEYS = {
     "eval_seed",
     "eval_num_samples",
 }
-OWN_KEYS = {"shuffle", "adam_epsilon", "precision", "jit_compile", "start_from"}
+OWN_KEYS = {
+    *("shuffle", "adam_epsilon", "precision", "jit_compile", "start_from"),
+    "conditional",
+}
 
 
 def make_config(**changes):
