@@ -11,7 +11,7 @@ from iwae_tf import terminal
 from iwae_tf.files import write_atomically
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
-EXPECT_SECONDS = 3.0  # of steps, from which the time of all is foretold
+EXPECT_SECONDS = 2.0  # of steps, from which the time of all is foretold
 
 
 class RunStages(keras.callbacks.Callback):
@@ -251,7 +251,9 @@ class Progress(keras.callbacks.Callback):
         self._done = first_step
         self._report = report
         self._bar = None
-        self._first = None  # time and work done at the end of the first call
+        self._is_compiled = False  # by the first call, which says nothing of the others
+        self._timed = 0.0  # seconds of the calls after it
+        self._timed_work = 0.0
 
     def _work(self, step):
         """What the first `step` steps cost."""
@@ -270,23 +272,28 @@ class Progress(keras.callbacks.Callback):
         self._start = epoch * self._steps
         self._bar.show(f"epoch {epoch + 1}/{len(self._costs)}")
 
+    def on_train_batch_begin(self, batch, logs=None):
+        self._begun = time.monotonic()
+
     def on_train_batch_end(self, batch, logs=None):
         step = self._start + min(batch + 1, self._steps)
-        if step > self._done:
-            self._done = step
-            self._bar.update(self._work(step) - self._bar.n)
+        if step <= self._done:  # counted, but taken by an earlier sitting
+            return
+        self._done, work = step, self._work(step) - self._bar.n
+        self._bar.update(work)
+        if self._is_compiled:
+            self._timed += time.monotonic() - self._begun
+            self._timed_work += work
+        self._is_compiled = True
+        if self._timed >= EXPECT_SECONDS and self._bar.n < self._bar.total:
             self._expect()
 
     def _expect(self):
-        """Tells once what the steps after the first call, which compiles, promise."""
-        now, n = time.monotonic(), self._bar.n
-        if self._first is None:
-            self._first = now, n
+        """Tells once what the steps so far promise."""
+        if self._report is None:
             return
-        passed, done = now - self._first[0], n - self._first[1]
-        if self._report is None or passed < EXPECT_SECONDS or n >= self._bar.total:
-            return
-        left = terminal.duration((self._bar.total - n) * passed / done)
+        work = self._bar.total - self._bar.n
+        left = terminal.duration(work * self._timed / self._timed_work)
         with self._bar.above():
             self._report(f"training is expected to take {left} more")
         self._report = None

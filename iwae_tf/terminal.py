@@ -175,6 +175,7 @@ class _Log:
         self._label = label
         self._values = ""
         self._start = self._told = time.monotonic()
+        self._first = None  # time and work at the first update, which may have compiled
         self._line = None
 
     def __enter__(self):
@@ -185,6 +186,8 @@ class _Log:
 
     def update(self, more):
         self.n += more
+        if self._first is None:
+            self._first = time.monotonic(), self.n
         if time.monotonic() - self._told >= LINE_SECONDS:
             self._tell()
 
@@ -210,12 +213,12 @@ class _Log:
         if place == self._line:
             return
         self._line, self._told = place, time.monotonic()
-        passed, done = self._told - self._start, self.n - self._initial
-        parts = [f"{tqdm.tqdm.format_interval(passed)} passed"]
+        start, first = self._first or (self._start, self.n)
+        parts = [f"{tqdm.tqdm.format_interval(self._told - self._start)} passed"]
         if self.total:
             parts.insert(0, f"{100 * self.n / self.total:.0f} %")
-            if done and self.n < self.total:
-                left = passed * (self.total - self.n) / done
+            if first < self.n < self.total:
+                left = (self._told - start) * (self.total - self.n) / (self.n - first)
                 parts.append(f"{tqdm.tqdm.format_interval(left)} left")
         if self._values:
             parts.append(self._values)

@@ -79,6 +79,7 @@ def _finish(config, workdir, trained, distribution):
     """Evaluates, draws and exports; `results.json` comes last and ends the run."""
     from iwae_tf import results, terminal
     from iwae_tf.files import write_json
+    from iwae_tf.tensorboard import write_hyperparameters
 
     model = trained.model
     found, is_complete = results.evaluate_model(
@@ -95,6 +96,7 @@ def _finish(config, workdir, trained, distribution):
     results.draw_figures(model, config, trained.history, workdir.figures)
     saved = workdir.export(model, config, found)
     found["seconds"] = trained.seconds + found["evaluation_seconds"]
+    write_hyperparameters(workdir.tensorboard, workdir.path, found["config"], found)
     write_json(workdir.results, found)
     fields = results.summary_fields(found) | {
         "results": workdir.results,

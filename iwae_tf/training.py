@@ -20,11 +20,14 @@ from iwae_tf.checkpoints import CheckpointStore, Restored, copy_variables, varia
 from iwae_tf.config import build_model, build_optimizer, stages
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import save_arrays
+from iwae_tf.results import load_eval_split
+from iwae_tf.tensorboard import NUM_IMAGES, TensorBoard
 from iwae_tf.workdir import load
 
 # What a step costs beside its draws, in draws: benchmarks/results.md has 0.85 ms at
 # K = 1 and 6.68 ms at K = 50.
 OTHER_COSTS = 6
+PICTURE_SEED = 2  # beside `eval_seed`; 0 and 1 are those of results
 BOUNDS = {  # what is maximised, w = p(x, z) / q(z|x)
     "vae": "mean log w, K={k}",
     "iwae": "log mean w, K={k}",
@@ -162,11 +165,11 @@ def _displays(workdir, config, start, steps, report, stack):
         first_step=start.epoch * steps + start.step,
         report=report,
     )
-    stack.enter_context(contextlib.closing(progress))
-    return [
-        keras.callbacks.TensorBoard(workdir.tensorboard, write_graph=False),
-        progress,
-    ]
+    images, _ = load_eval_split(config, "validation", NUM_IMAGES)
+    board = TensorBoard(
+        workdir.tensorboard, images=images, seed=(config.eval_seed, PICTURE_SEED)
+    )
+    return [stack.enter_context(contextlib.closing(c)) for c in (board, progress)]
 
 
 def _fit(model, config, data, validation, start, callbacks, distribution):

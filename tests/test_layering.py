@@ -56,8 +56,13 @@ ALLOWED = {
     },
     "checkpoints": {"files"},
     "callbacks": {"files", "terminal"},
+    "tensorboard": {
+        "checks", "drawing", "evaluation", "files", "plot_inputs",
+        "diagnostics.representation",
+    },
     "training": {
-        "callbacks", "checkpoints", "config", "datasets", "files", "workdir",
+        "callbacks", "checkpoints", "config", "datasets", "files", "results",
+        "tensorboard", "workdir",
     },
     "results": {
         "classes", "datasets", "evaluation", "plots", "terminal", "versions",

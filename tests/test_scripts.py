@@ -170,7 +170,8 @@ def test_a_finished_workdir_holds_everything(finished):
     }
     nll = f"{read_json(finished / 'results.json')['nll']:.2f} nats an image"
     assert nll in (finished / "saved_model" / "MODEL_CARD.md").read_text()
-    assert list((finished / "tensorboard").rglob("events*"))
+    for folder in ("", "train", "validation"):  # hyperparameters, then by epoch
+        assert len(list((finished / "tensorboard" / folder).glob("events*"))) == 1
 
 
 def test_results_are_the_models(finished, tiny):
