@@ -329,7 +329,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def _check_array(self, x):
         if isinstance(x, (np.ndarray, tf.Tensor)):
-            check_values(check_float(x), in_unit_interval=self.is_bernoulli)
+            check_values(check_float(x), in_unit_interval=self.in_unit_interval)
 
     def train_step(self, data):
         """One step up the bound; see `gradients`."""
