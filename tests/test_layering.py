@@ -26,6 +26,8 @@ ALLOWED = {
     "execution": set(),
     "metrics": set(),
     "networks": {"dense"},
+    "conv_networks": {"networks"},
+    "config_networks": {"conv_networks", "distributions", "networks"},
     "optimizers": set(),
     "data_files": set(),
     "image_folder": {"data_files"},
@@ -51,14 +53,18 @@ ALLOWED = {
     "serving": {"checks", "endpoints", "evaluation", "noise", "score_files"},
     "beam": {"data_files", "endpoints", "score_files", "serving"},
     "config": {
-        "datasets", "distributions", "gradients", "models", "networks", "optimizers",
+        "config_networks", "datasets", "distributions", "gradients", "models",
+        "optimizers",
     },
     "checkpoints": {"files"},
     "callbacks": {"files", "terminal"},
     "training": {
         "callbacks", "checkpoints", "config", "datasets", "files", "workdir",
     },
-    "results": {"datasets", "evaluation", "plots", "terminal", "versions"},
+    "results": {
+        "datasets", "discretized_logistic", "distributions", "evaluation", "plots",
+        "terminal", "versions",
+    },
     "workdir": {
         "config", "files", "model_card", "models", "saved_model", "versions", "warmup",
     },
