@@ -271,7 +271,7 @@ def _image_shape(shape, num_halvings):
     shape = tuple(shape)
     if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
         raise InvalidInputError(
-            f"images of a convolutional network must be [H, W, C], H and W divisible by "
-            f"{factor}, for {num_halvings} resolutions. Received: shape={shape}"
+            f"images of a convolutional network must be [H, W, C], H and W divisible "
+            f"by {factor}, for {num_halvings} resolutions. Received: shape={shape}"
         )
     return shape
