@@ -1,9 +1,11 @@
 """Residual convolutional networks for images: an encoder and a decoder.
 
 All convolutions are 3 x 3 with stride one. Between two resolutions blocks of 2 x 2
-pixels become channels, or channels blocks of pixels (Shi et al. 2016), since XLA on a
-CPU has no fast gradient of a convolution with a stride. There is no normalisation
-across the batch, so that rows are independent.
+pixels become channels, or channels blocks of pixels (Shi et al. 2016). There is no
+normalisation across the batch, so that rows are independent.
+
+XLA compiles these layers, but its convolutions on a CPU are many times slower than
+TensorFlow's: `compile(jit_compile="auto")` leaves XLA out, `jit_compile=True` does not.
 
 References:
   He et al., 2016 (residual blocks, activations first). https://arxiv.org/abs/1603.05027
@@ -27,6 +29,7 @@ class _ConvNetwork(keras.Layer):
 
     def __init__(self, channels, hidden_dims, activation, seed, **kwargs):
         super().__init__(**kwargs)
+        self.supports_jit = False  # as "auto" reads it
         self.channels = tuple(int(count) for count in channels)
         self.hidden_dims = tuple(int(units) for units in hidden_dims)
         self.activation = keras.activations.get(activation)

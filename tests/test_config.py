@@ -44,6 +44,7 @@ PUBLIC_KEYS = {
     "eval_num_samples",
 }
 OWN_KEYS = {"shuffle", "adam_epsilon", "precision", "jit_compile", "start_from"}
+OWN_KEYS |= {"network", "conv_channels"}
 
 
 def make_config(**changes):
