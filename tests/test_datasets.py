@@ -280,9 +280,17 @@ def write_tfds(name, folder, *, version, with_label=True, **splits):
     features = {"image": tfds.features.Image(shape=shape, dtype=np.uint8)}
     if with_label:
         features["label"] = tfds.features.ClassLabel(num_classes=10)
+    with_id = name == "cifar10"
+    if with_id:
+        features["id"] = tfds.features.Text()
     examples = {
         split: [
-            (n, {"image": image} | ({"label": n % 10} if with_label else {}))
+            (
+                n,
+                {"image": image}
+                | ({"label": n % 10} if with_label else {})
+                | ({"id": f"{split}_{n}"} if with_id else {}),
+            )
             for n, image in enumerate(images)
         ]
         for split, images in splits.items()
@@ -317,8 +325,11 @@ def test_tfds_prepared_sets(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn_cropped"])
 def test_colour_sets(tmp_path, name):
+    import tensorflow_datasets as tfds
+
     stored, test_images = grey(20, 32, 32, 3), grey(6, 32, 32, 3, seed=1)
-    write_tfds(name, tmp_path, version="3.0.2", train=stored, test=test_images)
+    version = str(tfds.builder_cls(name).VERSION)
+    write_tfds(name, tmp_path, version=version, train=stored, test=test_images)
     train, validation, test = parts = load_all(name, data_dir=tmp_path)
     assert [len(part.images) for part in parts] == [18, 2, 6]
     assert rows_of([train, validation]) == 20
