@@ -280,7 +280,7 @@ def write_tfds(name, folder, *, version, with_label=True, **splits):
     features = {"image": tfds.features.Image(shape=shape, dtype=np.uint8)}
     if with_label:
         features["label"] = tfds.features.ClassLabel(num_classes=10)
-    with_id = name == "cifar10"
+    with_id = name in ("cifar10", "svhn_cropped")
     if with_id:
         features["id"] = tfds.features.Text()
     examples = {
