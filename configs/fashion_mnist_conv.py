@@ -15,6 +15,5 @@ def get_config():
     config.batch_size = 100
     config.epochs = 50
     config.lr_schedule = "cosine"
-    config.jit_compile = False  # on a CPU; see `conv_networks`
     config.eval_split = "test"
     return config

@@ -177,8 +177,11 @@ class Autoencoder(keras.Model):
 
     @property
     def supports_xla(self):
-        """Whether XLA can compile every layer of the networks."""
-        return all(layer.supports_jit for layer in self._flatten_layers())
+        """Whether XLA can compile every layer of the networks, to advantage."""
+        return all(
+            layer.supports_jit and not getattr(layer, "is_slow_under_xla", False)
+            for layer in self._flatten_layers()
+        )
 
     # Densities ------------------------------------------------------------------
 

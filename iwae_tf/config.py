@@ -87,7 +87,7 @@ def default_config():
     config.weight_average = 0.0  # momentum of the averaged weights; 0: none
     config.start_from = placeholder(str)  # finished run whose weights are the first
     config.precision = "float32"  # or mixed_bfloat16, mixed_float16
-    config.jit_compile = True  # compile the training step with XLA
+    config.jit_compile = True  # compile the training step with XLA, but for conv
     config.seed = 0
     config.eval_split = "validation"  # or test
     config.eval_seed = 1  # of the test binarization and of the evaluation's draws

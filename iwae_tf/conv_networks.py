@@ -26,10 +26,11 @@ class _ConvNetwork(keras.Layer):
 
     # Lets DReG do with one backward pass; see `gradients`.
     rows_are_independent = True
+    # Leaves XLA out unless it is asked for; Keras' `supports_jit` would refuse it.
+    is_slow_under_xla = True
 
     def __init__(self, channels, hidden_dims, activation, seed, **kwargs):
         super().__init__(**kwargs)
-        self.supports_jit = False  # as "auto" reads it
         self.channels = tuple(int(count) for count in channels)
         self.hidden_dims = tuple(int(units) for units in hidden_dims)
         self.activation = keras.activations.get(activation)

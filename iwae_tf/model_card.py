@@ -13,6 +13,9 @@ DATA = {
     "fashion_mnist": "Fashion-MNIST (Zalando SE; MIT)",
     "kmnist": "Kuzushiji-MNIST (ROIS-DS Center for Open Data in the Humanities; "
     "CC BY-SA 4.0)",
+    "cifar10": "CIFAR-10 (Krizhevsky; no licence stated)",
+    "svhn_cropped": "Street View House Numbers, cropped (Netzer et al.; for "
+    "non-commercial use only)",
     "omniglot": "Omniglot drawings, 28 x 28 (Lake et al.; MIT)",
 }
 BINARIZATIONS = {
@@ -86,7 +89,7 @@ def write(path, *, version, config, event_shape, has_warmup, versions, results=N
         event=", ".join(map(str, event_shape)),
         values=VALUES.get(config["likelihood"], ""),
         latent_dims=_joined(config["latent_dims"]),
-        hidden_dims=_joined("-".join(map(str, dims)) for dims in config["hidden_dims"]),
+        hidden_dims=_hidden_units(config),
         data=DATA.get(
             config["dataset"], f"a file of the user's (`{config['dataset']}`)"
         ),
@@ -98,6 +101,15 @@ def write(path, *, version, config, event_shape, has_warmup, versions, results=N
         values_limit=_values_limit(config["likelihood"]),
     )
     write_atomically(path / FILE, lambda file: file.write(text.encode()))
+
+
+def _hidden_units(config):
+    """Hidden layers of each stochastic layer, the convolutions before them."""
+    dense = _joined("-".join(map(str, dims)) for dims in config["hidden_dims"])
+    if config.get("network", "mlp") == "mlp":
+        return dense
+    channels = "-".join(map(str, config["conv_channels"]))
+    return f"convolutions with {channels} channels, then {dense}"
 
 
 def _measured(results):

@@ -15,6 +15,7 @@ from iwae_tf.conv_networks import (
 )
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
+from iwae_tf.training import _compiled
 
 CHANNELS = (3, 5)
 
@@ -99,12 +100,13 @@ def train(model_class=iwae_tf.IWAE, jit_compile=False, num_layers=1, **kwargs):
     kwargs = {"likelihood": "discretized_logistic", "num_samples": 3, **kwargs}
     model = model_class(encoder, decoder, **kwargs)
     model.compile(keras.optimizers.SGD(1e-4), jit_compile=jit_compile)
-    model.fit(eight_bit(16), batch_size=8, verbose=0)
+    model.fit(eight_bit(16), batch_size=8, shuffle=False, verbose=0)
     return model
 
 
 def test_xla_and_graph_agree():
     graph, compiled = (train(jit_compile=jit) for jit in (False, True))
+    assert compiled.jit_compile and not graph.jit_compile
     for one, other in zip(graph.weights, compiled.weights):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
@@ -160,6 +162,15 @@ def test_config():
     np.testing.assert_array_equal(model.decoder[0].bias[..., 0], mean[..., 0])
     two = build_model(conv_config(latent_dims=[6, 4], hidden_dims=[[7], [5]]))
     assert [type(part) for part in two.encoder] == [ConvEncoder, MLP]
+
+
+def test_runs_leave_xla_out_by_themselves():
+    images = np.full([4, 28, 28, 1], np.float32(0.2))
+    config = conv_config(hidden_dims=[[7]], epochs=1)
+    assert config.jit_compile
+    for network, expected in (("conv", False), ("mlp", True)):
+        config.network = network
+        assert _compiled(config, images, 1).jit_compile is expected
 
 
 @pytest.mark.parametrize(
