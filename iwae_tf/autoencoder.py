@@ -18,9 +18,11 @@ from iwae_tf.checks import (
     output_row_shape,
 )
 from iwae_tf.conditional import LabelConditioning
+from iwae_tf.discretized_logistic import is_on_levels
 from iwae_tf.distributions import (
     bernoulli_likelihood,
     diagonal_normal,
+    discretized_logistic_likelihood,
     get_likelihood,
     normal_likelihood,
     split_loc_scale,
@@ -60,10 +62,10 @@ class Autoencoder(LabelConditioning, keras.Model):
         Each maps [rows, ...] to loc and log_scale, [rows, 2 * latent_dim].
       decoder: the same for [p(x|z1), p(z1|z2), ...]. The first maps
         [rows, latent_dim] to the parameters of p(x|z).
-      likelihood: "bernoulli" (decoder returns logits), "normal" (loc and log_scale
-        concatenated on the last axis), or a callable from the decoder's output
-        [rows, ...] to a TFP distribution with batch shape [rows] and the event shape
-        of x. A callable must be registered with
+      likelihood: "bernoulli" (decoder returns logits), "normal" or, for 8-bit images,
+        "discretized_logistic" (both loc and log_scale concatenated on the last axis),
+        or a callable from the decoder's output [rows, ...] to a TFP distribution with
+        batch shape [rows] and the event shape of x. A callable must be registered with
         `keras.saving.register_keras_serializable` for the model to be saved.
       num_classes: number of classes of a conditional model, q(z|x, y), p(z_L|y) and
         p(x|z, y) (Sohn et al. 2015). Each network is then called on the list
@@ -197,9 +199,22 @@ class Autoencoder(LabelConditioning, keras.Model):
         return self.likelihood_function is bernoulli_likelihood
 
     @property
+    def is_eight_bit(self):
+        """Whether p(x|z) is of 256 grey levels, x = i / 255."""
+        return self.likelihood_function is discretized_logistic_likelihood
+
+    @property
+    def in_unit_interval(self):
+        """Whether x has to lie in [0, 1]."""
+        return self.is_bernoulli or self.is_eight_bit
+
+    @property
     def supports_xla(self):
-        """Whether XLA can compile every layer of the networks."""
-        return all(layer.supports_jit for layer in self._flatten_layers())
+        """Whether XLA can compile every layer of the networks, to advantage."""
+        return all(
+            layer.supports_jit and not getattr(layer, "is_slow_under_xla", False)
+            for layer in self._flatten_layers()
+        )
 
     # Densities ------------------------------------------------------------------
 
@@ -416,6 +431,9 @@ class Autoencoder(LabelConditioning, keras.Model):
         if self.likelihood_function is normal_likelihood:
             normals = tf.reshape(noise.normal(key, 0, num_images, size), shape)
             return distribution.mean() + distribution.stddev() * normals
+        if self.is_eight_bit:
+            uniforms = noise.uniform(key, 0, num_images, size)
+            return distribution.distribution.quantile(tf.reshape(uniforms, shape))
         return distribution.sample(seed=noise.seed_tensor(seed))
 
     def reconstruct(self, x, seed=(0, 0), *, labels=None):
@@ -438,8 +456,9 @@ class Autoencoder(LabelConditioning, keras.Model):
     def check_x(self, x, *, has_values=None):
         """`x` as a float32 tensor of the model's event shape, or what is wrong.
 
-        Values are checked outside of a graph; grey images under a Bernoulli
-        likelihood warn once, since their density is not that of binary images.
+        Values are checked outside of a graph. Grey images under a Bernoulli likelihood
+        warn once, since their density is not that of binary images; so do values off
+        the 256 levels of the discretized logistic, which count as the nearest level.
 
         Args:
           x: float [batch, *event].
@@ -454,14 +473,22 @@ class Autoencoder(LabelConditioning, keras.Model):
                 f"Received: shape={tuple(x.shape)}"
             )
         if tf.executing_eagerly() if has_values is None else has_values:
-            check_values(x, in_unit_interval=self.is_bernoulli)
+            check_values(x, in_unit_interval=self.in_unit_interval)
             self._warn_of_grey(x)
         return tf.cast(x, tf.float32)
 
     def _warn_of_grey(self, x):
-        if not self.is_bernoulli or self._warned_of_grey:
+        if not self.in_unit_interval or self._warned_of_grey:
             return
-        if bool(tf.reduce_any((x > 0.0) & (x < 1.0))):
+        if self.is_eight_bit:
+            if not bool(is_on_levels(x)):
+                self._warned_of_grey = True
+                warnings.warn(
+                    "`x` has values off the 256 levels i / 255, each scored as the "
+                    "nearest level: discretized_logistic is for 8-bit images.",
+                    stacklevel=4,
+                )
+        elif bool(tf.reduce_any((x > 0.0) & (x < 1.0))):
             self._warned_of_grey = True
             warnings.warn(
                 "`x` has values between 0 and 1, scored under a Bernoulli likelihood "

@@ -1,22 +1,22 @@
 """Configs: what a run is, checked by name, and the objects that it names.
 
-The only module that reads a ConfigDict; everything else takes arguments.
+Only this module and `config_networks` read a ConfigDict; all else takes arguments.
 """
 
 import math
 from typing import NamedTuple
 
 import keras
-import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
 from iwae_tf import datasets
+from iwae_tf.config_networks import NETWORKS, build_networks, build_prior
 from iwae_tf.distributions import LIKELIHOODS
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.gradients import GRADIENT_ESTIMATORS
 from iwae_tf.models import MODELS
-from iwae_tf.networks import MLP, with_labels
+from iwae_tf.networks import with_labels
 from iwae_tf.optimizers import COSINE_FLOOR, BurdaAdam, Muon, PiecewiseCosine
 
 GROUPED_MODELS = ("miwae", "piwae")
@@ -29,6 +29,7 @@ BURDA_CODE_RATES = (1.0, 0.72, 0.52, 0.37, 0.27, 0.19, 0.14, 0.1)
 CHOICES = {
     "model": tuple(MODELS),
     "gradient_estimator": GRADIENT_ESTIMATORS,
+    "network": NETWORKS,
     "likelihood": tuple(LIKELIHOODS),
     "dataset": datasets.DATASETS,
     "binarization": datasets.BINARIZATIONS,
@@ -70,7 +71,9 @@ def default_config():
     config.gradient_estimator = "reparameterized"  # or stl, dreg
     config.latent_dims = _list([50])  # one a stochastic layer, z1 first
     config.hidden_dims = _list([[200, 200]])  # a list a stochastic layer
-    config.likelihood = "bernoulli"  # or normal
+    config.network = "mlp"  # or conv, for q(z1|x) and p(x|z1); the rest are MLPs
+    config.conv_channels = _list([16, 32])  # conv only: one a resolution, x first
+    config.likelihood = "bernoulli"  # or normal, discretized_logistic
     config.conditional = False  # whether q, p(z) and p(x|z) are given the class label
     config.dataset = "mnist"
     config.data_dir = placeholder(str)  # where the data set lies; None: its default
@@ -86,7 +89,7 @@ def default_config():
     config.weight_average = 0.0  # momentum of the averaged weights; 0: none
     config.start_from = placeholder(str)  # finished run whose weights are the first
     config.precision = "float32"  # or mixed_bfloat16, mixed_float16
-    config.jit_compile = True  # compile the training step with XLA
+    config.jit_compile = True  # compile the training step with XLA, but for conv
     config.seed = 0
     config.eval_split = "validation"  # or test
     config.eval_seed = 1  # of the test binarization and of the evaluation's draws
@@ -188,7 +191,7 @@ def build_model(config, *, mean_image=None):
     Args:
       config: ConfigDict.
       mean_image: optional float array, the mean training image in [0, 1]: the output
-        bias starts at its logit (Bernoulli) or at itself (Normal).
+        bias starts at its logit (Bernoulli) or at itself (the others).
 
     Returns:
       model: one of VAE, IWAE, MIWAE, CIWAE, PIWAE, with variables but not compiled.
@@ -199,7 +202,7 @@ def build_model(config, *, mean_image=None):
     validate(config)
     event_shape = datasets.event_shape(config.dataset, data_dir=config.data_dir)
     policy = keras.dtype_policies.DTypePolicy(config.precision)
-    encoder, decoder = _networks(config, event_shape, mean_image, policy)
+    encoder, decoder = build_networks(config, event_shape, mean_image, policy)
     arguments = {
         "num_samples": stages(config)[0].num_samples,
         "likelihood": config.likelihood,
@@ -247,62 +250,14 @@ def build_optimizer(config, *, steps_per_epoch):
     return keras.optimizers.Adam(schedule, epsilon=config.adam_epsilon, **average)
 
 
-def _networks(config, event_shape, mean_image, policy):
-    """Lists [q(z1|x), q(z2|z1), ...] and [p(x|z1), p(z1|z2), ...] of MLPs.
-
-    The decoder's hidden layers mirror the encoder's. Every network starts from a
-    seed of its own, made from `config.seed`.
-    """
-    latent_dims, likelihood = list(config.latent_dims), config.likelihood
-    last = 2 if likelihood == "normal" else 1
-    output_shape = (*event_shape[:-1], last * event_shape[-1])
-    encoder, decoder = [], []
-    for layer, hidden_dims in enumerate(config.hidden_dims):
-        encoder_seed, decoder_seed = np.random.SeedSequence(
-            (config.seed, layer)
-        ).generate_state(2)
-        encoder.append(
-            MLP(
-                hidden_dims,
-                (2 * latent_dims[layer],),
-                seed=int(encoder_seed),
-                name=f"encoder_z{layer + 1}",
-                dtype=policy,
-            )
-        )
-        decoder.append(
-            MLP(
-                hidden_dims[::-1],
-                (2 * latent_dims[layer - 1],) if layer else output_shape,
-                output_bias=None if layer else _output_bias(mean_image, likelihood),
-                seed=int(decoder_seed),
-                name=f"decoder_z{layer + 1}",
-                dtype=policy,
-            )
-        )
-    return encoder, decoder
-
-
 def _label_arguments(config, policy):
-    """Of a conditional model: the classes, and p(z_L|y) as a table of a row a class."""
+    """Of a conditional model: the classes, and p(z_L|y)."""
     if not config.conditional:
         return {}
-    seeds = np.random.SeedSequence((config.seed, len(config.latent_dims)))
-    size, seed = 2 * config.latent_dims[-1], int(seeds.generate_state(1)[0])
     return {
         "num_classes": datasets.num_classes(config.dataset, data_dir=config.data_dir),
-        "prior": MLP([], (size,), seed=seed, name="prior", dtype=policy),
+        "prior": build_prior(config, policy),
     }
-
-
-def _output_bias(mean_image, likelihood):
-    """Where the decoder's output starts, from the mean training image."""
-    if mean_image is None:
-        return None
-    if likelihood == "normal":
-        return np.concatenate([mean_image, np.zeros_like(mean_image)], axis=-1)
-    mean = np.clip(mean_image, 0.001, 0.999)
-    return np.log(mean / (1.0 - mean))
 
 
 def _validate_model(config):
@@ -318,6 +273,12 @@ def _validate_model(config):
         _require(good, "beta", "must be in [0, 1]", config)
     else:
         _require(config.beta is None, "beta", "must be left out but for ciwae", config)
+    _require(
+        config.likelihood != "discretized_logistic" or config.binarization == "none",
+        "binarization",
+        "must be none for discretized_logistic, which is of grey levels",
+        config,
+    )
 
 
 def _validate_layers(config):
@@ -330,6 +291,8 @@ def _validate_layers(config):
     )
     rule = f"must be {len(dims)} lists of positive integers, one a stochastic layer"
     _require(good, "hidden_dims", rule, config)
+    good, rule = _are_sizes(config.conv_channels), "must be a list of positive integers"
+    _require(good, "conv_channels", rule, config)
 
 
 def _validate_stages(config):

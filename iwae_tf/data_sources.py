@@ -25,6 +25,8 @@ from iwae_tf.errors import InvalidInputError
 # Part of the definition of the splits: a change would move images between them.
 SPLIT_SEED = 20160
 IMAGE_SHAPE = (28, 28, 1)
+COLOUR_SHAPE = (32, 32, 3)
+COLOUR_SETS = ("cifar10", "svhn_cropped")
 # Burda et al. hold out 400 of MNIST's 60,000 and 1,345 of Omniglot's 24,345.
 MNIST_HELD_OUT = 400
 OMNIGLOT_HELD_OUT = 1345 / 24345
@@ -84,7 +86,10 @@ def read_tfds(name, *, split, data_dir):
         images = (images > 0).astype(np.float32)
     if own_validation:
         return Source(f"x_{part}", images, labels, slice(None))
-    rows = _held_out_rows(split, len(images), _mnist_held_out(len(images)))
+    num_held_out = _mnist_held_out(len(images))
+    if name in COLOUR_SETS:
+        num_held_out = max(1, len(images) // 10)
+    rows = _held_out_rows(split, len(images), num_held_out)
     return Source(f"x_{part}", images, labels, rows)
 
 
@@ -97,7 +102,8 @@ def _tfds_builder(name, data_dir):
         if builder.is_prepared():
             return builder
     target = pathlib.Path(builder.data_path)
-    instead = NPZ_INSTEAD if name == "binarized_mnist" else IDX_INSTEAD
+    needs_npz = name in ("binarized_mnist", *COLOUR_SETS)
+    instead = NPZ_INSTEAD if needs_npz else IDX_INSTEAD
     new = [path for path in target.parents if not path.exists()]
     try:
         _check_reachable(builder.url_infos)
@@ -295,7 +301,7 @@ def stored_shape(name, *, data_dir):
         path = _npz_path(data_dir)
         with data_files.readable(path), zipfile.ZipFile(path) as archive:
             return data_files.read_npz_member(archive, "x_train", header_only=True)[1:]
-    return None
+    return COLOUR_SHAPE if name in COLOUR_SETS else None
 
 
 def stored_labels(name, *, data_dir):
@@ -323,6 +329,7 @@ READERS = {
     "fashion_mnist": functools.partial(read_tfds, "fashion_mnist"),
     "kmnist": functools.partial(read_tfds, "kmnist"),
     "binarized_mnist": functools.partial(read_tfds, "binarized_mnist"),
+    **{name: functools.partial(read_tfds, name) for name in COLOUR_SETS},
     "omniglot": read_omniglot,
     "mnist5k": read_mnist5k,
     "idx": read_idx,

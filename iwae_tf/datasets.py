@@ -76,7 +76,8 @@ def event_shape(name, *, data_dir=None):
         opened.
 
     Returns:
-      event_shape: a tuple of integers; (28, 28, 1) for every named image set.
+      event_shape: a tuple of integers; (28, 28, 1) for a named set, (32, 32, 3) where
+        it is in colour.
 
     Raises:
       InvalidInputError: unknown name; missing or damaged file.
@@ -127,7 +128,8 @@ def load_arrays(name, *, split, data_dir=None, binarization="none", seed=0):
     """Load one split, and open no other, into memory.
 
     The validation split is the end of one fixed permutation of the training images
-    (400 of MNIST's 60,000, 1,345 of Omniglot's 24,345, a tenth of an npz file's)
+    (400 of MNIST's 60,000, 1,345 of Omniglot's 24,345, a tenth of CIFAR-10, SVHN and
+    an npz file's)
     where the set does not bring its own. A folder of images is split 80 : 10 : 10, by
     a permutation of the names that does not change.
 

@@ -1,8 +1,12 @@
 """From the plain tensors that networks return to TFP distributions."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from iwae_tf.discretized_logistic import NUM_LEVELS, DiscretizedLogistic
 from iwae_tf.errors import InvalidInputError
 
 tfd = tfp.distributions
@@ -29,8 +33,8 @@ def split_loc_scale(parameters):
     """
     if (parameters.shape[-1] or 0) % 2:
         raise InvalidInputError(
-            "parameters of a Normal must be loc and log_scale concatenated on the last "
-            f"axis, an even size. Received: shape={tuple(parameters.shape)}"
+            "parameters of p(x|z) and q(z|x) must be loc and log_scale concatenated on "
+            f"the last axis, an even size. Received: shape={tuple(parameters.shape)}"
         )
     parameters = tf.cast(parameters, tf.float32)
     loc, log_scale = tf.split(parameters, 2, axis=-1)
@@ -138,22 +142,45 @@ def normal_likelihood(parameters):
     return _over_event(tfd.Normal(*split_loc_scale(parameters)))
 
 
+def discretized_logistic_likelihood(parameters):
+    """p(x|z) of 8-bit x: loc and log_scale concatenated on the last axis.
+
+    See `discretized_logistic`; loc and scale are in units of x.
+    """
+    return _over_event(DiscretizedLogistic(*split_loc_scale(parameters)))
+
+
 def _over_event(elements):
     """Sums log densities over all axes but the first (the rows of the decoder)."""
     event_ndims = elements.batch_shape.rank - 1
     return tfd.Independent(elements, reinterpreted_batch_ndims=event_ndims)
 
 
-LIKELIHOODS = {"bernoulli": bernoulli_likelihood, "normal": normal_likelihood}
+class Likelihood(NamedTuple):
+    """A likelihood that has a name."""
+
+    function: Callable  # from a decoder's output [rows, ...] to p(x|z)
+    num_parameters: int  # of one element of x
+    in_unit_interval: bool  # whether x has to lie in [0, 1]
+    num_levels: int | None  # that an element of x has; None: p(x|z) is a density
+
+
+LIKELIHOODS = {
+    "bernoulli": Likelihood(bernoulli_likelihood, 1, True, 2),
+    "normal": Likelihood(normal_likelihood, 2, False, None),
+    "discretized_logistic": Likelihood(
+        discretized_logistic_likelihood, 2, True, NUM_LEVELS
+    ),
+}
 
 
 def get_likelihood(likelihood):
     """The function from a decoder's output to p(x|z).
 
     Args:
-      likelihood: "bernoulli", "normal", or a callable from the decoder's output
-        [rows, ...] to a TFP distribution with batch shape [rows] and the event
-        shape of x.
+      likelihood: "bernoulli", "normal", "discretized_logistic", or a callable from
+        the decoder's output [rows, ...] to a TFP distribution with batch shape [rows]
+        and the event shape of x.
 
     Returns:
       likelihood: the callable.
@@ -168,4 +195,4 @@ def get_likelihood(likelihood):
             f"`likelihood` must be one of {', '.join(LIKELIHOODS)}, or a callable. "
             f"Received: likelihood={likelihood!r}"
         )
-    return LIKELIHOODS[likelihood]
+    return LIKELIHOODS[likelihood].function

@@ -13,6 +13,9 @@ DATA = {
     "fashion_mnist": "Fashion-MNIST (Zalando SE; MIT)",
     "kmnist": "Kuzushiji-MNIST (ROIS-DS Center for Open Data in the Humanities; "
     "CC BY-SA 4.0)",
+    "cifar10": "CIFAR-10 (Krizhevsky; no licence stated)",
+    "svhn_cropped": "Street View House Numbers, cropped (Netzer et al.; for "
+    "non-commercial use only)",
     "omniglot": "Omniglot drawings, 28 x 28 (Lake et al.; MIT)",
 }
 BINARIZATIONS = {
@@ -56,6 +59,11 @@ TEMPLATE = """\
   size or preprocessing are not comparable with the NLL above.
 """
 
+VALUES = {
+    "bernoulli": " in [0, 1], meant to be binary",
+    "discretized_logistic": " in [0, 1], one of the 256 levels i / 255",
+}
+
 
 def write(path, *, version, config, event_shape, has_warmup, versions, results=None):
     """Writes the card beside the versions of an export; it is about the newest one.
@@ -69,7 +77,6 @@ def write(path, *, version, config, event_shape, has_warmup, versions, results=N
       versions: dict of library to version.
       results: optional dict, the run's `results.json`.
     """
-    is_bernoulli = config["likelihood"] == "bernoulli"
     objective = f"{config['model'].upper()} (M = {config['num_groups']}, " + (
         f"K = {config['num_samples']}, {config['gradient_estimator']} gradients)"
     )
@@ -82,9 +89,9 @@ def write(path, *, version, config, event_shape, has_warmup, versions, results=N
         event=", ".join(map(str, event_shape)),
         estimate="log p(x|y)" if config["conditional"] else "log p(x)",
         labels="; `y` int32 [batch], the class" if config["conditional"] else "",
-        values=" in [0, 1], meant to be binary" if is_bernoulli else "",
+        values=VALUES.get(config["likelihood"], ""),
         latent_dims=_joined(config["latent_dims"]),
-        hidden_dims=_joined("-".join(map(str, dims)) for dims in config["hidden_dims"]),
+        hidden_dims=_hidden_units(config),
         data=DATA.get(
             config["dataset"], f"a file of the user's (`{config['dataset']}`)"
         ),
@@ -93,9 +100,18 @@ def write(path, *, version, config, event_shape, has_warmup, versions, results=N
         eval_num_samples=config["eval_num_samples"],
         warmup="one of each signature" if has_warmup else "none",
         versions=", ".join(f"{name} {number}" for name, number in versions.items()),
-        values_limit=_values_limit(is_bernoulli),
+        values_limit=_values_limit(config["likelihood"]),
     )
     write_atomically(path / FILE, lambda file: file.write(text.encode()))
+
+
+def _hidden_units(config):
+    """Hidden layers of each stochastic layer, the convolutions before them."""
+    dense = _joined("-".join(map(str, dims)) for dims in config["hidden_dims"])
+    if config.get("network", "mlp") == "mlp":
+        return dense
+    channels = "-".join(map(str, config["conv_channels"]))
+    return f"convolutions with {channels} channels, then {dense}"
 
 
 def _measured(results):
@@ -117,10 +133,17 @@ def _measured(results):
         "protocol": f"{images}{drawn}; {results['num_samples']:,} draws an image",
         "NLL": f"{results['nll']:.2f} nats an image "
         f"(+- {_draws_error(results):.3f} of the draws{spread})",
+        **_bits(results),
         "bound": f"{results['bound']:.2f} nats an image, the one that was trained",
         "active units": units,
     }
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _bits(results):
+    """The row of bits per dimension, of 8-bit images alone."""
+    bits = results.get("bits_per_dim")
+    return {} if bits is None else {"bits per dimension": f"{bits:.3f}"}
 
 
 def _draws_error(results):
@@ -129,12 +152,14 @@ def _draws_error(results):
     return results["standard_error"] if error is None else error
 
 
-def _values_limit(is_bernoulli):
-    if is_bernoulli:
+def _values_limit(likelihood):
+    if likelihood == "bernoulli":
         return (
             "Values between 0 and 1 are scored as given, which is not the "
             "log-likelihood\n  of a binary image: binarize first."
         )
+    if likelihood == "discretized_logistic":
+        return "Values off the levels i / 255 are scored as the nearest level."
     return "Log-densities of real values: they change with the scale of `x`."
 
 

@@ -338,7 +338,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def _check_arrays(self, x, y=None, **_):
         if isinstance(x, (np.ndarray, tf.Tensor)):
-            check_values(check_float(x), in_unit_interval=self.is_bernoulli)
+            check_values(check_float(x), in_unit_interval=self.in_unit_interval)
             self._check_y(x, y)
 
     def _check_y(self, x, y):

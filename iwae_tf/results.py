@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from iwae_tf import datasets, evaluation, plots, terminal
 from iwae_tf.classes import class_log_likelihoods
+from iwae_tf.discretized_logistic import NUM_LEVELS
+from iwae_tf.distributions import LIKELIHOODS
 from iwae_tf.versions import library_versions
 
 DEAD_UNIT_IMAGES = 1000  # enough for a paired difference
@@ -177,6 +179,8 @@ def _evaluate(config, split, num_samples, limit, score_images, describe=None):
         return None, False
     summary = evaluation.summarize(result)
     results = {"split": split, "num_samples": num_samples, **summary._asdict()}
+    if LIKELIHOODS[config.likelihood].num_levels == NUM_LEVELS:
+        results["bits_per_dim"] = results["nll"] / (images[0].size * math.log(2))
     results["data_sha256"] = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
     if is_complete and describe:
         results |= describe(images, labels, result)
@@ -196,6 +200,8 @@ def summary_fields(results):
         f"+- {results['data_standard_error'] or float('nan'):.2f} "
         f"of {results['num_examples']:,} images)"
     }
+    if "bits_per_dim" in results:
+        fields["bits per dimension"] = f"{results['bits_per_dim']:.3f}"
     if "bound" in results:
         fields["bound"] = f"{results['bound']:.2f} nats"
         fields["active units"] = " + ".join(

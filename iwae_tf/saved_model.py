@@ -258,7 +258,7 @@ def _float32(function):
 def _checked(model, x):
     """`x`, once its values have been found fit to be scored."""
     checks = [_assert_finite(x, "x")]
-    if model.is_bernoulli:
+    if model.in_unit_interval:
         in_range = tf.reduce_all((x >= 0.0) & (x <= 1.0))
         checks.append(tf.debugging.Assert(in_range, ["x: must be in [0, 1]"]))
     with tf.control_dependencies(checks):

@@ -113,7 +113,9 @@ def _compiled(config, images, steps, distribution=None):
     model = build_model(config, mean_image=images.mean(axis=0))
     optimizer = build_optimizer(config, steps_per_epoch=steps)
     one_replica = distribution is None or distribution.num_replicas == 1
-    model.compile(optimizer, jit_compile=config.jit_compile and one_replica)
+    # "auto": not those layers that are faster without.
+    jit_compile = "auto" if config.jit_compile and one_replica else False
+    model.compile(optimizer, jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
     model.stops_at_nonfinite = True
     return model

@@ -31,6 +31,8 @@ KEY_GROUPS = {  # config keys and what they are, beside the choices that `config
         "gradient_estimator": "",
         "latent_dims": "units of each stochastic layer, z1 first",
         "hidden_dims": "hidden layers of each stochastic layer",
+        "network": "",
+        "conv_channels": "channels of each resolution: conv",
         "likelihood": "",
     },
     "Data": {

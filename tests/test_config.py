@@ -45,7 +45,7 @@ PUBLIC_KEYS = {
 }
 OWN_KEYS = {
     *("shuffle", "adam_epsilon", "precision", "jit_compile", "start_from"),
-    "conditional",
+    *("conditional", "network", "conv_channels"),
 }
 
 

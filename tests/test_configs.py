@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iwae_tf import datasets
 from iwae_tf.config import build_model, build_optimizer, stages, validate
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -45,7 +46,8 @@ WITH_DRAWS = [name for name in NAMES if takes_draws(name)]
 
 def take_two_steps(config):
     """Trains on sixteen random binary images; the largest gradient of each variable."""
-    model = build_model(config, mean_image=np.full([28, 28, 1], 0.2))
+    event = datasets.event_shape(config.dataset, data_dir=config.data_dir)
+    model = build_model(config, mean_image=np.full(event, 0.2))
     optimizer = build_optimizer(config, steps_per_epoch=2)
     model.compile(optimizer, run_eagerly=True, jit_compile=False)
     gradients = []
@@ -57,7 +59,7 @@ def take_two_steps(config):
         apply(values, variables)
 
     optimizer.apply = record
-    images = np.random.default_rng(0).integers(0, 2, [16, 28, 28, 1]).astype("float32")
+    images = np.random.default_rng(0).integers(0, 2, [16, *event]).astype("float32")
     labels = np.arange(16) % 10 if config.conditional else None
     before = [w.numpy() for w in model.trainable_variables]
     history = model.fit(images, labels, batch_size=8, verbose=0).history

@@ -276,12 +276,21 @@ def write_tfds(name, folder, *, version, with_label=True, **splits):
     """Prepare a small data set with TensorFlow Datasets' own writer."""
     import tensorflow_datasets as tfds
 
-    features = {"image": tfds.features.Image(shape=(28, 28, 1), dtype=np.uint8)}
+    shape = splits["train"].shape[1:]
+    features = {"image": tfds.features.Image(shape=shape, dtype=np.uint8)}
     if with_label:
         features["label"] = tfds.features.ClassLabel(num_classes=10)
+    with_id = name in ("cifar10", "svhn_cropped")
+    if with_id:
+        features["id"] = tfds.features.Text()
     examples = {
         split: [
-            (n, {"image": image} | ({"label": n % 10} if with_label else {}))
+            (
+                n,
+                {"image": image}
+                | ({"label": n % 10} if with_label else {})
+                | ({"id": f"{split}_{n}"} if with_id else {}),
+            )
             for n, image in enumerate(images)
         ]
         for split, images in splits.items()
@@ -312,6 +321,21 @@ def test_tfds_prepared_sets(tmp_path, name):
     )
     text = message(datasets.load_arrays, name, split="test", data_dir=tmp_path)
     assert text.startswith("`data_dir` must hold readable files. Received: ")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn_cropped"])
+def test_colour_sets(tmp_path, name):
+    import tensorflow_datasets as tfds
+
+    stored, test_images = grey(20, 32, 32, 3), grey(6, 32, 32, 3, seed=1)
+    version = str(tfds.builder_cls(name).VERSION)
+    write_tfds(name, tmp_path, version=version, train=stored, test=test_images)
+    train, validation, test = parts = load_all(name, data_dir=tmp_path)
+    assert [len(part.images) for part in parts] == [18, 2, 6]
+    assert rows_of([train, validation]) == 20
+    assert test.images.shape[1:] == datasets.event_shape(name) == (32, 32, 3)
+    np.testing.assert_array_equal(np.rint(test.images * 255), test_images)
+    assert test.labels.tolist() == list(range(6))
 
 
 def test_binarized_mnist_has_its_own_validation_and_no_labels(tmp_path):

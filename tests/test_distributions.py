@@ -86,7 +86,10 @@ def test_infinite_log_scale_is_clipped(log_scale, expected):
     np.testing.assert_allclose(scale, np.exp([[expected]]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("split", [lib.split_loc_scale, lib.normal_likelihood])
+@pytest.mark.parametrize(
+    "split",
+    [lib.split_loc_scale, lib.normal_likelihood, lib.discretized_logistic_likelihood],
+)
 def test_odd_number_of_parameters_is_refused(split):
     with pytest.raises(InvalidInputError, match="Received: .*3"):
         split(tf.zeros([2, 3]))
@@ -308,6 +311,8 @@ def test_normal_likelihood_integrates_to_one():
 def test_get_likelihood():
     assert lib.get_likelihood("bernoulli") is lib.bernoulli_likelihood
     assert lib.get_likelihood("normal") is lib.normal_likelihood
+    discretized = lib.get_likelihood("discretized_logistic")
+    assert discretized is lib.discretized_logistic_likelihood
     assert lib.get_likelihood(exact_bernoulli) is exact_bernoulli
 
 
@@ -325,6 +330,6 @@ def test_unknown_likelihood_is_refused(likelihood):
     with pytest.raises(InvalidInputError) as error:
         lib.get_likelihood(likelihood)
     assert str(error.value) == (
-        "`likelihood` must be one of bernoulli, normal, or a callable. "
-        f"Received: likelihood={likelihood!r}"
+        "`likelihood` must be one of bernoulli, normal, discretized_logistic, or a "
+        f"callable. Received: likelihood={likelihood!r}"
     )

@@ -20,11 +20,14 @@ ALLOWED = {
     "noise": set(),
     "log_weights": set(),
     "bounds": {"log_weights"},
-    "distributions": set(),
+    "discretized_logistic": set(),
+    "distributions": {"discretized_logistic"},
     "dense": set(),
     "execution": set(),
     "metrics": set(),
     "networks": {"dense"},
+    "conv_networks": {"networks"},
+    "config_networks": {"conv_networks", "distributions", "networks"},
     "optimizers": set(),
     "data_files": set(),
     "image_folder": {"data_files"},
@@ -35,7 +38,9 @@ ALLOWED = {
     "plots": {"drawing", "plot_inputs"},
     "score_plots": {"drawing", "plot_inputs"},
     "conditional": {"checks", "dense", "distributions"},
-    "autoencoder": {"checks", "conditional", "noise", "distributions"},
+    "autoencoder": {
+        "checks", "conditional", "discretized_logistic", "distributions", "noise",
+    },
     "gradients": {"bounds", "dense"},
     "models": {
         "autoencoder", "bounds", "checks", "distributions", "execution", "gradients",
@@ -52,7 +57,8 @@ ALLOWED = {
     "serving": {"checks", "endpoints", "evaluation", "noise", "score_files"},
     "beam": {"data_files", "endpoints", "score_files", "serving"},
     "config": {
-        "datasets", "distributions", "gradients", "models", "networks", "optimizers",
+        "config_networks", "datasets", "distributions", "gradients", "models",
+        "optimizers",
     },
     "checkpoints": {"files"},
     "callbacks": {"files", "terminal"},
@@ -65,7 +71,8 @@ ALLOWED = {
         "tensorboard", "workdir",
     },
     "results": {
-        "classes", "datasets", "evaluation", "plots", "terminal", "versions",
+        "classes", "datasets", "discretized_logistic", "distributions", "evaluation",
+        "plots", "terminal", "versions",
     },
     "workdir": {
         "config", "files", "model_card", "models", "saved_model", "versions", "warmup",
@@ -168,7 +175,10 @@ def test_matplotlib_is_imported_in_one_place():
     assert users == {"drawing"}
 
 
-@pytest.mark.parametrize("module", ["bounds", "log_weights", "noise", "distributions"])
+@pytest.mark.parametrize(
+    "module",
+    ["bounds", "discretized_logistic", "distributions", "log_weights", "noise"],
+)
 def test_the_numerics_do_not_know_keras(module):
     assert "keras" not in imported(module)[1]
 

@@ -90,10 +90,32 @@ def test_what_was_not_measured_is_said(tmp_path):
 
 @pytest.mark.parametrize(
     ("likelihood", "limit"),
-    [("bernoulli", "binarize first"), ("normal", "change with")],
+    [
+        ("bernoulli", "binarize first"),
+        ("normal", "change with"),
+        ("discretized_logistic", "as the nearest level"),
+    ],
 )
 def test_the_limits_are_those_of_the_likelihood(tmp_path, likelihood, limit):
     assert limit in card(tmp_path, likelihood=likelihood)
+
+
+def test_eight_bit_images_and_convolutions(tmp_path):
+    settings = {
+        "dataset": "cifar10",
+        "likelihood": "discretized_logistic",
+        "network": "conv",
+        "conv_channels": [16, 32],
+        "hidden_dims": [[200], [100, 100]],
+    }
+    found = rows(card(tmp_path, results(bits_per_dim=4.5678), **settings))
+    assert found["bits per dimension"] == "4.568"
+    assert found["input"].endswith("one of the 256 levels i / 255")
+    assert found["training data"].startswith("CIFAR-10 (Krizhevsky;")
+    assert found["hidden units"] == (
+        "convolutions with 16-32 channels, then 200, 100-100"
+    )
+    assert "bits per dimension" not in rows(card(tmp_path, results()))
 
 
 def test_every_data_set_and_binarization_has_words(tmp_path):

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from iwae_tf import saved_model
+from iwae_tf.distributions import LIKELIHOODS
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import log_likelihood
 from iwae_tf.models import IWAE, MODELS
@@ -61,7 +62,8 @@ def binomial_of_three(logits):
 
 
 def build(name, likelihood="bernoulli", num_layers=1, **kwargs):
-    outputs = (3, 2, 2) if likelihood == "normal" else EVENT
+    known = LIKELIHOODS.get(likelihood) if isinstance(likelihood, str) else None
+    outputs = (3, 2, known.num_parameters) if known else EVENT
     encoder = [MLP([6], (8,), seed=1), MLP([5], (4,), seed=2)]
     decoder = [MLP([6], outputs, seed=3), MLP([5], (8,), seed=4)]
     model = MODELS[name](
@@ -90,6 +92,7 @@ QUICK = {
     "piwae_normal": ("piwae", "normal"),
     "two_layers": ("iwae", "bernoulli", 2),
     "custom": ("iwae", binomial_of_three),
+    "eight_bits": ("iwae", "discretized_logistic"),
 }
 SLOW = {
     "miwae": ("miwae",),
@@ -371,7 +374,7 @@ def test_bad_inputs_are_refused_by_the_signature(case):
         "negative": "num_samples: must be a positive integer",
         "latents": "z: not finite",
     }
-    if model.likelihood != "bernoulli":
+    if not model.in_unit_interval:
         del expected["above"], expected["below"]
     assert set(report["refused"]) == set(expected)
     for name, message in expected.items():
@@ -467,7 +470,7 @@ def test_float32_under_mixed_precision(tmp_path):
     np.testing.assert_allclose(found, expected.estimate, atol=0.02)  # bfloat16
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "normal", "discretized_logistic"])
 def test_an_image_far_from_the_data_has_a_finite_score(tmp_path, likelihood):
     model = build("iwae", likelihood)
     signatures = load_saved_model(export_saved_model(model, tmp_path, SERVED))[1]

@@ -48,7 +48,7 @@ def foreign_ops(version):
     return found
 
 
-QUICK = ("vae", "two_layers")
+QUICK = ("vae", "two_layers", "eight_bits")
 every_case = pytest.mark.parametrize(
     "name",
     [

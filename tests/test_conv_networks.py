@@ -1,0 +1,188 @@
+"""Convolutional networks: shapes, seeds, independence of rows, save and export."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import iwae_tf
+from iwae_tf.config import build_model, default_config, validate
+from iwae_tf.conv_networks import (
+    ConvDecoder,
+    ConvEncoder,
+    channels_to_pixels,
+    pixels_to_channels,
+)
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.networks import MLP
+from iwae_tf.training import _compiled
+
+CHANNELS = (3, 5)
+
+
+def pair(event=(8, 12, 1), seed=1, **kwargs):
+    settings = {"channels": CHANNELS, "hidden_dims": (6,), **kwargs}
+    output = (*event[:-1], 2 * event[-1])
+    return (
+        ConvEncoder(4, seed=seed, **settings),
+        ConvDecoder(output, seed=seed + 50, **settings),
+    )
+
+
+def eight_bit(rows=6, event=(8, 12, 1)):
+    levels = np.random.default_rng(0).integers(0, 256, [rows, *event])
+    return np.float32(levels) / np.float32(255)
+
+
+@pytest.mark.parametrize("event", [(28, 28, 1), (32, 32, 3), (8, 12, 2)])
+def test_shapes(event):
+    encoder, decoder = pair(event)
+    assert encoder(eight_bit(3, event)).shape == (3, 8)
+    assert decoder(tf.zeros([3, 4])).shape == (3, *event[:-1], 2 * event[-1])
+    assert encoder.compute_output_shape((None, *event)) == (None, 8)
+
+
+def test_blocks_of_pixels():
+    images = np.float32(np.random.default_rng(0).normal(size=[2, 4, 6, 3]))
+    found = pixels_to_channels(images)
+    np.testing.assert_array_equal(found, tf.nn.space_to_depth(images, 2))
+    np.testing.assert_array_equal(channels_to_pixels(found), images)
+
+
+def test_one_seed_is_one_network():
+    x, z = eight_bit(), np.float32(np.random.default_rng(1).normal(size=[6, 4]))
+    (e1, d1), (e2, d2), (e3, d3) = pair(), pair(), pair(seed=2)
+    np.testing.assert_array_equal(e1(x), e2(x))
+    np.testing.assert_array_equal(d1(z), d2(z))
+    assert not np.allclose(e1(x), e3(x)) and not np.allclose(d1(z), d3(z))
+    kernels = [w.numpy() for w in (*e1.weights, *d1.weights) if "kernel" in w.path]
+    for i, kernel in enumerate(kernels):
+        for other in kernels[i + 1 :]:
+            same = kernel.shape == other.shape
+            assert not (same and np.array_equal(kernel, other))
+
+
+def test_rows_are_independent():
+    encoder, decoder = pair()
+    x, z = eight_bit(), np.float32(np.random.default_rng(1).normal(size=[6, 4]))
+    for network, rows in ((encoder, x), (decoder, z)):
+        assert network.rows_are_independent
+        alone = np.concatenate([network(row[None]) for row in rows])
+        np.testing.assert_allclose(network(rows), alone, atol=1e-5)
+
+
+def test_the_output_starts_at_its_bias():
+    bias = np.random.default_rng(2).normal(size=[8, 12, 2])
+    plain, biased = (
+        ConvDecoder((8, 12, 2), CHANNELS, output_bias=value, seed=3)
+        for value in (None, bias)
+    )
+    z = tf.ones([2, 4])
+    np.testing.assert_allclose(biased(z) - plain(z), [bias, bias], atol=1e-5)
+
+
+def test_bad_arguments():
+    with pytest.raises(InvalidInputError, match="divisible by 4.*Received.*30"):
+        ConvDecoder((30, 28, 2))
+    with pytest.raises(InvalidInputError, match=r"\[H, W, C\]"):
+        ConvEncoder(4).build((None, 784))
+    with pytest.raises(InvalidInputError, match="`channels` must be positive"):
+        ConvEncoder(4, channels=())
+    with pytest.raises(InvalidInputError, match="`output_bias`"):
+        ConvDecoder((8, 8, 2), output_bias=np.zeros([8, 8, 1]))
+
+
+def train(model_class=iwae_tf.IWAE, jit_compile=False, num_layers=1, **kwargs):
+    encoder, decoder = pair()
+    if num_layers == 2:
+        encoder = [encoder, MLP([5], (6,), seed=7)]
+        decoder = [decoder, MLP([5], (8,), seed=8)]
+    kwargs = {"likelihood": "discretized_logistic", "num_samples": 3, **kwargs}
+    model = model_class(encoder, decoder, **kwargs)
+    model.compile(keras.optimizers.SGD(1e-4), jit_compile=jit_compile)
+    model.fit(eight_bit(16), batch_size=8, shuffle=False, verbose=0)
+    return model
+
+
+def test_xla_and_graph_agree():
+    graph, compiled = (train(jit_compile=jit) for jit in (False, True))
+    assert compiled.jit_compile and not graph.jit_compile
+    for one, other in zip(graph.weights, compiled.weights):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("estimator", ["reparameterized", "dreg"])
+def test_piwae(estimator):
+    model = train(iwae_tf.PIWAE, num_groups=2, gradient_estimator=estimator)
+    assert np.all([np.all(np.isfinite(w)) for w in model.get_weights()])
+
+
+def test_two_layers_are_saved_and_exported(tmp_path):
+    model, x = train(num_layers=2), eight_bit()
+    expected = model.log_weights(x, num_samples=4, seed=(1, 2))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        loaded.log_weights(x, num_samples=4, seed=(1, 2)), expected
+    )
+    path = iwae_tf.export_saved_model(model, tmp_path / "export", num_samples=5)
+    served = tf.saved_model.load(str(path)).signatures
+    scored = served["serving_default"](x=tf.constant(x))["log_likelihood"]
+    ours = iwae_tf.log_likelihood(model, x, num_samples=5, seed=(0, 0)).estimate
+    np.testing.assert_allclose(scored, ours, rtol=1e-4)
+    mean = served["reconstruct"](x=tf.constant(x), seed=tf.constant([1, 2]))["mean"]
+    np.testing.assert_allclose(mean, model.reconstruct(x, (1, 2)), atol=1e-4)
+
+
+def test_mixed_precision():
+    encoder, decoder = pair(dtype="mixed_bfloat16")
+    assert encoder(eight_bit()).dtype == tf.bfloat16
+    assert decoder(tf.zeros([2, 4])).dtype == tf.bfloat16
+    assert all(w.dtype == "float32" for w in (*encoder.weights, *decoder.weights))
+
+
+def conv_config(**values):
+    config = default_config()
+    config.update(
+        network="conv",
+        likelihood="discretized_logistic",
+        binarization="none",
+        conv_channels=[2, 3],
+        **values,
+    )
+    return config
+
+
+def test_config():
+    mean = np.full([28, 28, 1], 0.25)
+    model = build_model(conv_config(hidden_dims=[[7]]), mean_image=mean)
+    assert isinstance(model.encoder[0], ConvEncoder)
+    assert isinstance(model.decoder[0], ConvDecoder)
+    assert model.decoder[0].channels == (2, 3)
+    np.testing.assert_array_equal(model.decoder[0].bias[..., 0], mean[..., 0])
+    two = build_model(conv_config(latent_dims=[6, 4], hidden_dims=[[7], [5]]))
+    assert [type(part) for part in two.encoder] == [ConvEncoder, MLP]
+
+
+def test_runs_leave_xla_out_by_themselves():
+    images = np.full([4, 28, 28, 1], np.float32(0.2))
+    config = conv_config(hidden_dims=[[7]], epochs=1)
+    assert config.jit_compile
+    for network, expected in (("conv", False), ("mlp", True)):
+        config.network = network
+        assert _compiled(config, images, 1).jit_compile is expected
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("network", "resnet", "`network` must be one of mlp, conv"),
+        ("conv_channels", [0], "`conv_channels` must be a list of positive"),
+        ("binarization", "dynamic", "`binarization` must be none for discretized"),
+    ],
+)
+def test_bad_config(key, value, message):
+    config = conv_config()
+    config[key] = value
+    with pytest.raises(InvalidInputError, match=message):
+        validate(config)
