@@ -21,7 +21,7 @@ help:
 	@echo "make docs      the documentation as a site, in build/docs"
 	@echo "make test      the tests that fit into some minutes"
 	@echo "make test-all  all tests at full size"
-	@echo "make lint      formatting and lint"
+	@echo "make lint      formatting, lint and types"
 	@echo "make wheel-check  build the wheel, install it aside and train with it"
 	@echo "make reproduce-smoke  each study of the papers' tables at toy size"
 	@echo "make report    the reports in results/ from the numbers there"
@@ -68,6 +68,7 @@ test-all: install lint
 lint: install
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+	$(RUN) -m mypy
 
 wheel-check: install
 	.ci/wheel-check $(RUN)

@@ -7,6 +7,7 @@ and one for the parameters, if the rows are rescaled where they are summed up.
 
 import contextlib
 import contextvars
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
@@ -15,7 +16,7 @@ _row_weights = contextvars.ContextVar("row_weights", default=None)
 
 
 @contextlib.contextmanager
-def row_weights(weights):
+def row_weights(weights: tf.Tensor | None) -> Iterator[None]:
     """Within it, gradients of `Dense` parameters count row r `weights[r]` times.
 
     Args:
@@ -29,7 +30,9 @@ def row_weights(weights):
 
 
 @tf.custom_gradient
-def affine(inputs, kernel, bias):
+def affine(
+    inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
     """inputs [rows, I] @ kernel [I, O] + bias [O]."""
 
     def gradient(upstream):
@@ -47,6 +50,6 @@ def affine(inputs, kernel, bias):
 class Dense(keras.layers.Dense):
     """keras.layers.Dense on [rows, I], with gradients that `row_weights` scales."""
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         kernel, bias = (tf.convert_to_tensor(v) for v in (self.kernel, self.bias))
         return self.activation(affine(inputs, kernel, bias))

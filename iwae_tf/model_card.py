@@ -1,5 +1,9 @@
 """MODEL_CARD.md: what a served model is, how good, and what it is not good for."""
 
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 from iwae_tf.files import write_atomically
 
 FILE = "MODEL_CARD.md"
@@ -57,7 +61,16 @@ TEMPLATE = """\
 """
 
 
-def write(path, *, version, config, event_shape, has_warmup, versions, results=None):
+def write(
+    path: pathlib.Path,
+    *,
+    version: str,
+    config: Mapping[str, Any],
+    event_shape: Sequence[int],
+    has_warmup: bool,
+    versions: Mapping[str, str],
+    results: Mapping[str, Any] | None = None,
+) -> None:
     """Writes the card beside the versions of an export; it is about the newest one.
 
     Args:
@@ -96,7 +109,7 @@ def write(path, *, version, config, event_shape, has_warmup, versions, results=N
     write_atomically(path / FILE, lambda file: file.write(text.encode()))
 
 
-def _measured(results):
+def _measured(results: Mapping[str, Any] | None) -> str:
     """Rows of the table on how good the model is."""
     if results is None:
         return "| NLL | not measured: exported without the results of a run |"
@@ -121,13 +134,13 @@ def _measured(results):
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 
-def _draws_error(results):
+def _draws_error(results: Mapping[str, Any]) -> float:
     """The jackknife error of the NLL; the delta method's where it is not known."""
     error = results.get("jackknife_error")
     return results["standard_error"] if error is None else error
 
 
-def _values_limit(is_bernoulli):
+def _values_limit(is_bernoulli: bool) -> str:
     if is_bernoulli:
         return (
             "Values between 0 and 1 are scored as given, which is not the "
@@ -136,5 +149,5 @@ def _values_limit(is_bernoulli):
     return "Log-densities of real values: they change with the scale of `x`."
 
 
-def _joined(values):
+def _joined(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))

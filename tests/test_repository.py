@@ -1,5 +1,6 @@
 """The files at the top of the repository, and the one version that they name."""
 
+import ast
 import configparser
 import datetime
 import importlib.metadata
@@ -7,6 +8,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import yaml
@@ -166,3 +168,50 @@ def test_contributing_names_what_is_in_the_files():
                 assert re.search(rf"\b{word}\b", text), (word, step)
                 checked += 1
     assert len(steps) == 12 and checked > 20
+
+
+# Type hints, which `make lint` checks.
+
+MYPY = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+UNTYPED = {
+    name.removeprefix("iwae_tf.").replace(".", "/")
+    for section in MYPY["overrides"]
+    if section.get("ignore_errors")
+    for name in section["module"]
+}
+TYPED = sorted(
+    str(path.relative_to(ROOT / "iwae_tf").with_suffix(""))
+    for path in ROOT.glob("iwae_tf/**/*.py")
+)
+TYPED = [name for name in TYPED if name not in UNTYPED]
+
+
+def public_functions(node):
+    """Functions and methods without a leading underscore, and constructors."""
+    for child in node.body:
+        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield from public_functions(child)
+        elif isinstance(child, ast.FunctionDef) and (
+            not child.name.startswith("_") or child.name in ("__init__", "__call__")
+        ):
+            yield child
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_public_functions_have_hints(name):
+    tree = ast.parse((ROOT / f"iwae_tf/{name}.py").read_text())
+    for function in public_functions(tree):
+        arguments = [a for a in ast.walk(function.args) if isinstance(a, ast.arg)]
+        bare = [a.arg for a in arguments if a.annotation is None]
+        assert set(bare) <= {"self", "cls"}, (function.name, bare)
+        assert function.returns is not None, function.name
+
+
+def test_modules_without_hints_are_listed_by_their_names():
+    assert all((ROOT / f"iwae_tf/{name}.py").is_file() for name in UNTYPED)
+    assert {"bounds", "serving", "sweeps", "diagnostics/sweeps"} <= set(TYPED)
+
+
+def test_hints_are_shipped():
+    assert (ROOT / "iwae_tf/py.typed").is_file()
+    assert SETUP["options.package_data"]["iwae_tf"] == "py.typed"
