@@ -11,8 +11,8 @@ DIAGNOSIS ?= runs/diagnosis
 TORTURE ?= --output torture/results.md
 FUZZ_CASES ?= 20000
 
-.PHONY: help install demo diagnose-demo serve-demo test test-all lint reproduce-smoke \
-	report notebooks bench torture fuzz clean
+.PHONY: help install demo diagnose-demo serve-demo test test-all lint wheel-check \
+	reproduce-smoke report notebooks bench torture fuzz clean
 
 help:
 	@echo "make demo      train, evaluate, draw and export an IWAE on 5,000 MNIST digits"
@@ -21,7 +21,8 @@ help:
 	@echo "make docs      the documentation as a site, in build/docs"
 	@echo "make test      the tests that fit into some minutes"
 	@echo "make test-all  all tests at full size"
-	@echo "make lint      formatting and lint"
+	@echo "make lint      formatting, lint and types"
+	@echo "make wheel-check  build the wheel, install it aside and train with it"
 	@echo "make reproduce-smoke  each study of the papers' tables at toy size"
 	@echo "make report    the reports in results/ from the numbers there"
 	@echo "make notebooks  runs the notebooks in examples/notebooks"
@@ -67,6 +68,10 @@ test-all: install lint
 lint: install
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+wheel-check: install
+	.ci/wheel-check $(RUN)
 
 # Every study with tiny networks: one cell of each, two where one starts from the other.
 reproduce-smoke: install

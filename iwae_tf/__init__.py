@@ -12,7 +12,10 @@ from iwae_tf.evaluation import active_units, log_likelihood
 from iwae_tf.models import CIWAE, IWAE, MIWAE, PIWAE, VAE
 from iwae_tf.pretrained import from_pretrained, pretrained_models
 from iwae_tf.saved_model import export_saved_model
+from iwae_tf.versions import package_version
 from iwae_tf.workdir import load
+
+__version__ = package_version()
 
 __all__ = [
     "CIWAE",

@@ -7,6 +7,8 @@ its score does not depend on shards, bundles, workers or retries, and equals tha
 
 import os
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -43,12 +45,18 @@ class SavedModelHandler(base.ModelHandler):
       seed: pair of integers.
     """
 
-    def __init__(self, saved_model, *, num_samples, seed):
+    def __init__(
+        self,
+        saved_model: str | os.PathLike[str],
+        *,
+        num_samples: int,
+        seed: Sequence[int],
+    ) -> None:
         super().__init__()
         self._saved_model = str(saved_model)
         self._num_samples, self._seed = num_samples, tuple(seed)
 
-    def load_model(self):
+    def load_model(self) -> InProcessScorer:
         scorer = InProcessScorer(self._saved_model)
         if scorer.takes_labels:
             raise InvalidInputError(
@@ -57,7 +65,12 @@ class SavedModelHandler(base.ModelHandler):
             )
         return scorer
 
-    def run_inference(self, batch, model, inference_args=None):
+    def run_inference(
+        self,
+        batch: Iterable[tuple[int, np.ndarray]],
+        model: InProcessScorer,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterator[tuple[float, ...]]:
         """Yields the values of `score_files.COLUMNS`, a tuple a row."""
         del inference_args
         for row, image in batch:
@@ -71,13 +84,15 @@ class SavedModelHandler(base.ModelHandler):
                 found = model(serving.as_float32(x), self._num_samples, seed)
             except InvalidInputError as error:
                 raise InvalidInputError(f"row id {row}: {error}") from error
-            yield int(row), *(float(values[0]) for values in found)
+            yield int(row), *(float(np.asarray(values)[0]) for values in found)
 
-    def batch_elements_kwargs(self):
+    def batch_elements_kwargs(self) -> dict[str, Any]:
         return {"max_batch_size": MAX_BATCH_SIZE}
 
 
-def pipeline(source, output, handler, root):
+def pipeline(
+    source: str, output: str, handler: SavedModelHandler, root: beam.Pipeline
+) -> Any:
     """Adds reading, scoring and writing to a pipeline.
 
     Args:
@@ -94,7 +109,7 @@ def pipeline(source, output, handler, root):
     return scores | "write" >> write(output)
 
 
-def read(pattern):
+def read(pattern: str) -> beam.PTransform:
     """A transform that reads (row, image) from shards.
 
     NAME*.npy: arrays [N, *event]; rows are numbered through all shards in the order of
@@ -118,7 +133,7 @@ def read(pattern):
     return _Chain(beam.io.ReadFromTFRecord(pattern), beam.Map(parse_example))
 
 
-def write(output):
+def write(output: str) -> beam.PTransform:
     """A transform that writes (row, four scores) into CSV or Parquet shards.
 
     Args:
@@ -142,16 +157,16 @@ def write(output):
         sink = beam.io.WriteToText(prefix, suffix, header=",".join(COLUMNS))
         return _Chain(lines, sink)
     records = beam.Map(lambda score: dict(zip(COLUMNS, score)))
-    sink = beam.io.WriteToParquet(prefix, SCHEMA, file_name_suffix=suffix)
-    return _Chain(records, sink)
+    parquet = beam.io.WriteToParquet(prefix, SCHEMA, file_name_suffix=suffix)
+    return _Chain(records, parquet)
 
 
-def absolute(path):
+def absolute(path: str) -> str:
     """A local path from the root, which workers start from; others as they are."""
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def matching(pattern):
+def matching(pattern: str) -> list[str]:
     """Paths of the shards in the order of their names.
 
     Raises:
@@ -166,7 +181,7 @@ def matching(pattern):
     return paths
 
 
-def suffix_of(path, name, suffixes):
+def suffix_of(path: str, name: str, suffixes: Iterable[str]) -> str:
     """The suffix of a path or pattern, one of those that there are."""
     for suffix in suffixes:
         if path.endswith(suffix):
@@ -176,7 +191,7 @@ def suffix_of(path, name, suffixes):
     )
 
 
-def parse_example(record):
+def parse_example(record: bytes) -> tuple[int, np.ndarray]:
     """(row, image) of a serialized `tf.train.Example`."""
     features = tf.train.Example.FromString(record).features.feature
     rows, values = features["row"].int64_list.value, features["x"].float_list.value
@@ -188,7 +203,7 @@ def parse_example(record):
     return rows[0], np.array(values, np.float32)
 
 
-def user_mistake(error):
+def user_mistake(error: BaseException) -> str | None:
     """The line of an InvalidInputError that a worker raised, or None."""
     found = re.findall(r"InvalidInputError: (.*)", str(error))
     line = found[-1].replace("\\n", "\n").splitlines()[0] if found else None

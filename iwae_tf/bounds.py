@@ -11,7 +11,7 @@ a model that names it.
 import dataclasses
 import math
 import numbers
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import tensorflow as tf
 
@@ -27,7 +27,7 @@ from iwae_tf.log_weights import (
 )
 
 
-def elbo(log_weights):
+def elbo(log_weights: tf.Tensor) -> tf.Tensor:
     """Evidence lower bound (ELBO), one value per example.
 
     mean_{m,k} log_weights[m, k, b]
@@ -44,7 +44,7 @@ def elbo(log_weights):
     return mean(_check(log_weights), axis=DRAW_AXES)
 
 
-def iwae(log_weights):
+def iwae(log_weights: tf.Tensor) -> tf.Tensor:
     """Importance-weighted (IWAE) bound over all M*K draws, one value per example.
 
     log mean_{m,k} exp(log_weights[m, k, b])
@@ -61,7 +61,7 @@ def iwae(log_weights):
     return logmeanexp(_check(log_weights), axis=DRAW_AXES)
 
 
-def miwae(log_weights):
+def miwae(log_weights: tf.Tensor) -> tf.Tensor:
     """Multiply importance-weighted (MIWAE) bound, one value per example.
 
     mean_m log mean_k exp(log_weights[m, k, b])
@@ -79,7 +79,7 @@ def miwae(log_weights):
     return mean(groups, axis=GROUP_AXIS)
 
 
-def ciwae(log_weights, beta):
+def ciwae(log_weights: tf.Tensor, beta: float) -> tf.Tensor:
     """Combination importance-weighted (CIWAE) bound, one value per example.
 
     beta * elbo + (1 - beta) * iwae, over all M*K draws
@@ -106,7 +106,7 @@ def ciwae(log_weights, beta):
     return beta * elbo(log_weights) + (1.0 - beta) * iwae(log_weights)
 
 
-def renyi(log_weights, alpha):
+def renyi(log_weights: tf.Tensor, alpha: float) -> tf.Tensor:
     """Variational Renyi bound over all M*K draws, one value per example.
 
     1 / (1 - alpha) * log mean_{m,k} exp((1 - alpha) * log_weights[m, k, b])
@@ -162,16 +162,16 @@ class Objective:
     bound its two fields are one tensor.
     """
 
-    def __call__(self, log_weights):
+    def __call__(self, log_weights: tf.Tensor) -> Bound:
         """Bound from float [M, K, B]."""
         bound = self.bound(log_weights)
         return Bound(generative=bound, inference=bound)
 
-    def bound(self, log_weights):
+    def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         """The bound that is reported: the decoder's. float [B]."""
         raise NotImplementedError
 
-    def generative_share(self, log_weights):
+    def generative_share(self, log_weights: tf.Tensor) -> tf.Tensor | None:
         """What a draw weighs in the decoder's bound, relative to the encoder's.
 
         (d generative / d log_weights) / (d inference / d log_weights)
@@ -182,7 +182,7 @@ class Objective:
         """
         return None
 
-    def pathwise_weights(self, log_weights):
+    def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         """Weights v[M, K, B] of the doubly reparameterized (DReG) encoder gradient.
 
         sum_{m,k} v[m, k] * (d log w[m, k] / d z[m, k]) * (d z[m, k] / d encoder)
@@ -205,10 +205,10 @@ class Objective:
 class ELBO(Objective):
     """Kingma and Welling's evidence lower bound."""
 
-    def bound(self, log_weights):
+    def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         return elbo(log_weights)
 
-    def pathwise_weights(self, log_weights):
+    def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         return tf.ones_like(log_weights) / num_draws(log_weights, DRAW_AXES)
 
 
@@ -216,10 +216,10 @@ class ELBO(Objective):
 class ImportanceWeighted(Objective):
     """Burda et al.'s bound."""
 
-    def bound(self, log_weights):
+    def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         return iwae(log_weights)
 
-    def pathwise_weights(self, log_weights):
+    def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         return normalized_weights(log_weights, axis=DRAW_AXES) ** 2
 
 
@@ -227,10 +227,10 @@ class ImportanceWeighted(Objective):
 class MultiplyImportanceWeighted(Objective):
     """Rainforth et al.'s average of M bounds of K draws."""
 
-    def bound(self, log_weights):
+    def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         return miwae(log_weights)
 
-    def pathwise_weights(self, log_weights):
+    def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         groups = num_draws(log_weights, GROUP_AXIS)
         return normalized_weights(log_weights, axis=SAMPLE_AXIS) ** 2 / groups
 
@@ -241,13 +241,13 @@ class CombinationImportanceWeighted(Objective):
 
     beta: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_beta(self.beta)
 
-    def bound(self, log_weights):
+    def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         return ciwae(log_weights, self.beta)
 
-    def pathwise_weights(self, log_weights):
+    def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         return self.beta * ELBO().pathwise_weights(log_weights) + (
             1.0 - self.beta
         ) * ImportanceWeighted().pathwise_weights(log_weights)
@@ -257,19 +257,19 @@ class CombinationImportanceWeighted(Objective):
 class PartiallyImportanceWeighted(Objective):
     """Rainforth et al.'s split: IWAE over all draws for p, MIWAE for q."""
 
-    def __call__(self, log_weights):
+    def __call__(self, log_weights: tf.Tensor) -> Bound:
         return Bound(generative=iwae(log_weights), inference=miwae(log_weights))
 
-    def bound(self, log_weights):
+    def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         return iwae(log_weights)
 
-    def generative_share(self, log_weights):
+    def generative_share(self, log_weights: tf.Tensor) -> tf.Tensor:
         # Of the whole weight, what the draw's group has, times M: in [0, M].
         group = tf.reduce_logsumexp(log_weights, axis=SAMPLE_AXIS, keepdims=True)
         total = tf.reduce_logsumexp(group, axis=GROUP_AXIS, keepdims=True)
         return num_draws(log_weights, GROUP_AXIS) * tf.exp(group - total)
 
-    def pathwise_weights(self, log_weights):
+    def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         return MultiplyImportanceWeighted().pathwise_weights(log_weights)
 
 
@@ -282,17 +282,17 @@ OBJECTIVES = {
 }
 
 
-def check_beta(beta):
+def check_beta(beta: object) -> None:
     """Raises InvalidInputError unless `beta` is a number in [0, 1]."""
     if not _is_number(beta) or not 0 <= beta <= 1:
         raise InvalidInputError(f"`beta` must be in [0, 1]. Received: beta={beta!r}")
 
 
-def _is_number(value):
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _check(log_weights):
+def _check(log_weights: tf.Tensor) -> tf.Tensor:
     """`log_weights` as a float tensor of rank three."""
     log_weights = tf.convert_to_tensor(log_weights)
     if log_weights.shape.rank not in (None, 3) or not log_weights.dtype.is_floating:

@@ -1,14 +1,17 @@
 """Checkpoints of a training run: whole or not there, the last two kept."""
 
 import json
+import os
 import pathlib
 import re
 import struct
 import tokenize
 import zipfile
 import zlib
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 from iwae_tf.errors import InvalidInputError
@@ -50,10 +53,12 @@ class CheckpointStore:
       folder: path, made when the first checkpoint is written.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = pathlib.Path(folder)
 
-    def save(self, epoch, model, state, *, step=0):
+    def save(
+        self, epoch: int, model: keras.Model, state: dict[str, Any], *, step: int = 0
+    ) -> None:
         """Writes a checkpoint and drops all but the last two.
 
         Args:
@@ -77,12 +82,14 @@ class CheckpointStore:
             old.unlink()
 
     @property
-    def newest(self):
+    def newest(self) -> pathlib.Path | None:
         """Path of the newest checkpoint, or None."""
         paths = self._paths()
         return paths[-1][1] if paths else None
 
-    def restore_latest(self, model, report=print):
+    def restore_latest(
+        self, model: keras.Model, report: Callable[[str], object] = print
+    ) -> Restored | None:
         """Loads the newest intact checkpoint.
 
         Args:
@@ -111,7 +118,7 @@ class CheckpointStore:
             )
         return None
 
-    def _paths(self):
+    def _paths(self) -> list[tuple[tuple[int, int], pathlib.Path]]:
         """((epoch, step), path) of each checkpoint, oldest first."""
         if not self.folder.is_dir():
             return []
@@ -126,7 +133,7 @@ class CheckpointStore:
         )
 
 
-def _read(path):
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """All members of an archive, each checked against its CRC."""
     with zipfile.ZipFile(path) as archive:  # before any header is parsed
         damaged = archive.testzip()
@@ -140,13 +147,13 @@ def _read(path):
     return arrays
 
 
-def copy_variables(source, target):
+def copy_variables(source: keras.Model, target: keras.Model) -> None:
     """Gives every variable of a model and its optimiser the value of another's."""
     arrays = {name: v.numpy() for name, v in variables_of(source).items()}
     _assign(target, arrays)
 
 
-def variables_of(model):
+def variables_of(model: keras.Model) -> dict[str, keras.Variable]:
     """Name to variable, for model and optimiser, in a fixed order."""
     model.optimizer.build(model.trainable_variables)
     groups = {"model": model.weights, "optimizer": model.optimizer.variables}
@@ -157,13 +164,13 @@ def variables_of(model):
     }
 
 
-def _name(variable):
+def _name(variable: keras.Variable) -> str:
     """A variable's path without the number of the optimiser or model in the process."""
     path = re.sub(r"^([^/]*?)_\d+/", r"\1/", variable.path)
     return re.sub("[^a-zA-Z0-9_]", "_", path)
 
 
-def _assign(model, arrays):
+def _assign(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
     """Sets all variables, or none where names or shapes differ."""
     variables = variables_of(model)
     if {n: v.shape for n, v in variables.items()} != {

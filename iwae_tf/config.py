@@ -16,7 +16,6 @@ from iwae_tf.distributions import LIKELIHOODS
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.gradients import GRADIENT_ESTIMATORS
 from iwae_tf.models import MODELS
-from iwae_tf.networks import with_labels
 from iwae_tf.optimizers import COSINE_FLOOR, BurdaAdam, Muon, PiecewiseCosine
 
 GROUPED_MODELS = ("miwae", "piwae")
@@ -213,8 +212,6 @@ def build_model(config, *, mean_image=None):
         "name": config.model,
         **_label_arguments(config, policy),
     }
-    if config.conditional:
-        encoder, decoder = (list(map(with_labels, half)) for half in (encoder, decoder))
     if config.model in GROUPED_MODELS:
         arguments["num_groups"] = config.num_groups
     if config.model == "ciwae":

@@ -4,7 +4,7 @@ import numpy as np
 
 from iwae_tf.conv_networks import ConvDecoder, ConvEncoder
 from iwae_tf.distributions import LIKELIHOODS
-from iwae_tf.networks import MLP
+from iwae_tf.networks import MLP, with_labels
 
 NETWORKS = ("mlp", "conv")
 # Where log_scale of the discretized logistic starts: a deviation of 0.25 in [0, 1].
@@ -15,7 +15,7 @@ def build_networks(config, event_shape, mean_image, policy):
     """Lists [q(z1|x), q(z2|z1), ...] and [p(x|z1), p(z1|z2), ...].
 
     The decoder's layers mirror the encoder's. Every network starts from a seed of its
-    own, made from `config.seed`.
+    own, made from `config.seed`. Those of a conditional model take labels as well.
 
     Args:
       config: valid ConfigDict.
@@ -52,6 +52,8 @@ def build_networks(config, event_shape, mean_image, policy):
         encoder.append(MLP(hidden_dims, (2 * latent_dims[layer],), **for_q))
         row_shape = (2 * latent_dims[layer - 1],) if layer else output_shape
         decoder.append(MLP(hidden_dims[::-1], row_shape, **for_p))
+    if config.conditional:
+        encoder, decoder = (list(map(with_labels, half)) for half in (encoder, decoder))
     return encoder, decoder
 
 

@@ -3,8 +3,12 @@
 import contextlib
 import gzip
 import math
+import os
 import pathlib
 import struct
+import zipfile
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +16,9 @@ from iwae_tf.errors import InvalidInputError
 
 
 @contextlib.contextmanager
-def readable(path, rule="`data_dir` must hold readable files"):
+def readable(
+    path: str | os.PathLike[str], rule: str = "`data_dir` must hold readable files"
+) -> Iterator[None]:
     """Tell in one line whatever a parser raises on a damaged file."""
     try:
         yield
@@ -25,16 +31,19 @@ def readable(path, rule="`data_dir` must hold readable files"):
         ) from error
 
 
-def existing_file(data_dir, *names, what):
+def existing_file(
+    data_dir: str | os.PathLike[str] | None, *names: str, what: str
+) -> pathlib.Path:
     """First of `names` in the folder `data_dir`, or one line on what to put there."""
-    for name in names if data_dir is not None else ():
-        path = pathlib.Path(data_dir, name)
-        if path.is_file():
-            return path
+    if data_dir is not None:
+        for name in names:
+            path = pathlib.Path(data_dir, name)
+            if path.is_file():
+                return path
     raise InvalidInputError(f"`data_dir` must be {what}. Received: data_dir={data_dir}")
 
 
-def read_idx_file(path, *, rank, header_only=False):
+def read_idx_file(path: pathlib.Path, *, rank: int, header_only: bool = False) -> Any:
     """Bytes of an IDX file as uint8 of `rank` axes, or only their shape."""
     opener = gzip.open if path.suffix == ".gz" else open
     size = 4 * (1 + rank)
@@ -55,7 +64,9 @@ def read_idx_file(path, *, rank, header_only=False):
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def read_npz_member(archive, name, *, header_only=False):
+def read_npz_member(
+    archive: zipfile.ZipFile, name: str, *, header_only: bool = False
+) -> Any:
     """One array of an open archive, or only its shape without unpacking the rest."""
     if f"{name}.npy" not in archive.namelist():
         raise InvalidInputError(
@@ -70,7 +81,7 @@ def read_npz_member(archive, name, *, header_only=False):
         return np.lib.format.read_array_header_2_0(file)[0]
 
 
-def to_float(images, name):
+def to_float(images: np.ndarray, name: str) -> np.ndarray:
     """uint8 grey levels become value / 255; floats are taken as they are."""
     if images.dtype == np.uint8:
         if images.size and images.max() == 1:
@@ -87,7 +98,7 @@ def to_float(images, name):
         return images.astype(np.float32)
 
 
-def checked_labels(labels, num_examples):
+def checked_labels(labels: np.ndarray | None, num_examples: int) -> np.ndarray | None:
     """int64 [N], or None where there are none."""
     if labels is None:
         return None

@@ -7,6 +7,7 @@ and one for the parameters, if the rows are rescaled where they are summed up.
 
 import contextlib
 import contextvars
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
@@ -16,7 +17,7 @@ _are_draws = contextvars.ContextVar("are_draws", default=True)
 
 
 @contextlib.contextmanager
-def row_weights(weights):
+def row_weights(weights: tf.Tensor | None) -> Iterator[None]:
     """Within it, gradients of `Dense` parameters count row r `weights[r]` times.
 
     Args:
@@ -30,7 +31,7 @@ def row_weights(weights):
 
 
 @contextlib.contextmanager
-def without_row_weights():
+def without_row_weights() -> Iterator[None]:
     """`Dense` layers called within it, on other rows, are left out of `row_weights`."""
     token = _are_draws.set(False)
     try:
@@ -40,7 +41,9 @@ def without_row_weights():
 
 
 @tf.custom_gradient
-def affine(inputs, kernel, bias):
+def affine(
+    inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
     """inputs [rows, I] @ kernel [I, O] + bias [O]."""
     are_draws = _are_draws.get()
 
@@ -59,6 +62,6 @@ def affine(inputs, kernel, bias):
 class Dense(keras.layers.Dense):
     """keras.layers.Dense on [rows, I], with gradients that `row_weights` scales."""
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         kernel, bias = (tf.convert_to_tensor(v) for v in (self.kernel, self.bias))
         return self.activation(affine(inputs, kernel, bias))

@@ -1,8 +1,12 @@
 """How pictures and charts are drawn: the only module that knows Matplotlib."""
 
 import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -52,13 +56,15 @@ SERIES = {
 # Pictures: pixels are placed by hand so that none is resampled.
 
 
-def split_rows(images, num_columns):
+def split_rows(images: np.ndarray, num_columns: int) -> list[np.ndarray]:
     """The images in rows of `num_columns`, the last one perhaps shorter."""
     num_columns = int(num_columns)
     return [images[i : i + num_columns] for i in range(0, len(images), num_columns)]
 
 
-def mosaic(rows, *, gaps, width):
+def mosaic(
+    rows: Sequence[np.ndarray], *, gaps: Sequence[int], width: int
+) -> tuple[np.ndarray, list[float]]:
     """A canvas [H, W, 3] with rows of images, and the height of each row's centre."""
     columns = len(rows[0])
     _, tall, wide, _ = rows[0].shape
@@ -86,7 +92,13 @@ def mosaic(rows, *, gaps, width):
     return canvas, centres
 
 
-def picture_figure(canvas, *, title=None, labels=(), margin=0):
+def picture_figure(
+    canvas: np.ndarray,
+    *,
+    title: str | None = None,
+    labels: Iterable[tuple[float, str]] = (),
+    margin: int = 0,
+) -> Figure:
     """A figure that shows the canvas dot for dot, with a title and row labels."""
     height, width = canvas.shape[:2]
     top = 40 if title else 0
@@ -107,9 +119,9 @@ def picture_figure(canvas, *, title=None, labels=(), margin=0):
 # Charts.
 
 
-def draw_curves(ax, curves):
+def draw_curves(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """One panel: training solid, validation dashed, equal curves drawn once."""
-    drawn = []
+    drawn: list[tuple[Line2D, list[str]]] = []
     for name, (epochs, values) in curves.items():
         label, color = SERIES[name.removeprefix("val_")]
         validation = name.startswith("val_")
@@ -134,7 +146,7 @@ def draw_curves(ax, curves):
     legend(ax, handles=[line for line, _ in drawn])
 
 
-def _limit_axis(ax, epochs, values):
+def _limit_axis(ax: Axes, epochs: np.ndarray, values: np.ndarray) -> None:
     """Fits the axis to all but the first twentieth, where that one dwarfs the rest."""
     known = np.unique(epochs)
     start = known[math.ceil(len(known) / 20)] if len(known) >= 5 else known[0]
@@ -155,7 +167,7 @@ def _limit_axis(ax, epochs, values):
     text.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1})
 
 
-def draw_strip(ax, values, labels):
+def draw_strip(ax: Axes, values: np.ndarray, labels: np.ndarray | None) -> None:
     """One dimension: a histogram, or a strip of points for each label."""
     if labels is None:
         bins = min(60, max(5, math.isqrt(len(values))))
@@ -170,15 +182,15 @@ def draw_strip(ax, values, labels):
     style(ax, ylabel="label")
 
 
-def draw_scatter(ax, points, labels):
+def draw_scatter(ax: Axes, points: np.ndarray, labels: np.ndarray | None) -> None:
     """Points in the plane on equal scales, with a legend of their labels."""
     ax.set_aspect("equal", adjustable="datalim")
     rows = np.zeros(len(points), np.int64)
     if labels is None:
-        _scatter_by_class(ax, *points.T, rows)
+        _scatter_by_class(ax, points[:, 0], points[:, 1], rows)
         return
     classes, rows = np.unique(labels, return_inverse=True)
-    handles = _scatter_by_class(ax, *points.T, rows)
+    handles = _scatter_by_class(ax, points[:, 0], points[:, 1], rows)
     for handle, label in zip(handles, classes):
         handle.set_label(str(label))
     if len(handles) <= _MAX_LEGEND:
@@ -186,7 +198,9 @@ def draw_scatter(ax, points, labels):
         legend(ax, handles=handles, title="label", ncols=columns)
 
 
-def _scatter_by_class(ax, x, y, rows):
+def _scatter_by_class(
+    ax: Axes, x: np.ndarray, y: np.ndarray, rows: np.ndarray
+) -> list[Line2D]:
     """Draws points in mixed order, so that no class hides another; legend handles."""
     order = np.random.default_rng(0).permutation(len(rows))
     area = min(max(20_000 / len(rows), 5.0), 24.0)
@@ -203,7 +217,7 @@ def _scatter_by_class(ax, x, y, rows):
     return handles
 
 
-def draw_variances(ax, variances, threshold):
+def draw_variances(ax: Axes, variances: np.ndarray, threshold: float) -> None:
     """Sorted variances on a log axis, what lies below it as triangles on its floor."""
     floor = threshold * 1e-6
     variances = np.sort(variances)[::-1]
@@ -228,7 +242,12 @@ def draw_variances(ax, variances, threshold):
     ax.xaxis.set_major_locator(whole_numbers())
 
 
-def draw_dots(ax, labels, values, references):
+def draw_dots(
+    ax: Axes,
+    labels: Sequence[str],
+    values: Sequence[float],
+    references: Sequence[float | None],
+) -> None:
     """A line a label, the first on top: a dot for its value, a ring for its reference.
 
     Args:
@@ -249,12 +268,12 @@ def draw_dots(ax, labels, values, references):
     legend(ax)
 
 
-def whole_numbers():
+def whole_numbers() -> MaxNLocator:
     """Ticks at round whole numbers."""
     return MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
 
 
-def legend(ax, **options):
+def legend(ax: Axes, **options: Any) -> None:
     """A frameless legend, right of the axes unless the options place it."""
     prop = {"family": FONT, "size": SMALL_TEXT_SIZE}
     place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0}
@@ -263,7 +282,13 @@ def legend(ax, **options):
     drawn.get_title().set(family=FONT, size=SMALL_TEXT_SIZE, color=DARK)
 
 
-def style(ax, *, title=None, xlabel=None, ylabel=None):
+def style(
+    ax: Axes,
+    *,
+    title: str | None = None,
+    xlabel: str | None = None,
+    ylabel: str | None = None,
+) -> None:
     """Names what is given and gives the axes the look that all charts share."""
     font = {"family": FONT, "size": _TEXT_SIZE, "color": DARK}
     if title is not None:
@@ -281,7 +306,12 @@ def style(ax, *, title=None, xlabel=None, ylabel=None):
     ax.set_facecolor("white")
 
 
-def new_figure(*, height, width=WIDTH, layout="constrained"):
+def new_figure(
+    *,
+    height: float,
+    width: float = WIDTH,
+    layout: Literal["constrained"] | None = "constrained",
+) -> Figure:
     """A white figure of that many pixels, apart from any global state."""
     size = ((width + 0.5) / _DPI, (height + 0.5) / _DPI)  # The renderer rounds down.
     figure = Figure(figsize=size, dpi=_DPI, layout=layout, facecolor="white")
@@ -289,7 +319,7 @@ def new_figure(*, height, width=WIDTH, layout="constrained"):
     return figure
 
 
-def save(figure, path):
+def save(figure: Figure, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """Writes the figure beside its path, then renames it into place."""
     write_atomically(
         path,

@@ -11,12 +11,15 @@ into it, so that a scorer keeps to the version that it found at the start.
 import hashlib
 import http.client
 import json
+import os
 import random
 import re
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +29,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.saved_model import load_saved_model
 
+T = TypeVar("T")
 SIGNATURE = "error_bars"
 INPUTS, LABELS = ("x", "num_samples", "seed"), "y"
 OUTPUTS = (  # in the order of LogLikelihood's fields
@@ -52,12 +56,18 @@ class TransientError(Exception):
       delay: optional float, seconds that the server asks to wait.
     """
 
-    def __init__(self, reason, delay=None):
+    def __init__(self, reason: object, delay: float | None = None) -> None:
         super().__init__(reason)
         self.delay = delay
 
 
-def open_scorer(*, saved_model=None, endpoint=None, timeout=120.0, retries=5):
+def open_scorer(
+    *,
+    saved_model: str | os.PathLike[str] | None = None,
+    endpoint: str | None = None,
+    timeout: float = 120.0,
+    retries: int = 5,
+) -> "Scorer":
     """The scorer that the arguments name.
 
     Args:
@@ -99,7 +109,7 @@ class InProcessScorer:
       saved_model: folder of an export, NAME or NAME/1.
     """
 
-    def __init__(self, saved_model):
+    def __init__(self, saved_model: str | os.PathLike[str]) -> None:
         version, self._signatures = load_saved_model(saved_model)
         if SIGNATURE not in self._signatures:
             raise InvalidInputError(
@@ -115,7 +125,13 @@ class InProcessScorer:
             digest.update((version / file).read_bytes())
         self.identity = f"{version.parent.name}/{version.name} {digest.hexdigest()}"
 
-    def __call__(self, x, num_samples, seed, labels=None):
+    def __call__(
+        self,
+        x: np.ndarray,
+        num_samples: int,
+        seed: Sequence[int],
+        labels: np.ndarray | None = None,
+    ) -> LogLikelihood:
         inputs = {} if labels is None else {LABELS: tf.constant(labels, tf.int32)}
         try:
             outputs = self._function(
@@ -139,7 +155,9 @@ class RestScorer:
       retries: attempts after the first one, of each request.
     """
 
-    def __init__(self, model, version, *, timeout, retries):
+    def __init__(
+        self, model: str, version: int | None, *, timeout: float, retries: int
+    ) -> None:
         self._timeout, self._retries = timeout, retries
         chosen = model if version is None else f"{model}/versions/{version}"
         described = self._request(f"{chosen}/metadata")
@@ -156,7 +174,13 @@ class RestScorer:
         self.event_shape = tuple(sizes[1:])
         self.identity = f"{model}/versions/{found}"
 
-    def __call__(self, x, num_samples, seed, labels=None):
+    def __call__(
+        self,
+        x: np.ndarray,
+        num_samples: int,
+        seed: Sequence[int],
+        labels: np.ndarray | None = None,
+    ) -> LogLikelihood:
         inputs = {
             "x": np.asarray(x, np.float32).tolist(),
             "num_samples": int(num_samples),
@@ -171,7 +195,12 @@ class RestScorer:
 
         return self._request(f"{self.identity}:predict", body, read)
 
-    def _request(self, url, body=None, read=lambda answer: answer):
+    def _request(
+        self,
+        url: str,
+        body: bytes | None = None,
+        read: Callable[[Any], Any] = lambda answer: answer,
+    ) -> Any:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(url, body, headers)
 
@@ -201,7 +230,15 @@ class GrpcScorer:
       retries: attempts after the first one, of each request.
     """
 
-    def __init__(self, address, name, version, *, timeout, retries):
+    def __init__(
+        self,
+        address: str,
+        name: str,
+        version: int | None,
+        *,
+        timeout: float,
+        retries: int,
+    ) -> None:
         warmup.check_available("an `endpoint` of gRPC")
         import grpc
         from tensorflow_serving.apis import (
@@ -234,7 +271,13 @@ class GrpcScorer:
         self._name, self._version = name, answer.model_spec.version.value
         self.identity = f"{self._url}/versions/{self._version}"
 
-    def __call__(self, x, num_samples, seed, labels=None):
+    def __call__(
+        self,
+        x: np.ndarray,
+        num_samples: int,
+        seed: Sequence[int],
+        labels: np.ndarray | None = None,
+    ) -> LogLikelihood:
         inputs = {
             "x": np.asarray(x, np.float32),
             "num_samples": np.int32(num_samples),
@@ -250,7 +293,12 @@ class GrpcScorer:
 
         return self._request(self._stub.Predict, request, read)
 
-    def _request(self, method, request, read=lambda answer: answer):
+    def _request(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        read: Callable[[Any], Any] = lambda answer: answer,
+    ) -> Any:
         def attempt():
             try:
                 return read(method(request, timeout=self._timeout))
@@ -265,7 +313,15 @@ class GrpcScorer:
         return with_retries(attempt, self._url, self._retries)
 
 
-def with_retries(attempt, what, retries, sleep=time.sleep):
+Scorer = InProcessScorer | RestScorer | GrpcScorer
+
+
+def with_retries(
+    attempt: Callable[[], T],
+    what: str,
+    retries: int,
+    sleep: Callable[[float], object] = time.sleep,
+) -> T:
     """Calls `attempt` until it works, with pauses that double.
 
     Args:
@@ -280,7 +336,8 @@ def with_retries(attempt, what, retries, sleep=time.sleep):
     Raises:
       ConnectionError: all attempts failed.
     """
-    for number in range(retries + 1):
+    number = 0
+    while True:
         try:
             return attempt()
         except TransientError as error:
@@ -291,9 +348,10 @@ def with_retries(attempt, what, retries, sleep=time.sleep):
             # Clients that failed together must not come back together.
             delay = FIRST_DELAY * 2**number * random.uniform(0.5, 1.0)
             sleep(min(max(delay, error.delay or 0.0), LONGEST_DELAY))
+            number += 1
 
 
-def _raise_of_status(error, url):
+def _raise_of_status(error: urllib.error.HTTPError, url: str) -> NoReturn:
     """Turns an HTTP error into one worth another attempt, or a final one."""
     try:
         reason = _refusal(json.loads(error.read())["error"])
@@ -301,18 +359,18 @@ def _raise_of_status(error, url):
         reason = error.reason
     if error.code not in TRANSIENT_STATUS:
         raise InvalidInputError(f"{url} refused: HTTP {error.code}, {reason}")
-    delay = error.headers.get("Retry-After", "")
-    delay = float(delay) if delay.isdecimal() else None
+    after = error.headers.get("Retry-After", "")
+    delay = float(after) if after.isdecimal() else None
     raise TransientError(f"HTTP {error.code}, {reason}", delay)
 
 
-def _refusal(message):
+def _refusal(message: str) -> str:
     """The part of TensorFlow's report that says what was wrong."""
     found = re.search(r"assertion failed: \[(.*?)\]( \[Op|\s*\[\[|$)", message, re.S)
     return " ".join((found[1] if found else message).split())
 
 
-def _as_result(outputs, num_rows):
+def _as_result(outputs: Mapping[str, Any], num_rows: int) -> LogLikelihood:
     """Named lists as a `LogLikelihood`, once there is one number for each row."""
     arrays = [np.asarray(outputs[name], np.float32) for name in OUTPUTS]
     if any(array.shape != (num_rows,) for array in arrays):
@@ -321,13 +379,13 @@ def _as_result(outputs, num_rows):
     return LogLikelihood(*arrays)
 
 
-def _not_an_answer(error):
+def _not_an_answer(error: Exception) -> TransientError:
     """What came back cannot be read: cut off, or from something in between."""
     reason = f"an answer that cannot be used, {type(error).__name__}: {error}"
     return TransientError(reason)
 
 
-def _foreign(url):
+def _foreign(url: str) -> InvalidInputError:
     return InvalidInputError(
         f"`endpoint` must serve an export of this package, with the signature "
         f"`{SIGNATURE}` of {', '.join(INPUTS)}. Received: {url}, which has none"

@@ -8,6 +8,8 @@ that the shapes, and with them the compiled program, stay the same.
 """
 
 import functools
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -23,19 +25,22 @@ BATCH_HOOKS = (
     "on_test_batch_begin",
     "on_test_batch_end",
 )
+Step = Callable[[Any], dict[str, tf.Tensor]]  # of a batch to its logs
 _SCALAR = tf.TensorSpec([], tf.int32)
 
 
 class PaddedBatch(tuple):
     """(x, y, sample_weight) whose first `num_rows` examples are real."""
 
-    def __new__(cls, parts, num_rows):
+    num_rows: tf.Tensor
+
+    def __new__(cls, parts: tuple[Any, ...], num_rows: tf.Tensor) -> "PaddedBatch":
         batch = super().__new__(cls, parts)
         batch.num_rows = num_rows
         return batch
 
 
-def steps_per_call(rows_per_step, num_steps=None):
+def steps_per_call(rows_per_step: int, num_steps: int | None = None) -> int:
     """Steps in one call, so that progress shows and a stop does not wait for long.
 
     Args:
@@ -49,7 +54,7 @@ def steps_per_call(rows_per_step, num_steps=None):
     return -(-num_steps // num_calls)
 
 
-def batch_size_of(x):
+def batch_size_of(x: Any) -> int:
     """Rows of a batch of `x` where its type tells, and Keras' default otherwise."""
     if isinstance(x, tf.data.Dataset):
         leading = {
@@ -59,7 +64,7 @@ def batch_size_of(x):
     return DEFAULT_BATCH_SIZE
 
 
-def num_batches(x, batch_size):
+def num_batches(x: Any, batch_size: int) -> int | None:
     """Batches in one pass over `x`, or None where its type does not tell."""
     if isinstance(x, tf.data.Dataset):
         cardinality = int(x.cardinality())
@@ -67,7 +72,7 @@ def num_batches(x, batch_size):
     return -(-len(x) // batch_size) if hasattr(x, "__len__") else None
 
 
-def watches_batches(callback):
+def watches_batches(callback: keras.callbacks.Callback) -> bool:
     """Whether a Keras callback does something at each batch, and so has to see it.
 
     Those that only count or show progress say so by an attribute `counts_batches`.
@@ -86,7 +91,7 @@ def watches_batches(callback):
     )
 
 
-def keeps_rows_apart(layers):
+def keeps_rows_apart(layers: Iterable[keras.layers.Layer]) -> bool:
     """Whether examples of weight zero leave the others alone, as far as one can see."""
     return not any(
         isinstance(layer, keras.layers.BatchNormalization)
@@ -95,7 +100,12 @@ def keeps_rows_apart(layers):
     )
 
 
-def make_function(model, step, prepare, goes_on=None):
+def make_function(
+    model: keras.Model,
+    step: Step,
+    prepare: Callable[[tf.Tensor, tf.Tensor | None], object],
+    goes_on: Callable[[dict[str, tf.Tensor]], tf.Tensor] | None = None,
+) -> Callable[[Any], dict[str, tf.Tensor]]:
     """A function for Keras' `fit` or `evaluate`: an iterator of batches to the logs.
 
     Args:
@@ -144,7 +154,9 @@ def make_function(model, step, prepare, goes_on=None):
     return function
 
 
-def make_worker_function(model, step):
+def make_worker_function(
+    model: keras.Model, step: Step
+) -> Callable[[Any], dict[str, tf.Tensor]]:
     """As `make_function`, for several workers: one step a call, without XLA.
 
     Keras' own reduces scalar logs along an axis that they do not have. Here they are
@@ -208,8 +220,7 @@ def _collect(iterator, most, limit, capacity):
     )
     sizes = tf.pad(sizes.stack(), [[0, limit - num_steps]])
     capacity.assign(tf.maximum(capacity, tf.reduce_max(sizes)))
-    leaves = [_pad_rows(array.concat(), limit * capacity) for array in arrays]
-    leaves = iter(leaves)
+    leaves = iter([_pad_rows(array.concat(), limit * capacity) for array in arrays])
     batches = keras.tree.map_structure(
         lambda spec: None if spec is None else next(leaves), structure
     )

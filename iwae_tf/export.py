@@ -11,7 +11,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the SavedModel's versions.")
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Exports the workdir of the flags; prints the path of the new version."""
     del argv
     from iwae_tf.workdir import Workdir, export
@@ -23,7 +23,7 @@ def main(argv):
     return 0
 
 
-def run():
+def run() -> None:
     """The console command."""
     cli.run(main)
 

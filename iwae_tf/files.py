@@ -8,6 +8,8 @@ import re
 import socket
 import tempfile
 import uuid
+from collections.abc import Callable
+from typing import IO, Any
 
 import numpy as np
 
@@ -17,7 +19,9 @@ from iwae_tf.errors import InvalidInputError
 _TEMPORARY = re.compile(r"\.(.+\.)?[0-9a-f]{32}\.\w+")
 
 
-def write_atomically(path, write):
+def write_atomically(
+    path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]
+) -> None:
     """Writes a file aside and moves it into place, flushed to the disk.
 
     Args:
@@ -38,12 +42,14 @@ def write_atomically(path, write):
         raise
 
 
-def save_arrays(path, **arrays):
+def save_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
     """Writes an npz file, atomically."""
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def write_through(path, write):
+def write_through(
+    path: str | os.PathLike[str], write: Callable[[pathlib.Path], object]
+) -> None:
     """As `write_atomically`, for a `write` that wants a path of the same suffix."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +61,7 @@ def write_through(path, write):
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder):
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     """Removes what writers left that were killed; only the folder's owner may."""
     folder = pathlib.Path(folder)
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -76,7 +82,7 @@ class FolderLock:
       InvalidInputError: another process has it.
     """
 
-    def __init__(self, folder, name):
+    def __init__(self, folder: str | os.PathLike[str], name: str) -> None:
         self._path = pathlib.Path(folder) / ".lock"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -101,14 +107,14 @@ class FolderLock:
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._file.flush()
 
-    def release(self):
+    def release(self) -> None:
         """Gives the folder back; once more does nothing."""
         if not self._file.closed:
             self._path.unlink(missing_ok=True)
             self._file.close()
 
 
-def check_writable(path):
+def check_writable(path: str | os.PathLike[str]) -> None:
     """Raises OSError now where a file could not be written later."""
     folder = pathlib.Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,13 +122,13 @@ def check_writable(path):
         pass
 
 
-def write_json(path, value):
+def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Writes indented JSON, atomically; NaN and infinity become null."""
     text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def _finite(value):
+def _finite(value: object) -> object:
     """`value` with null for what JSON has no number for."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}

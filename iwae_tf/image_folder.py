@@ -1,6 +1,8 @@
 """Folders of PNG and JPEG files as arrays."""
 
+import os
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +22,9 @@ class ImageFiles(NamedTuple):
     labels: np.ndarray | None  # int64 [N], the place of its folder among them
 
 
-def list_images(folder, *, name="data_dir"):
+def list_images(
+    folder: str | os.PathLike[str] | None, *, name: str = "data_dir"
+) -> ImageFiles:
     """The image files of a folder, or of its sub-folders, one a class.
 
     Args:
@@ -49,7 +53,9 @@ def list_images(folder, *, name="data_dir"):
     )
 
 
-def read_images(paths, *, name="data_dir"):
+def read_images(
+    paths: Sequence[str | os.PathLike[str]], *, name: str = "data_dir"
+) -> np.ndarray:
     """Reads image files of one size.
 
     Args:
@@ -77,7 +83,7 @@ def read_images(paths, *, name="data_dir"):
     return images
 
 
-def _images_in(folder):
+def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(
         path
         for path in folder.iterdir()
@@ -85,7 +91,7 @@ def _images_in(folder):
     )
 
 
-def _read(path, name):
+def _read(path: str | os.PathLike[str], name: str) -> np.ndarray:
     with (
         readable(path, f"`{name}` must hold readable PNG or JPEG files"),
         Image.open(path) as image,
@@ -99,6 +105,6 @@ def _read(path, name):
         return np.asarray(image.convert(mode))
 
 
-def _describe(image):
+def _describe(image: np.ndarray) -> str:
     height, width, *channels = image.shape
     return f"{width} x {height} {'in colour' if channels else 'grey'}"

@@ -5,23 +5,25 @@ examples last.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
+Axis = int | tuple[int, ...]
 GROUP_AXIS, SAMPLE_AXIS = 0, 1
 DRAW_AXES = (GROUP_AXIS, SAMPLE_AXIS)
 JACKKNIFE_POWERS = 10  # sums of powers of the weights in `jackknife_error`
 
 
-def num_draws(log_weights, axis):
+def num_draws(log_weights: tf.Tensor, axis: Axis) -> tf.Tensor:
     """Number of draws along `axis`, in the dtype of `log_weights`."""
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     sizes = [tf.shape(log_weights)[a] for a in axes]
     return tf.cast(tf.reduce_prod(sizes), log_weights.dtype)
 
 
-def mean(values, axis):
+def mean(values: tf.Tensor, axis: Axis) -> tf.Tensor:
     """Mean along `axis`, in the dtype of `values`, of a sum in float64.
 
     XLA sums up one by one: a million float32 values of -1,500 were off by 7.
@@ -30,7 +32,7 @@ def mean(values, axis):
     return tf.cast(total, values.dtype)
 
 
-def logmeanexp(log_weights, axis):
+def logmeanexp(log_weights: tf.Tensor, axis: Axis) -> tf.Tensor:
     """log of the mean of exp(log_weights) along `axis`.
 
     Stable for any finite magnitude; draws of -inf count as weight zero and get a
@@ -50,7 +52,7 @@ def logmeanexp(log_weights, axis):
     return logs + tf.reshape(peak, tf.shape(logs))
 
 
-def normalized_weights(log_weights, axis):
+def normalized_weights(log_weights: tf.Tensor, axis: Axis) -> tf.Tensor:
     """Weights exp(log_weights) scaled to sum to one along `axis`.
 
     Args:
@@ -65,7 +67,7 @@ def normalized_weights(log_weights, axis):
     return weights / tf.reduce_sum(weights, axis=axis, keepdims=True)
 
 
-def effective_sample_size(log_weights, axis=DRAW_AXES):
+def effective_sample_size(log_weights: tf.Tensor, axis: Axis = DRAW_AXES) -> tf.Tensor:
     """Kish's effective number of draws, between 1 and the number made.
 
     (sum w)^2 / sum w^2 = 1 / sum w~^2
@@ -84,7 +86,9 @@ def effective_sample_size(log_weights, axis=DRAW_AXES):
     return 1.0 / tf.reduce_sum(squares, axis=axis)
 
 
-def standard_error(sum_of_squared_weights, num_samples):
+def standard_error(
+    sum_of_squared_weights: tf.Tensor, num_samples: int | tf.Tensor
+) -> tf.Tensor:
     """Delta-method standard error of log mean w, from the normalised weights.
 
     sqrt((K sum w~^2 - 1) / (K - 1))
@@ -104,7 +108,9 @@ def standard_error(sum_of_squared_weights, num_samples):
     )
 
 
-def jackknife_error(power_sums, num_samples):
+def jackknife_error(
+    power_sums: Sequence[tf.Tensor], num_samples: int | tf.Tensor
+) -> tf.Tensor:
     """Jackknife standard error of log mean w, from sums of powers of the weights.
 
     sqrt((K - 1) / K * sum_k (l_k - mean l)^2),  l_k = log(1 - w~_k)

@@ -1,6 +1,9 @@
 """Means that are updated together: one operation a step instead of one each."""
 
+from collections.abc import Sequence
+
 import keras
+import tensorflow as tf
 from keras import ops
 
 
@@ -13,13 +16,15 @@ class JointMeans:
     `trackers` are Keras metrics, one a name, that read the shared sums.
     """
 
-    def __init__(self, names):
+    def __init__(self, names: Sequence[str]) -> None:
         self._sums = _Sums(len(names))
         self.trackers = {
             name: _Mean(self._sums, index, name) for index, name in enumerate(names)
         }
 
-    def update_state(self, values, sample_weight):
+    def update_state(
+        self, values: Sequence[tf.Tensor], sample_weight: tf.Tensor
+    ) -> None:
         """Adds one batch.
 
         Args:

@@ -1,5 +1,9 @@
 """MODEL_CARD.md: what a served model is, how good, and what it is not good for."""
 
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 from iwae_tf.files import write_atomically
 
 FILE = "MODEL_CARD.md"
@@ -65,7 +69,16 @@ VALUES = {
 }
 
 
-def write(path, *, version, config, event_shape, has_warmup, versions, results=None):
+def write(
+    path: pathlib.Path,
+    *,
+    version: str,
+    config: Mapping[str, Any],
+    event_shape: Sequence[int],
+    has_warmup: bool,
+    versions: Mapping[str, str],
+    results: Mapping[str, Any] | None = None,
+) -> None:
     """Writes the card beside the versions of an export; it is about the newest one.
 
     Args:
@@ -105,7 +118,7 @@ def write(path, *, version, config, event_shape, has_warmup, versions, results=N
     write_atomically(path / FILE, lambda file: file.write(text.encode()))
 
 
-def _hidden_units(config):
+def _hidden_units(config: Mapping[str, Any]) -> str:
     """Hidden layers of each stochastic layer, the convolutions before them."""
     dense = _joined("-".join(map(str, dims)) for dims in config["hidden_dims"])
     if config.get("network", "mlp") == "mlp":
@@ -114,7 +127,7 @@ def _hidden_units(config):
     return f"convolutions with {channels} channels, then {dense}"
 
 
-def _measured(results):
+def _measured(results: Mapping[str, Any] | None) -> str:
     """Rows of the table on how good the model is."""
     if results is None:
         return "| NLL | not measured: exported without the results of a run |"
@@ -140,19 +153,19 @@ def _measured(results):
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 
-def _bits(results):
+def _bits(results: Mapping[str, Any]) -> dict[str, str]:
     """The row of bits per dimension, of 8-bit images alone."""
     bits = results.get("bits_per_dim")
     return {} if bits is None else {"bits per dimension": f"{bits:.3f}"}
 
 
-def _draws_error(results):
+def _draws_error(results: Mapping[str, Any]) -> float:
     """The jackknife error of the NLL; the delta method's where it is not known."""
     error = results.get("jackknife_error")
     return results["standard_error"] if error is None else error
 
 
-def _values_limit(likelihood):
+def _values_limit(likelihood: str) -> str:
     if likelihood == "bernoulli":
         return (
             "Values between 0 and 1 are scored as given, which is not the "
@@ -163,5 +176,5 @@ def _values_limit(likelihood):
     return "Log-densities of real values: they change with the scale of `x`."
 
 
-def _joined(values):
+def _joined(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))

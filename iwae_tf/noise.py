@@ -14,6 +14,7 @@ References:
 """
 
 import math
+from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
@@ -27,7 +28,7 @@ SINE = (1.0, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880)
 COSINE = (1.0, -1 / 2, 1 / 24, -1 / 720, 1 / 40320)
 
 
-def make_key(seed):
+def make_key(seed: Sequence[int] | tf.Tensor) -> tf.Tensor:
     """Turns a seed into a generator key.
 
     Args:
@@ -42,19 +43,20 @@ def make_key(seed):
     return _pack(tf.bitcast(seed_tensor(seed), tf.uint32))
 
 
-def seed_tensor(seed):
+def seed_tensor(seed: Sequence[int] | tf.Tensor) -> tf.Tensor:
     """`seed`, a pair of integers or a tensor, as int32 [2]."""
     if not tf.is_tensor(seed):
-        seed = check_seed(seed)
-    elif not seed.dtype.is_integer or not seed.shape.is_compatible_with([2]):
+        return tf.cast(check_seed(seed), tf.int32)
+    tensor = tf.convert_to_tensor(seed)
+    if not tensor.dtype.is_integer or not tensor.shape.is_compatible_with([2]):
         raise InvalidInputError(
             "`seed` must be a pair of integers. Received: a tensor of "
-            f"shape={tuple(seed.shape)}, dtype={seed.dtype.name}"
+            f"shape={tuple(tensor.shape)}, dtype={tensor.dtype.name}"
         )
-    return tf.cast(seed, tf.int32)
+    return tf.cast(tensor, tf.int32)
 
 
-def check_seed(seed):
+def check_seed(seed: Iterable[int]) -> tuple[int, int]:
     """Returns `seed` as two signed 32-bit ints, or says what is wrong with it."""
     try:
         words = list(seed)
@@ -65,10 +67,11 @@ def check_seed(seed):
         raise InvalidInputError(
             f"`seed` must be a pair of integers. Received: seed={seed!r}"
         )
-    return tuple((word + 2**31) % 2**32 - 2**31 for word in pair)
+    first, second = ((word + 2**31) % 2**32 - 2**31 for word in pair)
+    return first, second
 
 
-def fold_in(key, value):
+def fold_in(key: tf.Tensor, value: int | tf.Tensor) -> tf.Tensor:
     """Derives an independent key, one for each value.
 
     Args:
@@ -82,7 +85,9 @@ def fold_in(key, value):
     return _pack(_bits(key, counter, [2]))
 
 
-def uniform(key, first, count, size):
+def uniform(
+    key: tf.Tensor, first: int | tf.Tensor, count: int | tf.Tensor, size: int
+) -> tf.Tensor:
     """Records of uniform numbers in (0, 1).
 
     Args:
@@ -98,7 +103,9 @@ def uniform(key, first, count, size):
     return tf.minimum(_to_unit_interval(words), LARGEST_BELOW_ONE)
 
 
-def normal(key, first, count, size):
+def normal(
+    key: tf.Tensor, first: int | tf.Tensor, count: int | tf.Tensor, size: int
+) -> tf.Tensor:
     """Records of standard normal numbers, by the Box-Muller transform.
 
     Each pair of words makes a radius and a direction: two independent normals. The
@@ -133,12 +140,12 @@ def normal(key, first, count, size):
     return tf.reshape(normals, [-1, width])[:, :size]
 
 
-def _padded(size):
+def _padded(size: int) -> int:
     """Record width: whole counts of the generator, so that records never share one."""
     return -(-size // WORDS_PER_COUNT) * WORDS_PER_COUNT
 
 
-def _to_unit_interval(words):
+def _to_unit_interval(words: tf.Tensor) -> tf.Tensor:
     """uint32 to (its upper 31 bits + 1/2) / 2^31, which float32 rounds into (0, 1].
 
     A signed integer of 31 bits: processors convert those faster than unsigned ones.
@@ -149,7 +156,7 @@ def _to_unit_interval(words):
     return (tf.cast(upper, tf.float32) + 0.5) * 2.0**-31
 
 
-def _polynomial(coefficients, x):
+def _polynomial(coefficients: Sequence[float], x: tf.Tensor) -> tf.Tensor:
     """Horner's rule, the constant first."""
     value = coefficients[-1]
     for coefficient in coefficients[-2::-1]:
@@ -157,20 +164,24 @@ def _polynomial(coefficients, x):
     return value
 
 
-def _record_bits(key, first, count, width):
+def _record_bits(
+    key: tf.Tensor, first: int | tf.Tensor, count: int | tf.Tensor, width: int
+) -> tf.Tensor:
     """Raw words of consecutive records: uint32 [count, width]."""
     start = tf.cast(first, tf.int64) * (width // WORDS_PER_COUNT)
     counter = tf.stack([tf.cast(start, tf.uint64), tf.constant(0, tf.uint64)])
     return _bits(key, counter, [count, width])
 
 
-def _bits(key, counter, shape):
+def _bits(
+    key: tf.Tensor, counter: tf.Tensor, shape: Sequence[int | tf.Tensor]
+) -> tf.Tensor:
     return tf.raw_ops.StatelessRandomUniformFullIntV2(
         shape=shape, key=key, counter=counter, alg=PHILOX, dtype=tf.uint32
     )
 
 
-def _pack(words):
+def _pack(words: tf.Tensor) -> tf.Tensor:
     """Two uint32 words as one uint64 key, low word first."""
     low, high = tf.unstack(tf.cast(words, tf.uint64))
     return tf.reshape(low + high * tf.constant(2**32, tf.uint64), [1])

@@ -1,8 +1,12 @@
 """Optimisers and learning-rate schedules of the configs."""
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
+import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule as Schedule
 
 MUON_RATE = 8.0  # Muon's step on a matrix, in units of Adam's learning rate
 GRAM_RATIO = 1.5  # longer to shorter side from which Muon's Gram form is cheaper
@@ -25,7 +29,7 @@ class Muon(keras.optimizers.Muon):
       Jordan et al., 2024. https://kellerjordan.github.io/posts/muon
     """
 
-    def __init__(self, learning_rate=1e-3, **kwargs):
+    def __init__(self, learning_rate: float | Schedule = 1e-3, **kwargs: Any) -> None:
         fixed = {
             "rms_rate": None,
             "weight_decay": None,
@@ -34,11 +38,11 @@ class Muon(keras.optimizers.Muon):
         }
         super().__init__(learning_rate, **{**kwargs, **fixed})
 
-    def lr_adjust(self, x):
+    def lr_adjust(self, x: tf.Tensor) -> tf.Tensor:
         inputs, outputs = x.shape
         return x * (MUON_RATE * math.sqrt(max(1.0, outputs / inputs)))
 
-    def zeropower_via_newtonschulz5(self, x, steps):
+    def zeropower_via_newtonschulz5(self, x: tf.Tensor, steps: int) -> tf.Tensor:
         """Newton-Schulz iteration, on the Gram matrix where `x` is far from square.
 
         Every iterate is x times a polynomial in its Gram matrix, and such polynomials
@@ -82,7 +86,12 @@ class BurdaAdam(keras.optimizers.Adam):
       https://github.com/yburda/iwae, optimizers.py
     """
 
-    def __init__(self, learning_rate=1e-3, batch_size=20, **kwargs):
+    def __init__(
+        self,
+        learning_rate: float | Schedule = 1e-3,
+        batch_size: int = 20,
+        **kwargs: Any,
+    ) -> None:
         for name in ("beta_1", "epsilon"):
             kwargs.pop(name, None)
         super().__init__(
@@ -90,19 +99,19 @@ class BurdaAdam(keras.optimizers.Adam):
         )
         self.batch_size = batch_size
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         super().build(variables)
         for velocity in self._velocities:
             velocity.assign(keras.ops.full_like(velocity, self.batch_size**-2))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "batch_size": self.batch_size}
 
 
 @keras.saving.register_keras_serializable("iwae_tf")
-class PiecewiseCosine(keras.optimizers.schedules.LearningRateSchedule):
+class PiecewiseCosine(Schedule):
     """Half a cosine from a first to a last rate on each of several pieces.
 
     A piece whose two rates are equal is constant; after the last piece its last
@@ -112,10 +121,12 @@ class PiecewiseCosine(keras.optimizers.schedules.LearningRateSchedule):
       pieces: list of (steps, first rate, last rate).
     """
 
-    def __init__(self, pieces):
-        self.pieces = [(int(steps), *map(float, rates)) for steps, *rates in pieces]
+    def __init__(self, pieces: Iterable[Sequence[float]]) -> None:
+        self.pieces = [
+            (int(steps), float(first), float(last)) for steps, first, last in pieces
+        ]
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         ops = keras.ops
         step = ops.cast(step, "int64")
         rate, start = None, 0
@@ -126,5 +137,5 @@ class PiecewiseCosine(keras.optimizers.schedules.LearningRateSchedule):
             start += steps
         return rate
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"pieces": self.pieces}

@@ -3,20 +3,24 @@
 import collections.abc
 import math
 import numbers
+import os
 import pathlib
+from collections.abc import Container, Mapping, Sequence
+from typing import TypeGuard
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 
 
-def check_path(path):
+def check_path(path: str | os.PathLike[str]) -> None:
     """Refuses a path that does not name a PNG file."""
     if pathlib.Path(path).suffix.lower() != ".png":
         raise InvalidInputError(f"`path` must end in .png. Received: path={path}")
 
 
-def check_columns(num_columns):
+def check_columns(num_columns: object) -> None:
     """Refuses a number of columns that is not a whole number above zero."""
     if not (is_number(num_columns) and num_columns >= 1 and num_columns % 1 == 0):
         raise InvalidInputError(
@@ -25,13 +29,14 @@ def check_columns(num_columns):
         )
 
 
-def is_number(value):
+def is_number(value: object) -> TypeGuard[float]:
     """Whether the value is one finite real number."""
-    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    return math.isfinite(value)
 
 
-def as_array(value, name, rule):
+def as_array(value: ArrayLike, name: str, rule: str) -> np.ndarray:
     """A finite float64 array, or an error that names the argument and its rule."""
     try:
         array = np.asarray(value, dtype=np.float64)
@@ -47,14 +52,14 @@ def as_array(value, name, rule):
     return array
 
 
-def is_image(event_shape):
+def is_image(event_shape: Sequence[int]) -> bool:
     """Whether examples of this shape can be drawn by `image_grid`."""
     if len(event_shape) == 1:
         return math.isqrt(event_shape[0]) ** 2 == event_shape[0]
     return len(event_shape) == 2 or (len(event_shape) == 3 and event_shape[2] in (1, 3))
 
 
-def as_images(images, name):
+def as_images(images: ArrayLike, name: str) -> np.ndarray:
     """Images of any drawable shape as bytes [N, H, W, 3]."""
     rule = "images [N, H, W, 1 or 3], [N, H, W] or flat square [N, H * H]"
     array = as_array(images, name, rule)
@@ -74,7 +79,9 @@ def as_images(images, name):
     return np.broadcast_to(array, (*array.shape[:3], 3))
 
 
-def as_curves(history, names):
+def as_curves(
+    history: Mapping[str, ArrayLike], names: Container[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Each known name's (epochs, values), finite values only, empty curves left out."""
     if not isinstance(history, collections.abc.Mapping):
         raise InvalidInputError(
@@ -98,7 +105,7 @@ def as_curves(history, names):
     return curves
 
 
-def as_column(name, values):
+def as_column(name: str, values: ArrayLike) -> np.ndarray:
     """One list of the history as float64 [epochs]; None becomes NaN."""
     try:
         column = np.asarray(values, dtype=np.float64)
@@ -112,7 +119,7 @@ def as_column(name, values):
     return column
 
 
-def as_means(means):
+def as_means(means: ArrayLike) -> np.ndarray:
     """Posterior means as float64 [N, D] with N, D >= 1."""
     array = as_array(means, "means", "a matrix [N, D]")
     if array.ndim != 2 or array.size == 0:
@@ -122,7 +129,7 @@ def as_means(means):
     return array
 
 
-def as_labels(labels, size):
+def as_labels(labels: ArrayLike | None, size: int) -> np.ndarray | None:
     """Labels as integers [size], or None."""
     if labels is None:
         return None
@@ -135,7 +142,7 @@ def as_labels(labels, size):
     return array.astype(np.int64)
 
 
-def as_variances(variances):
+def as_variances(variances: Sequence[ArrayLike]) -> list[np.ndarray]:
     """One float64 [D_l] array for each stochastic layer."""
     rule = "a list of arrays [D], one for each stochastic layer"
     if not np.iterable(variances) or len(variances) == 0:

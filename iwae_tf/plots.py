@@ -6,8 +6,11 @@ cannot be written. Figures share no state, so several threads may draw at once.
 """
 
 import math
+import os
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iwae_tf.drawing import (
     GAP,
@@ -53,7 +56,13 @@ __all__ = [
 _MAX_POINTS = 3000
 
 
-def image_grid(path, images, *, num_columns=None, title=None):
+def image_grid(
+    path: str | os.PathLike[str],
+    images: ArrayLike,
+    *,
+    num_columns: int | None = None,
+    title: str | None = None,
+) -> str | os.PathLike[str]:
     """Draws images as one grid, row by row, each pixel a whole number of dots.
 
     Args:
@@ -79,7 +88,13 @@ def image_grid(path, images, *, num_columns=None, title=None):
     return save(picture_figure(canvas, title=title), path)
 
 
-def reconstructions(path, originals, reconstructions, *, num_columns=10):
+def reconstructions(
+    path: str | os.PathLike[str],
+    originals: ArrayLike,
+    reconstructions: ArrayLike,
+    *,
+    num_columns: int = 10,
+) -> str | os.PathLike[str]:
     """Draws each image above its reconstruction, in labelled pairs of rows.
 
     Args:
@@ -113,7 +128,9 @@ def reconstructions(path, originals, reconstructions, *, num_columns=10):
     return save(picture_figure(canvas, labels=labels, margin=margin), path)
 
 
-def training_curves(path, history):
+def training_curves(
+    path: str | os.PathLike[str], history: Mapping[str, ArrayLike]
+) -> str | os.PathLike[str]:
     """Draws bounds, KL and effective sample size against the epoch.
 
     Draws `bound`, `inference_bound`, `iwae`, `elbo`, `kl`, `ess` and their `val_`
@@ -147,15 +164,21 @@ def training_curves(path, history):
     figure = new_figure(height=90 + 200 * sum(heights))
     layout = {"sharex": True, "squeeze": False, "height_ratios": heights}
     axes = figure.subplots(len(panels), **layout)[:, 0]
-    for ax, (label, names) in zip(axes, panels):
-        draw_curves(ax, {name: curves[name] for name in names})
+    for ax, (label, drawn) in zip(axes, panels):
+        draw_curves(ax, {name: curves[name] for name in drawn})
         style(ax, ylabel=label)
     style(axes[-1], xlabel="epoch")
     axes[-1].xaxis.set_major_locator(whole_numbers())
     return save(figure, path)
 
 
-def latent(path, means, labels=None, *, explained_variance_note=True):
+def latent(
+    path: str | os.PathLike[str],
+    means: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    explained_variance_note: bool = True,
+) -> str | os.PathLike[str]:
     """Draws posterior means in the plane, coloured by label.
 
     Two dimensions are drawn as they are, one as a histogram (a strip for each label
@@ -193,7 +216,7 @@ def latent(path, means, labels=None, *, explained_variance_note=True):
     return save(figure, path)
 
 
-def principal_components(means):
+def principal_components(means: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Projects points on their first two principal components.
 
     means - mean(means) = U S V^T;  projected = U S;  shares = S^2 / sum(S^2)
@@ -227,7 +250,12 @@ def principal_components(means):
     return projected, shares
 
 
-def active_units(path, variances, *, threshold=0.01):
+def active_units(
+    path: str | os.PathLike[str],
+    variances: Sequence[ArrayLike],
+    *,
+    threshold: float = 0.01,
+) -> str | os.PathLike[str]:
     """Draws the sorted variances of the posterior means, one panel a stochastic layer.
 
     Args:
@@ -267,7 +295,9 @@ def active_units(path, variances, *, threshold=0.01):
     return save(figure, path)
 
 
-def _in_the_plane(means, explained_variance_note):
+def _in_the_plane(
+    means: np.ndarray, explained_variance_note: bool
+) -> tuple[np.ndarray, list[str], str]:
     """Points of one or two dimensions, the names of their axes, and a title."""
     dims = means.shape[1]
     if dims <= 2:

@@ -8,6 +8,8 @@ import pathlib
 from importlib import resources
 from typing import NamedTuple
 
+import keras
+
 from iwae_tf.checks import check_choice
 from iwae_tf.config import build_optimizer, stages
 from iwae_tf.model_card import DATA
@@ -39,7 +41,7 @@ class PretrainedModel(NamedTuple):
     path: pathlib.Path  # of the export: config.json, evaluation.json, versions
 
 
-def pretrained_models():
+def pretrained_models() -> dict[str, PretrainedModel]:
     """The models that `from_pretrained` knows.
 
     Returns:
@@ -52,7 +54,7 @@ def pretrained_models():
     }
 
 
-def from_pretrained(name):
+def from_pretrained(name: str) -> keras.Model:
     """Loads a trained model that comes with the package.
 
     Args:
@@ -77,7 +79,7 @@ def from_pretrained(name):
     return model
 
 
-def _describe(name, path):
+def _describe(name: str, path: pathlib.Path) -> PretrainedModel:
     config = read_config(path / "config.json")
     evaluation = read_json(path / "evaluation.json")
     return PretrainedModel(
@@ -94,7 +96,7 @@ def _describe(name, path):
     )
 
 
-def _folder():
+def _folder() -> pathlib.Path:
     """Where the exports lie: in the installed package, or beside it in a checkout."""
     try:
         return pathlib.Path(str(resources.files(PACKAGE)))

@@ -35,7 +35,7 @@ _REUSE = flags.DEFINE_string("reuse", None, "Folder with finished runs, at any d
 _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Train nothing.")
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Does the study of the flags and prints its table."""
     del argv
     from iwae_tf import studies
@@ -131,7 +131,7 @@ def _rebuild(folder):
     return 0
 
 
-def run():
+def run() -> None:
     """The console command."""
     cli.run(main)
 

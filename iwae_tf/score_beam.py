@@ -22,7 +22,7 @@ _RUNNER = flags.DEFINE_string("runner", "DirectRunner", "Beam's runner.")
 _OPTION = flags.DEFINE_multi_string("option", [], "Option of Beam, NAME=VALUE.")
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Builds the pipeline of the flags and runs it to its end."""
     del argv
     source = cli.require("input", _INPUT.value)
@@ -79,7 +79,7 @@ def _is_of_interest(record):
     return "memory usage cannot be fetched" not in record.getMessage()
 
 
-def run():
+def run() -> None:
     """The console command."""
     cli.run(main)
 

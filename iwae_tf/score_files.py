@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,7 @@ COLUMNS = (
 PARTIAL = ".partial"
 
 
-def read_images(path):
+def read_images(path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an .npy file, left on the disk until it is used, or a folder's.
 
     The rows of a folder are its PNG and JPEG files in the order of their names, those
@@ -37,7 +39,7 @@ def read_images(path):
     return _read_npy(path, "input", what)
 
 
-def read_labels(path):
+def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     """The integers [N] in an .npy file.
 
     Raises:
@@ -46,7 +48,7 @@ def read_labels(path):
     return _read_npy(path, "labels", "integers [N]")
 
 
-def _read_npy(path, name, what):
+def _read_npy(path: str | os.PathLike[str], name: str, what: str) -> np.ndarray:
     path = pathlib.Path(path)
     if path.suffix != ".npy" or not path.is_file():
         raise InvalidInputError(
@@ -74,7 +76,7 @@ class ScoreFile:
       InvalidInputError: the file exists, or its beginning is another job's.
     """
 
-    def __init__(self, path, settings):
+    def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
         self.path, self._settings = pathlib.Path(path), settings
         if self.path.exists():
             raise InvalidInputError(
@@ -88,14 +90,14 @@ class ScoreFile:
         self.done, size = self._read()
         os.truncate(self.partial, size)  # of a line or a batch that was cut off
 
-    def append(self, first_row, result):
+    def append(self, first_row: int, result: LogLikelihood) -> None:
         """Adds the scores of consecutive rows and flushes them to the disk."""
         with open(self.partial, "ab") as file:
             file.write(as_lines(range(first_row, first_row + len(result[0])), result))
             file.flush()
             os.fsync(file.fileno())
 
-    def finish(self):
+    def finish(self) -> pathlib.Path:
         """Moves the complete file into place; returns its path.
 
         Raises:
@@ -113,7 +115,7 @@ class ScoreFile:
         self.partial.unlink()
         return self.path
 
-    def _check_settings(self):
+    def _check_settings(self) -> None:
         try:
             with open(self.partial, encoding="utf-8") as file:
                 found = dict(json.loads(file.readline().removeprefix("# ")))
@@ -135,10 +137,11 @@ class ScoreFile:
                 f"{self._settings.get(key)!r}; delete it to start anew"
             )
 
-    def _read(self):
+    def _read(self) -> tuple[LogLikelihood | None, int]:
         """(LogLikelihood of the whole batches or None, bytes up to their end)."""
         num_rows, batch_size = self._settings["num_rows"], self._settings["batch_size"]
-        values, batch = [], []
+        values: list[tuple[float, ...]] = []
+        batch: list[tuple[float, ...]] = []
         with open(self.partial, "rb") as file:
             file.readline()
             file.readline()
@@ -157,7 +160,7 @@ class ScoreFile:
         return LogLikelihood(*np.array(values, np.float32).T), size
 
 
-def as_lines(rows, result):
+def as_lines(rows: Iterable[int], result: Iterable[Any]) -> bytes:
     """CSV lines of row ids and a LogLikelihood; nine digits are all of a float32."""
     lines = (
         f"{row},{','.join(format(float(value), '.9g') for value in values)}\n"
@@ -166,7 +169,7 @@ def as_lines(rows, result):
     return "".join(lines).encode()
 
 
-def _parsed(line):
+def _parsed(line: bytes) -> tuple[float, ...] | None:
     """(row, four floats) of a whole line, or None."""
     fields = line.split(b",")
     if len(fields) != len(COLUMNS) or not line.endswith(b"\n"):

@@ -1,6 +1,10 @@
 """Pictures of scores: histograms of log-likelihoods, and ROC curves."""
 
+import os
+from collections.abc import Mapping
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iwae_tf.drawing import CATEGORIES, legend, new_figure, save, style
 from iwae_tf.errors import InvalidInputError
@@ -9,7 +13,12 @@ from iwae_tf.plot_inputs import as_array, check_path
 NUM_BINS = 60
 
 
-def histogram(path, scores, *, title=None):
+def histogram(
+    path: str | os.PathLike[str],
+    scores: Mapping[str, ArrayLike],
+    *,
+    title: str | None = None,
+) -> str | os.PathLike[str]:
     """Draws the scores of several sets over one axis, each as shares of its images.
 
     The first set gives the scale: what lies further below it than it is wide is left
@@ -52,7 +61,12 @@ def histogram(path, scores, *, title=None):
     return save(figure, path)
 
 
-def roc(path, curves, *, title=None):
+def roc(
+    path: str | os.PathLike[str],
+    curves: Mapping[str, ArrayLike],
+    *,
+    title: str | None = None,
+) -> str | os.PathLike[str]:
     """Draws ROC curves on one square, the diagonal of guessing among them.
 
     Args:
@@ -89,7 +103,7 @@ def roc(path, curves, *, title=None):
     return save(figure, path)
 
 
-def _as_scores(values, name):
+def _as_scores(values: ArrayLike, name: str) -> np.ndarray:
     """Scores as float64 [N], N >= 1."""
     array = as_array(values, "scores", "lists of numbers")
     if array.ndim != 1 or len(array) == 0:

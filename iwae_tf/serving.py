@@ -5,34 +5,39 @@ import concurrent.futures
 import functools
 import hashlib
 import math
+import os
 import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iwae_tf import noise, score_files
 from iwae_tf.checks import check_count
-from iwae_tf.endpoints import open_scorer
+from iwae_tf.endpoints import Scorer, open_scorer
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.evaluation import concatenate
+from iwae_tf.evaluation import LogLikelihood, concatenate
 
 BATCH_SIZE = 100
+T = TypeVar("T")
 
 
 def score(
-    x,
+    x: np.ndarray,
     *,
-    labels=None,
-    saved_model=None,
-    endpoint=None,
-    num_samples=5000,
-    seed=(0, 0),
-    batch_size=BATCH_SIZE,
-    concurrency=1,
-    timeout=120.0,
-    retries=5,
-    output=None,
-    on_batch=None,
-):
+    labels: np.ndarray | None = None,
+    saved_model: str | os.PathLike[str] | None = None,
+    endpoint: str | None = None,
+    num_samples: int = 5000,
+    seed: Sequence[int] = (0, 0),
+    batch_size: int = BATCH_SIZE,
+    concurrency: int = 1,
+    timeout: float = 120.0,
+    retries: int = 5,
+    output: str | os.PathLike[str] | None = None,
+    on_batch: Callable[[LogLikelihood], object] | None = None,
+) -> LogLikelihood:
     """Estimates log p(x) of images with a SavedModel, here or behind a server.
 
     Each batch has a seed of its own, a function of `seed` and of its first row (see
@@ -114,7 +119,7 @@ def score(
     return concatenate(results)
 
 
-def batch_seed(seed, first_row):
+def batch_seed(seed: Sequence[int], first_row: int) -> tuple[int, int]:
     """The seed of the request whose first row has an id.
 
     The first eight bytes of SHA-256 of (seed, first_row) as two little-endian int32 and
@@ -139,7 +144,9 @@ def batch_seed(seed, first_row):
     return struct.unpack("<ii", digest[:8])
 
 
-def check_images(x, event_shape, batch_size=BATCH_SIZE):
+def check_images(
+    x: np.ndarray, event_shape: Sequence[int], batch_size: int = BATCH_SIZE
+) -> str:
     """Finds images fit to be sent, and returns a digest of them.
 
     Args:
@@ -174,7 +181,9 @@ def check_images(x, event_shape, batch_size=BATCH_SIZE):
     return digest.hexdigest()
 
 
-def check_labels(labels, num_rows, takes_labels):
+def check_labels(
+    labels: ArrayLike | None, num_rows: int, takes_labels: bool
+) -> np.ndarray | None:
     """`labels` as int32 [num_rows], or None for a model that takes none.
 
     Raises:
@@ -197,18 +206,18 @@ def check_labels(labels, num_rows, takes_labels):
     return np.clip(labels, -1, np.iinfo(np.int32).max).astype(np.int32)
 
 
-def as_float32(x):
+def as_float32(x: ArrayLike) -> np.ndarray:
     """`x` in the type that the signatures take; what does not fit is infinite."""
     with np.errstate(over="ignore"):
         return np.asarray(x, np.float32)
 
 
-def in_order(calls, concurrency):
+def in_order(calls: Iterable[Callable[[], T]], concurrency: int) -> Iterator[T]:
     """Results of functions in their order, `concurrency` of them under way."""
     if concurrency == 1:  # in this thread, where Ctrl-C ends even a request
         yield from (call() for call in calls)
         return
-    pending = collections.deque()
+    pending: collections.deque[concurrent.futures.Future[T]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
         try:
             for call in calls:
@@ -222,7 +231,15 @@ def in_order(calls, concurrency):
                 future.cancel()
 
 
-def _score_batch(scorer, x, labels, start, batch_size, num_samples, seed):
+def _score_batch(
+    scorer: Scorer,
+    x: np.ndarray,
+    labels: np.ndarray | None,
+    start: int,
+    batch_size: int,
+    num_samples: int,
+    seed: Sequence[int],
+) -> LogLikelihood:
     batch = as_float32(x[start : start + batch_size])
     given = None if labels is None else labels[start : start + batch_size]
     try:
@@ -232,7 +249,7 @@ def _score_batch(scorer, x, labels, start, batch_size, num_samples, seed):
         raise InvalidInputError(f"{rows}: {error}") from error
 
 
-def _check_patience(timeout, retries):
+def _check_patience(timeout: Any, retries: Any) -> None:
     """Raises InvalidInputError unless both can be kept to."""
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if not is_number or not 0 < timeout < math.inf:

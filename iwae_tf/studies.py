@@ -12,9 +12,10 @@ table. Budgets:
 All cells of a study have the same optimiser, estimator, stages and seeds.
 """
 
+import os
 import pathlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -23,6 +24,7 @@ from iwae_tf.config import default_config, stages
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.published import BEST_PUBLISHED, BURDA, RAINFORTH, SWAPPED, Published
 
+Rates = tuple[int, float, float]  # epochs, first and last rate
 BUDGETS = ("full", "short", "smoke")
 DATASETS = ("mnist", "mnist_fixed", "omniglot")
 DRAWS = 64  # M * K in Rainforth et al.
@@ -69,7 +71,15 @@ class Protocol(NamedTuple):
     dataset: str = "mnist"
     data_dir: str | None = None
 
-    def config(self, model, *, num_samples, num_groups=1, num_layers=1, **overrides):
+    def config(
+        self,
+        model: str,
+        *,
+        num_samples: int,
+        num_groups: int = 1,
+        num_layers: int = 1,
+        **overrides: Any,
+    ) -> ConfigDict:
         """The config of a cell, by this budget."""
         config = default_config()
         config.model, config.dataset = model, self.dataset.partition("_")[0]
@@ -86,7 +96,12 @@ class Protocol(NamedTuple):
         return config
 
 
-def cells(study, protocol, seeds=(0,), folder="."):
+def cells(
+    study: str,
+    protocol: Protocol,
+    seeds: Iterable[int] = (0,),
+    folder: str | os.PathLike[str] = ".",
+) -> list[Cell]:
     """The runs of a study.
 
     Args:
@@ -125,12 +140,14 @@ def cells(study, protocol, seeds=(0,), folder="."):
     return made
 
 
-def _full(config):
+def _full(config: ConfigDict) -> None:
     """Burda et al.'s text, which is what `default_config` holds."""
     del config
 
 
-def _short(config, first=FIRST_STAGE, last=LAST_STAGE):
+def _short(
+    config: ConfigDict, first: Rates = FIRST_STAGE, last: Rates = LAST_STAGE
+) -> None:
     draws = max(1, min(config.num_samples, FIRST_DRAWS // config.num_groups))
     config.gradient_estimator = "dreg"
     config.optimizer = "muon"
@@ -139,7 +156,7 @@ def _short(config, first=FIRST_STAGE, last=LAST_STAGE):
     config.epochs = first[0] + last[0]
 
 
-def _smoke(config):
+def _smoke(config: ConfigDict) -> None:
     _short(config, (1, *FIRST_STAGE[1:]), (1, *LAST_STAGE[1:]))
     config.dataset, config.data_dir = "mnist5k", None
     config.num_samples = min(config.num_samples, 4)
@@ -150,7 +167,7 @@ def _smoke(config):
     config.jit_compile = False
 
 
-def _burda_table1(protocol):
+def _burda_table1(protocol: Protocol) -> list[Cell]:
     made = []
     for (layers, k), published in BURDA[protocol.dataset].items():
         for model, figures in zip(("vae", "iwae"), published):
@@ -165,7 +182,7 @@ def _burda_table1(protocol):
     return made
 
 
-def _burda_swap(protocol):
+def _burda_swap(protocol: Protocol) -> list[Cell]:
     """A trained VAE trained on as an IWAE, and the other way round.
 
     For as long as the last stage, at its rates.
@@ -187,11 +204,14 @@ def _burda_swap(protocol):
     return made
 
 
-def _rainforth_table1(protocol):
+def _rainforth_table1(protocol: Protocol) -> list[Cell]:
     made = []
     for (model, setting), (nll, iwae) in RAINFORTH.items():
         groups = setting if model in ("miwae", "piwae") else 1
-        arguments = {"num_groups": groups, "num_samples": DRAWS // groups}
+        arguments: dict[str, Any] = {
+            "num_groups": groups,
+            "num_samples": DRAWS // groups,
+        }
         name, label = model, model.upper()
         if model == "ciwae":
             arguments["beta"] = setting
@@ -204,7 +224,7 @@ def _rainforth_table1(protocol):
     return made
 
 
-def _rainforth_grid(protocol):
+def _rainforth_grid(protocol: Protocol) -> list[Cell]:
     """MIWAE and PIWAE for every (M, K) with M * K = 64."""
     made = []
     for model in ("miwae", "piwae"):
@@ -216,15 +236,15 @@ def _rainforth_grid(protocol):
                     f"{model}_{groups}_{draws}",
                     f"{model.upper()}({groups}, {draws})",
                     protocol.config(model, num_groups=groups, num_samples=draws),
-                    nll and Published(nll, iwae=iwae),
+                    None if nll is None else Published(nll, iwae=iwae),
                 )
             )
     return made
 
 
-def _estimators(protocol):
+def _estimators(protocol: Protocol) -> list[Cell]:
     """Each estimator of each bound, 64 draws, at equal steps."""
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "iwae": {"num_samples": DRAWS},
         "miwae": {"num_groups": 8, "num_samples": 8},
         "ciwae": {"num_samples": DRAWS, "beta": 0.5},
@@ -242,13 +262,13 @@ def _estimators(protocol):
     return made
 
 
-def _samples(protocol):
+def _samples(protocol: Protocol) -> list[Cell]:
     """A VAE and an IWAE of as many draws, for their pictures."""
     chosen = ("vae_k50_1l", "iwae_k50_1l")
     return [cell for cell in _burda_table1(protocol) if cell.name in chosen]
 
 
-def _headline(protocol):
+def _headline(protocol: Protocol) -> list[Cell]:
     """The two models that everybody quotes, with an hour of two cores each."""
     made = []
     for layers, nll in BEST_PUBLISHED.items():

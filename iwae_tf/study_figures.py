@@ -2,18 +2,21 @@
 
 import csv
 import itertools
+import pathlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from iwae_tf import study_plots
 from iwae_tf.files import write_atomically
+from iwae_tf.studies import Cell
 from iwae_tf.workdir import Workdir, read_json
 
 FILE = "figure.png"
 PICTURES = "pictures"  # folder in that of the study
 
 
-def draw(name, cells, folder):
+def draw(name: str, cells: Sequence[Cell], folder: pathlib.Path) -> None:
     """Draws the figure of a study, where it has one.
 
     Args:
@@ -25,53 +28,64 @@ def draw(name, cells, folder):
         FIGURES[name](folder / FILE, cells, folder)
 
 
-def take_pictures(kinds, cells, folder):
+def take_pictures(
+    kinds: Iterable[str], cells: Sequence[Cell], folder: pathlib.Path
+) -> list[tuple[str, list[tuple[str, str]]]]:
     """Figures of the runs, copied beside the report, which outlives the runs.
 
     Returns:
       list of (kind, list of (label of a cell, path from the folder)).
     """
-    found = {kind: [] for kind in kinds}
+    found: dict[str, list[tuple[str, str]]] = {kind: [] for kind in kinds}
     for kind, cell in itertools.product(kinds, cells):
         source = Workdir(folder / cell.name).figures / f"{kind}.png"
         path = f"{PICTURES}/{cell.name}_{kind}.png"
         if source.is_file():
             (folder / PICTURES).mkdir(exist_ok=True)
-            content = source.read_bytes()
-            write_atomically(folder / path, lambda file, data=content: file.write(data))
+            _copy(source, folder / path)
         if (folder / path).is_file():
             found[kind].append((cell.label, path))
     return [(kind, pictures) for kind, pictures in found.items() if pictures]
 
 
-def _finished(cells, folder):
+def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    content = source.read_bytes()
+    write_atomically(target, lambda file: file.write(content))
+
+
+def _finished(
+    cells: Sequence[Cell], folder: pathlib.Path
+) -> list[tuple[Cell, Workdir]]:
     """(cell, Workdir) of those that are done."""
     workdirs = [(cell, Workdir(folder / cell.name)) for cell in cells]
     return [(cell, workdir) for cell, workdir in workdirs if workdir.results.is_file()]
 
 
-def _draw_grid(path, cells, folder):
+def _draw_grid(path: pathlib.Path, cells: Sequence[Cell], folder: pathlib.Path) -> None:
     """Bounds against M, mean over the seeds, and the published ones."""
-    measured, published = {}, {}
+    measured: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    published: dict[str, set[tuple[float, ...]]] = {}
     for cell, workdir in _finished(cells, folder):
         model, groups = cell.config.model.upper(), cell.config.num_groups
         run = read_json(workdir.results)
         point = (-run["nll"], run["iwae"])
         measured.setdefault(model, {}).setdefault(groups, []).append(point)
-        if cell.published is not None:
-            point = (groups, -cell.published.nll, cell.published.iwae)
-            published.setdefault(model, set()).add(point)
-    measured = {
+        if cell.published is not None and cell.published.iwae is not None:
+            theirs = (groups, -cell.published.nll, cell.published.iwae)
+            published.setdefault(model, set()).add(theirs)
+    means = {
         model: [(m, *np.mean(points, axis=0)) for m, points in by_groups.items()]
         for model, by_groups in measured.items()
     }
-    published = {model: published.get(model, ()) for model in measured}
-    study_plots.bounds_by_groups(path, measured, published)
+    known = {model: published.get(model, set()) for model in measured}
+    study_plots.bounds_by_groups(path, means, known)
 
 
-def _draw_estimators(path, cells, folder):
+def _draw_estimators(
+    path: pathlib.Path, cells: Sequence[Cell], folder: pathlib.Path
+) -> None:
     """Validation bounds of the first seed against epochs and against time."""
-    histories = {}
+    histories: dict[str, dict[str, list[list[float]]]] = {}
     for cell, workdir in _finished(cells, folder):
         bound, estimator = cell.config.model.upper(), cell.config.gradient_estimator
         with open(workdir.metrics, newline="") as file:

@@ -1,5 +1,8 @@
 """Charts of studies: what was measured beside what was published."""
 
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
 
 from iwae_tf.drawing import (
@@ -13,7 +16,12 @@ from iwae_tf.drawing import (
 from iwae_tf.plot_inputs import check_path
 
 
-def nll_by_cell(path, labels, nlls, published):
+def nll_by_cell(
+    path: str | os.PathLike[str],
+    labels: Sequence[str],
+    nlls: Sequence[float],
+    published: Sequence[float | None],
+) -> str | os.PathLike[str]:
     """Draws the NLL of each cell of a table, and what was published for it.
 
     Args:
@@ -33,7 +41,11 @@ def nll_by_cell(path, labels, nlls, published):
     return save(figure, path)
 
 
-def bounds_by_groups(path, measured, published):
+def bounds_by_groups(
+    path: str | os.PathLike[str],
+    measured: Mapping[str, Iterable[Sequence[float]]],
+    published: Mapping[str, Iterable[Sequence[float]]],
+) -> str | os.PathLike[str]:
     """Draws log p(x), the IWAE bound and their difference against M, M * K fixed.
 
     Args:
@@ -53,7 +65,7 @@ def bounds_by_groups(path, measured, published):
         for color, (model, points) in zip(CATEGORIES[2:], source.items()):
             if not points:
                 continue
-            groups, log_p, bound = np.asarray(sorted(points), float).T
+            groups, log_p, bound = np.asarray(sorted(points, key=list), float).T
             for ax, values in zip(panels, (log_p, bound, bound - log_p)):
                 if marker == "none":
                     ring = {"mfc": "none", "markersize": 8, "linestyle": "none"}
@@ -69,7 +81,10 @@ def bounds_by_groups(path, measured, published):
     return save(figure, path)
 
 
-def bounds_by_time(path, histories):
+def bounds_by_time(
+    path: str | os.PathLike[str],
+    histories: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
+) -> str | os.PathLike[str]:
     """Draws validation bounds against epochs, and against seconds.
 
     Args:

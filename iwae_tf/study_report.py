@@ -5,15 +5,18 @@ report can be made again from them alone.
 """
 
 import math
+import os
 import pathlib
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import markdown
 import numpy as np
 
 from iwae_tf import study_figures, study_plots
 from iwae_tf.files import write_atomically, write_json
-from iwae_tf.studies import STUDIES
+from iwae_tf.published import Published
+from iwae_tf.studies import STUDIES, Cell, Protocol
 from iwae_tf.workdir import Workdir, read_json
 
 CHART = "nll.png"
@@ -33,7 +36,7 @@ class Row(NamedTuple):
     """A cell of a study over its finished seeds; numbers are means over them."""
 
     label: str
-    published: object  # studies.Published or None
+    published: Published | None
     seeds: list
     nll: float | None = None
     error: float | None = None  # of importance sampling, by the jackknife
@@ -44,14 +47,16 @@ class Row(NamedTuple):
     seconds: float | None = None
 
     @property
-    def difference(self):
+    def difference(self) -> float | None:
         """Published minus measured NLL: positive where ours is better; or None."""
         if self.published is None or self.nll is None:
             return None
         return self.published.nll - self.nll
 
 
-def collect(cells, folder):
+def collect(
+    cells: Sequence[Cell], folder: str | os.PathLike[str]
+) -> tuple[list[Row], list[dict[str, Any]]]:
     """Rows of a study from the runs in a folder.
 
     Args:
@@ -61,7 +66,7 @@ def collect(cells, folder):
     Returns:
       (list of Row, one a label, list of the results.json that were found).
     """
-    found = {}
+    found: dict[str, tuple[Published | None, list[dict[str, Any]]]] = {}
     for cell in cells:
         path = Workdir(pathlib.Path(folder) / cell.name).results
         runs = found.setdefault(cell.label, (cell.published, []))[1]
@@ -71,7 +76,9 @@ def collect(cells, folder):
     return rows, [run for _, runs in found.values() for run in runs]
 
 
-def _row(label, published, runs):
+def _row(
+    label: str, published: Published | None, runs: Sequence[dict[str, Any]]
+) -> Row:
     seeds = [run["config"]["seed"] for run in runs]
     if not runs:
         return Row(label, published, seeds)
@@ -97,7 +104,13 @@ def _row(label, published, runs):
     )
 
 
-def to_markdown(name, protocol, rows, runs, pictures=()):
+def to_markdown(
+    name: str,
+    protocol: Protocol,
+    rows: Sequence[Row],
+    runs: Sequence[dict[str, Any]],
+    pictures: Iterable[tuple[str, Sequence[tuple[str, str]]]] = (),
+) -> str:
     """The report of a study of training runs as Markdown.
 
     Args:
@@ -126,7 +139,7 @@ def to_markdown(name, protocol, rows, runs, pictures=()):
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _side_by_side(kind, pictures):
+def _side_by_side(kind: str, pictures: Sequence[tuple[str, str]]) -> str:
     """One kind of picture of several cells, as a table."""
     labels, paths = zip(*pictures)
     cells = [f"![{kind} of {label}]({path})" for label, path in pictures]
@@ -135,7 +148,7 @@ def _side_by_side(kind, pictures):
     return "\n".join([f"## {title}", "", *("| " + " | ".join(x) + " |" for x in lines)])
 
 
-def _table(rows):
+def _table(rows: Sequence[Row]) -> str:
     head = (
         "cell",
         "NLL",
@@ -153,7 +166,9 @@ def _table(rows):
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for row in rows:
         theirs = row.published
-        gap = None if None in (row.iwae, row.nll) else row.iwae + row.nll
+        gap = None
+        if row.iwae is not None and row.nll is not None:
+            gap = row.iwae + row.nll
         error = _number(row.error, 3)
         if row.seed_deviation is not None:
             error += f", seeds {row.seed_deviation:.2f}"
@@ -177,20 +192,24 @@ def _table(rows):
     return "\n".join("| " + " | ".join(line[i] for i in used) + " |" for line in lines)
 
 
-def _number(value, digits):
+def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _behind(rows):
+def _behind(rows: Sequence[Row]) -> str:
     """Which cells are worse than what was published."""
-    behind = [row for row in rows if row.difference is not None and row.difference < 0]
+    behind = [
+        f"{row.label} ({-row.difference:.2f})"
+        for row in rows
+        if row.difference is not None and row.difference < 0
+    ]
     if not behind:
         return ""
-    listed = ", ".join(f"{row.label} ({-row.difference:.2f})" for row in behind)
+    listed = ", ".join(behind)
     return f"Behind the published figure, in nats: {listed}."
 
 
-def _protocol(runs):
+def _protocol(runs: Sequence[dict[str, Any]]) -> str:
     """What the runs have in common: data, draws, schedule, libraries."""
     if not runs:
         return ""
@@ -212,7 +231,7 @@ def _protocol(runs):
     return "\n".join(["## Protocol", "", *lines])
 
 
-def _common(runs, key):
+def _common(runs: Sequence[dict[str, Any]], key: str) -> Any:
     """The value of a config key, or that it differs between cells."""
     values = {repr(run["config"][key]) for run in runs}
     if len(values) == 1:
@@ -220,7 +239,9 @@ def _common(runs, key):
     return "by cell, see its config.json"
 
 
-def write(name, protocol, cells, folder):
+def write(
+    name: str, protocol: Protocol, cells: Sequence[Cell], folder: str | os.PathLike[str]
+) -> list[Row]:
     """Writes `report.md`, `report.html`, `report.json` and the chart into a folder.
 
     Args:
@@ -234,13 +255,13 @@ def write(name, protocol, cells, folder):
     """
     folder = pathlib.Path(folder)
     rows, runs = collect(cells, folder)
-    done = [row for row in rows if row.nll is not None]
+    done = [(row, row.nll) for row in rows if row.nll is not None]
     if done:
         study_plots.nll_by_cell(
             folder / CHART,
-            [row.label for row in done],
-            [row.nll for row in done],
-            [row.published and row.published.nll for row in done],
+            [row.label for row, _ in done],
+            [nll for _, nll in done],
+            [row.published and row.published.nll for row, _ in done],
         )
         study_figures.draw(name, cells, folder)
     pictures = study_figures.take_pictures(STUDIES[name].pictures, cells, folder)
@@ -254,7 +275,13 @@ def write(name, protocol, cells, folder):
     return rows
 
 
-def write_part(name, protocol, folder, sentences, figures):
+def write_part(
+    name: str,
+    protocol: Protocol,
+    folder: str | os.PathLike[str],
+    sentences: Sequence[str],
+    figures: Iterable[tuple[str, str]],
+) -> None:
     """Writes the same files for a study that is a part of a diagnosis.
 
     Args:
@@ -276,7 +303,13 @@ def write_part(name, protocol, folder, sentences, figures):
     _write(name, protocol, pathlib.Path(folder), text, {"sentences": sentences})
 
 
-def _write(name, protocol, folder, text, content):
+def _write(
+    name: str,
+    protocol: Protocol,
+    folder: pathlib.Path,
+    text: str,
+    content: dict[str, Any],
+) -> None:
     """`report.md`, the same as a page, and what `content` adds to `report.json`."""
     body = markdown.markdown(text, extensions=["tables"])
     page = (

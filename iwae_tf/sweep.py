@@ -26,7 +26,7 @@ _TASK = flags.DEFINE_integer("task", None, "Do run I alone, counted from 0.")
 _LIST = flags.DEFINE_bool("list", False, "Print the runs and do nothing.")
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Does the runs of the flags and prints a table."""
     del argv
     from iwae_tf import sweeps
@@ -40,7 +40,7 @@ def main(argv):
             print(index, run.name)
         return 0
     folder = pathlib.Path(cli.require("folder", _FOLDER.value))
-    table = folder / "sweep.json"
+    table: pathlib.Path | None = folder / "sweep.json"
     if _TASK.value is not None:
         check_choice(_TASK.value, "task", range(len(runs)))
         runs, table = [runs[_TASK.value]], None
@@ -54,7 +54,7 @@ def main(argv):
     return cli.FAILED if any(o.status == sweeps.FAILED for o in outcomes) else 0
 
 
-def run():
+def run() -> None:
     """The console command."""
     cli.run(main)
 

@@ -19,7 +19,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -55,7 +56,7 @@ class Outcome(NamedTuple):
     message: str = ""  # why it failed
 
 
-def expand_grid(config, axes):
+def expand_grid(config: ConfigDict, axes: Iterable[str]) -> list[Run]:
     """Runs for every combination of values.
 
     Args:
@@ -83,7 +84,14 @@ def expand_grid(config, axes):
     return runs
 
 
-def run_all(runs, folder, *, num_processes=1, stop=None, report=print):
+def run_all(
+    runs: Iterable[Run | tuple[str, ConfigDict]],
+    folder: str | os.PathLike[str],
+    *,
+    num_processes: int = 1,
+    stop: threading.Event | None = None,
+    report: Callable[[str], object] = print,
+) -> list[Outcome]:
     """Does the runs, some at a time; a failed one does not end the others.
 
     Args:
@@ -100,15 +108,15 @@ def run_all(runs, folder, *, num_processes=1, stop=None, report=print):
     Raises:
       InvalidInputError: a bad name, or two runs of one name.
     """
-    runs, folder = [Run(*run) for run in runs], pathlib.Path(folder)
+    named, folder = [Run(*run) for run in runs], pathlib.Path(folder)
     check_count(num_processes, "num_processes")
-    _check_names([run.name for run in runs])
+    _check_names([run.name for run in named])
     stop = stop or threading.Event()
     threads = max(1, (os.cpu_count() or 1) // num_processes)
     with concurrent.futures.ThreadPoolExecutor(num_processes) as pool:
         futures = [
             pool.submit(run_one, run, folder, stop=stop, report=report, threads=threads)
-            for run in runs
+            for run in named
         ]
         try:
             return [future.result() for future in futures]
@@ -117,7 +125,14 @@ def run_all(runs, folder, *, num_processes=1, stop=None, report=print):
             raise
 
 
-def run_one(run, folder, *, stop=None, report=print, threads=None):
+def run_one(
+    run: Run | tuple[str, ConfigDict],
+    folder: str | os.PathLike[str],
+    *,
+    stop: threading.Event | None = None,
+    report: Callable[[str], object] = print,
+    threads: int | None = None,
+) -> Outcome:
     """Does one run in a process of its own, unless it is finished; returns Outcome."""
     run, stop = Run(*run), stop or threading.Event()
     workdir = Workdir(pathlib.Path(folder) / run.name)
@@ -141,7 +156,13 @@ def run_one(run, folder, *, stop=None, report=print, threads=None):
     return outcome
 
 
-def take_finished(runs, folder, root, *, report=print):
+def take_finished(
+    runs: Iterable[Run],
+    folder: str | os.PathLike[str],
+    root: str | os.PathLike[str],
+    *,
+    report: Callable[[str], object] = print,
+) -> None:
     """Copies runs that are finished elsewhere, found by their config.
 
     Results, metrics, figures and the trained model are copied; a run that has been
@@ -175,7 +196,7 @@ def take_finished(runs, folder, root, *, report=print):
                 break
 
 
-def format_table(outcomes):
+def format_table(outcomes: Iterable[Outcome]) -> str:
     """The outcomes as text, a line each, failures with their reason."""
     rows = [["run", "status", "NLL", "+-", "bound", "seconds", ""]]
     for outcome in outcomes:
@@ -185,19 +206,19 @@ def format_table(outcomes):
         rows.append([outcome.name, outcome.status, *cells, outcome.message])
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
-    for name, status, *numbers, message in rows:
+    for name, status, *figures, message in rows:
         cells = [name.ljust(widths[0]), status.ljust(widths[1])]
-        cells += [n.rjust(width) for n, width in zip(numbers, widths[2:])]
+        cells += [n.rjust(width) for n, width in zip(figures, widths[2:])]
         lines.append("  ".join([*cells, message]).rstrip())
     return "\n".join(lines)
 
 
-def write_table(path, outcomes):
+def write_table(path: str | os.PathLike[str], outcomes: Iterable[Outcome]) -> None:
     """Writes the outcomes as JSON, a list of objects under "runs"."""
     write_json(path, {"runs": [outcome._asdict() for outcome in outcomes]})
 
 
-def _train(workdir, stop, threads):
+def _train(workdir: Workdir, stop: threading.Event, threads: int | None) -> int:
     """Runs the training script; returns its exit code. SIGTERM once `stop` is set."""
     command = [*TRAIN, f"--config={workdir.config}", f"--workdir={workdir.path}"]
     environment = dict(os.environ)
@@ -216,13 +237,20 @@ def _train(workdir, stop, threads):
     return process.returncode
 
 
-def _outcome(name, workdir, code):
+def _outcome(name: str, workdir: Workdir, code: int) -> Outcome:
     """The Outcome of a run whose process ended with `code`."""
     path = str(workdir.path)
     if workdir.results.exists():
         found = read_json(workdir.results)
-        keys = ("nll", "jackknife_error", "bound", "seconds")
-        return Outcome(name, DONE, path, *(found.get(key) for key in keys))
+        return Outcome(
+            name,
+            DONE,
+            path,
+            nll=found.get("nll"),
+            jackknife_error=found.get("jackknife_error"),
+            bound=found.get("bound"),
+            seconds=found.get("seconds"),
+        )
     if code in (0, 130):
         return Outcome(name, STOPPED, path)
     log = workdir.path / "log.txt"
@@ -238,7 +266,7 @@ def _outcome(name, workdir, code):
     return Outcome(name, FAILED, path, message=f"{reason} (see {log})")
 
 
-def _check_names(names):
+def _check_names(names: list[str]) -> None:
     for name in names:
         if not re.fullmatch(r"[\w=+-][\w.=+-]*", str(name)):
             raise InvalidInputError(
@@ -251,7 +279,7 @@ def _check_names(names):
             )
 
 
-def _parse_axis(axis):
+def _parse_axis(axis: str) -> tuple[str, tuple[Any, ...]]:
     """("num_samples", (1, 5, 50)) of "num_samples=1,5,50"; words need no quotes."""
     key, equals, text = axis.partition("=")
     check_key(key)
@@ -268,7 +296,7 @@ def _parse_axis(axis):
     return key, values
 
 
-def _set(config, key, value):
+def _set(config: ConfigDict, key: str, value: Any) -> None:
     if isinstance(config[key], float) and isinstance(value, int):
         value = float(value)
     if isinstance(config[key], bool) and value in ("true", "false"):

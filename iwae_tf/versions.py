@@ -1,12 +1,30 @@
-"""The libraries that made a number or a model."""
+"""The version of the package, and the libraries that made a number or a model."""
 
+import configparser
 import importlib.metadata
+import pathlib
 import platform
 
 VERSIONED = ("tensorflow", "keras", "tensorflow-probability", "numpy")
+NAME = "iwae_tf"
+SETUP = pathlib.Path(__file__).parents[1] / "setup.cfg"  # of a checkout
 
 
-def library_versions():
-    """Dict of library to its version, Python first."""
+def package_version() -> str:
+    """The version in `setup.cfg`: of this checkout, or as it was installed.
+
+    A checkout reads its own file: another version may be installed beside it, and the
+    metadata of an editable install are as old as the install.
+    """
+    if SETUP.is_file():
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.read(SETUP, encoding="utf-8")
+        if parser.get("metadata", "name", fallback=None) == NAME:
+            return parser.get("metadata", "version")
+    return importlib.metadata.version(NAME)
+
+
+def library_versions() -> dict[str, str]:
+    """Dict of library to its version, Python and this package first."""
     found = {name: importlib.metadata.version(name) for name in VERSIONED}
-    return {"python": platform.python_version(), **found}
+    return {"python": platform.python_version(), NAME: package_version(), **found}

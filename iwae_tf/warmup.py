@@ -7,6 +7,9 @@ anybody. The records are `PredictionLog`s, each with a `PredictRequest`, of the 
 """
 
 import importlib.util
+import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -16,12 +19,12 @@ FILE = "assets.extra/tf_serving_warmup_requests"
 MODULE = "tensorflow_serving"
 
 
-def is_available():
+def is_available() -> bool:
     """Whether the messages of TensorFlow Serving are installed."""
     return importlib.util.find_spec(MODULE) is not None
 
 
-def check_available(what):
+def check_available(what: str) -> None:
     """Raises InvalidInputError where the extra is missing that `what` needs."""
     if not is_available():
         raise InvalidInputError(
@@ -30,7 +33,9 @@ def check_available(what):
         )
 
 
-def write(version, name, requests):
+def write(
+    version: pathlib.Path, name: str, requests: Mapping[str, Mapping[str, tf.Tensor]]
+) -> None:
     """Writes the file into the folder of a version.
 
     Args:
@@ -51,7 +56,9 @@ def write(version, name, requests):
             file.write(record.SerializeToString())
 
 
-def predict_request(name, signature, inputs, version=None):
+def predict_request(
+    name: str, signature: str, inputs: Mapping[str, Any], version: int | None = None
+) -> Any:
     """A `PredictRequest`.
 
     Args:

@@ -1,8 +1,11 @@
 """The folder of one training run: what lies where, and reading it back."""
 
 import json
+import os
 import pathlib
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 from ml_collections import ConfigDict
@@ -28,7 +31,7 @@ class Workdir:
       path: the folder; made when something is written.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = pathlib.Path(path)
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.csv"
@@ -39,9 +42,9 @@ class Workdir:
         self.figures = self.path / "figures"
         self.saved_model = self.path / "saved_model"
         self.bad_batch = self.path / "nonfinite_batch.npz"
-        self._lock = None
+        self._lock: FolderLock | None = None
 
-    def claim(self, config):
+    def claim(self, config: ConfigDict) -> None:
         """Makes the folder this config's and this process's; see `release`.
 
         Raises:
@@ -54,12 +57,12 @@ class Workdir:
         for folder in (self.path, self.checkpoints, self.figures):
             remove_leftovers(folder)
 
-    def release(self):
+    def release(self) -> None:
         """Lets other processes claim the folder."""
         if self._lock is not None:
             self._lock.release()
 
-    def check(self, config):
+    def check(self, config: ConfigDict) -> None:
         """Raises InvalidInputError where this is the folder of another config."""
         if not self.config.exists():
             return
@@ -73,7 +76,7 @@ class Workdir:
                 f"{ours.get(key)!r}"
             )
 
-    def read_config(self):
+    def read_config(self) -> ConfigDict:
         """The run's ConfigDict.
 
         Raises:
@@ -81,7 +84,9 @@ class Workdir:
         """
         return read_config(self.config)
 
-    def export(self, model, config, results):
+    def export(
+        self, model: keras.Model, config: ConfigDict, results: Mapping[str, Any] | None
+    ) -> pathlib.Path:
         """Saves the model for Keras and for serving; returns the SavedModel's path.
 
         An unfinished run that got this far before has no version yet but 1: what an
@@ -91,11 +96,11 @@ class Workdir:
         shutil.rmtree(self.saved_model, ignore_errors=True)
         return export(model, config, self.saved_model, results)
 
-    def read_results(self):
+    def read_results(self) -> dict[str, Any] | None:
         """The run's results, or None where it is not finished."""
         return read_json(self.results) if self.results.exists() else None
 
-    def load_model(self):
+    def load_model(self) -> keras.Model:
         """The run's trained model.
 
         Raises:
@@ -116,7 +121,7 @@ class Workdir:
             ) from error
 
 
-def load(workdir):
+def load(workdir: str | os.PathLike[str]) -> keras.Model:
     """Loads the trained model of a finished run.
 
     Args:
@@ -131,7 +136,12 @@ def load(workdir):
     return Workdir(workdir).load_model()
 
 
-def export(model, config, path, results=None):
+def export(
+    model: keras.Model,
+    config: ConfigDict,
+    path: str | os.PathLike[str],
+    results: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
     """Exports a model as the next version in `path`, its config and card beside it.
 
     Args:
@@ -157,7 +167,7 @@ def export(model, config, path, results=None):
     return version
 
 
-def load_exported(path):
+def load_exported(path: str | os.PathLike[str]) -> tuple[keras.Model, ConfigDict]:
     """The Keras model of a SavedModel that `export` wrote, from the config beside it.
 
     Args:
@@ -177,7 +187,7 @@ def load_exported(path):
     return model, config
 
 
-def read_config(path):
+def read_config(path: str | os.PathLike[str]) -> ConfigDict:
     """The ConfigDict in a JSON file; see `Workdir.read_config`."""
     config = default_config()
     values = read_json(path)
@@ -198,7 +208,7 @@ def read_config(path):
     return config
 
 
-def read_json(path):
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The object in a JSON file, or one line on what is wrong with it."""
     path = pathlib.Path(path)
     if not path.is_file():
@@ -216,7 +226,7 @@ def read_json(path):
     return value
 
 
-def different_keys(ours, theirs):
+def different_keys(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """In which keys two configs, as JSON, are different runs.
 
     A key that one lacks, since it was not there yet when that was written, has its
@@ -231,6 +241,6 @@ def different_keys(ours, theirs):
     ]
 
 
-def as_json(config):
+def as_json(config: ConfigDict) -> dict[str, Any]:
     """A config as JSON reads it back: tuples are lists."""
     return json.loads(json.dumps(config.to_dict()))

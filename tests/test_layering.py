@@ -83,8 +83,10 @@ ALLOWED = {
     "published": set(),
     "studies": {"checks", "config", "published"},
     "study_plots": {"drawing", "plot_inputs"},
-    "study_figures": {"files", "study_plots", "workdir"},
-    "study_report": {"files", "studies", "study_figures", "study_plots", "workdir"},
+    "study_figures": {"files", "studies", "study_plots", "workdir"},
+    "study_report": {
+        "files", "published", "studies", "study_figures", "study_plots", "workdir",
+    },
     "terminal": set(),
     "usage": {"terminal"},
     "cli": {"config", "distribution", "usage"},
@@ -125,7 +127,7 @@ ALLOWED = {
     },
     "diagnostics.study": {
         "files", "terminal", "diagnostics.error_parts", "diagnostics.estimate_parts",
-        "diagnostics.learning_parts", "diagnostics.report",
+        "diagnostics.learning_parts", "diagnostics.part", "diagnostics.report",
     },
 }  # fmt: skip
 

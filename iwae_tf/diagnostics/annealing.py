@@ -13,8 +13,10 @@ References:
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -48,23 +50,28 @@ class FreshHMC(tfp.mcmc.HamiltonianMonteCarlo):
     temperature before: it would accept by the wrong ratio.
     """
 
-    def one_step(self, current_state, previous_kernel_results, seed=None):
+    def one_step(
+        self,
+        current_state: tf.Tensor,
+        previous_kernel_results: Any,
+        seed: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, Any]:
         fresh = self.bootstrap_results(current_state)
         return super().one_step(current_state, fresh, seed=seed)
 
 
 def annealed_log_likelihood(
-    model,
-    x,
+    model: keras.Model,
+    x: np.ndarray | tf.Tensor,
     *,
-    latents=None,
-    num_steps=500,
-    num_chains=16,
-    num_leapfrog_steps=10,
-    base="proposal",
-    seed=(0, 0),
-    on_progress=None,
-):
+    latents: Sequence[tf.Tensor] | None = None,
+    num_steps: int = 500,
+    num_chains: int = 16,
+    num_leapfrog_steps: int = 10,
+    base: str = "proposal",
+    seed: Sequence[int] = (0, 0),
+    on_progress: Callable[[int], object] | None = None,
+) -> Annealed:
     """Estimates log p(x) of each image by annealed importance sampling.
 
     log 1/C sum_c w_c, w_c the weight of chain c from the base to p(x, z)

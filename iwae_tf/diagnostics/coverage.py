@@ -1,9 +1,13 @@
 """Whether error bars of log p(x) hold: many seeds against what each of them says."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 from scipy import special
 
 from iwae_tf.checks import check_count
@@ -11,7 +15,7 @@ from iwae_tf.diagnostics.draws import log_weight_batches
 from iwae_tf.diagnostics.proposals import check_draws, smoothed_log_weights
 from iwae_tf.diagnostics.resampling import leave_one_out
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.evaluation import stream_draws
+from iwae_tf.evaluation import LogLikelihood, stream_draws
 
 NUM_BLOCKS = 25  # of the between-block spread
 NUM_RESAMPLES = 100  # of the bootstrap
@@ -20,8 +24,14 @@ SPREADS = (0.5, 1.0, 2.0, 3.0)  # sd of log w in the cases with a known answer
 
 
 def error_coverage(
-    model, x, *, num_samples=5000, num_seeds=16, seed=(0, 0), on_progress=None
-):
+    model: keras.Model,
+    x: np.ndarray | tf.Tensor,
+    *,
+    num_samples: int = 5000,
+    num_seeds: int = 16,
+    seed: Sequence[int] = (0, 0),
+    on_progress: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
     """Spread of log p(x) between seeds against the error bars that each seed states.
 
     Args:
@@ -60,8 +70,13 @@ def error_coverage(
 
 
 def known_cases(
-    *, spreads=SPREADS, num_samples=5000, num_images=100, num_seeds=40, seed=0
-):
+    *,
+    spreads: Sequence[float] = SPREADS,
+    num_samples: int = 5000,
+    num_images: int = 100,
+    num_seeds: int = 40,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
     """`error_coverage` where the answer is known: log w ~ N(-s^2 / 2, s^2), E w = 1.
 
     That is what a Gaussian proposal beside a Gaussian posterior of the same width
@@ -83,7 +98,9 @@ def known_cases(
     return cases
 
 
-def error_bars(log_weights, rng):
+def error_bars(
+    log_weights: ArrayLike, rng: np.random.Generator
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Estimates of log E w with error bars, by several methods.
 
     Args:
@@ -103,17 +120,20 @@ def error_bars(log_weights, rng):
     smoothed = _streamed(smoothed_log_weights(log_weights - peak)[0])
     weights = np.exp(log_weights - peak)
     bias, _ = leave_one_out(log_weights)
+    jackknife_error = np.asarray(plain.jackknife_error)
     return {
         "delta method": (estimate, plain.standard_error),
-        "jackknife": (estimate, plain.jackknife_error),
-        "jackknife, bias reduced": (estimate - bias, plain.jackknife_error),
+        "jackknife": (estimate, jackknife_error),
+        "jackknife, bias reduced": (estimate - bias, jackknife_error),
         "blocks": (estimate, _block_error(weights)),
         "bootstrap": (estimate, _bootstrap_error(weights, rng)),
         "Pareto-smoothed": (smoothed.estimate + peak, smoothed.standard_error),
     }
 
 
-def compare(seeds, reference):
+def compare(
+    seeds: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]], reference: np.ndarray
+) -> dict[str, Any]:
     """What error bars say, against what happens between seeds.
 
     Args:
@@ -135,7 +155,8 @@ def compare(seeds, reference):
         "reference": float(np.mean(reference)),
         "errors": {
             name: _compare_one(
-                *(np.stack([found[name][part] for found in seeds]) for part in (0, 1)),
+                np.stack([found[name][0] for found in seeds]),
+                np.stack([found[name][1] for found in seeds]),
                 reference,
             )
             for name in seeds[0]
@@ -143,7 +164,9 @@ def compare(seeds, reference):
     }
 
 
-def _compare_one(estimates, errors, reference):
+def _compare_one(
+    estimates: np.ndarray, errors: np.ndarray, reference: np.ndarray
+) -> dict[str, float]:
     """`compare` of one kind of error: estimates and errors [S, N]."""
     means = estimates.mean(axis=1)
     stated = np.sqrt((errors**2).sum(axis=1)) / errors.shape[1]
@@ -165,7 +188,7 @@ def _compare_one(estimates, errors, reference):
     }
 
 
-def _streamed(log_weights):
+def _streamed(log_weights: np.ndarray) -> LogLikelihood:
     """`stream_draws` of given log-weights [K, B], as float64 arrays."""
     count, num_rows = log_weights.shape
     draws = tf.constant(log_weights, tf.float32)
@@ -173,7 +196,7 @@ def _streamed(log_weights):
     return type(found)(*(part.numpy().astype(np.float64) for part in found))
 
 
-def _block_error(weights):
+def _block_error(weights: np.ndarray) -> np.ndarray:
     """Jackknife over blocks of draws of weights [K, B]: [B]."""
     usable = len(weights) - len(weights) % NUM_BLOCKS
     blocks = weights[:usable].reshape(-1, NUM_BLOCKS, weights.shape[1]).sum(axis=0)
@@ -181,20 +204,25 @@ def _block_error(weights):
         return leave_one_out(np.log(blocks))[1]
 
 
-def _bootstrap_error(weights, rng):
+def _bootstrap_error(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Standard deviation of the log mean of resampled weights [K, B]: [B]."""
     times = rng.poisson(1.0, [NUM_RESAMPLES, len(weights)]).astype(np.float64)
     means = times @ weights / times.sum(axis=1, keepdims=True)
     return np.log(np.maximum(means, np.finfo(float).tiny)).std(axis=0, ddof=1)
 
 
-def _join(parts):
+def _join(
+    parts: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]],
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Batches of `error_bars` end to end."""
     return {
-        name: tuple(np.concatenate(pair) for pair in zip(*(p[name] for p in parts)))
+        name: (
+            np.concatenate([part[name][0] for part in parts]),
+            np.concatenate([part[name][1] for part in parts]),
+        )
         for name in parts[0]
     }
 
 
-def _root_mean_square(values):
+def _root_mean_square(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values))))

@@ -1,7 +1,10 @@
 """Log-weights of given images, drawn in bounded memory."""
 
 import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -11,10 +14,19 @@ from iwae_tf.evaluation import CHUNK_SIZE
 
 VALUES_AT_ONCE = 2_000_000  # log-weights that are held: what bounds the memory
 
-_compiled = weakref.WeakKeyDictionary()
+_compiled: weakref.WeakKeyDictionary[keras.Model, dict[tuple[int, int], Any]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def draw_log_weights(model, x, num_samples, seed=(0, 0), *, first_row=0):
+def draw_log_weights(
+    model: keras.Model,
+    x: np.ndarray | tf.Tensor,
+    num_samples: int,
+    seed: Sequence[int] = (0, 0),
+    *,
+    first_row: int = 0,
+) -> np.ndarray:
     """Log-weights of K draws of q(z|x) a row, with the noise of `log_likelihood`.
 
     Args:
@@ -50,7 +62,12 @@ def draw_log_weights(model, x, num_samples, seed=(0, 0), *, first_row=0):
     return np.concatenate(columns, axis=1)[:, : len(x)]
 
 
-def log_weight_batches(model, x, num_samples, seed=(0, 0)):
+def log_weight_batches(
+    model: keras.Model,
+    x: np.ndarray | tf.Tensor,
+    num_samples: int,
+    seed: Sequence[int] = (0, 0),
+) -> Iterator[tuple[int, np.ndarray]]:
     """Yields `draw_log_weights` of batches of images, as (first row, [K, b]).
 
     A batch is as large as `VALUES_AT_ONCE` log-weights, and one image at least.
@@ -69,7 +86,7 @@ def _compiled_chunk(model, num_rows, count):
     """A function from rows, their parameters, a key and a record to [count, rows]."""
     functions = _compiled.setdefault(model, {})
     if (num_rows, count) not in functions:
-        reference = weakref.ref(model)  # the cache must not keep the model alive
+        reference: Any = weakref.ref(model)  # the cache must not keep the model alive
 
         def chunk(x, parameters, key, start):
             model = reference()

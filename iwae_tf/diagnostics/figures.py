@@ -1,8 +1,12 @@
 """Charts of the diagnostics: dicts of numbers in, one PNG file out."""
 
 import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iwae_tf.drawing import (
     BLUE,
@@ -27,7 +31,12 @@ _CURVES = {"reparameterized": (BLUE, "o"), "dreg": (ORANGE, "s"), "stl": (GREEN,
 HALVES = ("encoder", "decoder")
 
 
-def gradient_noise(path, lines, *, title=None):
+def gradient_noise(
+    path: str | os.PathLike[str],
+    lines: Sequence[Mapping[str, Any]],
+    *,
+    title: str | None = None,
+) -> str | os.PathLike[str]:
     """Draws SNR against the number of draws, one panel for each half of the model.
 
     Args:
@@ -42,7 +51,7 @@ def gradient_noise(path, lines, *, title=None):
     figure = new_figure(height=470)
     axes = figure.subplots(1, 2, squeeze=False)[0]
     for ax, half in zip(axes, HALVES):
-        floors = {}
+        floors: dict[int, float] = {}
         for line in (line for line in lines if line["half"] == half):
             color, marker = _CURVES[line["estimator"]]
             if line["varied"] == "M":
@@ -71,7 +80,9 @@ def gradient_noise(path, lines, *, title=None):
     return save(figure, path)
 
 
-def bound_sweep(path, sweep):
+def bound_sweep(
+    path: str | os.PathLike[str], sweep: Mapping[str, Any]
+) -> str | os.PathLike[str]:
     """Draws bounds against K with error bars, and their gap to log p(x)."""
     figure = new_figure(height=470)
     left, right = figure.subplots(1, 2, squeeze=False)[0]
@@ -108,7 +119,9 @@ def bound_sweep(path, sweep):
     return save(figure, path)
 
 
-def error_bars(path, found):
+def error_bars(
+    path: str | os.PathLike[str], found: Mapping[str, Any]
+) -> str | os.PathLike[str]:
     """Draws what each error bar says against the spread between seeds, and coverage."""
     names = list(found["errors"])
     rows = np.arange(len(names))[::-1]
@@ -136,7 +149,14 @@ def error_bars(path, found):
     return save(figure, path)
 
 
-def proposal_quality(path, pareto_k, sizes, *, num_samples, threshold):
+def proposal_quality(
+    path: str | os.PathLike[str],
+    pareto_k: ArrayLike,
+    sizes: ArrayLike,
+    *,
+    num_samples: int,
+    threshold: float,
+) -> str | os.PathLike[str]:
     """Draws histograms of Pareto k and of the effective sample size."""
     figure = new_figure(height=400)
     left, right = figure.subplots(1, 2, squeeze=False)[0]
@@ -160,7 +180,14 @@ def proposal_quality(path, pareto_k, sizes, *, num_samples, threshold):
     return save(figure, path)
 
 
-def sandwich(path, *, lower, estimate, upper=None, title):
+def sandwich(
+    path: str | os.PathLike[str],
+    *,
+    lower: tuple[ArrayLike, ArrayLike],
+    estimate: tuple[ArrayLike, ArrayLike],
+    upper: tuple[ArrayLike, ArrayLike] | None = None,
+    title: str,
+) -> str | os.PathLike[str]:
     """Draws estimates of log p(x) of single images relative to the lower witness.
 
     Args:
@@ -192,7 +219,13 @@ def sandwich(path, *, lower, estimate, upper=None, title):
     return save(figure, path)
 
 
-def units(path, variances, kls, *, threshold):
+def units(
+    path: str | os.PathLike[str],
+    variances: Sequence[np.ndarray],
+    kls: Sequence[np.ndarray],
+    *,
+    threshold: float,
+) -> str | os.PathLike[str]:
     """Draws the histogram of variances of posterior means, and the KL of each unit."""
     figure = new_figure(height=60 + 330 * len(kls))
     axes = figure.subplots(len(kls), 2, squeeze=False)
@@ -213,7 +246,11 @@ def units(path, variances, kls, *, threshold):
     return save(figure, path)
 
 
-def posterior_maps(path, maps, names):
+def posterior_maps(
+    path: str | os.PathLike[str],
+    maps: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+) -> str | os.PathLike[str]:
     """Draws posteriors as filled maps, with q(z|x) as contour lines over them.
 
     Args:
@@ -249,7 +286,9 @@ def posterior_maps(path, maps, names):
     return save(figure, path)
 
 
-def log_mean_bias(path, found):
+def log_mean_bias(
+    path: str | os.PathLike[str], found: Mapping[str, Any]
+) -> str | os.PathLike[str]:
     """Draws E log mean of k draws against k, and its limit."""
     figure = new_figure(height=360)
     ax = figure.subplots()
@@ -263,7 +302,9 @@ def log_mean_bias(path, found):
     return save(figure, path)
 
 
-def draw_contributions(path, found):
+def draw_contributions(
+    path: str | os.PathLike[str], found: Mapping[str, Any]
+) -> str | os.PathLike[str]:
     """Draws where draws of a poor q fall and what each adds to the two bounds."""
     figure = new_figure(height=620)
     axes = figure.subplots(3, 1, sharex=True)

@@ -6,8 +6,10 @@ References:
 
 import contextlib
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -46,16 +48,16 @@ class GradientSNR(NamedTuple):
 
 
 def gradient_snr(
-    model,
-    x,
+    model: keras.Model,
+    x: np.ndarray | tf.Tensor,
     *,
-    num_draws=1000,
-    seed=(0, 0),
-    num_groups=None,
-    num_samples=None,
-    gradient_estimator=None,
-    on_progress=None,
-):
+    num_draws: int = 1000,
+    seed: Sequence[int] = (0, 0),
+    num_groups: int | None = None,
+    num_samples: int | None = None,
+    gradient_estimator: str | None = None,
+    on_progress: Callable[[int], object] | None = None,
+) -> GradientSNR:
     """Signal-to-noise ratio of the gradient of the mean bound over `x`.
 
     SNR  = |E g_i| / sd(g_i) for each parameter i
@@ -92,15 +94,17 @@ def gradient_snr(
         mean, squares, ratios = program.run(num_draws, on_progress)
     mean, squares = ([part.numpy() for part in parts] for parts in (mean, squares))
     variances = [square / (num_draws - 1) for square in squares]
-    halves = [
+    encoder, decoder = (
         _summarize(mean[part], variances[part], num_draws, float(ratio))
         for part, ratio in zip(program.halves, ratios)
-    ]
+    )
     ratios = [_ratio(m, v) for m, v in zip(mean, variances)]
-    return GradientSNR(*halves, num_draws, program.in_model_order(ratios))
+    return GradientSNR(encoder, decoder, num_draws, program.in_model_order(ratios))
 
 
-def _draw_shape(model, num_groups, num_samples):
+def _draw_shape(
+    model: keras.Model, num_groups: int | None, num_samples: int | None
+) -> tuple[int, int]:
     """(M, K), checked."""
     num_groups = model.num_groups if num_groups is None else num_groups
     num_samples = model.num_samples if num_samples is None else num_samples

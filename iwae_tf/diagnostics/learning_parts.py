@@ -1,5 +1,7 @@
 """The parts about learning: gradients, the latent code, and the theory behind."""
 
+from typing import Any
+
 import numpy as np
 
 from iwae_tf import evaluation
@@ -110,7 +112,7 @@ def _measure_representation(subject, on_progress):
     on_progress(1, 3)
     kls = representation.kl_per_unit(model, images, seed)
     on_progress(1, 3)
-    results = {
+    results: dict[str, Any] = {
         "num_images": len(images),
         "variances": [layer.variances.tolist() for layer in statistics],
         "kl": [kl.tolist() for kl in kls],

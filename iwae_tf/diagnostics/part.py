@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +14,13 @@ GOOD, WARNING, BAD, PLAIN = "good", "warning", "bad", "plain"  # grades of a sen
 class Subject:
     """What is diagnosed, and how hard to look."""
 
-    model: object  # a built model of this package; None for the parts about theory
+    model: Any  # a built model of this package; None for the parts about theory
     images: np.ndarray | None  # [N, *event], scored as given
     num_samples: int = 5000  # draws an image of the estimate that is judged
     seed: tuple = (0, 0)
     quick: bool = False  # about a tenth of the work
 
-    def effort(self, full, least=2):
+    def effort(self, full: int, least: int = 2) -> int:
         """`full`, or with `quick` a tenth of it but `least`."""
         return max(least, full // 10) if self.quick else full
 
@@ -40,11 +41,11 @@ class Part:
     needs_model: bool = True
 
 
-def floats(values):
+def floats(values: Iterable[float | None]) -> np.ndarray:
     """A list as a float array; null is NaN."""
     return np.asarray([math.nan if v is None else v for v in values], float)
 
 
-def sentence(text):
+def sentence(text: str) -> str:
     """Text with a capital and a full stop."""
     return text[0].upper() + text[1:] + "."

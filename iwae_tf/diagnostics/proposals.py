@@ -7,10 +7,14 @@ References:
 
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
+import tensorflow as tf
 from arviz_stats.base import array_stats
+from numpy.typing import ArrayLike
 from scipy import special
 
 from iwae_tf.diagnostics.draws import log_weight_batches
@@ -29,7 +33,14 @@ class ProposalQuality(NamedTuple):
     largest_weight: np.ndarray  # share of the largest weight in the sum
 
 
-def proposal_quality(model, x, num_samples=5000, seed=(0, 0), *, on_progress=None):
+def proposal_quality(
+    model: keras.Model,
+    x: np.ndarray | tf.Tensor,
+    num_samples: int = 5000,
+    seed: Sequence[int] = (0, 0),
+    *,
+    on_progress: Callable[[int], object] | None = None,
+) -> ProposalQuality:
     """Effective sample size and Pareto k of the importance weights of each image.
 
     Args:
@@ -64,7 +75,7 @@ def proposal_quality(model, x, num_samples=5000, seed=(0, 0), *, on_progress=Non
     return ProposalQuality(*(np.concatenate(part) for part in zip(*parts)))
 
 
-def pareto_k(log_weights):
+def pareto_k(log_weights: ArrayLike) -> np.ndarray:
     """Shape k of the generalised Pareto fitted to the largest weights, by ArviZ's PSIS.
 
     Args:
@@ -76,7 +87,7 @@ def pareto_k(log_weights):
     return smoothed_log_weights(log_weights)[1]
 
 
-def smoothed_log_weights(log_weights):
+def smoothed_log_weights(log_weights: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Pareto-smoothed log-weights: the largest ones replaced by fitted quantiles.
 
     Args:
@@ -106,7 +117,7 @@ def smoothed_log_weights(log_weights):
     return smoothed, shapes
 
 
-def check_draws(num_samples, name="num_samples"):
+def check_draws(num_samples: int, name: str = "num_samples") -> None:
     """Raises InvalidInputError where there are too few draws to fit a tail."""
     if num_samples < LEAST_DRAWS:
         raise InvalidInputError(
@@ -114,7 +125,7 @@ def check_draws(num_samples, name="num_samples"):
         )
 
 
-def trusted_k(num_samples):
+def trusted_k(num_samples: int) -> float:
     """The largest Pareto k at which K draws give a reliable estimate.
 
     min(1 - 1 / log10(K), 0.7)

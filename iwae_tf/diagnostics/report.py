@@ -2,7 +2,9 @@
 
 import base64
 import html
+import os
 import pathlib
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from iwae_tf.files import write_atomically
@@ -46,7 +48,13 @@ class Section(NamedTuple):
     figures: list  # of (path of a PNG, caption)
 
 
-def write_report(path, *, title, facts, sections):
+def write_report(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    facts: Iterable[tuple[str, object]],
+    sections: Sequence[Section],
+) -> str | os.PathLike[str]:
     """Writes the report, images embedded.
 
     Args:
@@ -80,7 +88,7 @@ def write_report(path, *, title, facts, sections):
     return path
 
 
-def _section(number, section):
+def _section(number: int, section: Section) -> str:
     figures = "".join(_figure(*pair) for pair in section.figures)
     return (
         f'<section id="part{number}"><h2>{_text(section.title)}</h2>'
@@ -88,7 +96,7 @@ def _section(number, section):
     )
 
 
-def _list(sentences):
+def _list(sentences: Iterable[tuple[str, str]]) -> str:
     items = "".join(
         f'<li class="{grade}"><b>{MARKS[grade]}</b>{_text(sentence)}</li>'
         for grade, sentence in sentences
@@ -96,7 +104,7 @@ def _list(sentences):
     return f"<ul>{items}</ul>"
 
 
-def _figure(path, caption):
+def _figure(path: str | os.PathLike[str], caption: str) -> str:
     data = base64.b64encode(pathlib.Path(path).read_bytes()).decode()
     return (
         f'<figure><img alt="{_text(caption)}" src="data:image/png;base64,{data}">'
@@ -104,5 +112,5 @@ def _figure(path, caption):
     )
 
 
-def _text(value):
+def _text(value: object) -> str:
     return html.escape(str(value), quote=True)

@@ -1,15 +1,22 @@
 """What the latents hold: KL of each unit, collapse, and posteriors in the plane."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from iwae_tf import noise
 from iwae_tf.distributions import split_loc_scale
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.evaluation import ACTIVE_VARIANCE, LAYER_DRAWS, count_active
+from iwae_tf.evaluation import (
+    ACTIVE_VARIANCE,
+    LAYER_DRAWS,
+    LayerStatistics,
+    count_active,
+)
 
 COLLAPSED_KL = 0.1  # nats of a whole layer: below, it tells nothing of x
 GRID_SIZE = 41  # points a side
@@ -18,7 +25,14 @@ MARGIN = 4.0  # deviations around q and around the posterior that are drawn
 SMALLEST_SCALE = 1e-3
 
 
-def kl_per_unit(model, x, seed=(0, 0), *, num_draws=LAYER_DRAWS, batch_size=100):
+def kl_per_unit(
+    model: keras.Model,
+    x: np.ndarray | tf.Tensor,
+    seed: Sequence[int] = (0, 0),
+    *,
+    num_draws: int = LAYER_DRAWS,
+    batch_size: int = 100,
+) -> list[np.ndarray]:
     """KL(q(z_l|z_{l-1}) || p(z_l|z_{l+1})) of each latent unit, averaged over the data.
 
     In closed form against the standard normal prior of the top layer; below it the
@@ -63,7 +77,11 @@ def _layer_kls(model, latents, parameters):
     return kls
 
 
-def collapse(statistics, kls, threshold=ACTIVE_VARIANCE):
+def collapse(
+    statistics: Sequence[LayerStatistics],
+    kls: Sequence[np.ndarray],
+    threshold: float = ACTIVE_VARIANCE,
+) -> list[dict[str, Any]]:
     """Says of each layer whether it has collapsed onto its prior.
 
     A layer has collapsed where none of its units is active or its KL is below
@@ -115,7 +133,13 @@ class PosteriorMap(NamedTuple):
     log_evidence: float  # log of the integral of p(x, z) over the grid
 
 
-def posterior_map(model, x, units=(0, 1), *, grid_size=GRID_SIZE):
+def posterior_map(
+    model: keras.Model,
+    x: np.ndarray | tf.Tensor,
+    units: Sequence[int] = (0, 1),
+    *,
+    grid_size: int = GRID_SIZE,
+) -> PosteriorMap:
     """The true posterior p(z|x) of one image beside q(z|x), over two latent units.
 
     With two latent dimensions that is all of it, and `log_evidence` is log p(x). With
@@ -153,7 +177,7 @@ def posterior_map(model, x, units=(0, 1), *, grid_size=GRID_SIZE):
     axes = [np.linspace(-WIDE, WIDE, grid_size)] * 2
     for _ in range(2):  # the second search is at the scale of what the first one found
         ends = _box(axes, log_joint(axes), loc[units], scale[units])
-        axes = [np.linspace(*pair, grid_size) for pair in ends]
+        axes = [np.linspace(low, high, grid_size) for low, high in ends]
     log_values = log_joint(axes)
     peak = log_values.max()
     cell = np.prod([axis[1] - axis[0] for axis in axes])

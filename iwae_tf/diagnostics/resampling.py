@@ -7,16 +7,20 @@ References:
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 
 MOST_BLOCKS = 10  # that are left out, one or two at a time
 
 
-def jackknife(bound, log_weights, order=1):
+def jackknife(
+    bound: Callable[[tf.Tensor], tf.Tensor], log_weights: ArrayLike, order: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Bound with its bias reduced by the generalised jackknife (JVI).
 
     sum_{j=0}^m c_j * (mean of the bound over all ways to leave j of n blocks out)
@@ -44,10 +48,10 @@ def jackknife(bound, log_weights, order=1):
     _, num_draws, num_rows = log_weights.shape
     divisors = [n for n in range(order + 1, MOST_BLOCKS + 1) if num_draws % n == 0]
     if not divisors:
-        return np.full([2, num_rows], np.nan)
+        return np.full(num_rows, np.nan), np.full(num_rows, np.nan)
     count = divisors[-1]
     blocks = log_weights[0].reshape(count, -1, num_rows)
-    means, without_one = [], None
+    means, without_one = [], np.empty(0)
     for left_out in range(order + 1):
         values = np.stack(
             [
@@ -68,13 +72,15 @@ def jackknife(bound, log_weights, order=1):
     return corrected, error
 
 
-def evaluate_bound(bound, blocks):
+def evaluate_bound(
+    bound: Callable[[tf.Tensor], tf.Tensor], blocks: np.ndarray
+) -> np.ndarray:
     """`bound` over all draws of blocks [n, K / n, B]: float64 [B]."""
     draws = blocks.reshape(1, -1, blocks.shape[-1])
     return bound(tf.constant(draws, tf.float64)).numpy()
 
 
-def leave_one_out(log_weights):
+def leave_one_out(log_weights: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Jackknife of the log mean of exp(log_weights) over single draws.
 
     Args:
@@ -87,7 +93,8 @@ def leave_one_out(log_weights):
     log_weights = np.asarray(log_weights, np.float64)
     count = len(log_weights)
     if count == 1:
-        return np.full([2, log_weights.shape[1]], np.nan)
+        unknown = np.full(log_weights.shape[1], np.nan)
+        return unknown, unknown
     weights = np.exp(log_weights - log_weights.max(axis=0))
     shares = weights / weights.sum(axis=0)
     left_out = np.log1p(-np.minimum(shares, 1.0 - np.finfo(np.float64).eps))

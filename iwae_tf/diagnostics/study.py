@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import os
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from iwae_tf import terminal
 from iwae_tf.diagnostics import error_parts, estimate_parts, learning_parts
+from iwae_tf.diagnostics.part import Part, Subject
 from iwae_tf.diagnostics.report import Section, write_report
 from iwae_tf.files import write_json
 
@@ -28,7 +32,14 @@ PARTS = {
 DEFAULT_PARTS = tuple(name for name in PARTS if name not in ("toy", "known"))
 
 
-def diagnose(subject, folder, *, parts=DEFAULT_PARTS, title="", facts=()):
+def diagnose(
+    subject: Subject,
+    folder: str | os.PathLike[str],
+    *,
+    parts: Iterable[str] = DEFAULT_PARTS,
+    title: str = "",
+    facts: Iterable[tuple[str, object]] = (),
+) -> dict[str, Any]:
     """Runs parts, draws them and writes the report.
 
     A finished part is kept as `NAME.json` and not measured again by a later call with
@@ -45,17 +56,20 @@ def diagnose(subject, folder, *, parts=DEFAULT_PARTS, title="", facts=()):
       dict of part name to its results.
     """
     folder = pathlib.Path(folder)
-    found, sections = {}, []
+    found: dict[str, Any] = {}
+    sections = []
     for name in parts:
-        found[name], figures = do_part(name, subject, folder)
-        figures = [(folder / file, caption) for file, caption in figures]
+        found[name], drawn = do_part(name, subject, folder)
+        figures = [(folder / file, caption) for file, caption in drawn]
         part = PARTS[name]
         sections.append(Section(part.title, part.judge(found[name]), figures))
     write_report(folder / "report.html", title=title, facts=facts, sections=sections)
     return found
 
 
-def do_part(name, subject, folder):
+def do_part(
+    name: str, subject: Subject, folder: pathlib.Path
+) -> tuple[Any, list[tuple[str, str]]]:
     """Measures one part, unless that is done, and draws it.
 
     Args:
@@ -76,7 +90,7 @@ def do_part(name, subject, folder):
     return results, part.draw(subject, results, folder)
 
 
-def _measure(part, subject):
+def _measure(part: Part, subject: Subject) -> Any:
     """Results of a part, under a progress bar."""
     with terminal.progress(label=part.name) as bar:
 
@@ -87,7 +101,7 @@ def _measure(part, subject):
         return part.measure(subject, on_progress)
 
 
-def _kept(path, identity):
+def _kept(path: pathlib.Path, identity: dict[str, Any]) -> Any:
     """Results of an earlier call for the same subject, or None."""
     try:
         kept = json.loads(path.read_text())
@@ -96,7 +110,7 @@ def _kept(path, identity):
         return None
 
 
-def _identity(subject):
+def _identity(subject: Subject) -> dict[str, Any]:
     """What results depend on, as JSON: settings, and hashes of weights and images."""
     arrays = [] if subject.images is None else [subject.images]
     if subject.model is not None:

@@ -7,8 +7,12 @@ References:
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 from scipy import optimize
 
 from iwae_tf import bounds
@@ -29,14 +33,14 @@ FIT_POINTS = 6  # the largest counts, that the power law is fitted to
 
 
 def bound_sweep(
-    model,
-    x,
+    model: keras.Model,
+    x: np.ndarray | tf.Tensor,
     *,
-    counts=COUNTS,
-    functions=None,
-    seed=(0, 0),
-    on_progress=None,
-):
+    counts: Sequence[int] = COUNTS,
+    functions: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] | None = None,
+    seed: Sequence[int] = (0, 0),
+    on_progress: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
     """Mean over `x` of bounds against the number of draws K, from the same draws.
 
     max(counts) draws an image are cut into groups of K. The value at K is the mean
@@ -63,7 +67,7 @@ def bound_sweep(
     """
     counts = _check_counts(counts)
     functions = functions or {"iwae": bounds.iwae}
-    pieces = {name: [] for name in functions}
+    pieces: dict[str, list[np.ndarray]] = {name: [] for name in functions}
     for _, log_weights in log_weight_batches(model, x, counts[-1], seed):
         for name, bound in functions.items():
             pieces[name].append(
@@ -72,7 +76,7 @@ def bound_sweep(
         if on_progress:
             on_progress(log_weights.shape[1])
     images = {name: np.concatenate(parts, -1) for name, parts in pieces.items()}
-    results = {
+    results: dict[str, Any] = {
         "counts": counts,
         "num_images": len(x),
         "bounds": {name: _summarize(parts) for name, parts in images.items()},
@@ -85,7 +89,9 @@ def bound_sweep(
     return results
 
 
-def extrapolate(counts, iwae):
+def extrapolate(
+    counts: Sequence[int], iwae: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
     """log p(x) from the IWAE bounds of a sweep.
 
     L_K = log p(x) - c K^-g, fitted to the largest counts
@@ -150,7 +156,9 @@ def extrapolate(counts, iwae):
     }
 
 
-def _at_count(bound, log_weights, count):
+def _at_count(
+    bound: Callable[[tf.Tensor], tf.Tensor], log_weights: np.ndarray, count: int
+) -> np.ndarray:
     """Value, squared error and corrected value of one bound: [3, B] from [S, B]."""
     total, num_rows = log_weights.shape
     num_groups = total // count
@@ -159,7 +167,8 @@ def _at_count(bound, log_weights, count):
     values = evaluate_bound(bound, groups.reshape(1, count, -1)).reshape(
         num_groups, num_rows
     )
-    corrected = error = np.full(num_rows, np.nan)
+    corrected: np.ndarray = np.full(num_rows, np.nan)
+    error = corrected
     if count > 1:
         some = groups[:, : max(1, JACKKNIFE_DRAWS // count)]
         found = jackknife(bound, some.reshape(1, count, -1))
@@ -174,7 +183,7 @@ def _at_count(bound, log_weights, count):
     return np.stack([values.mean(axis=0), variance, corrected])
 
 
-def _summarize(images):
+def _summarize(images: np.ndarray) -> dict[str, list[float]]:
     """Means over images of [counts, 3, N], as lists over counts."""
     value, variance, corrected = images.transpose(1, 0, 2)
     return {
@@ -184,7 +193,7 @@ def _summarize(images):
     }
 
 
-def _negative_kl(counts, values):
+def _negative_kl(counts: Sequence[int], values: np.ndarray) -> dict[str, float] | None:
     """IWAE-64 minus IWAE-5000 of [counts, N], with the error over images."""
     if not set(KL_COUNTS) <= set(counts):
         return None
@@ -199,7 +208,7 @@ def _negative_kl(counts, values):
     }
 
 
-def _check_counts(counts):
+def _check_counts(counts: Sequence[int]) -> list[int]:
     for count in counts:
         check_count(count, "counts")
     if not counts:

@@ -4,6 +4,9 @@ References:
   Burda et al., 2016. https://arxiv.org/abs/1509.00519
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from scipy import special, stats
 
@@ -12,7 +15,12 @@ RARE = 0.05  # probability of the larger one
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-def log_mean_bias(*, points=TWO_POINTS, probability=RARE, counts=COUNTS):
+def log_mean_bias(
+    *,
+    points: tuple[float, float] = TWO_POINTS,
+    probability: float = RARE,
+    counts: Sequence[int] = COUNTS,
+) -> dict[str, Any]:
     """E log of the mean of k draws of a two-point variable X, exactly.
 
     X is points[1] with `probability` and points[0] otherwise. Of k draws the number
@@ -38,7 +46,9 @@ def log_mean_bias(*, points=TWO_POINTS, probability=RARE, counts=COUNTS):
     return {"counts": list(counts), "expected": expected, "limit": limit}
 
 
-def draw_contributions(*, loc=1.0, scale=2.0, num_draws=20):
+def draw_contributions(
+    *, loc: float = 1.0, scale: float = 2.0, num_draws: int = 20
+) -> dict[str, Any]:
     """What each draw of a poor q adds to the ELBO and to the IWAE bound.
 
     The posterior is N(0, 1) and p(x) = 1, q is N(loc, scale^2). The ELBO is the mean

@@ -10,11 +10,13 @@ References:
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from iwae_tf.bounds import MultiplyImportanceWeighted
 from iwae_tf.diagnostics.gradient_noise import gradient_snr
@@ -81,7 +83,9 @@ class ToyModel(ImportanceWeightedAutoencoder):
 
     has_groups = True
 
-    def __init__(self, prior_mean, kernel, bias):
+    def __init__(
+        self, prior_mean: np.ndarray, kernel: np.ndarray, bias: np.ndarray
+    ) -> None:
         super().__init__(
             _ToyEncoder(kernel, bias),
             _ToyDecoder(prior_mean),
@@ -89,14 +93,23 @@ class ToyModel(ImportanceWeightedAutoencoder):
             likelihood="normal",
         )
 
-    def log_joint(self, x, latents, *, masks=None, training=False):
+    def log_joint(
+        self,
+        x: tf.Tensor,
+        latents: Sequence[tf.Tensor],
+        *,
+        masks: Any = None,
+        training: bool = False,
+    ) -> Any:
         parts = super().log_joint(x, latents, masks=masks, training=training)
-        prior = standard_normal(self.latent_dims[0])
+        prior = standard_normal(latents[0].shape[-1])
         shifted = latents[0] - self.decoder[0].prior_mean
         return parts._replace(log_prior=prior.log_prob(shifted))
 
 
-def toy_problem(*, seed=0, num_points=NUM_POINTS, latent_dim=LATENT_DIM):
+def toy_problem(
+    *, seed: int = 0, num_points: int = NUM_POINTS, latent_dim: int = LATENT_DIM
+) -> tuple[ToyModel, np.ndarray]:
     """The model beside its optimum, and its data.
 
     Args:
@@ -121,13 +134,13 @@ def toy_problem(*, seed=0, num_points=NUM_POINTS, latent_dim=LATENT_DIM):
 
 def toy_slopes(
     *,
-    counts=COUNTS,
-    num_draws=NUM_DRAWS,
-    work=WORK,
-    num_points=NUM_POINTS,
-    seed=0,
-    on_progress=None,
-):
+    counts: Sequence[int] = COUNTS,
+    num_draws: int = NUM_DRAWS,
+    work: int = WORK,
+    num_points: int = NUM_POINTS,
+    seed: int = 0,
+    on_progress: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
     """SNR of the toy problem's gradients against M and against K, with fitted slopes.
 
     Args:
@@ -169,13 +182,15 @@ def toy_slopes(
     }
 
 
-def num_gradients(*, counts=COUNTS, num_draws=NUM_DRAWS, work=WORK):
+def num_gradients(
+    *, counts: Sequence[int] = COUNTS, num_draws: int = NUM_DRAWS, work: int = WORK
+) -> int:
     """How many gradients `toy_slopes` takes in all."""
     settings = {(line.varied, line.estimator) for line in LINES}
     return len(settings) * sum(2 * _draws_at(c, num_draws, work) for c in counts)
 
 
-def _draws_at(count, num_draws, work):
+def _draws_at(count: int, num_draws: int, work: int) -> int:
     return min(num_draws, max(LEAST_DRAWS, work // count))
 
 
@@ -193,7 +208,9 @@ def _line_results(line, counts, found):
     return results | {"slope": fitted_slope(*points)}
 
 
-def fitted_slope(counts, snr, floor, *, above=ABOVE_FLOOR):
+def fitted_slope(
+    counts: ArrayLike, snr: ArrayLike, floor: ArrayLike, *, above: float = ABOVE_FLOOR
+) -> float | None:
     """Slope of log SNR in log count, from the points well above the floor.
 
     Args:
