@@ -587,9 +587,11 @@ def test_num_batches(examples, size, expected):
     assert datasets.num_batches(examples, size) == expected
 
 
-@pytest.mark.parametrize("name", datasets.DATASETS[:6])
+@pytest.mark.parametrize("name", datasets.DATASETS[:8])
 def test_event_shape_needs_no_file(name):
-    assert datasets.event_shape(name, data_dir="/nowhere") == (28, 28, 1)
+    is_colour = name in ("cifar10", "svhn_cropped")
+    expected = (32, 32, 3) if is_colour else (28, 28, 1)
+    assert datasets.event_shape(name, data_dir="/nowhere") == expected
 
 
 def test_npz_event_shape_reads_the_header_alone(tmp_path):
@@ -652,7 +654,8 @@ BAD_ARGUMENTS = [
     (
         {"name": "cifar"},
         "`name` must be one of mnist, fashion_mnist, kmnist, binarized_mnist, "
-        "omniglot, mnist5k, idx, npz. Received: name='cifar'",
+        "cifar10, svhn_cropped, omniglot, mnist5k, idx, npz, images. "
+        "Received: name='cifar'",
     ),
     (
         {"split": "all"},
