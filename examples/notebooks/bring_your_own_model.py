@@ -6,12 +6,13 @@
 # network set `DATASET = "mnist5k"`, digits that need none.
 
 # %%
+import iwae_tf  # before TensorFlow: it silences the start-up report
+
+# %%
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 from keras import layers
-
-import iwae_tf
 
 # %% tags=["parameters"]
 DATASET = "fashion_mnist"
