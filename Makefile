@@ -25,7 +25,7 @@ help:
 	@echo "make wheel-check  build the wheel, install it aside and train with it"
 	@echo "make reproduce-smoke  each study of the papers' tables at toy size"
 	@echo "make report    the reports in results/ from the numbers there"
-	@echo "make notebooks  runs the notebooks in examples/notebooks"
+	@echo "make notebooks  makes the notebooks from the scripts in examples/notebooks"
 	@echo "make bench     speed against a product of matrices and plain Keras and PyTorch"
 	@echo "make torture   kills, stops and damages training runs: what is lost?"
 	@echo "make fuzz      20,000 random inputs and damaged files"
@@ -41,6 +41,10 @@ install: $(VENV)/installed
 
 $(VENV)/installed-docs: $(VENV)/installed
 	$(RUN) -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+$(VENV)/installed-notebooks: $(VENV)/installed
+	$(RUN) -m pip install --quiet --editable '.[notebooks]'
 	touch $@
 
 demo: install
@@ -88,9 +92,8 @@ report: install
 	$(RUN) -m iwae_tf.reproduce --report_only --workdir=results
 
 # Runs them at full size; Fashion-MNIST is downloaded where it is not there.
-notebooks: install
-	$(RUN) -m pip install --quiet '.[notebooks]'
-	$(RUN) -m jupytext --quiet --to ipynb --execute --run-path . examples/notebooks/*.py
+notebooks: $(VENV)/installed-notebooks
+	$(RUN) -m jupytext --quiet --set-kernel python3 --to ipynb --execute examples/notebooks/*.py
 
 bench: install
 	$(RUN) -m benchmarks $(BENCH)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -30,6 +31,11 @@ REDUCED = {
 }
 
 
+def text_of(path):
+    """(kind, text) of each cell."""
+    return [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
+
+
 def code_cells(path):
     """(source, whether its values may be replaced) of each code cell."""
     cells = jupytext.read(path).cells
@@ -54,7 +60,8 @@ def test_cells_run(name, monkeypatch, capsys):
     plt.switch_backend("agg")
     drawn = []
     monkeypatch.setattr(plt, "show", lambda: drawn.append(plt.close("all")))
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(FOLDER)  # as Jupyter does
+    monkeypatch.setattr(sys, "path", list(sys.path))
     namespace = {}
     for source, has_parameters in code_cells(FOLDER / f"{name}.py"):
         exec(compile(source, name, "exec"), namespace)
@@ -68,7 +75,7 @@ def test_cells_run(name, monkeypatch, capsys):
 @pytest.mark.parametrize("name", REDUCED)
 def test_the_committed_notebook_is_the_script_and_has_run(name):
     path = FOLDER / f"{name}.ipynb"
-    assert code_cells(path) == code_cells(FOLDER / f"{name}.py")
+    assert text_of(path) == text_of(FOLDER / f"{name}.py")
     assert path.stat().st_size < 500_000
     text = path.read_text()
     assert os.path.expanduser("~") not in text and "/tmp/" not in text

@@ -6,12 +6,13 @@
 # network set `DATASET = "mnist5k"`, digits that need none.
 
 # %%
+import iwae_tf  # before TensorFlow: it silences the start-up report
+
+# %%
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 from keras import layers
-
-import iwae_tf
 
 # %% tags=["parameters"]
 DATASET = "fashion_mnist"
@@ -65,10 +66,11 @@ model = iwae_tf.IWAE(encoder, decoder, num_samples=4, binarization="dynamic")
 # %% [markdown]
 # It is a Keras model: callbacks, optimisers and learning-rate schedules are Keras' own.
 # Batch normalisation would work, but mixes the examples of a batch; group or layer
-# normalisation does not.
+# normalisation does not. XLA, the default, is slow at convolutions on a CPU:
+# `jit_compile=False` runs the same steps as a TensorFlow graph.
 
 # %%
-model.compile(keras.optimizers.Adam(2e-3))
+model.compile(keras.optimizers.Adam(2e-3), jit_compile=False)
 history = model.fit(
     x_train,
     batch_size=100,

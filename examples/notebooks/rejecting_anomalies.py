@@ -2,18 +2,25 @@
 # # Rejecting anomalies
 #
 # Score images with a model that ships, reject those of low log p(x), and see where that
-# works and where it does not. Run it in the folder of the repository's checkout, or set
-# `SAVED_MODEL` to an export of your own.
+# works and where it does not. It needs a checkout of the repository, for `examples/auroc.py`.
 
 # %%
+import pathlib
+import sys
+
 import matplotlib.pyplot as plt
 import numpy as np
 
 import iwae_tf
+
+# %%
+here = pathlib.Path.cwd()
+checkout = [f for f in (here, *here.parents) if (f / "examples/auroc.py").is_file()]
+sys.path.insert(0, str(checkout[0]))
 from examples.auroc import auroc
 
 # %% tags=["parameters"]
-SAVED_MODEL = "saved_models/mnist5k_iwae"
+MODEL = "mnist5k-iwae-k5"
 NUM_IMAGES = 300  # of each kind
 NUM_SAMPLES = 500  # draws an image
 
@@ -62,9 +69,10 @@ plt.show()
 # `saved_model=` it asks TensorFlow Serving.
 
 # %%
+exported = iwae_tf.pretrained_models()[MODEL].path
 scores = {
     name: iwae_tf.serving.score(
-        images, saved_model=SAVED_MODEL, num_samples=NUM_SAMPLES
+        images, saved_model=exported, num_samples=NUM_SAMPLES
     ).estimate
     for name, images in sets.items()
 }
@@ -74,7 +82,8 @@ bins = np.linspace(low, max(values.max() for values in scores.values()) + 1, 60)
 for name, values in scores.items():
     plt.hist(np.maximum(values, low), bins, alpha=0.5, label=name)
 plt.xlabel("log p(x) (nats); what is lower is in the first bar")
-plt.ylabel("images")
+plt.ylabel("images (log scale)")
+plt.yscale("log")
 plt.legend()
 plt.show()
 
@@ -102,5 +111,6 @@ for name in list(sets)[1:]:
 # %% [markdown]
 # Turned digits and noise are found. An empty image has a *higher* likelihood than any
 # digit, so that "reject what is unlikely" keeps it; the distance from the typical value
-# finds it. `docs/anomaly_detection.md` has the same on larger sets, and a case where a model
+# finds it. Digits with half of their ink are told better by counting pixels than by either
+# score. `docs/anomaly_detection.md` has the same on larger sets, and a case where a model
 # prefers another data set to its own.
