@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands():
-    return [words for _, block in blocks(README, "bash") for words in commands_of(block)]
+    return [w for block in blocks(README, "bash") for w in commands_of(block.code)]
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_make_targets_exist():
 def test_python_blocks_run_one_after_the_other(checkout):
     pytest.importorskip("mlxtend")
     namespace = {}
-    for _, block in blocks(README, "python"):
-        exec(compile(block, "README.md", "exec"), namespace)
+    for block in blocks(README, "python"):
+        exec(compile(block.code, "README.md", "exec"), namespace)
     assert namespace["result"].estimate.shape == (50,)
     assert (checkout / "runs/readme_model/1/saved_model.pb").is_file()
 
