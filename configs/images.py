@@ -1,4 +1,4 @@
-"""IWAE on a folder of one's own images, `--config.data_dir=FOLDER`."""
+"""IWAE on a folder of one's own 8-bit images, `--config.data_dir=FOLDER`."""
 
 from iwae_tf.config import default_config
 
@@ -6,6 +6,8 @@ from iwae_tf.config import default_config
 def get_config():
     config = default_config()
     config.dataset = "images"
+    config.binarization = "none"
+    config.likelihood = "discretized_logistic"
     config.num_samples = 5
     config.gradient_estimator = "dreg"
     config.optimizer = "muon"

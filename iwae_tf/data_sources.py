@@ -322,6 +322,7 @@ def stored_labels(name, *, data_dir):
 
 NUM_CLASSES = {
     **{"mnist": 10, "mnist5k": 10, "fashion_mnist": 10, "kmnist": 10},
+    **dict.fromkeys(COLOUR_SETS, 10),
     "binarized_mnist": None,  # has no labels
 }
 READERS = {

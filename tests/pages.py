@@ -4,6 +4,7 @@ import pathlib
 import re
 import shlex
 import shutil
+from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # absl takes the last of two flags: what is appended wins.
@@ -26,13 +27,23 @@ REDUCED = {
     "iwae_tf.sweep": ["--list"],
     "iwae_tf.reproduce": ["--budget=smoke", "--cells=piwae*"],
 }
-_FENCE = re.compile(r"^```(\w*).*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r'^```(\w*)(?: title="([^"\n]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL
+)
+
+
+class Block(NamedTuple):
+    """A block of code; `title` names the file that it is the text of, if any."""
+
+    language: str
+    title: str | None
+    code: str
 
 
 def blocks(text, *languages):
-    """(language, code) of the blocks in these languages, in the order of the page."""
-    found = [match.groups() for match in _FENCE.finditer(text)]
-    return [(language, code) for language, code in found if language in languages]
+    """The blocks in these languages, in the order of the page."""
+    found = [Block(*match.groups()) for match in _FENCE.finditer(text)]
+    return [block for block in found if block.language in languages]
 
 
 def commands(code):

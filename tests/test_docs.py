@@ -1,5 +1,6 @@
-"""Every command and code block of the documentation runs; links lead somewhere."""
+"""Every command and code block of the documentation runs, and its links hold."""
 
+import functools
 import html.parser
 import multiprocessing
 import os
@@ -10,7 +11,9 @@ import sys
 import urllib.parse
 import zlib
 
+import numpy as np
 import pytest
+from matplotlib.image import imread as read_png
 from pages import REDUCED, ROOT, blocks, commands, links, make_checkout
 
 import iwae_tf
@@ -66,8 +69,10 @@ def test_blocks_run_in_the_order_of_the_page(page, tmp_path, monkeypatch):
     # Graphs are quicker to make than XLA's programs; test_execution compares the two.
     monkeypatch.setattr(Autoencoder, "supports_xla", False)
     namespace = {}
-    for language, code in found:
-        if language == "python":
+    for language, title, code in found:
+        if title is not None:
+            (tmp_path / title).write_text(code)
+        elif language == "python":
             exec(compile(code, page, "exec"), namespace)
         else:
             for words in commands(code):
@@ -164,3 +169,29 @@ def test_the_search_finds_pages_and_names(site):
     index = (site / "search/search_index.js").read_text()
     for location in ("tutorial.html", "reference/bounds.html#iwae_tf.bounds.renyi"):
         assert f'"location":"{location}' in index
+
+
+def test_the_figures_of_the_concepts_are_what_the_script_draws(tmp_path):
+    runpy.run_path(str(DOCS / "figures.py"))["draw_all"](tmp_path)
+    drawn = {path.name for path in tmp_path.glob("*.png")}
+    assert drawn == {path.name for path in (DOCS / "concepts").glob("*.png")}
+    text = (DOCS / "concepts/importance_weighting.md").read_text()
+    for name in drawn:
+        assert f"({name})" in text
+        ours, committed = (read_png(f / name) for f in (tmp_path, DOCS / "concepts"))
+        assert ours.shape == committed.shape
+        assert np.mean(np.abs(ours - committed) > 0.1) < 0.02  # but for rendering
+
+
+def test_bounds_of_equal_cost_are_those_of_log_normal_weights():
+    figures = runpy.run_path(str(DOCS / "figures.py"))
+    found = figures["bounds_of_equal_cost"](num_draws=4, deviation=1.0, repeats=40_000)
+    assert found["samples"] == [1, 2, 4]
+    rng = np.random.default_rng(7)
+    logs = rng.normal(-0.5, 1.0, [2, 2, 40_000])
+    pairs, all_four = (np.log(np.exp(logs).mean(axis)) for axis in (1, (0, 1)))
+    close = functools.partial(pytest.approx, abs=0.02)  # some 4 standard errors
+    assert found["elbo"] == close(-0.5)
+    assert found["miwae"] == [close(-0.5), close(pairs.mean()), close(all_four.mean())]
+    assert found["iwae"] == close(all_four.mean())
+    assert found["ciwae"] == close((all_four.mean() - 0.5) / 2)

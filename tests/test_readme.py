@@ -21,7 +21,8 @@ OWN_IMAGES = "Your own images in ten minutes"
 
 
 def commands(text=README):
-    return [words for _, block in blocks(text, "bash") for words in commands_of(block)]
+    found = blocks(text, "bash")
+    return [words for block in found for words in commands_of(block.code)]
 
 
 def section(title):
@@ -120,8 +121,8 @@ def test_make_targets_exist():
 def test_python_blocks_run_one_after_the_other(checkout):
     pytest.importorskip("mlxtend")
     namespace = {}
-    for _, block in blocks(README, "python"):
-        exec(compile(block, "README.md", "exec"), namespace)
+    for block in blocks(README, "python"):
+        exec(compile(block.code, "README.md", "exec"), namespace)
     assert namespace["result"].estimate.shape == (50,)
     assert (checkout / "runs/readme_model/1/saved_model.pb").is_file()
 
