@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from iwae_tf.autoencoder import Autoencoder
+
 jupytext = pytest.importorskip("jupytext")
 pytest.importorskip("mlxtend")
 
@@ -15,7 +17,7 @@ FOLDER = ROOT / "examples" / "notebooks"
 REDUCED = {
     "quickstart": {"EPOCHS": 2, "NUM_SAMPLES": 20, "NUM_TEST": 40},
     "comparing_bounds": {
-        "EPOCHS": 4,
+        "EPOCHS": 2,
         "NUM_SAMPLES": 20,
         "NUM_TEST": 40,
         "COUNTS": (1, 20),
@@ -62,6 +64,8 @@ def test_cells_run(name, monkeypatch, capsys):
     monkeypatch.setattr(plt, "show", lambda: drawn.append(plt.close("all")))
     monkeypatch.chdir(FOLDER)  # as Jupyter does
     monkeypatch.setattr(sys, "path", list(sys.path))
+    # Graphs are quicker to make than XLA's programs; test_execution compares the two.
+    monkeypatch.setattr(Autoencoder, "supports_xla", False)
     namespace = {}
     for source, has_parameters in code_cells(FOLDER / f"{name}.py"):
         exec(compile(source, name, "exec"), namespace)
