@@ -57,6 +57,7 @@ class TensorBoard(keras.callbacks.Callback):
       log_dir: folder; `train` and `validation` in it are runs of TensorBoard.
       images: optional float [N, *event], validation images as they are scored, for
         reconstructions, latents and log-weights. None: those are left out.
+      labels: integers [N], for a conditional model alone.
       every: epochs between two sets of pictures and histograms; the first and the last
         epoch have one as well. None: for about twenty in all.
       seed: pair of integers, of the pictures' draws.
@@ -66,12 +67,13 @@ class TensorBoard(keras.callbacks.Callback):
       OSError: the folder could not be written.
     """
 
-    def __init__(self, log_dir, *, images=None, every=None, seed=(0, 0)):
+    def __init__(self, log_dir, *, images=None, labels=None, every=None, seed=(0, 0)):
         super().__init__()
         if every is not None:
             check_count(every, "every")
         self._folder = pathlib.Path(log_dir)
         self._images = None if images is None else np.asarray(images)[:NUM_IMAGES]
+        self._labels = None if labels is None else np.asarray(labels)[:NUM_IMAGES]
         self._every = every
         self._seed = seed
         self._writers = {}
@@ -120,9 +122,11 @@ class TensorBoard(keras.callbacks.Callback):
             return
         model, seed = self.model, self._seed
         statistics = evaluation.layer_statistics(
-            model, self._images, seed, num_draws=LAYER_DRAWS
+            model, self._images, seed, labels=self._labels, num_draws=LAYER_DRAWS
         )
-        kls = kl_per_unit(model, self._images, seed, num_draws=LAYER_DRAWS)
+        kls = kl_per_unit(
+            model, self._images, seed, labels=self._labels, num_draws=LAYER_DRAWS
+        )
         counts = evaluation.count_active(statistics)
         with self._writers[VALIDATION].as_default(step):
             for layer, (found, kl, count) in enumerate(zip(statistics, kls, counts), 1):
@@ -134,24 +138,35 @@ class TensorBoard(keras.callbacks.Callback):
 
     def _log_weights(self):
         """log w of some draws of some images, relative to the mean w of each image."""
-        x = self._images[:NUM_SCORED]
-        (log_weights,) = self.model.log_weights(x, 1, NUM_DRAWS, self._seed).numpy()
+        x, labels = self._images[:NUM_SCORED], self._first_labels(NUM_SCORED)
+        (log_weights,) = self.model.log_weights(
+            x, 1, NUM_DRAWS, self._seed, labels=labels
+        ).numpy()
         peak = log_weights.max(axis=0)
         mean = peak + np.log(np.exp(log_weights - peak).mean(axis=0))
         return np.maximum(log_weights - mean, LEAST_LOG_WEIGHT)
+
+    def _first_labels(self, count):
+        return None if self._labels is None else self._labels[:count]
 
     def _write_pictures(self, step):
         model, seed = self.model, self._seed
         if not is_image(model.event_shape):
             return
-        samples = np.clip(model.sample(NUM_SAMPLES, seed, mean=True), 0.0, 1.0)
+        classes = None
+        if model.is_conditional:  # one after the other
+            classes = np.arange(NUM_SAMPLES) % model.num_classes
+        samples = model.sample(NUM_SAMPLES, seed, labels=classes, mean=True)
+        samples = np.clip(samples, 0.0, 1.0)
         rows = split_rows(as_images(samples, "samples"), math.isqrt(NUM_SAMPLES))
         with self._writers[VALIDATION].as_default(step):
             _picture("pictures/samples", rows, [GAP] * len(rows))
             if self._images is None:
                 return
             originals = self._images[:NUM_PAIRS]
-            copies = np.clip(model.reconstruct(originals, seed), 0.0, 1.0)
+            labels = self._first_labels(NUM_PAIRS)
+            copies = model.reconstruct(originals, seed, labels=labels)
+            copies = np.clip(copies, 0.0, 1.0)
             pairs = zip(
                 split_rows(as_images(originals, "images"), NUM_COLUMNS),
                 split_rows(as_images(copies, "reconstructions"), NUM_COLUMNS),

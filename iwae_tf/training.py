@@ -167,9 +167,12 @@ def _displays(workdir, config, start, steps, report, stack):
         first_step=start.epoch * steps + start.step,
         report=report,
     )
-    images, _ = load_eval_split(config, "validation", NUM_IMAGES)
+    images, labels = load_eval_split(config, "validation", NUM_IMAGES)
     board = TensorBoard(
-        workdir.tensorboard, images=images, seed=(config.eval_seed, PICTURE_SEED)
+        workdir.tensorboard,
+        images=images,
+        labels=labels if config.conditional else None,
+        seed=(config.eval_seed, PICTURE_SEED),
     )
     return [stack.enter_context(contextlib.closing(c)) for c in (board, progress)]
 

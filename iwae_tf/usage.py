@@ -34,6 +34,7 @@ KEY_GROUPS = {  # config keys and what they are, beside the choices that `config
         "network": "",
         "conv_channels": "channels of each resolution: conv",
         "likelihood": "",
+        "conditional": "whether the networks are given the class label",
     },
     "Data": {
         "dataset": "",

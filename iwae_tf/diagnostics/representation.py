@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from iwae_tf import noise
 from iwae_tf.distributions import split_loc_scale
@@ -17,6 +18,8 @@ from iwae_tf.evaluation import (
     LayerStatistics,
     count_active,
 )
+
+tfd = tfp.distributions
 
 COLLAPSED_KL = 0.1  # nats of a whole layer: below, it tells nothing of x
 GRID_SIZE = 41  # points a side
@@ -30,18 +33,20 @@ def kl_per_unit(
     x: np.ndarray | tf.Tensor,
     seed: Sequence[int] = (0, 0),
     *,
+    labels: np.ndarray | None = None,
     num_draws: int = LAYER_DRAWS,
     batch_size: int = 100,
 ) -> list[np.ndarray]:
     """KL(q(z_l|z_{l-1}) || p(z_l|z_{l+1})) of each latent unit, averaged over the data.
 
-    In closed form against the standard normal prior of the top layer; below it the
-    mean of log q - log p over draws of q.
+    In closed form against the prior of the top layer; below it the mean of
+    log q - log p over draws of q.
 
     Args:
       model: a built model of this package.
       x: float [N, *event].
       seed: pair of integers.
+      labels: integers [N], for a conditional model alone.
       num_draws: draws of z an image.
       batch_size: images at once.
 
@@ -53,10 +58,12 @@ def kl_per_unit(
     for start in range(0, len(x), batch_size):
         rows = x[start : start + batch_size]
         draws = model.draw_noise(key, start, len(rows), 1, num_draws)
-        found = model.sample_proposal(model.proposal_parameters(rows), draws)
-        for layer, values in enumerate(_layer_kls(model, *found)):
-            values = values.numpy().astype(np.float64).reshape(-1, values.shape[-1])
-            totals[layer] += values.mean(axis=0) * len(rows)
+        given = None if labels is None else labels[start : start + batch_size]
+        with model.given(model.check_labels(given, len(rows))):
+            found = model.sample_proposal(model.proposal_parameters(rows), draws)
+            for layer, values in enumerate(_layer_kls(model, *found)):
+                values = values.numpy().astype(np.float64).reshape(-1, values.shape[-1])
+                totals[layer] += values.mean(axis=0) * len(rows)
     return [total / len(x) for total in totals]
 
 
@@ -66,7 +73,8 @@ def _layer_kls(model, latents, parameters):
     for layer, (latent, proposal) in enumerate(zip(latents, parameters)):
         loc, scale = split_loc_scale(proposal)
         if layer == len(latents) - 1:
-            kls.append(0.5 * (loc**2 + scale**2 - 1.0) - tf.math.log(scale))
+            prior = model.top_prior().distribution
+            kls.append(tfd.Normal(loc, scale).kl_divergence(prior))
             continue
         prior_loc, prior_scale = split_loc_scale(
             model.prior_parameters(layer + 1, latents[layer + 1])
