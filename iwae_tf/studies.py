@@ -285,6 +285,7 @@ STUDIES = {
         "The best NLL of an hour: IWAE, k = 50, on MNIST",
         "the best reproductions seen: yoonholee/pytorch-vae, nbip/IWAE",
         _headline,
+        pictures=("samples", "reconstructions", "latent"),
     ),
     "burda_table1": Study(
         "VAE and IWAE by k and stochastic layers",
