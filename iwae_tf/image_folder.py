@@ -37,12 +37,12 @@ def list_images(
     Raises:
       InvalidInputError: no such folder, or no image in it.
     """
-    folder = pathlib.Path(folder or "")
-    if folder.is_dir():
-        own = _images_in(folder)
+    if folder is not None and pathlib.Path(folder).is_dir():
+        path = pathlib.Path(folder)
+        own = _images_in(path)
         if own:
             return ImageFiles(own, None)
-        classes = sorted(path for path in folder.iterdir() if path.is_dir())
+        classes = sorted(entry for entry in path.iterdir() if entry.is_dir())
         found = [images for images in map(_images_in, classes) if images]
         if found:
             labels = np.repeat(np.arange(len(found)), [len(images) for images in found])
