@@ -22,6 +22,8 @@ from iwae_tf.autoencoder import Autoencoder
 
 DOCS = ROOT / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+# Their commands are the README's, which are run as well: `make test-all` has these.
+SLOW = {"tutorial.md", "howto/command_line.md", "howto/many_machines.md"}
 # Children start from a process that has imported TensorFlow and not used it.
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["iwae_tf"])
@@ -60,7 +62,10 @@ def run_command(words, folder):
         assert child.exitcode == 0, f"{' '.join(words)}\n{log.read_text()}"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p in SLOW)) for p in PAGES],
+)
 def test_blocks_run_in_the_order_of_the_page(page, tmp_path, monkeypatch):
     pytest.importorskip("mlxtend")
     found = blocks((DOCS / page).read_text(), "python", "bash")
