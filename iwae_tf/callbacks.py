@@ -8,6 +8,7 @@ import time
 import keras
 
 from iwae_tf import terminal
+from iwae_tf.config import set_draws
 from iwae_tf.files import write_atomically
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
@@ -15,20 +16,18 @@ EXPECT_SECONDS = 2.0  # of steps, from which the time of all is foretold
 
 
 class RunStages(keras.callbacks.Callback):
-    """Sets the number of draws of the stage that each epoch belongs to.
+    """Sets the draws, M and K, of the stage that each epoch belongs to.
 
     Args:
-      stages: sequence with `epochs` and `num_samples`.
+      stages: list of config.Stage.
     """
 
     def __init__(self, stages):
         super().__init__()
-        self._num_samples = [s.num_samples for s in stages for _ in range(s.epochs)]
+        self._stages = [stage for stage in stages for _ in range(stage.epochs)]
 
     def on_epoch_begin(self, epoch, logs=None):
-        num_samples = self._num_samples[epoch]
-        if self.model.num_samples != num_samples:
-            self.model.num_samples = num_samples
+        set_draws(self.model, self._stages[epoch])
 
 
 class ResumeInEpoch(keras.callbacks.Callback):

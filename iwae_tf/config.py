@@ -54,6 +54,7 @@ class Stage(NamedTuple):
     epochs: int
     first_rate: float
     last_rate: float
+    num_groups: int = 1
 
 
 def default_config():
@@ -84,7 +85,8 @@ def default_config():
     config.learning_rate = 1e-3
     config.adam_epsilon = 1e-4
     config.lr_schedule = "burda"  # or constant, cosine, burda_code
-    config.stages = _list([])  # (num_samples, epochs, first rate, last rate), ...
+    # (num_samples, epochs, first rate, last rate), ...; a fifth: num_groups of the stage
+    config.stages = _list([])
     config.weight_average = 0.0  # momentum of the averaged weights; 0: none
     config.start_from = placeholder(str)  # finished run whose weights are the first
     config.precision = "float32"  # or mixed_bfloat16, mixed_float16
@@ -168,20 +170,32 @@ def stages(config):
     Returns:
       list of Stage, as long as the schedule; training stops after `config.epochs`.
     """
-    rate = config.learning_rate
+    rate, groups = config.learning_rate, config.num_groups
     if config.stages:
-        return [Stage(*stage) for stage in config.stages]
+        return [Stage(*stage[:4], *(stage[4:] or [groups])) for stage in config.stages]
     if config.lr_schedule == "burda":
         shares = [10 ** (-i / (BURDA_STAGES - 1)) for i in range(BURDA_STAGES)]
     elif config.lr_schedule == "burda_code":
         shares = BURDA_CODE_RATES
     else:
         last = rate * (COSINE_FLOOR if config.lr_schedule == "cosine" else 1.0)
-        return [Stage(config.num_samples, config.epochs, rate, last)]
+        return [Stage(config.num_samples, config.epochs, rate, last, groups)]
     return [
-        Stage(config.num_samples, 3**i, rate * share, rate * share)
+        Stage(config.num_samples, 3**i, rate * share, rate * share, groups)
         for i, share in enumerate(shares)
     ]
+
+
+def set_draws(model, draws):
+    """Gives a model the numbers of draws M and K, where they are not what it has.
+
+    Args:
+      model: one of `iwae_tf.models`.
+      draws: Stage, or ConfigDict, with `num_groups` and `num_samples`.
+    """
+    for name in ("num_groups", "num_samples"):
+        if getattr(model, name) != getattr(draws, name):
+            setattr(model, name, getattr(draws, name))
 
 
 def build_model(config, *, mean_image=None):
@@ -202,8 +216,9 @@ def build_model(config, *, mean_image=None):
     event_shape = datasets.event_shape(config.dataset, data_dir=config.data_dir)
     policy = keras.dtype_policies.DTypePolicy(config.precision)
     encoder, decoder = build_networks(config, event_shape, mean_image, policy)
+    first = stages(config)[0]
     arguments = {
-        "num_samples": stages(config)[0].num_samples,
+        "num_samples": first.num_samples,
         "likelihood": config.likelihood,
         "gradient_estimator": config.gradient_estimator,
         "binarization": "dynamic" if config.binarization == "dynamic" else "none",
@@ -213,7 +228,7 @@ def build_model(config, *, mean_image=None):
         **_label_arguments(config, policy),
     }
     if config.model in GROUPED_MODELS:
-        arguments["num_groups"] = config.num_groups
+        arguments["num_groups"] = first.num_groups
     if config.model == "ciwae":
         arguments["beta"] = config.beta
     model = MODELS[config.model](encoder, decoder, **arguments)
@@ -293,16 +308,21 @@ def _validate_layers(config):
 
 
 def _validate_stages(config):
-    rule = "must be a list of (num_samples, epochs, first rate, last rate)"
+    rule = (
+        "must be a list of (num_samples, epochs, first rate, last rate), each "
+        "optionally with num_groups"
+    )
     good = _is_list(config.stages) and all(map(_is_stage, config.stages))
     _require(good, "stages", rule, config)
-    if config.stages:
-        _require(
-            config.stages[-1][0] == config.num_samples,
-            "num_samples",
-            f"must be that of the last stage, {config.stages[-1][0]}",
-            config,
-        )
+    last = stages(config)[-1]
+    for key in ("num_samples", "num_groups"):
+        value = getattr(last, key)
+        rule = f"must be that of the last stage, {value}"
+        _require(config[key] == value, key, rule, config)
+    grouped = config.model in GROUPED_MODELS
+    good = grouped or all(stage.num_groups == 1 for stage in stages(config))
+    rule = f"must have a num_groups of 1 for {config.model}"
+    _require(good, "stages", rule, config)
     total = sum(stage.epochs for stage in stages(config))
     _require(
         config.epochs <= total,
@@ -315,9 +335,9 @@ def _validate_stages(config):
 def _is_stage(stage):
     return (
         _is_list(stage)
-        and len(stage) == 4
-        and _are_sizes(stage[:2])
-        and all(_is_number(rate) and rate > 0 for rate in stage[2:])
+        and len(stage) in (4, 5)
+        and _are_sizes([*stage[:2], *stage[4:]])
+        and all(_is_number(rate) and rate > 0 for rate in stage[2:4])
     )
 
 

@@ -5,8 +5,8 @@ table. Budgets:
 
   full   the papers' protocol: Adam, batch 20, 3,280 epochs in eight stages of falling
          rates, the plain gradient estimator
-  short  ours: Muon on batches of 200 and DReG, a stage of eight draws in all and
-         then one of as many as the cell has; a quarter of an hour of two cores a cell
+  short  ours: Muon on batches of 200 and DReG, a stage of at most eight draws and
+         then one of as many as the cell has; ten minutes of two cores a cell
   smoke  tiny networks on `mnist5k` for one epoch: that everything runs
 
 All cells of a study have the same optimiser, estimator, stages and seeds.
@@ -31,6 +31,7 @@ DRAWS = 64  # M * K in Rainforth et al.
 FIRST_DRAWS = 8  # of the first stage of the short budget, M * K
 FIRST_STAGE = (60, 1.5e-3, 2e-4)  # epochs, first and last rate
 LAST_STAGE = (20, 5e-4, 5e-6)
+LAST_STAGE_64 = (10, 5e-4, 5e-6)  # of the studies with `DRAWS` draws, which cost more
 LONG_STAGES = {  # by stochastic layers: an hour of two cores
     1: ((300, 1.5e-3, 3e-4), (80, 6e-4, 5e-6)),
     2: ((220, 1.5e-3, 3e-4), (48, 6e-4, 5e-6)),
@@ -146,13 +147,17 @@ def _full(config: ConfigDict) -> None:
 
 
 def _short(
-    config: ConfigDict, first: Rates = FIRST_STAGE, last: Rates = LAST_STAGE
+    config: ConfigDict, first: Rates = FIRST_STAGE, last: Rates | None = None
 ) -> None:
-    draws = max(1, min(config.num_samples, FIRST_DRAWS // config.num_groups))
+    all_draws = config.num_groups * config.num_samples
+    last = last or (LAST_STAGE_64 if all_draws == DRAWS else LAST_STAGE)
+    groups = min(config.num_groups, FIRST_DRAWS)
+    draws = min(config.num_samples, FIRST_DRAWS // groups)
     config.gradient_estimator = "dreg"
     config.optimizer = "muon"
     config.batch_size = 200
-    config.stages = ((draws, *first), (config.num_samples, *last))
+    fewer_groups = (groups,) if groups < config.num_groups else ()
+    config.stages = ((draws, *first, *fewer_groups), (config.num_samples, *last))
     config.epochs = first[0] + last[0]
 
 

@@ -17,7 +17,7 @@ from iwae_tf.callbacks import (
     StopOnNonFinite,
 )
 from iwae_tf.checkpoints import CheckpointStore, Restored, copy_variables, variables_of
-from iwae_tf.config import build_model, build_optimizer, stages
+from iwae_tf.config import build_model, build_optimizer, set_draws, stages
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import save_arrays
 from iwae_tf.results import load_eval_split
@@ -104,7 +104,7 @@ def train(config, workdir, *, stop_request, distribution, report=print):
     if distribution.num_replicas > 1:
         trained, model = model, _compiled(config, images, steps)
         copy_variables(trained, model)
-    model.num_samples = config.num_samples
+    set_draws(model, config)
     return Trained(model, record.rows, record.seconds)
 
 
@@ -160,7 +160,11 @@ def _callbacks(config, workdir, start, record, checkpoints, data):
 
 def _displays(workdir, config, start, steps, report, stack):
     """What shows how far the run is; `stack` closes it."""
-    draws = [s.num_samples for s in stages(config) for _ in range(s.epochs)]
+    draws = [
+        stage.num_groups * stage.num_samples
+        for stage in stages(config)
+        for _ in range(stage.epochs)
+    ]
     progress = Progress(
         [OTHER_COSTS + count for count in draws[: config.epochs]],
         steps_per_epoch=steps,
@@ -266,10 +270,13 @@ def load_examples(config, split):
 
 def describe(config, num_images, steps, start, where):
     """One line that says what is about to be trained: model, data, bound, devices."""
-    draws = dict.fromkeys(stage.num_samples for stage in stages(config))
+    groups, draws = (
+        " then ".join(map(str, dict.fromkeys(getattr(s, key) for s in stages(config))))
+        for key in ("num_groups", "num_samples")
+    )
     bound = BOUNDS[config.model].format(
-        m=config.num_groups,
-        k=" then ".join(map(str, draws)),
+        m=groups,
+        k=draws,
         beta=config.beta or 0.0,
         rest=1.0 - (config.beta or 0.0),
     )

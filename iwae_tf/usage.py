@@ -48,7 +48,7 @@ KEY_GROUPS = {  # config keys and what they are, beside the choices that `config
         "optimizer": "",
         "learning_rate": "at the start",
         "lr_schedule": "",
-        "stages": "[(num_samples, epochs, first rate, last rate), ...]",
+        "stages": "[(num_samples, epochs, first rate, last rate[, num_groups]), ...]",
         "adam_epsilon": "of adam and muon",
         "weight_average": "momentum of averaged weights; 0: none",
         "start_from": "finished run whose weights are the first",

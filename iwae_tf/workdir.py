@@ -15,7 +15,7 @@ from iwae_tf import (
     models,  # noqa: F401, registers the classes that a file may hold
     warmup,
 )
-from iwae_tf.config import build_model, default_config, validate
+from iwae_tf.config import build_model, default_config, set_draws, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import FolderLock, remove_leftovers, write_json, write_through
 from iwae_tf.saved_model import export_saved_model, find_version, restore_weights
@@ -183,7 +183,7 @@ def load_exported(path: str | os.PathLike[str]) -> tuple[keras.Model, ConfigDict
     config = read_config(version.parent / "config.json")
     model = build_model(config)
     restore_weights(model, version)
-    model.num_samples = config.num_samples  # not that of the first stage
+    set_draws(model, config)  # not those of the first stage
     return model, config
 
 

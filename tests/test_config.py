@@ -13,6 +13,7 @@ from iwae_tf.config import (
     build_optimizer,
     check_key,
     default_config,
+    set_draws,
     stages,
     validate,
 )
@@ -123,6 +124,15 @@ BAD_VALUES = [
     ({"stages": [(5, 3, 0.0, 1e-4)]}, "`stages` must be a list of"),
     ({"stages": [(5, 3, "fast", 1e-4)]}, "`stages` must be a list of"),
     ({"stages": 5}, "`stages` must be a list of"),
+    ({"stages": [(50, 9, 1e-3, 1e-4, 0)]}, "`stages` must be a list of"),
+    (
+        {"stages": [(8, 9, 1e-3, 1e-4, 2), (50, 9, 1e-3, 1e-4)], "epochs": 18},
+        "`stages` must have a num_groups of 1 for iwae",
+    ),
+    (
+        {"stages": [(50, 9, 1e-3, 1e-4, 2)], "epochs": 9, "model": "piwae"},
+        "`num_groups` must be that of the last stage, 2. Received: num_groups=1",
+    ),
     (
         {"stages": [(5, 3000, 1e-3, 1e-4), (10, 3000, 1e-4, 1e-4)]},
         "`num_samples` must be that of the last stage, 10. Received: num_samples=50",
@@ -193,10 +203,10 @@ def test_burda_code_stages_are_their_rounded_rates():
 def test_constant_and_cosine_have_one_stage():
     settings = {"epochs": 12, "learning_rate": 2e-3, "num_samples": 7}
     assert stages(make_config(lr_schedule="constant", **settings)) == [
-        (7, 12, 2e-3, 2e-3)
+        (7, 12, 2e-3, 2e-3, 1)
     ]
     assert stages(make_config(lr_schedule="cosine", **settings)) == [
-        (7, 12, 2e-3, pytest.approx(2e-5))
+        (7, 12, 2e-3, pytest.approx(2e-5), 1)
     ]
 
 
@@ -205,8 +215,20 @@ def test_stages_of_the_config_go_first(lr_schedule):
     given = [(5, 60, 1.5e-3, 2e-4), (50, 8, 3e-4, 1e-5)]
     config = make_config(stages=given, lr_schedule=lr_schedule, epochs=68)
     validate(config)
-    assert stages(config) == given
+    assert stages(config) == [(*stage, 1) for stage in given]
     assert stages(config)[1].num_samples == 50
+
+
+def test_a_stage_may_have_draws_outside_the_log_of_its_own():
+    given = [(1, 6, 1e-3, 1e-4, 8), (2, 4, 1e-3, 1e-4)]
+    settings = {"num_groups": 32, "num_samples": 2, "epochs": 10}
+    config = make_config(model="miwae", stages=given, **settings)
+    validate(config)
+    assert [stage.num_groups for stage in stages(config)] == [8, 32]
+    model = build_model(config)
+    assert (model.num_groups, model.num_samples) == (8, 1)
+    set_draws(model, stages(config)[1])
+    assert (model.num_groups, model.num_samples) == (32, 2)
 
 
 # Learning rates --------------------------------------------------------------------

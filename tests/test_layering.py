@@ -61,7 +61,7 @@ ALLOWED = {
         "optimizers",
     },
     "checkpoints": {"files"},
-    "callbacks": {"files", "terminal"},
+    "callbacks": {"config", "files", "terminal"},
     "tensorboard": {
         "checks", "drawing", "evaluation", "files", "plot_inputs",
         "diagnostics.representation",

@@ -329,7 +329,11 @@ def test_a_damaged_newest_checkpoint_costs_an_epoch(
             {"latent_z1.png", "latent_z2.png"},
         ),
         (
-            ["--config.model=piwae", "--config.num_groups=2"],
+            [
+                "--config.model=piwae",
+                "--config.num_groups=4",
+                "--config.stages=((3,1,1e-2,1e-2,1),(3,1,1e-3,1e-4))",
+            ],
             {"latent.png"},
         ),
     ],

@@ -54,13 +54,15 @@ def test_cells_of_a_study_differ_only_in_what_is_compared():
         assert epochs[0] == epochs[1]
 
 
-def test_draws_of_rainforth_are_64_and_a_stage_of_eight_comes_first():
+def test_draws_of_rainforth_are_64_after_a_stage_of_eight():
     for name in ("rainforth_table1", "rainforth_grid", "estimators"):
         for cell in all_cells(name):
             config = cell.config
             assert config.num_groups * config.num_samples == 64
-            first = stages(config)[0].num_samples * config.num_groups
-            assert first == max(8, config.num_groups)
+            first, last = stages(config)
+            assert first.num_groups * first.num_samples == 8
+            assert first.num_groups == min(config.num_groups, 8)
+            assert (first.epochs, last.epochs) == (60, 10)
 
 
 def test_two_layers_are_the_papers():
