@@ -64,10 +64,10 @@ docs: $(VENV)/installed-docs
 	@echo "build/docs/index.html"
 
 test: install lint
-	$(RUN) -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-all: install lint
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(RUN) -m ruff format --check .

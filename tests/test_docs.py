@@ -22,8 +22,14 @@ from iwae_tf.autoencoder import Autoencoder
 
 DOCS = ROOT / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
-# Their commands are the README's, which are run as well: `make test-all` has these.
-SLOW = {"tutorial.md", "howto/command_line.md", "howto/many_machines.md"}
+# Their commands are the README's, which are run as well, or train convolutions, which
+# test_conv_networks.py does: `make test-all` has these.
+SLOW = {
+    "tutorial.md",
+    "howto/command_line.md",
+    "howto/many_machines.md",
+    "howto/natural_images.md",
+}
 # Children start from a process that has imported TensorFlow and not used it.
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["iwae_tf"])

@@ -55,7 +55,13 @@ def test_every_notebook_is_here():
     assert all(f"examples/notebooks/{name}.ipynb" in readme for name in REDUCED)
 
 
-@pytest.mark.parametrize("name", REDUCED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "comparing_bounds"))
+        for name in REDUCED
+    ],
+)
 def test_cells_run(name, monkeypatch, capsys):
     import matplotlib.pyplot as plt
 
