@@ -85,7 +85,7 @@ def default_config():
     config.learning_rate = 1e-3
     config.adam_epsilon = 1e-4
     config.lr_schedule = "burda"  # or constant, cosine, burda_code
-    # (num_samples, epochs, first rate, last rate), ...; a fifth: num_groups of the stage
+    # (num_samples, epochs, first rate, last rate), ...; a fifth entry is num_groups.
     config.stages = _list([])
     config.weight_average = 0.0  # momentum of the averaged weights; 0: none
     config.start_from = placeholder(str)  # finished run whose weights are the first

@@ -290,7 +290,7 @@ STUDIES = {
         "The best NLL of an hour: IWAE, k = 50, on MNIST",
         "the best reproductions seen: yoonholee/pytorch-vae, nbip/IWAE",
         _headline,
-        pictures=("samples", "reconstructions", "latent"),
+        pictures=("samples", "reconstructions", "latent", "latent_z1", "latent_z2"),
     ),
     "burda_table1": Study(
         "VAE and IWAE by k and stochastic layers",

@@ -4,6 +4,7 @@ Everything is read from the `results.json` and `metrics.csv` of finished runs, s
 report can be made again from them alone.
 """
 
+import itertools
 import math
 import os
 import pathlib
@@ -15,11 +16,12 @@ import numpy as np
 
 from iwae_tf import study_figures, study_plots
 from iwae_tf.files import write_atomically, write_json
-from iwae_tf.published import Published
+from iwae_tf.published import EPOCHS, Published
 from iwae_tf.studies import STUDIES, Cell, Protocol
 from iwae_tf.workdir import Workdir, read_json
 
 CHART = "nll.png"
+BETWEEN_SEEDS = 0.3  # nats by which runs of one config were seen to differ
 NOTES = """NLL: minus log p(x) of the test set in nats, lower is better, and its error
 of importance sampling alone, by the jackknife; "images" is the standard error of the
 finite test set, which all cells share. IWAE bound: of all M * K draws. -KL: that bound
@@ -132,7 +134,8 @@ def to_markdown(
         if done and name in study_figures.FIGURES
         else "",
         NOTES if done else "",
-        _behind(rows),
+        _order(rows),
+        _behind(rows, runs),
         *(_side_by_side(*kind) for kind in pictures),
         _protocol(runs),
     ]
@@ -196,8 +199,35 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _behind(rows: Sequence[Row]) -> str:
-    """Which cells are worse than what was published."""
+def _order(rows: Sequence[Row]) -> str:
+    """Whether cells come in the order of the published table."""
+    known = [
+        (row.published.nll, row.nll, row.label)
+        for row in rows
+        if row.published is not None and row.nll is not None
+    ]
+    pairs = [
+        (better, worse)
+        for better, worse in itertools.combinations(sorted(known), 2)
+        if worse[0] - better[0] > BETWEEN_SEEDS
+    ]
+    if not pairs:
+        return ""
+    turned = [
+        f"{worse[2]} before {better[2]}"
+        for better, worse in pairs
+        if worse[1] <= better[1]
+    ]
+    text = (
+        "Of the pairs of cells that the published figures hold more than "
+        f"{BETWEEN_SEEDS} nats apart, {len(pairs) - len(turned)} of {len(pairs)} are "
+        "in the same order here"
+    )
+    return f"{text}; not {', '.join(turned)}." if turned else f"{text}."
+
+
+def _behind(rows: Sequence[Row], runs: Sequence[dict[str, Any]]) -> str:
+    """Which cells are worse than what was published, and how long each trained."""
     behind = [
         f"{row.label} ({-row.difference:.2f})"
         for row in rows
@@ -206,7 +236,11 @@ def _behind(rows: Sequence[Row]) -> str:
     if not behind:
         return ""
     listed = ", ".join(behind)
-    return f"Behind the published figure, in nats: {listed}."
+    epochs = max(run["config"]["epochs"] for run in runs)
+    text = f"Behind the published figure, in nats: {listed}."
+    if epochs < EPOCHS:
+        text += f" The published runs took {EPOCHS:,} epochs, these at most {epochs}."
+    return text
 
 
 def _protocol(runs: Sequence[dict[str, Any]]) -> str:

@@ -144,13 +144,30 @@ def test_a_report_holds_what_was_measured_beside_what_was_published(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "2 of 12 cells are done" in text
     assert "| 1 stochastic, IWAE, k = 50 | 84.40 (+- 0.002, seeds 0.14) |" in text
-    assert "nats: 1 stochastic, VAE, k = 50 (0.20)." in text
+    assert "nats: 1 stochastic, VAE, k = 50 (0.20). The published runs" in text
+    assert "took 3,280 epochs, these at most 80." in text
+    assert "apart, 1 of 1 are in the same order here." in text
     assert "| 2 stochastic, IWAE, k = 50 | not yet |" in text
     page = (tmp_path / "report.html").read_text()
     assert "<table>" in page and "84.40" in page
     assert (tmp_path / "nll.png").stat().st_size > 5000
     table = json.loads((tmp_path / "report.json").read_text())
     assert table["budget"] == "short" and len(table["rows"]) == 12
+
+
+def test_a_report_says_which_cells_come_in_another_order(tmp_path):
+    protocol = studies.Protocol("short")
+    cells = studies.cells("burda_table1", protocol)
+    by_name = {cell.name: cell for cell in cells}
+    finished(tmp_path, by_name["vae_k50_1l_seed0"], 86.0)  # 86.35
+    finished(tmp_path, by_name["vae_k5_1l_seed0"], 86.2)  # 86.47: as good as the first
+    finished(tmp_path, by_name["iwae_k5_1l_seed0"], 86.1)  # 85.54
+    study_report.write("burda_table1", protocol, cells, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        "apart, 1 of 2 are in the same order here; not 1 stochastic, VAE, k = 50 "
+        "before 1 stochastic, IWAE, k = 5." in text
+    )
 
 
 def test_a_report_of_nothing_yet(tmp_path):
