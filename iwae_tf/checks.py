@@ -1,14 +1,17 @@
 """What arguments have to be, told in one line where they are not."""
 
 import re
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 
 
-def check_count(value, name):
+def check_count(value: Any, name: str) -> None:
     """Raises InvalidInputError unless `value` is a positive integer."""
     is_count = isinstance(value, int) or hasattr(value, "__index__")
     if isinstance(value, bool) or not is_count or value < 1:
@@ -17,7 +20,7 @@ def check_count(value, name):
         )
 
 
-def check_choice(value, name, choices):
+def check_choice(value: object, name: str, choices: Iterable[object]) -> None:
     """Raises InvalidInputError unless `value` is one of `choices`."""
     if value not in choices:
         raise InvalidInputError(
@@ -26,7 +29,9 @@ def check_choice(value, name, choices):
         )
 
 
-def check_networks(networks, name):
+def check_networks(
+    networks: keras.Layer | Sequence[keras.Layer], name: str
+) -> list[keras.Layer]:
     """One Keras layer or a sequence of them, as a list."""
     if isinstance(networks, keras.Layer):
         return [networks]
@@ -39,7 +44,12 @@ def check_networks(networks, name):
     return list(networks)
 
 
-def output_row_shape(network, row_shape, name, num_classes=None):
+def output_row_shape(
+    network: keras.Layer,
+    row_shape: Sequence[int],
+    name: str,
+    num_classes: int | None = None,
+) -> tuple[int, ...]:
     """Builds `network` for rows of a shape; returns the shape of a row of its output.
 
     Args:
@@ -52,7 +62,7 @@ def output_row_shape(network, row_shape, name, num_classes=None):
       InvalidInputError: the network does not take such rows.
     """
     inputs, rule = keras.KerasTensor((1, *row_shape)), "must take rows"
-    refusals = ValueError
+    refusals: tuple[type[Exception], ...] = (ValueError,)
     if num_classes is not None:
         inputs = [inputs, keras.KerasTensor((1, num_classes))]
         rule = (
@@ -72,7 +82,7 @@ def output_row_shape(network, row_shape, name, num_classes=None):
     return tuple(output.shape[1:])
 
 
-def latent_dim_of(row_shape, name):
+def latent_dim_of(row_shape: Sequence[int], name: str) -> int:
     """Size of the latent whose loc and log_scale a network returns as one row."""
     if len(row_shape) != 1 or row_shape[0] % 2:
         raise InvalidInputError(
@@ -82,7 +92,7 @@ def latent_dim_of(row_shape, name):
     return row_shape[0] // 2
 
 
-def check_float(x):
+def check_float(x: ArrayLike | tf.Tensor) -> tf.Tensor:
     """`x` as a tensor, which must be float."""
     try:
         x = tf.convert_to_tensor(x)
@@ -97,7 +107,7 @@ def check_float(x):
     return x
 
 
-def check_values(x, *, in_unit_interval):
+def check_values(x: tf.Tensor, *, in_unit_interval: bool) -> None:
     """Raises InvalidInputError for an eager `x` that is empty or cannot be scored."""
     if tf.size(x) == 0:
         raise InvalidInputError(f"`x` must not be empty. Received: shape={x.shape}")

@@ -1,9 +1,13 @@
 """log p(x) and p(y|x) of a conditional model, from its log p(x|y) for every class."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
 
+from iwae_tf.autoencoder import Autoencoder
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood, log_likelihood
 
@@ -19,7 +23,7 @@ class ClassLogLikelihoods(NamedTuple):
     effective_sample_size: np.ndarray
     jackknife_error: np.ndarray
 
-    def log_marginal(self, class_probabilities=None):
+    def log_marginal(self, class_probabilities: ArrayLike | None = None) -> np.ndarray:
         """log p(x) = log sum_y p(y) p(x|y).
 
         Args:
@@ -33,7 +37,7 @@ class ClassLogLikelihoods(NamedTuple):
         """
         return np.logaddexp.reduce(self._log_joint(class_probabilities), axis=1)
 
-    def posterior(self, class_probabilities=None):
+    def posterior(self, class_probabilities: ArrayLike | None = None) -> np.ndarray:
         """p(y|x) by Bayes' rule, p(y) p(x|y) / p(x).
 
         Its largest element is the class of least expected error.
@@ -66,7 +70,13 @@ class ClassLogLikelihoods(NamedTuple):
             return np.log(shares) + self.estimate.astype(np.float64)
 
 
-def class_log_likelihoods(model, x, num_samples=5000, seed=(0, 0), **kwargs):
+def class_log_likelihoods(
+    model: Autoencoder,
+    x: ArrayLike | tf.Tensor,
+    num_samples: int = 5000,
+    seed: Sequence[int] = (0, 0),
+    **kwargs: Any,
+) -> ClassLogLikelihoods:
     """Estimates log p(x|y) of each image for every class y.
 
     All classes of an image have the same noise, so that differences between classes
@@ -85,7 +95,7 @@ def class_log_likelihoods(model, x, num_samples=5000, seed=(0, 0), **kwargs):
     Raises:
       InvalidInputError: a model without classes, or as `log_likelihood`.
     """
-    if not model.is_conditional:
+    if model.num_classes is None:
         raise InvalidInputError(
             "`model` must be conditional, with `num_classes`. Received: a model without"
         )

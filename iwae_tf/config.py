@@ -4,9 +4,10 @@ Only this module and `config_networks` read a ConfigDict; all else takes argumen
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
@@ -57,7 +58,7 @@ class Stage(NamedTuple):
     num_groups: int = 1
 
 
-def default_config():
+def default_config() -> ConfigDict:
     """The keys that every config has: Burda et al.'s one-layer IWAE on MNIST.
 
     Returns:
@@ -98,7 +99,7 @@ def default_config():
     return config
 
 
-def validate(config):
+def validate(config: ConfigDict) -> None:
     """Checks every key of a config.
 
     Args:
@@ -142,7 +143,7 @@ def validate(config):
     _validate_stages(config)
 
 
-def override(config, **values):
+def override(config: ConfigDict, **values: Any) -> ConfigDict:
     """Puts values other than None into a config, which has to be valid with them.
 
     Raises:
@@ -155,7 +156,7 @@ def override(config, **values):
     return config
 
 
-def check_key(key):
+def check_key(key: str) -> None:
     """Raises InvalidInputError unless `key` is one that configs have."""
     known = sorted(default_config())
     if key.split(".")[0] not in known:
@@ -164,7 +165,7 @@ def check_key(key):
         )
 
 
-def stages(config):
+def stages(config: ConfigDict) -> list[Stage]:
     """The training stages of a config.
 
     Returns:
@@ -176,7 +177,7 @@ def stages(config):
     if config.lr_schedule == "burda":
         shares = [10 ** (-i / (BURDA_STAGES - 1)) for i in range(BURDA_STAGES)]
     elif config.lr_schedule == "burda_code":
-        shares = BURDA_CODE_RATES
+        shares = list(BURDA_CODE_RATES)
     else:
         last = rate * (COSINE_FLOOR if config.lr_schedule == "cosine" else 1.0)
         return [Stage(config.num_samples, config.epochs, rate, last, groups)]
@@ -186,7 +187,7 @@ def stages(config):
     ]
 
 
-def set_draws(model, draws):
+def set_draws(model: Any, draws: Stage | ConfigDict) -> None:
     """Gives a model the numbers of draws M and K, where they are not what it has.
 
     Args:
@@ -198,7 +199,9 @@ def set_draws(model, draws):
             setattr(model, name, getattr(draws, name))
 
 
-def build_model(config, *, mean_image=None):
+def build_model(
+    config: ConfigDict, *, mean_image: np.ndarray | None = None
+) -> keras.Model:
     """The model that a config names, built for its data set's event shape.
 
     Args:
@@ -236,7 +239,9 @@ def build_model(config, *, mean_image=None):
     return model
 
 
-def build_optimizer(config, *, steps_per_epoch):
+def build_optimizer(
+    config: ConfigDict, *, steps_per_epoch: int
+) -> keras.optimizers.Optimizer:
     """The optimiser of a config, with its learning-rate schedule.
 
     Args:

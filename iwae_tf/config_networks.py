@@ -1,6 +1,10 @@
 """The networks that a config names: fully connected or convolutional."""
 
+from collections.abc import Sequence
+
+import keras
 import numpy as np
+from ml_collections import ConfigDict
 
 from iwae_tf.conv_networks import ConvDecoder, ConvEncoder
 from iwae_tf.distributions import LIKELIHOODS
@@ -11,7 +15,12 @@ NETWORKS = ("mlp", "conv")
 FIRST_LOG_SCALE = -2.0
 
 
-def build_networks(config, event_shape, mean_image, policy):
+def build_networks(
+    config: ConfigDict,
+    event_shape: Sequence[int],
+    mean_image: np.ndarray | None,
+    policy: keras.dtype_policies.DTypePolicy,
+) -> tuple[list[keras.Layer], list[keras.Layer]]:
     """Lists [q(z1|x), q(z2|z1), ...] and [p(x|z1), p(z1|z2), ...].
 
     The decoder's layers mirror the encoder's. Every network starts from a seed of its
@@ -57,7 +66,7 @@ def build_networks(config, event_shape, mean_image, policy):
     return encoder, decoder
 
 
-def build_prior(config, policy):
+def build_prior(config: ConfigDict, policy: keras.dtype_policies.DTypePolicy) -> MLP:
     """p(z_L|y) of a conditional model, as a table of a row a class.
 
     Args:

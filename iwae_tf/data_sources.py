@@ -15,6 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -325,7 +326,7 @@ NUM_CLASSES = {
     **dict.fromkeys(COLOUR_SETS, 10),
     "binarized_mnist": None,  # has no labels
 }
-READERS = {
+READERS: dict[str, Callable[..., Source]] = {
     "mnist": functools.partial(read_tfds, "mnist"),
     "fashion_mnist": functools.partial(read_tfds, "fashion_mnist"),
     "kmnist": functools.partial(read_tfds, "kmnist"),

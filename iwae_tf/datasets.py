@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from iwae_tf import data_files, data_sources
 from iwae_tf.checks import check_choice
 from iwae_tf.errors import InvalidInputError
 
+Path = str | os.PathLike[str]
 DATASETS = tuple(data_sources.READERS)
 UNLABELLED = tuple(
     name for name, count in data_sources.NUM_CLASSES.items() if count is None
@@ -31,7 +33,7 @@ class Split(NamedTuple):
     labels: np.ndarray | None
 
 
-def validate_images(images, *, name="x"):
+def validate_images(images: ArrayLike, *, name: str = "x") -> None:
     """Refuse what no model here can score.
 
     Args:
@@ -67,7 +69,7 @@ def validate_images(images, *, name="x"):
         )
 
 
-def event_shape(name, *, data_dir=None):
+def event_shape(name: str, *, data_dir: Path | None = None) -> tuple[int, ...]:
     """Shape of one example, read from no more than a header.
 
     Args:
@@ -89,7 +91,7 @@ def event_shape(name, *, data_dir=None):
     return (*shape, 1) if len(shape) == 2 else tuple(shape)
 
 
-def num_classes(name, *, data_dir=None):
+def num_classes(name: str, *, data_dir: Path | None = None) -> int:
     """How many classes the labels of a data set are of: the largest one and one more.
 
     Args:
@@ -104,8 +106,9 @@ def num_classes(name, *, data_dir=None):
       InvalidInputError: a set without labels, or labels that are no classes.
     """
     check_choice(name, "name", DATASETS)
-    if name in data_sources.NUM_CLASSES and name not in UNLABELLED:
-        return data_sources.NUM_CLASSES[name]
+    known = data_sources.NUM_CLASSES.get(name)
+    if known is not None:
+        return known
     labels = None
     if name not in UNLABELLED:
         labels = data_sources.stored_labels(name, data_dir=_expand(data_dir))
@@ -114,7 +117,8 @@ def num_classes(name, *, data_dir=None):
             f"`dataset` must have labels for a conditional model. Received: {name}, "
             f"which has none"
         )
-    labels = data_files.checked_labels(labels, len(labels) if labels.ndim else 0)
+    count = len(labels) if labels.ndim else 0
+    labels = np.asarray(data_files.checked_labels(labels, count))
     if labels.size == 0 or labels.min() < 0 or labels.max() >= MAX_CLASSES:
         found = f"{labels.min()} to {labels.max()}" if labels.size else "none"
         raise InvalidInputError(
@@ -124,7 +128,14 @@ def num_classes(name, *, data_dir=None):
     return int(labels.max()) + 1
 
 
-def load_arrays(name, *, split, data_dir=None, binarization="none", seed=0):
+def load_arrays(
+    name: str,
+    *,
+    split: str,
+    data_dir: Path | None = None,
+    binarization: str = "none",
+    seed: int = 0,
+) -> Split:
     """Load one split, and open no other, into memory.
 
     The validation split is the end of one fixed permutation of the training images
@@ -163,7 +174,7 @@ def load_arrays(name, *, split, data_dir=None, binarization="none", seed=0):
     return Split(images, None if labels is None else labels[rows])
 
 
-def require_labels(loaded, split):
+def require_labels(loaded: Split, split: str) -> Split:
     """`loaded`, a `Split`, which must have labels for a conditional model.
 
     Raises:
@@ -178,15 +189,15 @@ def require_labels(loaded, split):
 
 
 def load_dataset(
-    name,
+    name: str,
     *,
-    data_dir=None,
-    split="train",
-    binarization="none",
-    batch_size=None,
-    shuffle=False,
-    seed=0,
-):
+    data_dir: Path | None = None,
+    split: str = "train",
+    binarization: str = "none",
+    batch_size: int | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+) -> tf.data.Dataset:
     """Load one split as a `tf.data.Dataset` of (x, label), or of x without labels.
 
     Args:
@@ -225,18 +236,18 @@ def load_dataset(
 
 
 def batches(
-    images,
-    labels=None,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
     *,
-    batch_size,
-    seed,
-    epochs,
-    first_epoch=0,
-    first_batch=0,
-    shuffle=True,
-    shards=range(1),
-    num_shards=1,
-):
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    first_epoch: int = 0,
+    first_batch: int = 0,
+    shuffle: bool = True,
+    shards: range = range(1),
+    num_shards: int = 1,
+) -> tf.data.Dataset:
     """The stream of training batches, epoch after epoch, that can start anywhere.
 
     The order of an epoch is a function of (seed, epoch) alone, so what a resumed
@@ -296,7 +307,7 @@ def _shard(rows, shard, num_shards):
     return rows[size * shard // num_shards : size * (shard + 1) // num_shards]
 
 
-def num_batches(num_examples, batch_size):
+def num_batches(num_examples: int, batch_size: int) -> int:
     """Batches an epoch, the ragged last one included."""
     _check_integer("num_examples", num_examples, 0)
     _check_integer("batch_size", batch_size, 1)

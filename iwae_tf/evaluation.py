@@ -8,13 +8,15 @@ part, a block of images, whose shape does not depend on how many there are.
 import concurrent.futures
 import functools
 import weakref
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from iwae_tf import noise
-from iwae_tf.autoencoder import UnitMask
+from iwae_tf.autoencoder import Autoencoder, UnitMask
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.distributions import split_loc_scale
 from iwae_tf.errors import InvalidInputError
@@ -26,7 +28,7 @@ STREAMS = 2  # batches at work at once: one fills the processor where the other 
 ACTIVE_VARIANCE = 0.01  # Burda et al.'s threshold
 LAYER_DRAWS = 100  # draws over which the mean of an upper layer is averaged
 
-_compiled = weakref.WeakKeyDictionary()
+_compiled: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
 
 
 class LogLikelihood(NamedTuple):
@@ -43,7 +45,7 @@ class LogLikelihood(NamedTuple):
     estimate: np.ndarray
     standard_error: np.ndarray
     effective_sample_size: np.ndarray
-    jackknife_error: np.ndarray | float = np.nan  # where it is not known
+    jackknife_error: np.ndarray | Any = np.nan  # where it is not known
 
 
 class Summary(NamedTuple):
@@ -69,19 +71,19 @@ class LayerStatistics(NamedTuple):
 
 
 def log_likelihood(
-    model,
-    x,
-    num_samples=5000,
-    seed=(0, 0),
+    model: Autoencoder,
+    x: ArrayLike | tf.Tensor,
+    num_samples: int = 5000,
+    seed: Sequence[int] = (0, 0),
     *,
-    labels=None,
-    chunk_size=CHUNK_SIZE,
-    batch_size=None,
-    first_row=0,
-    masks=None,
-    on_batch=None,
-    jit_compile="auto",
-):
+    labels: ArrayLike | tf.Tensor | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    batch_size: int | None = None,
+    first_row: int = 0,
+    masks: Sequence[UnitMask] | None = None,
+    on_batch: Callable[[LogLikelihood], object] | None = None,
+    jit_compile: bool | str = "auto",
+) -> LogLikelihood:
     """Estimates log p(x) of each image from K draws of q(z|x).
 
     log 1/K sum_k p(x, z_k) / q(z_k|x)
@@ -159,18 +161,19 @@ def log_likelihood(
     return concatenate(results)
 
 
-def concatenate(results):
+def concatenate(results: Iterable[LogLikelihood]) -> LogLikelihood:
     """Joins `LogLikelihood`s of consecutive batches."""
     return LogLikelihood(*(np.concatenate(parts) for parts in zip(*results)))
 
 
-def summarize(result):
+def summarize(result: LogLikelihood) -> Summary:
     """Mean NLL of a data set with its two standard errors; see `Summary`."""
     estimate = np.asarray(result.estimate, np.float64)
-    errors = result.standard_error, result.jackknife_error
-    errors = [np.asarray(error, np.float64) for error in errors]
     count = len(estimate)
-    standard_error, jackknife_error = (np.sqrt(np.sum(e**2)) / count for e in errors)
+    standard_error, jackknife_error = (
+        np.sqrt(np.sum(np.asarray(error, np.float64) ** 2)) / count
+        for error in (result.standard_error, result.jackknife_error)
+    )
     spread = estimate.std(ddof=1) if count > 1 else np.nan
     return Summary(
         nll=float(-estimate.mean()),
@@ -183,16 +186,16 @@ def summarize(result):
 
 
 def estimate_in_graph(
-    model,
-    x,
-    num_samples,
-    key,
-    first_row,
-    labels=None,
-    masks=None,
-    chunk_size=CHUNK_SIZE,
-    jit_compile=False,
-):
+    model: Any,
+    x: tf.Tensor,
+    num_samples: tf.Tensor,
+    key: tf.Tensor,
+    first_row: tf.Tensor,
+    labels: tf.Tensor | None = None,
+    masks: Sequence[UnitMask] | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    jit_compile: bool = False,
+) -> LogLikelihood:
     """`log_likelihood` as graph ops: x [B, *event] to four float32 [B].
 
     Works through blocks of as many whole rows as have all their draws in one chunk,
@@ -224,8 +227,9 @@ def estimate_in_graph(
 
         return stream_draws(draw, tf.shape(x)[0], num_samples, chunk_size)
 
+    score_block: Callable[..., LogLikelihood] = one_block
     if jit_compile:
-        one_block = tf.function(one_block, autograph=False, jit_compile=True)
+        score_block = tf.function(one_block, autograph=False, jit_compile=True)
 
     def store_block(index, outputs):
         first = index * block
@@ -235,7 +239,7 @@ def estimate_in_graph(
             None if values is None else tf.gather(values, rows)
             for values in (x, labels, parameters)
         ]
-        result = one_block(*of_block, num_samples, key, start)
+        result = score_block(*of_block, num_samples, key, start)
         written = [o.write(index, part) for o, part in zip(outputs, result)]
         return index + 1, written
 
@@ -248,7 +252,12 @@ def estimate_in_graph(
     return LogLikelihood(*(output.concat()[:num_rows] for output in outputs))
 
 
-def stream_draws(draw, num_rows, num_samples, chunk_size):
+def stream_draws(
+    draw: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    num_rows: tf.Tensor,
+    num_samples: tf.Tensor,
+    chunk_size: int | tf.Tensor,
+) -> LogLikelihood:
     """log mean exp over K draws that are made a chunk at a time.
 
     Args:
@@ -296,11 +305,20 @@ def stream_draws(draw, num_rows, num_samples, chunk_size):
     return LogLikelihood(*(tf.cast(part, tf.float32) for part in result))
 
 
-def active_units(model, x, seed=(0, 0), *, labels=None, threshold=ACTIVE_VARIANCE):
+def active_units(
+    model: Autoencoder,
+    x: ArrayLike | tf.Tensor,
+    seed: Sequence[int] = (0, 0),
+    *,
+    labels: ArrayLike | tf.Tensor | None = None,
+    threshold: float = ACTIVE_VARIANCE,
+) -> list[int]:
     """Number of active latent units of each stochastic layer.
 
     A unit is active where Var_x(E[z|x]) > threshold; for a conditional model see
-    `LayerStatistics`.
+    `LayerStatistics`. The threshold is a share of the prior's variance where that is 1,
+    in the top layer. Below it p(z1|z2) has scales of its own, and units of a small one
+    count as inactive and may still matter.
 
     Args:
       model: a built model of this package.
@@ -318,14 +336,22 @@ def active_units(model, x, seed=(0, 0), *, labels=None, threshold=ACTIVE_VARIANC
     return count_active(layer_statistics(model, x, seed, labels=labels), threshold)
 
 
-def count_active(statistics, threshold=ACTIVE_VARIANCE):
+def count_active(
+    statistics: Iterable[LayerStatistics], threshold: float = ACTIVE_VARIANCE
+) -> list[int]:
     """Number of active units of each layer, from its `LayerStatistics`."""
     return [int(np.sum(layer.variances > threshold)) for layer in statistics]
 
 
 def layer_statistics(
-    model, x, seed=(0, 0), *, labels=None, num_draws=LAYER_DRAWS, batch_size=100
-):
+    model: Autoencoder,
+    x: ArrayLike | tf.Tensor,
+    seed: Sequence[int] = (0, 0),
+    *,
+    labels: ArrayLike | tf.Tensor | None = None,
+    num_draws: int = LAYER_DRAWS,
+    batch_size: int = 100,
+) -> list[LayerStatistics]:
     """Posterior means of each stochastic layer, and their variance over the data.
 
     E[z_l|x] of an upper layer is the mean of loc_l over `num_draws` draws of the
@@ -351,12 +377,13 @@ def layer_statistics(
         raise InvalidInputError(
             f"`num_draws` must be at least 2. Received: num_draws={num_draws}"
         )
-    key, x = noise.make_key(seed), model.check_x(x)
-    labels = model.check_labels(labels, len(x))
+    key, images = noise.make_key(seed), model.check_x(x)
+    all_labels = model.check_labels(labels, len(images))
     batches = []
-    for start in range(0, len(x), batch_size):
-        rows = x[start : start + batch_size]
-        given = None if labels is None else labels[start : start + batch_size]
+    for start in range(0, len(images), batch_size):
+        rows, given = images[start : start + batch_size], None
+        if all_labels is not None:
+            given = all_labels[start : start + batch_size]
         draws = model.draw_noise(key, start, len(rows), 1, num_draws)
         with model.given(given):
             parameters = model.proposal_parameters(rows)
@@ -372,7 +399,9 @@ def layer_statistics(
     return statistics
 
 
-def active_masks(statistics, threshold=ACTIVE_VARIANCE):
+def active_masks(
+    statistics: Iterable[LayerStatistics], threshold: float = ACTIVE_VARIANCE
+) -> list[UnitMask]:
     """Masks that take dead units out of p and q: they are held at their mean.
 
     Args:

@@ -4,12 +4,18 @@ import contextlib
 import functools
 import hashlib
 import math
+import os
+import pathlib
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from iwae_tf import datasets, evaluation, plots, terminal
+from iwae_tf.autoencoder import Autoencoder
 from iwae_tf.classes import class_log_likelihoods
 from iwae_tf.discretized_logistic import NUM_LEVELS
 from iwae_tf.distributions import LIKELIHOODS
@@ -21,7 +27,9 @@ NUM_DRAWN, NUM_LATENT = 100, 5000  # images in a grid, points in a latent plot
 NUM_OF_CLASS, MOST_CLASSES = 10, 20  # images in a row of samples, and rows
 
 
-def load_eval_split(config, split, limit=None):
+def load_eval_split(
+    config: ConfigDict, split: str, limit: int | None = None
+) -> datasets.Split:
     """Images and labels of a split as they are scored.
 
     Dynamic binarization is drawn once, from `config.eval_seed`.
@@ -50,7 +58,9 @@ def load_eval_split(config, split, limit=None):
     )
 
 
-def score(score_all, num_images, num_samples):
+def score(
+    score_all: Callable[[Callable], object], num_images: int, num_samples: int
+) -> tuple[evaluation.LogLikelihood | None, bool]:
     """Scores images batch by batch under a progress bar.
 
     Ctrl-C ends it early: what was done is kept.
@@ -79,7 +89,15 @@ def score(score_all, num_images, num_samples):
     return (evaluation.concatenate(done) if done else None), count == num_images
 
 
-def evaluate_model(model, config, *, split, num_samples, limit=None, score=None):
+def evaluate_model(
+    model: Autoencoder,
+    config: ConfigDict,
+    *,
+    split: str,
+    num_samples: int,
+    limit: int | None = None,
+    score: Callable[..., object] | None = None,
+) -> tuple[dict[str, Any] | None, bool]:
     """Everything in `results.json` but the training.
 
     Args:
@@ -125,7 +143,14 @@ def evaluate_model(model, config, *, split, num_samples, limit=None, score=None)
     return _evaluate(config, split, num_samples, limit, score_images, describe)
 
 
-def evaluate_signature(log_likelihood, config, *, split, num_samples, limit=None):
+def evaluate_signature(
+    log_likelihood: Callable[..., dict[str, tf.Tensor]],
+    config: ConfigDict,
+    *,
+    split: str,
+    num_samples: int,
+    limit: int | None = None,
+) -> tuple[dict[str, Any] | None, bool]:
     """The NLL of a split by a SavedModel's `error_bars` signature.
 
     Each call has a seed of its own, so that all images have independent noise.
@@ -181,7 +206,7 @@ def _evaluate(config, split, num_samples, limit, score_images, describe=None):
     results = {"split": split, "num_samples": num_samples, **summary._asdict()}
     if LIKELIHOODS[config.likelihood].num_levels == NUM_LEVELS:
         results["bits_per_dim"] = results["nll"] / (images[0].size * math.log(2))
-    results["data_sha256"] = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+    results["data_sha256"] = hashlib.sha256(images.tobytes()).hexdigest()
     if is_complete and describe:
         results |= describe(images, labels, result)
     results["evaluation_seconds"] = time.monotonic() - start
@@ -189,7 +214,7 @@ def _evaluate(config, split, num_samples, limit, score_images, describe=None):
     return results, is_complete
 
 
-def summary_fields(results):
+def summary_fields(results: dict[str, Any]) -> dict[str, str]:
     """Name to text of what matters in `results.json`, for `terminal.print_fields`."""
     error = results["jackknife_error"]
     if not math.isfinite(error):  # an older export
@@ -253,7 +278,12 @@ def _without_dead_units(model, images, labels, result, statistics, num_samples, 
     }
 
 
-def draw_figures(model, config, history, folder):
+def draw_figures(
+    model: Autoencoder,
+    config: ConfigDict,
+    history: Sequence[dict[str, Any]],
+    folder: pathlib.Path,
+) -> list[str | os.PathLike[str]]:
     """Draws a run into `folder`: samples, reconstructions, curves, latents, units.
 
     Args:

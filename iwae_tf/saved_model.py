@@ -15,14 +15,17 @@ Those of a conditional model take one input more, `y` int32 [batch], the class l
 """
 
 import functools
+import os
 import pathlib
 import re
 import shutil
 import uuid
+from typing import Any
 
 import tensorflow as tf
 
 from iwae_tf import noise, warmup
+from iwae_tf.autoencoder import Autoencoder
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import estimate_in_graph
@@ -32,7 +35,13 @@ WARMUP_SAMPLES = 100  # draws of a warm-up request that says how many
 DAMAGE = (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError)
 
 
-def export_saved_model(model, path, num_samples=5000, *, warmup_requests="auto"):
+def export_saved_model(
+    model: Autoencoder,
+    path: str | os.PathLike[str],
+    num_samples: int = 5000,
+    *,
+    warmup_requests: bool | str = "auto",
+) -> pathlib.Path:
     """Writes a model as the next version of a SavedModel.
 
     The layout is TensorFlow Serving's, `path/1`, `path/2`, ...; a version is written
@@ -82,7 +91,7 @@ def export_saved_model(model, path, num_samples=5000, *, warmup_requests="auto")
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def find_version(path):
+def find_version(path: str | os.PathLike[str]) -> pathlib.Path:
     """The folder of one version: `path` itself, or the newest in it.
 
     Raises:
@@ -100,7 +109,7 @@ def find_version(path):
     return folder / str(max(versions))
 
 
-def restore_weights(model, version):
+def restore_weights(model: Autoencoder, version: pathlib.Path) -> None:
     """Sets the weights of a built model to those of an export of such a model.
 
     Args:
@@ -125,7 +134,9 @@ def restore_weights(model, version):
         ) from error
 
 
-def load_saved_model(path):
+def load_saved_model(
+    path: str | os.PathLike[str],
+) -> tuple[pathlib.Path, dict[str, Any]]:
     """Loads an export of this package.
 
     Args:

@@ -3,10 +3,13 @@
 import contextlib
 import functools
 import json
+import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 import numpy as np
+from ml_collections import ConfigDict
 
 from iwae_tf import datasets
 from iwae_tf.callbacks import (
@@ -18,11 +21,12 @@ from iwae_tf.callbacks import (
 )
 from iwae_tf.checkpoints import CheckpointStore, Restored, copy_variables, variables_of
 from iwae_tf.config import build_model, build_optimizer, set_draws, stages
+from iwae_tf.distribution import Distribution
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import save_arrays
 from iwae_tf.results import load_eval_split
 from iwae_tf.tensorboard import NUM_IMAGES, TensorBoard
-from iwae_tf.workdir import load
+from iwae_tf.workdir import Workdir, load
 
 # What a step costs beside its draws, in draws: benchmarks/results.md has 0.85 ms at
 # K = 1 and 6.68 ms at K = 50.
@@ -46,7 +50,14 @@ class Trained(NamedTuple):
     seconds: float  # of training, over all sittings
 
 
-def train(config, workdir, *, stop_request, distribution, report=print):
+def train(
+    config: ConfigDict,
+    workdir: Workdir,
+    *,
+    stop_request: threading.Event,
+    distribution: Distribution,
+    report: Callable[[str], object] = print,
+) -> Trained:
     """Trains the model of a config, from its last checkpoint if there is one.
 
     Args:
@@ -228,7 +239,7 @@ def _batches(config, examples, first_epoch, first_batch, **shards):
     )
 
 
-def copy_weights(source, target):
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
     """Gives a model the trained weights of another of the same networks.
 
     Args:
@@ -249,7 +260,7 @@ def copy_weights(source, target):
         variable.assign(value)
 
 
-def load_examples(config, split):
+def load_examples(config: ConfigDict, split: str) -> datasets.Split:
     """A split as training sees it: dynamic binarization stays grey.
 
     Returns:
@@ -268,7 +279,9 @@ def load_examples(config, split):
     return loaded._replace(labels=None)
 
 
-def describe(config, num_images, steps, start, where):
+def describe(
+    config: ConfigDict, num_images: int, steps: int, start: Restored, where: str
+) -> str:
     """One line that says what is about to be trained: model, data, bound, devices."""
     groups, draws = (
         " then ".join(map(str, dict.fromkeys(getattr(s, key) for s in stages(config))))

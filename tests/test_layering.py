@@ -47,11 +47,13 @@ ALLOWED = {
         "log_weights", "metrics", "noise",
     },
     "evaluation": {"autoencoder", "checks", "distributions", "log_weights", "noise"},
-    "classes": {"evaluation"},
+    "classes": {"autoencoder", "evaluation"},
     "versions": set(),
     "warmup": set(),
     "model_card": {"files"},
-    "saved_model": {"checks", "distributions", "evaluation", "noise", "warmup"},
+    "saved_model": {
+        "autoencoder", "checks", "distributions", "evaluation", "noise", "warmup",
+    },
     "endpoints": {"evaluation", "saved_model", "warmup"},
     "score_files": {"data_files", "evaluation", "files", "image_folder"},
     "serving": {"checks", "endpoints", "evaluation", "noise", "score_files"},
@@ -67,12 +69,12 @@ ALLOWED = {
         "diagnostics.representation",
     },
     "training": {
-        "callbacks", "checkpoints", "config", "datasets", "files", "results",
-        "tensorboard", "workdir",
+        "callbacks", "checkpoints", "config", "datasets", "distribution", "files",
+        "results", "tensorboard", "workdir",
     },
     "results": {
-        "classes", "datasets", "discretized_logistic", "distributions", "evaluation",
-        "plots", "terminal", "versions",
+        "autoencoder", "classes", "datasets", "discretized_logistic", "distributions",
+        "evaluation", "plots", "terminal", "versions",
     },
     "workdir": {
         "config", "files", "model_card", "models", "saved_model", "versions", "warmup",

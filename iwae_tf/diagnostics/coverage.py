@@ -193,7 +193,7 @@ def _streamed(log_weights: np.ndarray) -> LogLikelihood:
     count, num_rows = log_weights.shape
     draws = tf.constant(log_weights, tf.float32)
     found = stream_draws(lambda first, count: draws, num_rows, count, count)
-    return type(found)(*(part.numpy().astype(np.float64) for part in found))
+    return type(found)(*(np.asarray(part, np.float64) for part in found))
 
 
 def _block_error(weights: np.ndarray) -> np.ndarray:
