@@ -3,10 +3,13 @@
 import inspect
 import math
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Self
 
 import keras
 import tensorflow as tf
+from numpy.typing import ArrayLike
+from tensorflow_probability import distributions as tfd
 
 from iwae_tf import noise
 from iwae_tf.checks import (
@@ -40,7 +43,7 @@ class LogWeightParts(NamedTuple):
     log_proposal: tf.Tensor
 
     @property
-    def log_weights(self):
+    def log_weights(self) -> tf.Tensor:
         return self.log_likelihood + self.log_prior - self.log_proposal
 
 
@@ -89,14 +92,14 @@ class Autoencoder(LabelConditioning, keras.Model):
 
     def __init__(
         self,
-        encoder,
-        decoder,
+        encoder: keras.Layer | Sequence[keras.Layer],
+        decoder: keras.Layer | Sequence[keras.Layer],
         *,
-        likelihood="bernoulli",
-        num_classes=None,
-        prior=None,
-        **kwargs,
-    ):
+        likelihood: str | Callable[[tf.Tensor], tfd.Distribution] = "bernoulli",
+        num_classes: int | None = None,
+        prior: keras.Layer | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.encoder = check_networks(encoder, "encoder")
         self.decoder = check_networks(decoder, "decoder")
@@ -107,21 +110,22 @@ class Autoencoder(LabelConditioning, keras.Model):
             )
         self._set_classes(num_classes, prior)
         self.likelihood = likelihood
-        self.latent_dims = None
-        self.event_shape = None
+        self.latent_dims: Any = None  # until it is built
+        self.event_shape: Any = None
         self.likelihood_function = get_likelihood(likelihood)
         self._warned_of_grey = False
 
     # Construction ---------------------------------------------------------------
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[Any]) -> None:
         """Creates all variables for x of shape `input_shape` (batch, *event)."""
-        if self.built:
+        if self.built:  # type: ignore[has-type]
             return
         if self.is_conditional and isinstance(input_shape[0], (list, tuple)):
             input_shape = input_shape[0]  # of the pair (x, labels)
         event_shape = tuple(int(size) for size in input_shape[1:])
-        latent_dims, row_shape = [], event_shape
+        latent_dims: list[int] = []
+        row_shape = event_shape
         for layer, network in enumerate(self.encoder, 1):
             name = f"`encoder` of layer {layer}"
             row_shape = output_row_shape(network, row_shape, name, self.num_classes)
@@ -157,7 +161,7 @@ class Autoencoder(LabelConditioning, keras.Model):
                 f"{event_shape}. Received: {found}"
             )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         likelihood = self.likelihood
         if _share_a_layer(self.encoder, self.generative_networks):
@@ -183,7 +187,9 @@ class Autoencoder(LabelConditioning, keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         deserialize = keras.saving.deserialize_keras_object
         config = dict(config)
         for name in ("encoder", "decoder"):
@@ -194,22 +200,22 @@ class Autoencoder(LabelConditioning, keras.Model):
         return cls(**config)
 
     @property
-    def is_bernoulli(self):
+    def is_bernoulli(self) -> bool:
         """Whether p(x|z) is of binary x, so that x has to lie in [0, 1]."""
         return self.likelihood_function is bernoulli_likelihood
 
     @property
-    def is_eight_bit(self):
+    def is_eight_bit(self) -> bool:
         """Whether p(x|z) is of 256 grey levels, x = i / 255."""
         return self.likelihood_function is discretized_logistic_likelihood
 
     @property
-    def in_unit_interval(self):
+    def in_unit_interval(self) -> bool:
         """Whether x has to lie in [0, 1]."""
         return self.is_bernoulli or self.is_eight_bit
 
     @property
-    def supports_xla(self):
+    def supports_xla(self) -> bool:
         """Whether XLA can compile every layer of the networks, to advantage."""
         return all(
             layer.supports_jit and not getattr(layer, "is_slow_under_xla", False)
@@ -218,13 +224,20 @@ class Autoencoder(LabelConditioning, keras.Model):
 
     # Densities ------------------------------------------------------------------
 
-    def proposal_parameters(self, x, training=False):
+    def proposal_parameters(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """loc and log_scale of q(z1|x): float32 [B, 2 * latent_dim]."""
         inputs = self.network_inputs(tf.cast(x, tf.float32))
         outputs = _call_network(self.encoder[0], inputs, training)
         return tf.cast(outputs, tf.float32)
 
-    def sample_proposal(self, parameters, draws, *, masks=None, training=False):
+    def sample_proposal(
+        self,
+        parameters: tf.Tensor,
+        draws: tf.Tensor,
+        *,
+        masks: Sequence[UnitMask] | None = None,
+        training: bool = False,
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Draws z ~ q(z|x), layer by layer from x upwards.
 
         Args:
@@ -237,7 +250,8 @@ class Autoencoder(LabelConditioning, keras.Model):
           parameters: list of loc and log_scale of q(z_l|z_{l-1}), that of z_1 as given
             and [M, K, B, 2 * D_l] above.
         """
-        latents, all_parameters = [], []
+        latents: list[tf.Tensor] = []
+        all_parameters: list[tf.Tensor] = []
         for layer, epsilon in enumerate(tf.split(draws, self.latent_dims, axis=-1)):
             if layer:
                 parameters = self._apply(self.encoder[layer], latents[-1], training)
@@ -252,7 +266,9 @@ class Autoencoder(LabelConditioning, keras.Model):
             all_parameters.append(parameters)
         return latents, all_parameters
 
-    def proposal_noise(self, parameters, latents):
+    def proposal_noise(
+        self, parameters: Sequence[tf.Tensor], latents: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
         """The `draws` that make `sample_proposal` return these latents.
 
         Args:
@@ -270,7 +286,13 @@ class Autoencoder(LabelConditioning, keras.Model):
             draws.append((latent - loc) / scale)
         return tf.concat(draws, axis=-1)
 
-    def log_proposal(self, latents, parameters, *, masks=None):
+    def log_proposal(
+        self,
+        latents: Sequence[tf.Tensor],
+        parameters: Sequence[tf.Tensor],
+        *,
+        masks: Sequence[UnitMask] | None = None,
+    ) -> tf.Tensor:
         """log q(z|x) of what `sample_proposal` returned: [M, K, B]."""
         active = [mask.active for mask in masks] if masks else [None] * len(latents)
         return sum(
@@ -278,7 +300,14 @@ class Autoencoder(LabelConditioning, keras.Model):
             for z, p, a in zip(latents, parameters, active)
         )
 
-    def log_joint(self, x, latents, *, masks=None, training=False):
+    def log_joint(
+        self,
+        x: tf.Tensor,
+        latents: Sequence[tf.Tensor],
+        *,
+        masks: Sequence[UnitMask] | None = None,
+        training: bool = False,
+    ) -> LogWeightParts:
         """log p(x|z1) and log p(z), as LogWeightParts whose log_proposal is None."""
         active = [mask.active for mask in masks] if masks else [None] * len(latents)
         log_prior = self.top_prior(active[-1]).log_prob(latents[-1])
@@ -290,18 +319,29 @@ class Autoencoder(LabelConditioning, keras.Model):
             self._log_likelihood(x, latents[0], training), log_prior, None
         )
 
-    def prior_parameters(self, layer, latents, training=False):
+    def prior_parameters(
+        self, layer: int, latents: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         """loc and log_scale of p(z_layer|z_{layer+1}), z1 being layer 1: [..., 2 D]."""
         return self._apply(self.decoder[layer], latents, training)
 
-    def log_weight_parts(self, x, parameters, draws, *, masks=None):
+    def log_weight_parts(
+        self,
+        x: tf.Tensor,
+        parameters: tf.Tensor,
+        draws: tf.Tensor,
+        *,
+        masks: Sequence[UnitMask] | None = None,
+    ) -> LogWeightParts:
         """The three parts of log w for given noise; see `sample_proposal`."""
-        latents, parameters = self.sample_proposal(parameters, draws, masks=masks)
-        log_proposal = self.log_proposal(latents, parameters, masks=masks)
+        latents, by_layer = self.sample_proposal(parameters, draws, masks=masks)
+        log_proposal = self.log_proposal(latents, by_layer, masks=masks)
         parts = self.log_joint(x, latents, masks=masks)
         return parts._replace(log_proposal=log_proposal)
 
-    def penalty(self, networks, besides=()):
+    def penalty(
+        self, networks: Iterable[keras.Layer], besides: Iterable[keras.Layer] = ()
+    ) -> tf.Tensor:
         """Sum of the regularization losses of `networks`, in float32.
 
         Weights that also belong to the networks of `besides` are left to those.
@@ -316,7 +356,14 @@ class Autoencoder(LabelConditioning, keras.Model):
         ]
         return tf.add_n([tf.zeros([]), *(tf.cast(loss, tf.float32) for loss in losses)])
 
-    def draw_noise(self, key, first_row, num_rows, num_groups, num_samples):
+    def draw_noise(
+        self,
+        key: tf.Tensor,
+        first_row: int | tf.Tensor,
+        num_rows: int | tf.Tensor,
+        num_groups: int,
+        num_samples: int,
+    ) -> tf.Tensor:
         """Noise of all draws of consecutive rows: [M, K, B, sum of latent dims].
 
         A row's M*K draws are consecutive records of the stream.
@@ -329,7 +376,15 @@ class Autoencoder(LabelConditioning, keras.Model):
 
     # Public inference -----------------------------------------------------------
 
-    def log_weights(self, x, num_groups=1, num_samples=50, seed=(0, 0), *, labels=None):
+    def log_weights(
+        self,
+        x: ArrayLike | tf.Tensor,
+        num_groups: int = 1,
+        num_samples: int = 50,
+        seed: Sequence[int] = (0, 0),
+        *,
+        labels: ArrayLike | tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """log p(x, z) - log q(z|x) for M*K draws of z a row.
 
         Args:
@@ -353,13 +408,18 @@ class Autoencoder(LabelConditioning, keras.Model):
             parts = self.log_weight_parts(x, self.proposal_parameters(x), draws)
         return parts.log_weights
 
-    def encode(self, x, *, labels=None):
+    def encode(
+        self, x: ArrayLike | tf.Tensor, *, labels: ArrayLike | tf.Tensor | None = None
+    ) -> tfd.Distribution:
         """q(z1|x) as a TFP distribution, batch shape [B], event shape [latent_dim]."""
         return self.encode_layers(x, labels=labels)[0]
 
-    def encode_layers(self, x, *, labels=None):
+    def encode_layers(
+        self, x: ArrayLike | tf.Tensor, *, labels: ArrayLike | tf.Tensor | None = None
+    ) -> list[tfd.Distribution]:
         """[q(z1|x), q(z2|z1), ...], each layer at the mean of the one below."""
-        x, proposals = self.check_x(x), []
+        x = self.check_x(x)
+        proposals: list[tfd.Distribution] = []
         with self.given(self.check_labels(labels, tf.shape(x)[0])):
             parameters = self.proposal_parameters(x)
             for layer in range(len(self.encoder)):
@@ -368,7 +428,9 @@ class Autoencoder(LabelConditioning, keras.Model):
                 proposals.append(diagonal_normal(*split_loc_scale(parameters)))
         return proposals
 
-    def decode(self, z, *, labels=None):
+    def decode(
+        self, z: ArrayLike | tf.Tensor, *, labels: ArrayLike | tf.Tensor | None = None
+    ) -> tfd.Distribution:
         """p(x|z1) as a TFP distribution.
 
         Args:
@@ -382,11 +444,23 @@ class Autoencoder(LabelConditioning, keras.Model):
         with self.given(labels):
             return self._decode(z)
 
-    def sample_latent(self, num_images, seed=(0, 0), *, labels=None):
+    def sample_latent(
+        self,
+        num_images: int | tf.Tensor,
+        seed: Sequence[int] = (0, 0),
+        *,
+        labels: ArrayLike | tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """z1 from the generative model: [num_images, latent_dim]."""
         return self.sample_latents(num_images, seed, labels=labels)[0]
 
-    def sample_latents(self, num_images, seed=(0, 0), *, labels=None):
+    def sample_latents(
+        self,
+        num_images: int | tf.Tensor,
+        seed: Sequence[int] = (0, 0),
+        *,
+        labels: ArrayLike | tf.Tensor | None = None,
+    ) -> list[tf.Tensor]:
         """All layers from the generative model, the top first, as [z1, z2, ...]."""
         key = noise.fold_in(noise.make_key(seed), LATENT_STREAM)
         draws = noise.normal(key, 0, num_images, sum(self.latent_dims))
@@ -399,7 +473,14 @@ class Autoencoder(LabelConditioning, keras.Model):
                 latents[layer - 1] = loc + scale * latents[layer - 1]
         return latents
 
-    def sample(self, num_images, seed=(0, 0), *, labels=None, mean=False):
+    def sample(
+        self,
+        num_images: int | tf.Tensor,
+        seed: Sequence[int] = (0, 0),
+        *,
+        labels: ArrayLike | tf.Tensor | None = None,
+        mean: bool = False,
+    ) -> tf.Tensor:
         """Images from the generative model.
 
         Args:
@@ -436,7 +517,13 @@ class Autoencoder(LabelConditioning, keras.Model):
             return distribution.distribution.quantile(tf.reshape(uniforms, shape))
         return distribution.sample(seed=noise.seed_tensor(seed))
 
-    def reconstruct(self, x, seed=(0, 0), *, labels=None):
+    def reconstruct(
+        self,
+        x: ArrayLike | tf.Tensor,
+        seed: Sequence[int] = (0, 0),
+        *,
+        labels: ArrayLike | tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Mean of p(x|z1) at one draw of z1 ~ q(z1|x): [B, *event]."""
         x = self.check_x(x)
         key = noise.make_key(seed)
@@ -446,14 +533,16 @@ class Autoencoder(LabelConditioning, keras.Model):
             z = loc + scale * epsilon[:, : self.latent_dims[0]]
             return self._decode(z).mean()
 
-    def call(self, x, training=False):
+    def call(self, x: Any, training: bool = False) -> tf.Tensor:
         """Mean of p(x|z1) at the mean of q(z1|x): [B, *event]."""
         x, labels = self.split_inputs(x)
         with self.given(labels):
             loc, _ = split_loc_scale(self.proposal_parameters(x, training))
             return self._decode(loc, training).mean()
 
-    def check_x(self, x, *, has_values=None):
+    def check_x(
+        self, x: ArrayLike | tf.Tensor, *, has_values: bool | None = None
+    ) -> tf.Tensor:
         """`x` as a float32 tensor of the model's event shape, or what is wrong.
 
         Values are checked outside of a graph. Grey images under a Bernoulli likelihood

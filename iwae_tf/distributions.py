@@ -4,18 +4,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from iwae_tf.discretized_logistic import NUM_LEVELS, DiscretizedLogistic
 from iwae_tf.errors import InvalidInputError
-
-tfd = tfp.distributions
 
 MAX_LOG_SCALE = 10.0  # scales stay within exp(-10) and exp(10)
 FACTORS = 14  # terms of a Bernoulli log-likelihood that share one logarithm
 
 
-def split_loc_scale(parameters):
+def split_loc_scale(parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Splits [..., 2 * D] into loc and scale, each [..., D], in float32.
 
     scale = exp(clip(log_scale, -10, 10)), the gradient passed straight through the
@@ -44,7 +42,9 @@ def split_loc_scale(parameters):
     return loc, tf.exp(tf.stop_gradient(clipped) + zero_with_gradient)
 
 
-def diagonal_normal(loc, scale, active=None):
+def diagonal_normal(
+    loc: tf.Tensor, scale: tf.Tensor, active: tf.Tensor | None = None
+) -> tfd.Distribution:
     """Normal over vectors with independent elements: one stochastic layer.
 
     Args:
@@ -62,14 +62,16 @@ def diagonal_normal(loc, scale, active=None):
     return tfd.Independent(elements, reinterpreted_batch_ndims=1)
 
 
-def standard_normal(latent_dim, active=None):
+def standard_normal(
+    latent_dim: int, active: tf.Tensor | None = None
+) -> tfd.Distribution:
     """The prior of the top stochastic layer, event shape [latent_dim]."""
     zeros = tf.zeros([latent_dim])
     return diagonal_normal(zeros, tf.ones_like(zeros), active)
 
 
 @tf.custom_gradient
-def bernoulli_log_prob(x, logits):
+def bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """sum_d x * logits - softplus(logits), over the last axis.
 
     softplus(l) = max(l, 0) + log(1 + exp(-|l|)), and a sum of such logarithms is the
@@ -116,7 +118,7 @@ class IndependentBernoulli(tfd.Independent):
       logits: float32 [rows, *event].
     """
 
-    def __init__(self, logits):
+    def __init__(self, logits: tf.Tensor) -> None:
         elements = tfd.Bernoulli(logits=logits, dtype=tf.float32)
         super().__init__(elements, reinterpreted_batch_ndims=logits.shape.rank - 1)
 
@@ -132,17 +134,17 @@ class IndependentBernoulli(tfd.Independent):
         return bernoulli_log_prob(event, logits)
 
 
-def bernoulli_likelihood(logits):
+def bernoulli_likelihood(logits: tf.Tensor) -> tfd.Distribution:
     """p(x|z) of binary x: independent Bernoulli, `logits` [rows, *event]."""
     return IndependentBernoulli(tf.cast(logits, tf.float32))
 
 
-def normal_likelihood(parameters):
+def normal_likelihood(parameters: tf.Tensor) -> tfd.Distribution:
     """p(x|z) of real x: loc and log_scale concatenated on the last axis."""
     return _over_event(tfd.Normal(*split_loc_scale(parameters)))
 
 
-def discretized_logistic_likelihood(parameters):
+def discretized_logistic_likelihood(parameters: tf.Tensor) -> tfd.Distribution:
     """p(x|z) of 8-bit x: loc and log_scale concatenated on the last axis.
 
     See `discretized_logistic`; loc and scale are in units of x.
@@ -174,7 +176,9 @@ LIKELIHOODS = {
 }
 
 
-def get_likelihood(likelihood):
+def get_likelihood(
+    likelihood: str | Callable[[tf.Tensor], tfd.Distribution],
+) -> Callable[[tf.Tensor], tfd.Distribution]:
     """The function from a decoder's output to p(x|z).
 
     Args:
