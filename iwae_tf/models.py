@@ -6,6 +6,8 @@ owns `train_step` and `test_step`. Each subclass only names its objective.
 
 import contextlib
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -48,6 +50,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
       InvalidInputError: an argument out of its range, networks that do not fit.
     """
 
+    train_function: Any  # Keras', None until it is made
     has_groups = False  # whether draws outside the log make a difference
     # Whether of many training steps in one program none follows a loss that is NaN or
     # infinite; to be set before the first `fit`.
@@ -57,17 +60,17 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def __init__(
         self,
-        encoder,
-        decoder,
+        encoder: keras.Layer | Sequence[keras.Layer],
+        decoder: keras.Layer | Sequence[keras.Layer],
         *,
-        objective,
-        num_groups=1,
-        num_samples=1,
-        gradient_estimator="reparameterized",
-        binarization="none",
-        seed=(0, 0),
-        **kwargs,
-    ):
+        objective: Any,
+        num_groups: int = 1,
+        num_samples: int = 1,
+        gradient_estimator: str = "reparameterized",
+        binarization: str = "none",
+        seed: Sequence[int] = (0, 0),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(encoder, decoder, **kwargs)
         check_choice(binarization, "binarization", BINARIZATIONS)
         self.objective = objective
@@ -79,17 +82,17 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         self._means = JointMeans(["loss", *self.metric_names()])
         self._trackers = self._means.trackers  # Keras logs metrics that are attributes
 
-    def metric_names(self):
+    def metric_names(self) -> list[str]:
         """Names of the logged metrics: the bound that is trained, and its parts."""
         return ["bound", "elbo", "iwae", "log_likelihood", "kl", "ess"]
 
     @property
-    def num_groups(self):
+    def num_groups(self) -> int:
         """Draws outside the log, M. Assigning to it retraces the steps."""
         return self._num_groups
 
     @num_groups.setter
-    def num_groups(self, value):
+    def num_groups(self, value: int) -> None:
         check_count(value, "num_groups")
         if value != 1 and not self.has_groups:
             raise InvalidInputError(
@@ -100,23 +103,23 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         self._retrace()
 
     @property
-    def num_samples(self):
+    def num_samples(self) -> int:
         """Draws inside the log, K. Assigning to it retraces the steps."""
         return self._num_samples
 
     @num_samples.setter
-    def num_samples(self, value):
+    def num_samples(self, value: int) -> None:
         check_count(value, "num_samples")
         self._num_samples = int(value)
         self._retrace()
 
     @property
-    def gradient_estimator(self):
+    def gradient_estimator(self) -> str:
         """Estimator of the encoder's gradient. Assigning to it retraces the steps."""
         return self._gradient_estimator
 
     @gradient_estimator.setter
-    def gradient_estimator(self, value):
+    def gradient_estimator(self, value: str) -> None:
         check_choice(value, "gradient_estimator", GRADIENT_ESTIMATORS)
         self._gradient_estimator = value
         self._retrace()
@@ -127,7 +130,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             self.make_train_function(force=True)
         self.test_function = None
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[Any]) -> None:
         if self.built:
             return
         super().build(input_shape)
@@ -144,12 +147,12 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def compile(
         self,
-        optimizer="adam",
+        optimizer: str | keras.optimizers.Optimizer = "adam",
         *,
-        steps_per_execution="auto",
-        jit_compile="auto",
-        **kwargs,
-    ):
+        steps_per_execution: int | str = "auto",
+        jit_compile: bool | str = "auto",
+        **kwargs: Any,
+    ) -> None:
         """As in Keras, without losses and metrics: the loss is minus the bound.
 
         Args:
@@ -194,17 +197,17 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         self._chosen = chosen
         self._loss_tracker = None  # Keras' own: the loss is among the joint means
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any] | None:
         if not self.compiled:
             return {}
         return {**self._compile_config.serialize(), **self._chosen}
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_samples": self.num_samples,
@@ -213,7 +216,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             "seed": list(self.seed),
         }
 
-    def fit(self, x=None, *args, **kwargs):
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As in Keras; values of arrays are checked before the first step."""
         self._check_arrays(x, *args[:1], **kwargs)
         method = keras.Model.fit
@@ -227,7 +230,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                 x = tf.data.Dataset.range(1).flat_map(lambda _: batches)
             return super().fit(x, *args, **kwargs)
 
-    def evaluate(self, x=None, *args, **kwargs):
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; values of arrays are checked first."""
         method = keras.Model.evaluate
         with self._passes_of(method, "steps", x, args, kwargs):
@@ -286,7 +289,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
         )
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
         if not self._makes_programs:
             if not self._has_workers:
                 super().make_train_function(force)
@@ -302,7 +305,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                 goes_on=_is_finite if self.stops_at_nonfinite else None,
             )
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         if not self._makes_programs:
             if not self._has_workers:
                 super().make_test_function(force)
@@ -347,7 +350,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             return self.check_labels(y, tf.shape(x)[0], name="y")
         return None
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step up the bound; see `gradients`."""
         x, labels, example_weights = self._unpack(data)
         first_row, num_rows = _place_in_global_batch(x, data)
@@ -372,7 +375,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             result.parts, result.bound, result.penalty, example_weights
         )
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The bound and its parts; noise and binarization repeat at each evaluation."""
         x, labels, example_weights = self._unpack(data)
         first_row, num_rows = _place_in_global_batch(x, data)
@@ -390,7 +393,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         penalty += self.penalty(self.generative_networks, besides=self.encoder)
         return self._update_metrics(parts, bound, penalty, example_weights)
 
-    def reset_metrics(self):
+    def reset_metrics(self) -> None:
         super().reset_metrics()
         self.steps_done = 0
         if self.built:
@@ -451,7 +454,14 @@ class VAE(ImportanceWeightedAutoencoder):
       Kingma and Welling, 2014. https://arxiv.org/abs/1312.6114
     """
 
-    def __init__(self, encoder, decoder, *, num_samples=1, **kwargs):
+    def __init__(
+        self,
+        encoder: keras.Layer | Sequence[keras.Layer],
+        decoder: keras.Layer | Sequence[keras.Layer],
+        *,
+        num_samples: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             encoder, decoder, objective=bounds.ELBO(), num_samples=num_samples, **kwargs
         )
@@ -467,7 +477,14 @@ class IWAE(ImportanceWeightedAutoencoder):
       Burda, Grosse and Salakhutdinov, 2016. https://arxiv.org/abs/1509.00519
     """
 
-    def __init__(self, encoder, decoder, *, num_samples=50, **kwargs):
+    def __init__(
+        self,
+        encoder: keras.Layer | Sequence[keras.Layer],
+        decoder: keras.Layer | Sequence[keras.Layer],
+        *,
+        num_samples: int = 50,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             encoder,
             decoder,
@@ -481,9 +498,17 @@ class _Grouped(ImportanceWeightedAutoencoder):
     """Base of the models with draws outside the log as well."""
 
     has_groups = True
-    objective_class = None
+    objective_class: Any = None
 
-    def __init__(self, encoder, decoder, *, num_groups=8, num_samples=8, **kwargs):
+    def __init__(
+        self,
+        encoder: keras.Layer | Sequence[keras.Layer],
+        decoder: keras.Layer | Sequence[keras.Layer],
+        *,
+        num_groups: int = 8,
+        num_samples: int = 8,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             encoder,
             decoder,
@@ -493,7 +518,7 @@ class _Grouped(ImportanceWeightedAutoencoder):
             **kwargs,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_groups": self.num_groups}
 
 
@@ -520,7 +545,15 @@ class CIWAE(ImportanceWeightedAutoencoder):
       Rainforth et al., 2018. https://arxiv.org/abs/1802.04537
     """
 
-    def __init__(self, encoder, decoder, *, num_samples=64, beta=0.5, **kwargs):
+    def __init__(
+        self,
+        encoder: keras.Layer | Sequence[keras.Layer],
+        decoder: keras.Layer | Sequence[keras.Layer],
+        *,
+        num_samples: int = 64,
+        beta: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             encoder,
             decoder,
@@ -529,7 +562,7 @@ class CIWAE(ImportanceWeightedAutoencoder):
             **kwargs,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "beta": self.objective.beta}
 
 
@@ -547,11 +580,17 @@ class PIWAE(_Grouped):
 
     objective_class = bounds.PartiallyImportanceWeighted
 
-    def metric_names(self):
+    def metric_names(self) -> list[str]:
         return ["bound", "inference_bound", *super().metric_names()[1:]]
 
 
-MODELS = {"vae": VAE, "iwae": IWAE, "miwae": MIWAE, "ciwae": CIWAE, "piwae": PIWAE}
+MODELS: dict[str, Any] = {
+    "vae": VAE,
+    "iwae": IWAE,
+    "miwae": MIWAE,
+    "ciwae": CIWAE,
+    "piwae": PIWAE,
+}
 
 
 def _is_finite(logs):
