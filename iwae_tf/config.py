@@ -187,6 +187,39 @@ def stages(config: ConfigDict) -> list[Stage]:
     ]
 
 
+def plainest(config: ConfigDict) -> ConfigDict:
+    """The same training run, by the plainest name of its objective.
+
+    Of one group, M = 1, MIWAE and PIWAE are IWAE; of one draw inside the log, K = 1,
+    MIWAE is the VAE of M draws, and IWAE the VAE of one; CIWAE of beta 0 is IWAE, of 1
+    the VAE (Rainforth et al., 2018, section 4). DReG of the VAE is STL. Two runs whose
+    plainest configs are equal train the same weights, up to rounding.
+
+    Args:
+      config: ConfigDict, valid.
+
+    Returns:
+      config: ConfigDict, a copy.
+    """
+    plain = config.copy_and_resolve_references()
+    all_stages = stages(config)
+    if config.model == "ciwae" and config.beta in (0, 1):
+        plain.model, plain.beta = "vae" if config.beta else "iwae", None
+    if all(stage.num_groups == 1 for stage in all_stages):
+        plain.model = "iwae" if config.model in GROUPED_MODELS else plain.model
+    if all(stage.num_samples == 1 for stage in all_stages):
+        plain.model = "vae" if plain.model in ("iwae", "miwae") else plain.model
+    if plain.model not in GROUPED_MODELS:
+        plain.num_samples, plain.num_groups = config.num_groups * config.num_samples, 1
+        plain.stages = [
+            (stage.num_groups * stage.num_samples, *stage[1:4])
+            for stage in (all_stages if config.stages else [])
+        ]
+    if plain.model == "vae" and config.gradient_estimator == "dreg":
+        plain.gradient_estimator = "stl"
+    return plain
+
+
 def set_draws(model: Any, draws: Stage | ConfigDict) -> None:
     """Gives a model the numbers of draws M and K, where they are not what it has.
 

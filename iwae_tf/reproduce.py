@@ -67,7 +67,9 @@ def main(argv: list[str]) -> int:
 
 def _do_cells(name, protocol, cells, chosen, folder):
     """Trains and scores cells; returns whether one failed."""
-    from iwae_tf import study_report, sweeps
+    from iwae_tf import studies, study_report, sweeps
+
+    folder.mkdir(parents=True, exist_ok=True)
 
     def report(line):
         print(line, flush=True)
@@ -76,14 +78,11 @@ def _do_cells(name, protocol, cells, chosen, folder):
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     outcomes = []
-    for starts_anew in (True, False):  # others start from the weights of those
-        runs = [
-            sweeps.Run(cell.name, cell.config)
-            for cell in chosen
-            if (not cell.after) == starts_anew
-        ]
-        if _REUSE.value is not None:
-            sweeps.take_finished(runs, folder, _REUSE.value)
+    for turn in studies.in_turn(chosen):
+        runs = [sweeps.Run(cell.name, cell.config) for cell in turn]
+        for root in (folder, _REUSE.value):
+            if root is not None:
+                sweeps.take_finished(runs, folder, root)
         outcomes += sweeps.run_all(
             runs, folder, num_processes=_PROCESSES.value, stop=stop, report=report
         )

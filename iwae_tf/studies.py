@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from iwae_tf.checks import check_choice
-from iwae_tf.config import default_config, stages
+from iwae_tf.config import default_config, plainest, stages
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.published import BEST_PUBLISHED, BURDA, RAINFORTH, SWAPPED, Published
 
@@ -139,6 +139,23 @@ def cells(
             published = None if protocol.budget == "smoke" else cell.published
             made.append(Cell(name, cell.label, config, published, after))
     return made
+
+
+def in_turn(made: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells by when they can be run.
+
+    Args:
+      made: iterable of Cell.
+
+    Returns:
+      [those to train, those that have the objective of one of them under another name,
+      those that start from the weights of others], each a list of Cell.
+    """
+    turns: list[list[Cell]] = [[], [], []]
+    for cell in made:
+        same = any(plainest(cell.config) == plainest(c.config) for c in turns[0])
+        turns[2 if cell.after else int(same)].append(cell)
+    return turns
 
 
 def _full(config: ConfigDict) -> None:

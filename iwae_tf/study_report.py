@@ -18,9 +18,10 @@ from iwae_tf import study_figures, study_plots
 from iwae_tf.files import write_atomically, write_json
 from iwae_tf.published import EPOCHS, Published
 from iwae_tf.studies import STUDIES, Cell, Protocol
-from iwae_tf.workdir import Workdir, read_json
+from iwae_tf.workdir import Workdir, as_json, different_keys, read_json
 
 CHART = "nll.png"
+OBJECTIVE = ("model", "num_groups", "num_samples", "beta", "gradient_estimator")
 BETWEEN_SEEDS = 0.3  # nats by which runs of one config were seen to differ
 NOTES = """NLL: minus log p(x) of the test set in nats, lower is better, and its error
 of importance sampling alone, by the jackknife; "images" is the standard error of the
@@ -47,6 +48,7 @@ class Row(NamedTuple):
     iwae: float | None = None  # the bound of all M * K draws
     active_units: str = ""
     seconds: float | None = None
+    trained_as: str = ""  # what the config of the run says otherwise than the cell's
 
     @property
     def difference(self) -> float | None:
@@ -68,19 +70,18 @@ def collect(
     Returns:
       (list of Row, one a label, list of the results.json that were found).
     """
-    found: dict[str, tuple[Published | None, list[dict[str, Any]]]] = {}
+    found: dict[str, tuple[Cell, list[dict[str, Any]]]] = {}
     for cell in cells:
         path = Workdir(pathlib.Path(folder) / cell.name).results
-        runs = found.setdefault(cell.label, (cell.published, []))[1]
+        runs = found.setdefault(cell.label, (cell, []))[1]
         if path.is_file():
             runs.append(read_json(path))
-    rows = [_row(label, published, runs) for label, (published, runs) in found.items()]
+    rows = [_row(cell, runs) for cell, runs in found.values()]
     return rows, [run for _, runs in found.values() for run in runs]
 
 
-def _row(
-    label: str, published: Published | None, runs: Sequence[dict[str, Any]]
-) -> Row:
+def _row(cell: Cell, runs: Sequence[dict[str, Any]]) -> Row:
+    label, published = cell.label, cell.published
     seeds = [run["config"]["seed"] for run in runs]
     if not runs:
         return Row(label, published, seeds)
@@ -103,7 +104,15 @@ def _row(
         iwae=mean("iwae"),
         active_units="+".join(f"{count:.3g}" for count in units),
         seconds=mean("seconds"),
+        trained_as=_trained_as(cell, runs[0]["config"]),
     )
+
+
+def _trained_as(cell: Cell, theirs: dict[str, Any]) -> str:
+    """By which name a run of the cell's objective was trained; "" by the cell's own."""
+    keys = different_keys(as_json(cell.config), theirs)
+    shown = [f"{key} = {theirs[key]}" for key in OBJECTIVE if key in keys]
+    return ", ".join(shown)
 
 
 def to_markdown(
@@ -134,6 +143,7 @@ def to_markdown(
         if done and name in study_figures.FIGURES
         else "",
         NOTES if done else "",
+        _equal(rows),
         _order(rows),
         _behind(rows, runs),
         *(_side_by_side(*kind) for kind in pictures),
@@ -224,6 +234,14 @@ def _order(rows: Sequence[Row]) -> str:
         "in the same order here"
     )
     return f"{text}; not {', '.join(turned)}." if turned else f"{text}."
+
+
+def _equal(rows: Sequence[Row]) -> str:
+    """Which cells are the run of an equal objective under another name."""
+    equal = [f"{row.label} ({row.trained_as})" for row in rows if row.trained_as]
+    if not equal:
+        return ""
+    return f"Equal objectives are trained once, under one name: {'; '.join(equal)}."
 
 
 def _behind(rows: Sequence[Row], runs: Sequence[dict[str, Any]]) -> str:

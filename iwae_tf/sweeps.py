@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from iwae_tf.checks import check_count
-from iwae_tf.config import check_key, validate
+from iwae_tf.config import check_key, default_config, plainest, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import write_json
 from iwae_tf.workdir import Workdir, as_json, different_keys, read_json
@@ -165,8 +165,9 @@ def take_finished(
 ) -> None:
     """Copies runs that are finished elsewhere, found by their config.
 
-    Results, metrics, figures and the trained model are copied; a run that has been
-    begun in `folder` is left as it is.
+    A run is the same by another name too, as MIWAE of one group is IWAE: see
+    `config.plainest`. Results, metrics, figures and the trained model are copied; what
+    has been begun in `folder` is left as it is.
 
     Args:
       runs: iterable of Run.
@@ -177,20 +178,24 @@ def take_finished(
     folder, root = pathlib.Path(folder), pathlib.Path(root)
     if not root.is_dir():
         raise InvalidInputError(f"`reuse` must be a folder. Received: reuse={root}")
-    finished = {path.parent for path in root.rglob("results.json")}
+    found = {path.parent for path in root.rglob("results.json")}
+    finished = [path for path in sorted(found) if not path.name.startswith(".")]
     for run in runs:
         workdir = Workdir(folder / run.name)
         if workdir.config.exists() or run.config.start_from:
             continue
-        for source in map(Workdir, sorted(finished)):
-            ours, theirs = as_json(run.config), read_json(source.results)["config"]
-            same = not theirs.get("start_from") and not different_keys(ours, theirs)
-            if same and source.model.is_file():
+        ours = as_json(plainest(run.config))
+        for source in map(Workdir, finished):
+            theirs = default_config()
+            theirs.update(read_json(source.results)["config"])
+            same = not different_keys(ours, as_json(plainest(theirs)))
+            if same and not theirs.start_from and source.model.is_file():
                 partial = workdir.path.with_name(f".{run.name}.partial")
                 shutil.rmtree(partial, ignore_errors=True)
                 shutil.copytree(
                     source.path, partial, ignore=shutil.ignore_patterns(*NOT_TAKEN)
                 )
+                write_json(Workdir(partial).config, run.config.to_dict())
                 partial.rename(workdir.path)
                 report(f"{run.name}: taken from {source.path}")
                 break

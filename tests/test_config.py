@@ -13,6 +13,7 @@ from iwae_tf.config import (
     build_optimizer,
     check_key,
     default_config,
+    plainest,
     set_draws,
     stages,
     validate,
@@ -229,6 +230,95 @@ def test_a_stage_may_have_draws_outside_the_log_of_its_own():
     assert (model.num_groups, model.num_samples) == (8, 1)
     set_draws(model, stages(config)[1])
     assert (model.num_groups, model.num_samples) == (32, 2)
+
+
+# Equal objectives -------------------------------------------------------------------
+
+
+def one_group(model, draws=4):
+    settings = {"model": model, "num_samples": draws, "num_groups": 1}
+    return settings | {"stages": [(2, 1, 1e-3, 1e-3), (draws, 1, 1e-3, 1e-3)]}
+
+
+EQUAL = {
+    "MIWAE of one group": (one_group("miwae"), one_group("iwae")),
+    "PIWAE of one group": (one_group("piwae"), one_group("iwae")),
+    "MIWAE of one draw inside": (
+        {
+            **{"model": "miwae", "num_groups": 4, "num_samples": 1},
+            "stages": [(1, 1, 1e-3, 1e-3, 2), (1, 1, 1e-3, 1e-3)],
+        },
+        one_group("vae"),
+    ),
+    "IWAE of one draw": (
+        {"model": "iwae", "num_samples": 1},
+        {"model": "vae", "num_samples": 1},
+    ),
+    "CIWAE of beta 0": (one_group("ciwae") | {"beta": 0.0}, one_group("iwae")),
+    "CIWAE of beta 1": (one_group("ciwae") | {"beta": 1.0}, one_group("vae")),
+    "DReG of the VAE": (
+        one_group("vae"),
+        one_group("vae") | {"gradient_estimator": "stl"},
+    ),
+}
+OTHERS = {
+    "another number of draws": (one_group("iwae"), one_group("iwae", 5)),
+    "VAE of as many draws": (one_group("iwae"), one_group("vae")),
+    "beta between": (one_group("ciwae") | {"beta": 0.5}, one_group("iwae")),
+    "two groups": (
+        {"model": "miwae", "num_groups": 2, "num_samples": 2},
+        {"model": "iwae", "num_samples": 4},
+    ),
+    "PIWAE of one draw inside": (
+        {"model": "piwae", "num_groups": 4, "num_samples": 1},
+        {"model": "miwae", "num_groups": 4, "num_samples": 1},
+    ),
+    "another estimator": (
+        one_group("iwae"),
+        one_group("iwae") | {"gradient_estimator": "stl"},
+    ),
+    "a first stage of two groups": (
+        {
+            **{"model": "miwae", "num_groups": 1, "num_samples": 4},
+            "stages": [(2, 1, 1e-3, 1e-3, 2), (4, 1, 1e-3, 1e-3)],
+        },
+        {
+            **{"model": "iwae", "num_samples": 4},
+            "stages": [(4, 1, 1e-3, 1e-3), (4, 1, 1e-3, 1e-3)],
+        },
+    ),
+}
+
+
+def pair_of(settings):
+    """Their configs with DReG, whose draws in the stages are not all the same."""
+    shared = {"gradient_estimator": "dreg", "batch_size": 4, "lr_schedule": "constant"}
+    return [small_config(**(shared | {"epochs": 1} | own)) for own in settings]
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_objectives_that_are_equal_train_the_same_weights(name):
+    configs = pair_of(EQUAL[name])
+    ours, theirs = map(plainest, configs)
+    assert ours.to_dict() == theirs.to_dict()
+    validate(ours)
+    x = np.random.default_rng(0).uniform(size=(4, 784)).astype(np.float32)
+    trained = []
+    for config in configs:
+        model = build_model(config)
+        model.compile(keras.optimizers.SGD(0.01), jit_compile=False)
+        for stage in stages(config):
+            set_draws(model, stage)
+            model.fit(x, epochs=2, shuffle=False, verbose=0)
+        trained.append(model.get_weights())
+    for one, other in zip(*trained):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_objectives_keep_their_name(name):
+    one, other = map(plainest, pair_of(OTHERS[name]))
+    assert one.to_dict() != other.to_dict()
 
 
 # Learning rates --------------------------------------------------------------------

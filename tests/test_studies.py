@@ -170,6 +170,34 @@ def test_a_report_says_which_cells_come_in_another_order(tmp_path):
     )
 
 
+def test_a_report_says_which_cells_were_trained_under_another_name(tmp_path):
+    protocol = studies.Protocol("short")
+    cells = studies.cells("rainforth_grid", protocol)
+    by_name = {cell.name: cell for cell in cells}
+    vae = by_name["miwae_64_1_seed0"].config.to_dict()
+    vae |= {"model": "vae", "num_groups": 1, "num_samples": 64, "stages": []}
+    finished(tmp_path, by_name["miwae_64_1_seed0"], 86.0, config=vae)
+    finished(tmp_path, by_name["miwae_8_8_seed0"], 85.0)
+    rows = study_report.write("rainforth_grid", protocol, cells, tmp_path)
+    as_what = "model = vae, num_groups = 1, num_samples = 64"
+    assert [row.trained_as for row in rows if row.trained_as] == [as_what]
+    assert (
+        "Equal objectives are trained once, under one name: "
+        f"MIWAE(64, 1) ({as_what})." in (tmp_path / "report.md").read_text()
+    )
+
+
+def test_equal_objectives_are_trained_once():
+    turns = studies.in_turn(all_cells("burda_table1"))
+    named = [[cell.name for cell in turn] for turn in turns]
+    assert named[1:] == [["iwae_k1_1l_seed0", "iwae_k1_2l_seed0"], []]
+    assert len(named[0]) == 10
+    first, equal, after = studies.in_turn(all_cells("burda_swap"))
+    assert (len(first), len(equal), len(after)) == (2, 0, 2)
+    first, equal, _ = studies.in_turn(all_cells("rainforth_grid"))
+    assert [cell.name for cell in equal] == ["piwae_1_64_seed0"]
+
+
 def test_a_report_of_nothing_yet(tmp_path):
     protocol = studies.Protocol("short")
     cells = studies.cells("rainforth_table1", protocol)

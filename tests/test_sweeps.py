@@ -1,6 +1,7 @@
 """Sweeps: what a grid means, and real runs that finish, fail, stop and go on."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -261,6 +262,29 @@ def test_finished_runs_of_the_same_config_are_taken(tmp_path, config):
     assert [path.name for path in begun.iterdir()] == ["config.json"]
     # `run_one` finds it finished.
     assert sweeps.run_one(runs[0], tmp_path / "here").status == sweeps.DONE
+
+
+def test_a_run_of_an_equal_objective_is_taken_and_says_what_was_trained(
+    tmp_path, config
+):
+    path = tmp_path / "there" / "a"
+    path.mkdir(parents=True)
+    assert (config.model, config.num_groups) == ("iwae", 1)
+    kept = json.dumps({"nll": 1, "config": config.to_dict()})
+    (path / "results.json").write_text(kept)
+    (path / "model.keras").touch()
+    partial = path.with_name(".a.partial")  # of a copy that was cut off
+    shutil.copytree(path, partial)
+    equal = config.copy_and_resolve_references()
+    equal.model = "piwae"
+    run = sweeps.Run("x", equal)
+    lines = []
+    sweeps.take_finished([run], tmp_path, tmp_path / "there", report=lines.append)
+    assert lines == [f"x: taken from {path}"]
+    assert (tmp_path / "x" / "results.json").read_text() == kept
+    taken = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert taken["model"] == "piwae"
+    assert sweeps.run_one(run, tmp_path).status == sweeps.DONE
 
 
 def test_a_different_config_or_a_started_one_is_not_taken(tmp_path, config):
