@@ -3,12 +3,17 @@
 import csv
 import io
 import math
+import pathlib
+import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
 
 from iwae_tf import terminal
-from iwae_tf.config import set_draws
+from iwae_tf.checkpoints import CheckpointStore
+from iwae_tf.config import Stage, set_draws
 from iwae_tf.files import write_atomically
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
@@ -22,11 +27,11 @@ class RunStages(keras.callbacks.Callback):
       stages: list of config.Stage.
     """
 
-    def __init__(self, stages):
+    def __init__(self, stages: Iterable[Stage]) -> None:
         super().__init__()
         self._stages = [stage for stage in stages for _ in range(stage.epochs)]
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         set_draws(self.model, self._stages[epoch])
 
 
@@ -43,12 +48,12 @@ class ResumeInEpoch(keras.callbacks.Callback):
 
     counts_batches = True
 
-    def __init__(self, step, metrics):
+    def __init__(self, step: int, metrics: Sequence[Any]) -> None:
         super().__init__()
         self._step = step
         self._metrics = metrics
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if not self._step:
             return
         for variable, value in zip(_metric_variables(self.model), self._metrics):
@@ -89,16 +94,16 @@ class Record(keras.callbacks.Callback):
 
     def __init__(
         self,
-        path,
-        checkpoints,
-        rows,
-        seconds,
+        path: pathlib.Path,
+        checkpoints: CheckpointStore,
+        rows: list[dict[str, Any]],
+        seconds: float,
         *,
-        steps_per_epoch,
-        stop_request,
-        distribution,
-        interval=None,
-    ):
+        steps_per_epoch: int,
+        stop_request: threading.Event,
+        distribution: Any,
+        interval: float | None = None,
+    ) -> None:
         super().__init__()
         self.rows = rows
         self.seconds = seconds
@@ -110,10 +115,10 @@ class Record(keras.callbacks.Callback):
         self._distribution = distribution
         self._interval = CHECKPOINT_SECONDS if interval is None else interval
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._counted = self._saved = time.monotonic()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if int(self.model.train_steps.numpy()) % self._distribution.agree_steps:
             return
         is_due = time.monotonic() - self._saved >= self._interval
@@ -140,10 +145,11 @@ class Record(keras.callbacks.Callback):
         self._save(epoch, {"metrics": metrics}, step)
         return True
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._count_seconds()
         row = {
             "epoch": epoch + 1,
+            "num_groups": self.model.num_groups,
             "num_samples": self.model.num_samples,
             "learning_rate": float(self.model.optimizer.learning_rate),
             "seconds": self.seconds,
@@ -196,13 +202,19 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     counts_batches = True
 
-    def __init__(self, keep, checkpoints, *, steps_per_epoch):
+    def __init__(
+        self,
+        keep: Callable[[int, int], object],
+        checkpoints: CheckpointStore,
+        *,
+        steps_per_epoch: int,
+    ) -> None:
         super().__init__()
         self._keep = keep
         self._checkpoints = checkpoints
         self._steps_per_epoch = steps_per_epoch
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         values = {name: float(logs[name]) for name in ("bound", "loss")}
         name = next((n for n, v in values.items() if not math.isfinite(v)), None)
         if name is None:
@@ -243,13 +255,20 @@ class Progress(keras.callbacks.Callback):
 
     counts_batches = True
 
-    def __init__(self, costs, *, steps_per_epoch, first_step, report=print):
+    def __init__(
+        self,
+        costs: Sequence[float],
+        *,
+        steps_per_epoch: int,
+        first_step: int,
+        report: Callable[[str], object] | None = print,
+    ) -> None:
         super().__init__()
         self._costs = costs
         self._steps = steps_per_epoch
         self._done = first_step
         self._report = report
-        self._bar = None
+        self._bar: Any = None
         self._is_compiled = False  # by the first call, which says nothing of the others
         self._timed = 0.0  # seconds of the calls after it
         self._timed_work = 0.0
@@ -260,21 +279,21 @@ class Progress(keras.callbacks.Callback):
         whole = sum(self._costs[:epochs]) * self._steps
         return whole + (steps * self._costs[epochs] if steps else 0)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         self._bar = terminal.progress(
             self._work(len(self._costs) * self._steps),
             initial=self._work(self._done),
             label="training",
         )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._start = epoch * self._steps
         self._bar.show(f"epoch {epoch + 1}/{len(self._costs)}")
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._begun = time.monotonic()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         step = self._start + min(batch + 1, self._steps)
         if step <= self._done:  # counted, but taken by an earlier sitting
             return
@@ -297,14 +316,14 @@ class Progress(keras.callbacks.Callback):
             self._report(f"training is expected to take {left} more")
         self._report = None
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         shown = {name: logs[name] for name in ("bound", "val_bound") if name in logs}
         self._bar.show(values={name: float(value) for name, value in shown.items()})
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Ends the bar's line; also for a `fit` that was broken off."""
         if self._bar is not None:
             self._bar.close()

@@ -4,7 +4,9 @@ import functools
 import logging
 import pathlib
 import sys
+from collections.abc import Callable, Sequence
 from importlib import resources
+from typing import TYPE_CHECKING, TypeVar
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -12,12 +14,17 @@ from absl import logging as absl_logging
 from iwae_tf import usage
 from iwae_tf.errors import InvalidInputError, WorkerLostError
 
+if TYPE_CHECKING:
+    from iwae_tf.distribution import Distribution
+
+T = TypeVar("T")
+
 INVALID_INPUT, INTERRUPTED, FAILED = 2, 130, 1
 HELP = {"-h", "-help", "--help", "-helpshort", "--helpshort"}
 FULL_HELP = {"-helpfull", "--helpfull"}
 
 
-def run(main):
+def run(main: Callable[[list[str]], int]) -> None:
     """Runs a script: 0 done, 2 the user's mistake, 130 Ctrl-C, 1 anything else.
 
     Args:
@@ -46,7 +53,7 @@ def run(main):
 class DeviceFlags:
     """The flags `--distribute` and `--num_devices`, of scripts that take them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._kind = flags.DEFINE_string(
             "distribute", "none", "none, mirrored (devices) or multi_worker (machines)."
         )
@@ -54,7 +61,7 @@ class DeviceFlags:
             "num_devices", None, "Devices of this machine; without GPUs logical CPUs."
         )
 
-    def distribution(self):
+    def distribution(self) -> "Distribution":
         """The Distribution that the flags name."""
         from iwae_tf.distribution import make_distribution
 
@@ -62,14 +69,14 @@ class DeviceFlags:
         return make_distribution(self._kind.value, self._num_devices.value)
 
 
-def require(name, value):
+def require(name: str, value: T | None) -> T:
     """`value` of the flag `name`, or one line that says that it is missing."""
     if value is None:
         raise InvalidInputError(f"`--{name}` must be given. Received: none")
     return value
 
 
-def check_positive(name, value):
+def check_positive(name: str, value: int | None) -> None:
     """Raises InvalidInputError where a flag was given a number below one."""
     if value is not None and value < 1:
         raise InvalidInputError(
@@ -77,7 +84,7 @@ def check_positive(name, value):
         )
 
 
-def pair(name, words):
+def pair(name: str, words: Sequence[str]) -> tuple[int, int]:
     """The two integers of a flag, `--name=0,0`, or one line that says what it is."""
     try:
         first, second = map(int, words)
@@ -89,7 +96,7 @@ def pair(name, words):
     return first, second
 
 
-def config_path(value):
+def config_path(value: str) -> str:
     """The file that `--config` means: a path, or the name of one that ships.
 
     A JSON file, such as the `config.json` of a run, is read by a config that ships.
@@ -140,8 +147,8 @@ def _parse_flags(argv, module):
             return rest
     except (flags.Error, InvalidInputError) as error:
         # Of a config file that raised, absl's message holds the whole traceback.
-        head, traceback, rest = str(error).partition("Traceback")
-        sys.exit(_fail(head + rest.strip().splitlines()[-1] if traceback else head))
+        head, traceback, tail = str(error).partition("Traceback")
+        sys.exit(_fail(head + tail.strip().splitlines()[-1] if traceback else head))
     except Exception as error:  # of the user's config file
         kind = type(error).__name__
         sys.exit(_fail(f"`--config` must name a config that loads. {kind}: {error}"))

@@ -8,10 +8,14 @@ A conditional model has q(z|x, y), p(z_L|y) and p(x|z, y) for a label y of
 import contextlib
 import contextvars
 import numbers
+from contextlib import AbstractContextManager
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
+from tensorflow_probability import distributions as tfd
 
 from iwae_tf.checks import check_count, latent_dim_of, output_row_shape
 from iwae_tf.dense import without_row_weights
@@ -25,8 +29,10 @@ _given = contextvars.ContextVar("given", default=(None, None))
 class LabelConditioning:
     """The part of `Autoencoder` that knows of labels; it does nothing without them."""
 
-    num_classes = None
-    prior = None
+    decoder: list[keras.Layer]  # these two are `Autoencoder`'s
+    latent_dims: Any
+    num_classes: Any = None
+    prior: keras.Layer | None = None
 
     def _set_classes(self, num_classes, prior):
         """Checks and keeps the constructor's arguments."""
@@ -47,16 +53,16 @@ class LabelConditioning:
         self.prior = prior
 
     @property
-    def is_conditional(self):
+    def is_conditional(self) -> bool:
         """Whether q, p(z_L) and p(x|z) are given a label."""
         return self.num_classes is not None
 
     @property
-    def generative_networks(self):
+    def generative_networks(self) -> list[keras.Layer]:
         """The networks of p(x, z): the decoder's, and that of p(z_L|y)."""
         return self.decoder if self.prior is None else [*self.decoder, self.prior]
 
-    def given(self, labels):
+    def given(self, labels: tf.Tensor | None) -> AbstractContextManager[None]:
         """A context in which all densities of the model are given these labels.
 
         Args:
@@ -75,7 +81,7 @@ class LabelConditioning:
             )
         return _set(self, one_hot(labels, self.num_classes))
 
-    def condition(self):
+    def condition(self) -> tf.Tensor:
         """The one-hot labels [B, num_classes] of the enclosing `given`.
 
         Raises:
@@ -89,7 +95,7 @@ class LabelConditioning:
             )
         return condition
 
-    def network_inputs(self, rows):
+    def network_inputs(self, rows: tf.Tensor) -> tf.Tensor | list[tf.Tensor]:
         """What a network is called on: rows [..., B, ...] flattened to [R, ...].
 
         Returns:
@@ -101,7 +107,7 @@ class LabelConditioning:
         draws = tf.shape(rows)[0] // tf.shape(condition)[0]
         return [rows, tf.tile(condition, [draws, 1])]
 
-    def top_prior(self, active=None):
+    def top_prior(self, active: tf.Tensor | None = None) -> tfd.Distribution:
         """p(z_L), or p(z_L|y) with batch shape [B]: event shape [D_L].
 
         Args:
@@ -113,7 +119,7 @@ class LabelConditioning:
             parameters = self.prior(self.condition())
         return diagonal_normal(*split_loc_scale(parameters), active)
 
-    def standardized(self, latents):
+    def standardized(self, latents: tf.Tensor) -> tf.Tensor:
         """z_L [..., B, D_L] in units of p(z_L|y): (z_L - loc_y) / scale_y.
 
         In these units the prior is N(0, I) for every class, as it is without `prior`.
@@ -123,14 +129,20 @@ class LabelConditioning:
         top = self.top_prior()
         return (latents - top.mean()) / top.stddev()
 
-    def unstandardized(self, values):
+    def unstandardized(self, values: tf.Tensor) -> tf.Tensor:
         """The inverse of `standardized`: z_L at `values` [..., D_L]."""
         if self.prior is None:
             return values
         top = self.top_prior()
         return top.mean() + top.stddev() * values
 
-    def check_labels(self, labels, num_rows, *, name="labels"):
+    def check_labels(
+        self,
+        labels: ArrayLike | tf.Tensor | None,
+        num_rows: int | tf.Tensor,
+        *,
+        name: str = "labels",
+    ) -> tf.Tensor | None:
         """`labels` as int32 [num_rows], or what is wrong with them.
 
         Values are checked outside of a graph; see `one_hot` for those inside.
@@ -161,7 +173,7 @@ class LabelConditioning:
             )
         return as_labels(labels, num_rows, self.num_classes, name)
 
-    def split_inputs(self, inputs):
+    def split_inputs(self, inputs: Any) -> tuple[Any, tf.Tensor | None]:
         """What the model is called on, as x and labels, None without any."""
         if not self.is_conditional:
             return inputs, None
@@ -173,12 +185,12 @@ class LabelConditioning:
         x, labels = inputs
         return x, self.check_labels(labels, tf.shape(x)[0])
 
-    def predict_step(self, data):
+    def predict_step(self, data: Any) -> tf.Tensor:
         """As in Keras; a conditional model takes (x, y) as `fit` does."""
         if self.is_conditional:
             x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
             data = (x if y is None else (x, y),)
-        return super().predict_step(data)
+        return super().predict_step(data)  # type: ignore[misc]  # of keras.Model
 
     def _check_prior(self):
         """Builds the network of p(z_L|y), which must fit the top layer."""
@@ -192,7 +204,9 @@ class LabelConditioning:
             )
 
 
-def as_labels(labels, num_rows, num_classes, name="labels"):
+def as_labels(
+    labels: Any, num_rows: int | tf.Tensor, num_classes: int, name: str = "labels"
+) -> tf.Tensor:
     """Integers as an int32 tensor [num_rows]; see `LabelConditioning.check_labels`."""
     rule = f"must be integers in [0, {num_classes}), one an example"
     if isinstance(labels, numbers.Integral) and not isinstance(labels, bool):
@@ -223,7 +237,7 @@ def as_labels(labels, num_rows, num_classes, name="labels"):
     return labels
 
 
-def one_hot(labels, num_classes):
+def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
     """float32 [B, num_classes]; NaN for a label that is not in [0, num_classes).
 
     A compiled program cannot raise: NaN there makes the bound of the example NaN.

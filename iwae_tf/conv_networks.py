@@ -12,8 +12,13 @@ References:
   Shi et al., 2016 (channels to pixels). https://arxiv.org/abs/1609.05158
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
@@ -41,7 +46,7 @@ class _ConvNetwork(keras.Layer):
                 f"Received: channels={channels}"
             )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "channels": self.channels,
@@ -102,13 +107,13 @@ class ConvEncoder(_ConvNetwork):
 
     def __init__(
         self,
-        latent_dim,
-        channels=(16, 32),
-        hidden_dims=(),
-        activation="elu",
-        seed=None,
-        **kwargs,
-    ):
+        latent_dim: int,
+        channels: Sequence[int] = (16, 32),
+        hidden_dims: Sequence[int] = (),
+        activation: str | Callable[[tf.Tensor], tf.Tensor] = "elu",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(channels, hidden_dims, activation, seed, **kwargs)
         self.latent_dim = int(latent_dim)
         self.halvings = [
@@ -128,7 +133,7 @@ class ConvEncoder(_ConvNetwork):
             name="dense",
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[Any]) -> None:
         height, width, count = _image_shape(input_shape[1:], len(self.channels))
         for halving, block in zip(self.halvings, self.blocks):
             height, width = height // BLOCK, width // BLOCK
@@ -139,16 +144,16 @@ class ConvEncoder(_ConvNetwork):
         self.dense.build((None, height, width, count))
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         outputs = inputs
         for halving, block in zip(self.halvings, self.blocks):
             outputs = self._add_block(block, halving(pixels_to_channels(outputs)))
         return self.dense(self.activation(outputs))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[Any, ...]:
         return (input_shape[0], 2 * self.latent_dim)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "latent_dim": self.latent_dim}
 
 
@@ -176,14 +181,14 @@ class ConvDecoder(_ConvNetwork):
 
     def __init__(
         self,
-        output_shape,
-        channels=(16, 32),
-        hidden_dims=(),
-        activation="elu",
-        output_bias=None,
-        seed=None,
-        **kwargs,
-    ):
+        output_shape: Sequence[int],
+        channels: Sequence[int] = (16, 32),
+        hidden_dims: Sequence[int] = (),
+        activation: str | Callable[[tf.Tensor], tf.Tensor] = "elu",
+        output_bias: ArrayLike | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(channels, hidden_dims, activation, seed, **kwargs)
         self.row_shape = tuple(int(size) for size in output_shape)
         height, width, count = _image_shape(self.row_shape, len(self.channels))
@@ -214,7 +219,7 @@ class ConvDecoder(_ConvNetwork):
                 )
             )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[Any]) -> None:
         self.dense.build(input_shape)
         height, width, count = self.dense.row_shape
         for block, doubling in zip(self.blocks, self.doublings):
@@ -228,17 +233,17 @@ class ConvDecoder(_ConvNetwork):
         )
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         outputs = self.dense(inputs)
         for block, doubling in zip(self.blocks, self.doublings):
             outputs = self.activation(self._add_block(block, outputs))
             outputs = channels_to_pixels(doubling(outputs))
         return outputs + keras.ops.cast(self.bias, outputs.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[Any, ...]:
         return (input_shape[0], *self.row_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         # The bias is where training starts from, not part of the architecture.
         return {**super().get_config(), "output_shape": self.row_shape}
 
@@ -249,7 +254,7 @@ class ConvDecoder(_ConvNetwork):
         return lambda shape, dtype=None: keras.ops.convert_to_tensor(bias, dtype)
 
 
-def pixels_to_channels(images):
+def pixels_to_channels(images: tf.Tensor) -> tf.Tensor:
     """[rows, H, W, C] to [rows, H / 2, W / 2, 4 * C], 2 x 2 pixels side by side."""
     _, height, width, count = images.shape
     shape = (-1, height // BLOCK, BLOCK, width // BLOCK, BLOCK, count)
@@ -259,7 +264,7 @@ def pixels_to_channels(images):
     )
 
 
-def channels_to_pixels(images):
+def channels_to_pixels(images: tf.Tensor) -> tf.Tensor:
     """[rows, H, W, 4 * C] to [rows, 2 * H, 2 * W, C]; undoes `pixels_to_channels`."""
     _, height, width, count = images.shape
     shape = (-1, height, width, BLOCK, BLOCK, count // BLOCK**2)

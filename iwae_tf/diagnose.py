@@ -45,7 +45,7 @@ def _stop(*_):
     raise Stopped
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Diagnoses the model of the flags and prints where the report is."""
     del argv
     from iwae_tf import terminal
@@ -126,7 +126,7 @@ def _subject():
         workdir = Workdir(_WORKDIR.value)
         config, model = workdir.read_config(), workdir.load_model()
     else:
-        model, config = load_exported(_SAVED_MODEL.value)
+        model, config = load_exported(cli.require("saved_model", _SAVED_MODEL.value))
     if config.conditional:
         raise InvalidInputError(
             "the model must not be conditional: the diagnosis has no labels. "
@@ -153,7 +153,7 @@ def _subject():
     ]
 
 
-def run():
+def run() -> None:
     """The console command."""
     cli.run(main)
 

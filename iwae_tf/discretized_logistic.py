@@ -16,6 +16,7 @@ References:
 
 import tensorflow as tf
 import tensorflow_probability as tfp
+from numpy.typing import ArrayLike
 
 NUM_LEVELS = 256
 HIGHEST = float(NUM_LEVELS - 1)
@@ -23,7 +24,7 @@ HIGHEST = float(NUM_LEVELS - 1)
 LEVEL_TOLERANCE = 0.01
 
 
-def is_on_levels(x):
+def is_on_levels(x: tf.Tensor) -> tf.Tensor:
     """Whether each element of x is one of the 256 levels i / 255, to rounding.
 
     Args:
@@ -53,12 +54,12 @@ class DiscretizedLogistic(tfp.distributions.Distribution):
 
     def __init__(
         self,
-        loc,
-        scale,
-        validate_args=False,
-        allow_nan_stats=True,
-        name="DiscretizedLogistic",
-    ):
+        loc: ArrayLike | tf.Tensor,
+        scale: ArrayLike | tf.Tensor,
+        validate_args: bool = False,
+        allow_nan_stats: bool = True,
+        name: str = "DiscretizedLogistic",
+    ) -> None:
         parameters = dict(locals())
         with tf.name_scope(name) as name:
             self._loc = tf.convert_to_tensor(loc)
@@ -80,12 +81,12 @@ class DiscretizedLogistic(tfp.distributions.Distribution):
         return {"loc": tfp.util.ParameterProperties(), "scale": positive}
 
     @property
-    def loc(self):
+    def loc(self) -> tf.Tensor:
         """Where the logistic is centred, float [...]."""
         return self._loc
 
     @property
-    def scale(self):
+    def scale(self) -> tf.Tensor:
         """Scale of the logistic, float [...]."""
         return self._scale
 

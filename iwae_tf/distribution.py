@@ -9,7 +9,10 @@ import contextlib
 import functools
 import json
 import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -43,18 +46,24 @@ class Distribution:
       num_workers: int.
     """
 
-    def __init__(self, strategy, devices, worker=0, num_workers=1):
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        devices: list[str],
+        worker: int = 0,
+        num_workers: int = 1,
+    ) -> None:
         self.strategy = strategy
         self.devices = devices
         self.worker = worker
         self.num_workers = num_workers
 
     @property
-    def num_replicas(self):
+    def num_replicas(self) -> int:
         """Parts that a batch is cut into."""
         return self.num_workers * len(self.devices)
 
-    def describe(self):
+    def describe(self) -> str:
         """Where the job runs, in words."""
         if self.num_workers > 1:
             return f"{self.num_workers} workers, {self.num_replicas} devices"
@@ -65,16 +74,18 @@ class Distribution:
         return f"CPU ({os.cpu_count()} cores)"
 
     @property
-    def is_chief(self):
+    def is_chief(self) -> bool:
         """Whether this worker is the one that reads and writes the workdir."""
         return self.worker == 0
 
     @property
-    def agree_steps(self):
+    def agree_steps(self) -> int:
         """Steps between two calls of `agree`, which waits for all workers."""
         return 1 if self.num_workers == 1 else AGREE_STEPS
 
-    def dataset(self, make_batches):
+    def dataset(
+        self, make_batches: Callable[[Sequence[int], int], tf.data.Dataset]
+    ) -> Any:
         """What `fit` takes, of the batches of all replicas; of several without an end.
 
         Args:
@@ -90,7 +101,7 @@ class Distribution:
             lambda context: make_batches(shards, self.num_replicas).repeat()
         )
 
-    def sum(self, array):
+    def sum(self, array: np.ndarray) -> np.ndarray:
         """Sum of an array, of the same shape on each worker, over the workers."""
         if self.num_workers == 1:
             return np.asarray(array)
@@ -98,7 +109,7 @@ class Distribution:
             return self._sum(tf.constant(array)).numpy()
 
     @contextlib.contextmanager
-    def watch(self):
+    def watch(self) -> Iterator[None]:
         """Within it, what TensorFlow raises where a worker is gone is told as that."""
         try:
             yield
@@ -124,11 +135,11 @@ class Distribution:
 
         return tf.function(total, autograph=False)
 
-    def agree(self, flags):
+    def agree(self, flags: Sequence[bool]) -> list[bool]:
         """Whether each of some flags is set on any worker: a list of bools."""
         return [bool(n) for n in self.sum(np.array(flags, np.int32))]
 
-    def broadcast(self, data):
+    def broadcast(self, data: bytes) -> bytes:
         """The chief's bytes, on every worker; other workers pass what they like."""
         if self.num_workers == 1:
             return data
@@ -140,7 +151,7 @@ class Distribution:
         )
         return self.sum(words).tobytes()[:length]
 
-    def scorer(self, model):
+    def scorer(self, model: keras.Model) -> Callable[..., evaluation.LogLikelihood]:
         """`evaluation.log_likelihood` of a model, the images split over all devices.
 
         Each image has the noise of its row, so the result is that of one device.
@@ -194,7 +205,9 @@ class Distribution:
         return evaluation.concatenate(results)
 
 
-def make_distribution(kind="none", num_devices=None):
+def make_distribution(
+    kind: str = "none", num_devices: int | None = None
+) -> Distribution:
     """Sets up the devices; before anything else makes TensorFlow look for them.
 
     Args:
@@ -236,7 +249,7 @@ def make_distribution(kind="none", num_devices=None):
     return Distribution(strategy, devices, worker, num_workers)
 
 
-def read_cluster(text):
+def read_cluster(text: str | None) -> tuple[int, int]:
     """Index of this worker and number of workers, from the text of TF_CONFIG.
 
     A chief, where there is one, is worker 0.

@@ -22,7 +22,7 @@ _DEVICES = cli.DeviceFlags()
 _BINARIZATION = flags.DEFINE_string("binarization", None, "Instead of the config's.")
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Scores the split that the flags name and prints a table."""
     del argv
     from iwae_tf import results, terminal
@@ -40,14 +40,15 @@ def main(argv):
     if _OUTPUT.value and distribution.is_chief:
         check_writable(_OUTPUT.value)
     if _WORKDIR.value:
-        found, is_complete = _from_workdir(distribution)
+        found, is_complete = _from_workdir(_WORKDIR.value, distribution)
     else:
         if distribution.num_replicas > 1:
             raise InvalidInputError(
                 "`--distribute` must be none for a SavedModel, which runs on one "
                 f"device. Received: --saved_model={_SAVED_MODEL.value}"
             )
-        found, is_complete = _from_saved_model()
+        path = cli.require("saved_model", _SAVED_MODEL.value)
+        found, is_complete = _from_saved_model(path)
     if found is not None and distribution.is_chief:
         fields = results.summary_fields(found)
         if _OUTPUT.value:
@@ -59,11 +60,11 @@ def main(argv):
     return 0
 
 
-def _from_workdir(distribution):
+def _from_workdir(path, distribution):
     from iwae_tf import results
     from iwae_tf.workdir import Workdir
 
-    workdir = Workdir(_WORKDIR.value)
+    workdir = Workdir(path)
     config = _overridden(workdir.read_config())
     model = workdir.load_model()
     return results.evaluate_model(
@@ -76,12 +77,12 @@ def _from_workdir(distribution):
     )
 
 
-def _from_saved_model():
+def _from_saved_model(path):
     from iwae_tf import results
     from iwae_tf.saved_model import load_saved_model
     from iwae_tf.workdir import read_config
 
-    version, signatures = load_saved_model(_SAVED_MODEL.value)
+    version, signatures = load_saved_model(path)
     config = _overridden(read_config(version.parent / "config.json"))
     return results.evaluate_signature(
         # Exports of before there was `error_bars` have no jackknife error.
@@ -105,7 +106,7 @@ def _overridden(config):
     )
 
 
-def run():
+def run() -> None:
     """The console command."""
     cli.run(main)
 

@@ -23,7 +23,7 @@ References:
   Bauer and Mnih, 2021 (several layers). https://arxiv.org/abs/2101.11046
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -36,13 +36,19 @@ GRADIENT_ESTIMATORS = ("reparameterized", "stl", "dreg")
 class LossGradients(NamedTuple):
     """Gradients of the loss, minus the bound, and what it was computed from."""
 
-    gradients: list  # one for each of the model's trainable variables
-    parts: NamedTuple  # autoencoder.LogWeightParts, each [M, K, B]
+    gradients: list[tf.Tensor | None]  # one for each of the model's trainable variables
+    parts: Any  # autoencoder.LogWeightParts, each [M, K, B]
     bound: Bound
     penalty: tf.Tensor  # [], what the networks' regularizers add to the loss
 
 
-def loss_gradients(model, x, noise, example_weights, penalty_weight=1.0):
+def loss_gradients(
+    model: Any,
+    x: tf.Tensor,
+    noise: tf.Tensor,
+    example_weights: tf.Tensor,
+    penalty_weight: float | tf.Tensor = 1.0,
+) -> LossGradients:
     """Gradients of penalty_weight * penalty - sum_b example_weights[b] * bound[b].
 
     Args:
@@ -192,7 +198,7 @@ def _trainable(networks):
 
 def _in_order_of(variables, sources, gradients):
     """One gradient a variable; those of a shared variable are added up."""
-    collected = {}
+    collected: dict[int, tf.Tensor] = {}
     for source, gradient in zip(sources, gradients):
         if gradient is not None:
             gradient = tf.convert_to_tensor(gradient)

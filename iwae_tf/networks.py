@@ -1,9 +1,13 @@
 """Keras layers that return the parameters of distributions as plain tensors."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import keras
 import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from iwae_tf.dense import Dense
 from iwae_tf.errors import InvalidInputError
@@ -35,13 +39,13 @@ class MLP(keras.Layer):
 
     def __init__(
         self,
-        hidden_dims,
-        output_shape,
-        activation="tanh",
-        output_bias=None,
-        seed=None,
-        **kwargs,
-    ):
+        hidden_dims: Sequence[int],
+        output_shape: Sequence[int],
+        activation: str | Callable[[tf.Tensor], tf.Tensor] = "tanh",
+        output_bias: ArrayLike | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.hidden_dims = tuple(int(units) for units in hidden_dims)
         self.row_shape = tuple(int(size) for size in output_shape)
@@ -73,14 +77,14 @@ class MLP(keras.Layer):
             name="output",
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[Any]) -> None:
         size = sum(math.prod(shape[1:]) for shape in _as_list(input_shape))
         for dense in [*self.hidden, self.out]:
             dense.build((None, size))
             size = dense.units
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> tf.Tensor:
         parts = [
             keras.ops.reshape(part, (-1, math.prod(part.shape[1:])))
             for part in (inputs if isinstance(inputs, (list, tuple)) else [inputs])
@@ -90,10 +94,10 @@ class MLP(keras.Layer):
             outputs = dense(outputs)
         return keras.ops.reshape(self.out(outputs), (-1, *self.row_shape))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[Any, ...]:
         return (_as_list(input_shape)[0][0], *self.row_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         # The bias is where training starts from, not part of the architecture.
         return {
             **super().get_config(),
@@ -128,24 +132,24 @@ class WithLabels(keras.Layer):
     Output: what `network` returns for float [rows, ..., D + num_classes].
     """
 
-    def __init__(self, network, **kwargs):
+    def __init__(self, network: keras.Layer, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.network = network
 
     @property
-    def rows_are_independent(self):
+    def rows_are_independent(self) -> bool:
         return getattr(self.network, "rows_are_independent", False)
 
     @property
-    def takes_row_weights(self):
+    def takes_row_weights(self) -> bool:
         return getattr(self.network, "takes_row_weights", False)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[Any]) -> None:
         if not self.network.built:
             self.network.build(_appended(input_shape))
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
         inputs, labels = inputs
         between = inputs.shape[1:-1]
         shape = (-1, *[1] * len(between), labels.shape[-1])
@@ -156,21 +160,23 @@ class WithLabels(keras.Layer):
             return self.network(joined, training=training)
         return self.network(joined)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[Any, ...]:
         return self.network.compute_output_shape(_appended(input_shape))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         network = keras.saving.serialize_keras_object(self.network)
         return {**super().get_config(), "network": network}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         deserialize = keras.saving.deserialize_keras_object
         network = deserialize(config["network"], custom_objects)
         return cls(**{**config, "network": network})
 
 
-def with_labels(network):
+def with_labels(network: keras.Layer) -> keras.Layer:
     """`network` as one that is called on [inputs, labels]: an `MLP` is, by itself."""
     return network if isinstance(network, MLP) else WithLabels(network)
 

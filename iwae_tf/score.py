@@ -39,14 +39,15 @@ _TIMEOUT = flags.DEFINE_float("timeout", 120.0, "Seconds for one attempt.")
 _RETRIES = flags.DEFINE_integer("retries", 5, "Attempts after the first one.")
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Scores what the flags name, under a progress bar, and prints the mean."""
     del argv
     from iwae_tf import results, score_files, serving, terminal
     from iwae_tf.evaluation import summarize
 
     images = score_files.read_images(cli.require("input", _INPUT.value))
-    labels = _LABELS.value and score_files.read_labels(_LABELS.value)
+    path = _LABELS.value
+    labels = None if path is None else score_files.read_labels(path)
     output = cli.require("output", _OUTPUT.value)
     score = functools.partial(
         serving.score,
@@ -65,7 +66,7 @@ def main(argv):
     result, is_complete = results.score(
         lambda on_batch: score(on_batch=on_batch), len(images), _NUM_SAMPLES.value
     )
-    if not (is_complete and os.path.exists(output)):
+    if result is None or not (is_complete and os.path.exists(output)):
         print(
             f"start again with the same flags to go on: {output}.partial",
             file=sys.stderr,
@@ -81,7 +82,7 @@ def main(argv):
     return 0
 
 
-def run():
+def run() -> None:
     """The console command."""
     cli.run(main)
 

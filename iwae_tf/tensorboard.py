@@ -5,12 +5,17 @@ training gives the same numbers with and without.
 """
 
 import contextlib
+import functools
 import math
+import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hparams_api
@@ -67,18 +72,26 @@ class TensorBoard(keras.callbacks.Callback):
       OSError: the folder could not be written.
     """
 
-    def __init__(self, log_dir, *, images=None, labels=None, every=None, seed=(0, 0)):
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str],
+        *,
+        images: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        every: int | None = None,
+        seed: tuple[int, int] = (0, 0),
+    ) -> None:
         super().__init__()
         if every is not None:
             check_count(every, "every")
         self._folder = pathlib.Path(log_dir)
-        self._images = None if images is None else np.asarray(images)[:NUM_IMAGES]
+        self._images: Any = None if images is None else np.asarray(images)[:NUM_IMAGES]
         self._labels = None if labels is None else np.asarray(labels)[:NUM_IMAGES]
         self._every = every
         self._seed = seed
-        self._writers = {}
+        self._writers: dict[str, Any] = {}
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if not self._writers:
             remove_later_events(self._folder, epoch)
             with _told_as_os_error(self._folder):
@@ -86,7 +99,7 @@ class TensorBoard(keras.callbacks.Callback):
                     path = str(self._folder / name)
                     self._writers[name] = tf.summary.create_file_writer(path)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         step, logs = epoch + 1, logs or {}
         epochs = self.params["epochs"]
         every = self._every or max(1, epochs // MOST_SETS)
@@ -105,7 +118,8 @@ class TensorBoard(keras.callbacks.Callback):
                     _scalar(TAGS.get(name, f"other/{name}"), value)
             rate = self.model.optimizer.learning_rate
             _scalar("optimizer/learning_rate", rate)
-            _scalar("draws/num_samples", self.model.num_samples)
+            for name in ("num_groups", "num_samples"):
+                _scalar(f"draws/{name}", getattr(self.model, name))
         with self._writers[VALIDATION].as_default(step):
             for name, value in logs.items():
                 if name.startswith("val_"):
@@ -175,17 +189,22 @@ class TensorBoard(keras.callbacks.Callback):
             gaps = [GAP if index % 2 else PAIR_GAP for index in range(len(rows))]
             _picture("pictures/originals_above_reconstructions", rows, gaps)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Ends the files; also for a `fit` that was broken off."""
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
 
 
-def write_hyperparameters(log_dir, name, config, results):
+def write_hyperparameters(
+    log_dir: str | os.PathLike[str],
+    name: object,
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+) -> None:
     """Writes a run's line in TensorBoard's table of hyperparameters; once more anew.
 
     Args:
@@ -222,7 +241,7 @@ def write_hyperparameters(log_dir, name, config, results):
         writer.close()
 
 
-def remove_later_events(folder, step):
+def remove_later_events(folder: str | os.PathLike[str], step: int) -> None:
     """Takes the events after a step out of all event files below a folder.
 
     Args:
@@ -236,7 +255,7 @@ def remove_later_events(folder, step):
         if size == path.stat().st_size:  # nothing to take out, no half of a record
             continue
         if any(Event.FromString(data).HasField("summary") for data in kept):
-            write_atomically(path, lambda file, kept=kept: _write_records(file, kept))
+            write_atomically(path, functools.partial(_write_records, records=kept))
         else:
             path.unlink()
 

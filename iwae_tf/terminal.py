@@ -10,6 +10,8 @@ import os
 import sys
 import textwrap
 import time
+from collections.abc import Iterable
+from typing import Any, TextIO
 
 import tqdm
 
@@ -28,12 +30,12 @@ LAYOUTS = (  # and how many numbers are shown; the first that fits is taken
 )
 
 
-def is_terminal(stream):
+def is_terminal(stream: TextIO) -> bool:
     """Whether a stream shows lines that change."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def columns(stream):
+def columns(stream: TextIO) -> int | None:
     """Columns of a terminal, or None for a file, whose lines have any length."""
     if not is_terminal(stream):
         return None
@@ -43,14 +45,14 @@ def columns(stream):
         return DEFAULT_COLUMNS
 
 
-def bold(text, stream):
+def bold(text: str, stream: TextIO) -> str:
     """`text` in bold type where the stream is a terminal and NO_COLOR is not set."""
     if not is_terminal(stream) or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[1m{text}\x1b[0m"
 
 
-def wrap(text, stream, indent=0):
+def wrap(text: str, stream: TextIO, indent: int = 0) -> str:
     """`text` broken between words to fit a terminal; later lines are indented.
 
     A word that is too long, such as a path, stays whole.
@@ -67,21 +69,21 @@ def wrap(text, stream, indent=0):
     return ("\n" + " " * indent).join(lines)
 
 
-def tell(line):
+def tell(line: str) -> None:
     """Prints a line, broken between words to fit a terminal."""
     print(wrap(line, sys.stdout, indent=2), flush=True)
 
 
-def print_fields(fields):
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     """Prints pairs of name and text, a line each, in two aligned columns.
 
     A text with a word too long for the second column, such as a path, stands below its
     name.
     """
-    fields = [(name, str(text)) for name, text in fields]
-    width = max(NAME_COLUMNS, *(len(name) for name, _ in fields))
+    shown = [(name, str(text)) for name, text in fields]
+    width = max(NAME_COLUMNS, *(len(name) for name, _ in shown))
     space = (columns(sys.stdout) or sys.maxsize) - width - 2
-    for name, text in fields:
+    for name, text in shown:
         if max(map(len, text.split())) > space:
             text = "\n  " + wrap(text, sys.stdout, indent=2)
         else:
@@ -89,7 +91,7 @@ def print_fields(fields):
         print(f"{bold(name.rjust(width), sys.stdout)}{text}", flush=True)
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """A time in words of two figures at most: 40 s, 12 min, 3 h 20 min, 2 days 4 h."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
     if seconds < 59.5:
@@ -101,7 +103,7 @@ def duration(seconds):
     return f"{hours // 24} day{'s' * (hours >= 48)} {hours % 24} h"
 
 
-def progress(total=None, *, initial=0, label=""):
+def progress(total: float | None = None, *, initial: float = 0, label: str = "") -> Any:
     """Shows how far something is, on stderr.
 
     Args:

@@ -22,7 +22,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _DEVICES = cli.DeviceFlags()
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Runs the config of the flags in the workdir of the flags."""
     del argv
     from iwae_tf import terminal
@@ -89,7 +89,7 @@ def _finish(config, workdir, trained, distribution):
         num_samples=config.eval_num_samples,
         score=distribution.scorer(model),
     )
-    if not is_complete:
+    if found is None or not is_complete:
         raise KeyboardInterrupt
     if not distribution.is_chief:
         return
@@ -108,7 +108,7 @@ def _finish(config, workdir, trained, distribution):
     terminal.print_fields(fields.items())
 
 
-def run():
+def run() -> None:
     """The console command."""
     cli.run(main)
 

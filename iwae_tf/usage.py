@@ -3,6 +3,8 @@
 import re
 import sys
 import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -68,7 +70,11 @@ METAVARS = {"string": "TEXT", "int": "N", "float": "X", "multi string": "TEXT"}
 FULL = "--helpfull  every flag, those of the libraries too"
 
 
-def text(module, config=None, choices=None):
+def text(
+    module: str,
+    config: Mapping[str, Any] | None = None,
+    choices: Mapping[str, Sequence[str]] | None = None,
+) -> str:
     """The help of a script.
 
     Args:
@@ -80,8 +86,8 @@ def text(module, config=None, choices=None):
       str, as wide as the terminal that stdout is, or 80 columns.
     """
     width = min(terminal.columns(sys.stdout) or 80, 80)
-    parts = [_wrap_prose(sys.modules[module].__doc__.strip(), width)]
-    grouped = {}
+    parts = [_wrap_prose(_docstring(module), width)]
+    grouped: dict[str, list[Any]] = {}
     for flag in _own_flags(module):
         groups = [g for g, names in FLAG_GROUPS.items() if flag.name in names]
         grouped.setdefault((groups or [OTHER])[0], []).append(flag)
@@ -96,9 +102,13 @@ def text(module, config=None, choices=None):
     return "\n\n".join(part for part in parts if part)
 
 
-def full_text(module):
+def full_text(module: str) -> str:
     """The help of every flag there is."""
-    return f"{sys.modules[module].__doc__.strip()}\n{flags.FLAGS.get_help()}"
+    return f"{_docstring(module)}\n{flags.FLAGS.get_help()}"
+
+
+def _docstring(module):
+    return (sys.modules[module].__doc__ or "").strip()
 
 
 def _own_flags(module):

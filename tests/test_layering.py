@@ -63,7 +63,7 @@ ALLOWED = {
         "optimizers",
     },
     "checkpoints": {"files"},
-    "callbacks": {"config", "files", "terminal"},
+    "callbacks": {"checkpoints", "config", "files", "terminal"},
     "tensorboard": {
         "checks", "drawing", "evaluation", "files", "plot_inputs",
         "diagnostics.representation",

@@ -105,9 +105,11 @@ def test_scalars_are_the_history(run):
     expected = {name: ("train", tag) for name, tag in tensorboard.TAGS.items()}
     expected |= {f"val_{n}": ("validation", tag) for n, tag in tensorboard.TAGS.items()}
     expected["learning_rate"] = "train", "optimizer/learning_rate"
-    expected["num_samples"] = "train", "draws/num_samples"
+    for name in ("num_groups", "num_samples"):
+        expected[name] = "train", f"draws/{name}"
     found = set(rows[0]) & set(expected)
     assert {"bound", "val_bound", "elbo", "iwae", "kl", "val_ess", "loss"} < found
+    assert {"num_groups", "num_samples"} < found
     for name in found:
         run_name, tag = expected[name]
         both = zip(values(written[run_name], tag), rows, strict=True)
