@@ -69,8 +69,6 @@ def _do_cells(name, protocol, cells, chosen, folder):
     """Trains and scores cells; returns whether one failed."""
     from iwae_tf import studies, study_report, sweeps
 
-    folder.mkdir(parents=True, exist_ok=True)
-
     def report(line):
         print(line, flush=True)
         study_report.write(name, protocol, cells, folder)
@@ -80,9 +78,10 @@ def _do_cells(name, protocol, cells, chosen, folder):
     outcomes = []
     for turn in studies.in_turn(chosen):
         runs = [sweeps.Run(cell.name, cell.config) for cell in turn]
-        for root in (folder, _REUSE.value):
-            if root is not None:
-                sweeps.take_finished(runs, folder, root)
+        if _REUSE.value is not None:
+            sweeps.take_finished(runs, folder, _REUSE.value)
+        if folder.is_dir():
+            sweeps.take_finished(runs, folder, folder)
         outcomes += sweeps.run_all(
             runs, folder, num_processes=_PROCESSES.value, stop=stop, report=report
         )

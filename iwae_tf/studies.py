@@ -14,13 +14,13 @@ All cells of a study have the same optimiser, estimator, stages and seeds.
 
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from iwae_tf.checks import check_choice
-from iwae_tf.config import default_config, plainest, stages
+from iwae_tf.config import default_config, plainest, stages, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.published import BEST_PUBLISHED, BURDA, RAINFORTH, SWAPPED, Published
 
@@ -101,7 +101,7 @@ class Protocol(NamedTuple):
 def cells(
     study: str,
     protocol: Protocol,
-    seeds: Iterable[int] = (0,),
+    seeds: Sequence[int] = (0,),
     folder: str | os.PathLike[str] = ".",
 ) -> list[Cell]:
     """The runs of a study.
@@ -109,7 +109,7 @@ def cells(
     Args:
       study: its name, a key of `STUDIES`.
       protocol: Protocol.
-      seeds: ints, each cell is run with each.
+      seeds: non-negative ints, each cell is run with each.
       folder: of the runs, where one finds another that it starts from.
 
     Returns:
@@ -117,7 +117,7 @@ def cells(
 
     Raises:
       InvalidInputError: an unknown study, budget or data set, or one that the study's
-        source does not report.
+        source does not report, or a bad seed.
     """
     check_choice(study, "study", STUDIES)
     check_choice(protocol.budget, "budget", BUDGETS)
@@ -129,9 +129,10 @@ def cells(
     make_cells = STUDIES[study].make_cells or (lambda _: ())
     made = []
     for cell in make_cells(protocol):
-        for seed in seeds:
+        for seed in dict.fromkeys(seeds):
             config = cell.config.copy_and_resolve_references()
             config.seed = seed
+            validate(config)
             name = f"{cell.name}_seed{seed}"
             after = cell.after and f"{cell.after}_seed{seed}"
             if after:

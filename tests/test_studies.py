@@ -26,6 +26,7 @@ def test_every_cell_is_a_valid_config_under_its_own_name(name, budget):
     cells = all_cells(name, budget, seeds=(0, 3))
     names = [cell.name for cell in cells]
     assert len(set(names)) == len(names)
+    assert names == [cell.name for cell in all_cells(name, budget, seeds=(0, 3, 0))]
     for cell in cells:
         validate(cell.config)
         assert cell.config.eval_split == "test"
@@ -320,9 +321,14 @@ def test_committed_reports_are_what_their_numbers_say(tmp_path):
         (["--study=x", "--workdir=x"], "`study` must be one of headline"),
         (["--study=headline", "--workdir=x", "--cells=y"], "`--cells` must match"),
         (["--study=headline", "--workdir=x", "--report_only"], "must be the folder"),
+        (
+            ["--study=headline", "--workdir=x", "--seed=-1"],
+            "`seed` must be a non-negative integer. Received: seed=-1",
+        ),
     ],
 )
-def test_mistakes_are_told_in_one_line(flags, words):
+def test_mistakes_are_told_in_one_line_and_leave_nothing(flags, words):
     done = reproduce(*flags)
     assert done.returncode == 2
     assert words in done.stderr and done.stderr.count("\n") == 1
+    assert not (ROOT / "x").exists()
