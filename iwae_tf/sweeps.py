@@ -9,6 +9,7 @@ runs are read, unfinished ones go on from their last checkpoint.
 
 import ast
 import concurrent.futures
+import glob
 import itertools
 import json
 import os
@@ -178,14 +179,15 @@ def take_finished(
     folder, root = pathlib.Path(folder), pathlib.Path(root)
     if not root.is_dir():
         raise InvalidInputError(f"`reuse` must be a folder. Received: reuse={root}")
-    found = {path.parent for path in root.rglob("results.json")}
-    finished = [path for path in sorted(found) if not path.name.startswith(".")]
+    # Unlike `rglob` it looks behind links, and not into the hidden folder of a copy.
+    pattern = os.path.join(glob.escape(str(root)), "**", "results.json")
+    found = sorted(glob.glob(pattern, recursive=True))
     for run in runs:
         workdir = Workdir(folder / run.name)
         if workdir.config.exists() or run.config.start_from:
             continue
         ours = as_json(plainest(run.config))
-        for source in map(Workdir, finished):
+        for source in (Workdir(os.path.dirname(path)) for path in found):
             theirs = default_config()
             theirs.update(read_json(source.results)["config"])
             same = not different_keys(ours, as_json(plainest(theirs)))

@@ -278,9 +278,11 @@ def test_a_run_of_an_equal_objective_is_taken_and_says_what_was_trained(
     equal = config.copy_and_resolve_references()
     equal.model = "piwae"
     run = sweeps.Run("x", equal)
-    lines = []
-    sweeps.take_finished([run], tmp_path, tmp_path / "there", report=lines.append)
-    assert lines == [f"x: taken from {path}"]
+    lines, link = [], tmp_path / "link"
+    link.mkdir()
+    (link / "disk").symlink_to(tmp_path / "there")
+    sweeps.take_finished([run], tmp_path, link, report=lines.append)
+    assert lines == [f"x: taken from {link / 'disk' / 'a'}"]
     assert (tmp_path / "x" / "results.json").read_text() == kept
     taken = json.loads((tmp_path / "x" / "config.json").read_text())
     assert taken["model"] == "piwae"
