@@ -257,15 +257,12 @@ def _rainforth_grid(protocol: Protocol) -> list[Cell]:
     for model in ("miwae", "piwae"):
         for power in range(DRAWS.bit_length()):
             groups, draws = 2**power, DRAWS // 2**power
-            nll, iwae = RAINFORTH.get((model, groups), (None, None))
-            made.append(
-                Cell(
-                    f"{model}_{groups}_{draws}",
-                    f"{model.upper()}({groups}, {draws})",
-                    protocol.config(model, num_groups=groups, num_samples=draws),
-                    None if nll is None else Published(nll, iwae=iwae),
-                )
-            )
+            config = protocol.config(model, num_groups=groups, num_samples=draws)
+            plain = plainest(config)  # (1, 64) is the paper's IWAE, (64, 1) its VAE
+            nll, iwae = RAINFORTH.get((plain.model, plain.num_groups), (None, None))
+            published = None if nll is None else Published(nll, iwae=iwae)
+            label = f"{model.upper()}({groups}, {draws})"
+            made.append(Cell(f"{model}_{groups}_{draws}", label, config, published))
     return made
 
 

@@ -188,6 +188,16 @@ def test_a_report_says_which_cells_were_trained_under_another_name(tmp_path):
     )
 
 
+def test_the_ends_of_the_grid_are_published_as_iwae_and_vae():
+    for budget in ("full", "short"):
+        by_label = {c.label: c.published for c in all_cells("rainforth_grid", budget)}
+        known = {label: found.nll for label, found in by_label.items() if found}
+        assert known == {
+            **{"MIWAE(1, 64)": 84.52, "PIWAE(1, 64)": 84.52, "MIWAE(64, 1)": 86.21},
+            **{"MIWAE(4, 16)": 84.56, "MIWAE(8, 8)": 84.97, "PIWAE(8, 8)": 84.46},
+        }
+
+
 def test_equal_objectives_are_trained_once():
     turns = studies.in_turn(all_cells("burda_table1"))
     named = [[cell.name for cell in turn] for turn in turns]
