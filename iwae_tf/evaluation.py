@@ -440,7 +440,7 @@ def _compiled_estimator(model, masks, *settings):
                 reference(), x, num_samples, key, first_row, labels, masks, *settings
             )
 
-        functions[settings] = tf.function(estimate)
+        functions[settings] = tf.function(estimate, autograph=False)
     traced = functions[settings].get_concrete_function(
         tf.TensorSpec([None, *model.event_shape], tf.float32),
         tf.TensorSpec([], tf.int32),

@@ -249,9 +249,9 @@ def _signatures(model, num_samples):
         reconstruct: [images, seed],
     }
     return {
-        function.__name__: tf.function(_float32(function)).get_concrete_function(
-            *spec, *labels
-        )
+        function.__name__: tf.function(
+            _float32(function), autograph=False
+        ).get_concrete_function(*spec, *labels)
         for function, spec in specs.items()
     }
 
