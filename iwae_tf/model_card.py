@@ -41,7 +41,7 @@ TEMPLATE = """\
 | hidden units | {hidden_dims} |
 | training data | {data}, split `train` |
 | presentation | {binarization} |
-| training | {epochs} epochs, batch {batch_size}, {optimizer}, seed {seed} |
+| training | {epochs} epochs{start}, batch {batch_size}, {optimizer}, seed {seed} |
 {measured}
 | `serving_default` | {eval_num_samples:,} draws an image, seed (0, 0) |
 | warm-up requests | {warmup} |
@@ -109,6 +109,7 @@ def write(
             config["dataset"], f"a file of the user's (`{config['dataset']}`)"
         ),
         binarization=BINARIZATIONS[config["binarization"]],
+        start=_start(config.get("start_from")),
         measured=_measured(results),
         eval_num_samples=config["eval_num_samples"],
         warmup="one of each signature" if has_warmup else "none",
@@ -116,6 +117,11 @@ def write(
         values_limit=_values_limit(config["likelihood"]),
     )
     write_atomically(path / FILE, lambda file: file.write(text.encode()))
+
+
+def _start(run: str | None) -> str:
+    """Whose weights were the first, by the name of its folder."""
+    return f" from the weights of the run `{pathlib.Path(run).name}`" if run else ""
 
 
 def _hidden_units(config: Mapping[str, Any]) -> str:

@@ -316,7 +316,7 @@ def _headline(protocol: Protocol) -> list[Cell]:
 
 STUDIES = {
     "headline": Study(
-        "The best NLL of an hour: IWAE, k = 50, on MNIST",
+        "The best NLL of a few hours: IWAE, k = 50, on MNIST",
         "the best reproductions seen: yoonholee/pytorch-vae, nbip/IWAE",
         _headline,
         pictures=("samples", "reconstructions", "latent", "latent_z1", "latent_z2"),

@@ -49,6 +49,7 @@ class Row(NamedTuple):
     active_units: str = ""
     seconds: float | None = None
     trained_as: str = ""  # what the config of the run says otherwise than the cell's
+    starts_from: str = ""  # label of the cell whose weights were the first
 
     @property
     def difference(self) -> float | None:
@@ -76,7 +77,11 @@ def collect(
         runs = found.setdefault(cell.label, (cell, []))[1]
         if path.is_file():
             runs.append(read_json(path))
-    rows = [_row(cell, runs) for cell, runs in found.values()]
+    labels = {cell.name: cell.label for cell in cells}
+    rows = [
+        _row(cell, runs)._replace(starts_from=labels.get(cell.after or "", ""))
+        for cell, runs in found.values()
+    ]
     return rows, [run for _, runs in found.values() for run in runs]
 
 
@@ -144,6 +149,7 @@ def to_markdown(
         else "",
         NOTES if done else "",
         _equal(rows),
+        _sequels(rows),
         _order(rows),
         _behind(rows, runs),
         *(_side_by_side(*kind) for kind in pictures),
@@ -242,6 +248,18 @@ def _equal(rows: Sequence[Row]) -> str:
     if not equal:
         return ""
     return f"Equal objectives are trained once, under one name: {'; '.join(equal)}."
+
+
+def _sequels(rows: Sequence[Row]) -> str:
+    """Which cells start from the weights of others."""
+    sequels = [
+        f"{row.label} starts from the weights of {row.starts_from}"
+        for row in rows
+        if row.starts_from and row.nll is not None
+    ]
+    if not sequels:
+        return ""
+    return f"{'; '.join(sequels)}: epochs and seconds are those that were added."
 
 
 def _behind(rows: Sequence[Row], runs: Sequence[dict[str, Any]]) -> str:

@@ -60,6 +60,14 @@ def rows(text):
     return {row[0].strip("`"): row[1] for row in cells if len(row) == 2}
 
 
+def test_a_run_that_went_on_from_another_says_so(tmp_path):
+    assert rows(card(tmp_path, epochs=80))["training"].startswith("80 epochs, batch")
+    text = card(tmp_path, epochs=80, start_from="/home/me/runs/first")
+    line = rows(text)["training"]
+    assert line.startswith("80 epochs from the weights of the run `first`, batch")
+    assert "/home" not in text
+
+
 def test_what_was_measured_is_there(tmp_path):
     text = card(tmp_path / "omni", results())
     assert text.startswith("# omni, version 3\n")

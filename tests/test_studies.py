@@ -198,6 +198,19 @@ def test_the_ends_of_the_grid_are_published_as_iwae_and_vae():
         }
 
 
+def test_a_report_says_which_cells_start_from_others(tmp_path):
+    protocol = studies.Protocol("short")
+    cells = studies.cells("headline", protocol)
+    for cell in cells:
+        finished(tmp_path, cell, 84.0)
+    study_report.write("headline", protocol, cells, tmp_path)
+    first = "1 stochastic, IWAE, k = 50"
+    assert (
+        f"\n{first}, trained further starts from the weights of {first}: epochs and "
+        "seconds are those that were added.\n" in (tmp_path / "report.md").read_text()
+    )
+
+
 def test_equal_objectives_are_trained_once():
     turns = studies.in_turn(all_cells("burda_table1"))
     named = [[cell.name for cell in turn] for turn in turns]
