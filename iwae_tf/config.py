@@ -192,14 +192,18 @@ def plainest(config: ConfigDict) -> ConfigDict:
 
     Of one group, M = 1, MIWAE and PIWAE are IWAE; of one draw inside the log, K = 1,
     MIWAE is the VAE of M draws, and IWAE the VAE of one; CIWAE of beta 0 is IWAE, of 1
-    the VAE (Rainforth et al., 2018, section 4). DReG of the VAE is STL. Two runs whose
-    plainest configs are equal train the same weights, up to rounding.
+    the VAE. DReG of the VAE is STL. Two runs whose plainest configs are equal train the
+    same weights, up to rounding.
 
     Args:
       config: ConfigDict, valid.
 
     Returns:
       config: ConfigDict, a copy.
+
+    References:
+      Rainforth et al., 2018: each of the three includes IWAE as a special case.
+        https://arxiv.org/abs/1802.04537
     """
     plain = config.copy_and_resolve_references()
     all_stages = stages(config)
