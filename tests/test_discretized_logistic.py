@@ -2,6 +2,7 @@
 
 import warnings
 
+import keras
 import numpy as np
 import pytest
 import scipy.special
@@ -210,9 +211,9 @@ def sum_of_masses(loc, log_scale, levels):
 
 def test_fit_sample_and_reconstruct():
     model, x = model_of(num_samples=3), eight_bit(64)
-    model.compile("adam")
-    history = model.fit(x, epochs=3, batch_size=16, verbose=0).history
-    assert np.all(np.diff(history["bound"]) > 0)
+    model.compile(keras.optimizers.Adam(0.01))
+    fit = model.fit(x, epochs=3, batch_size=16, shuffle=False, verbose=0)
+    assert fit.history["bound"][-1] > fit.history["bound"][0] + 1
     draws = model.sample(50, seed=(1, 2)).numpy()
     assert bool(is_on_levels(draws)) and len(np.unique(draws)) > 20
     latents = model.sample_latent(50, seed=(1, 2))
