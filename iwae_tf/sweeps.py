@@ -179,19 +179,26 @@ def take_finished(
     folder, root = pathlib.Path(folder), pathlib.Path(root)
     if not root.is_dir():
         raise InvalidInputError(f"`reuse` must be a folder. Received: reuse={root}")
+    wanted = [
+        run
+        for run in runs
+        if not Workdir(folder / run.name).config.exists() and not run.config.start_from
+    ]
+    if not wanted:
+        return
     # Unlike `rglob` it looks behind links, and not into the hidden folder of a copy.
     pattern = os.path.join(glob.escape(str(root)), "**", "results.json")
-    found = sorted(glob.glob(pattern, recursive=True))
-    for run in runs:
+    found = []
+    for path in sorted(glob.glob(pattern, recursive=True)):
+        config = default_config()
+        config.update(read_json(pathlib.Path(path))["config"])
+        if not config.start_from:
+            found.append((Workdir(os.path.dirname(path)), as_json(plainest(config))))
+    for run in wanted:
         workdir = Workdir(folder / run.name)
-        if workdir.config.exists() or run.config.start_from:
-            continue
         ours = as_json(plainest(run.config))
-        for source in (Workdir(os.path.dirname(path)) for path in found):
-            theirs = default_config()
-            theirs.update(read_json(source.results)["config"])
-            same = not different_keys(ours, as_json(plainest(theirs)))
-            if same and not theirs.start_from and source.model.is_file():
+        for source, theirs in found:
+            if not different_keys(ours, theirs) and source.model.is_file():
                 partial = workdir.path.with_name(f".{run.name}.partial")
                 shutil.rmtree(partial, ignore_errors=True)
                 shutil.copytree(

@@ -213,7 +213,7 @@ def test_fit_sample_and_reconstruct():
     model, x = model_of(num_samples=3), eight_bit(64)
     model.compile(keras.optimizers.Adam(0.01))
     fit = model.fit(x, epochs=3, batch_size=16, shuffle=False, verbose=0)
-    assert fit.history["bound"][-1] > fit.history["bound"][0] + 1
+    assert np.all(np.diff(fit.history["bound"]) > 0)
     draws = model.sample(50, seed=(1, 2)).numpy()
     assert bool(is_on_levels(draws)) and len(np.unique(draws)) > 20
     latents = model.sample_latent(50, seed=(1, 2))
