@@ -1,6 +1,5 @@
 """The models, data and arithmetic that the benchmarks have in common."""
 
-import time
 from typing import NamedTuple
 
 import keras
@@ -8,6 +7,7 @@ import numpy as np
 
 import iwae_tf
 from benchmarks.common import Contender
+from iwae_tf import step_times
 from iwae_tf.networks import MLP
 
 LEARNING_RATE = 1e-3
@@ -135,36 +135,6 @@ def steps_in_fit(step_flops, quick):
     return int(np.clip(FIT_FLOPS // step_flops, 10, MOST_STEPS))
 
 
-class StepClock(keras.callbacks.Callback):
-    """Times the steps of `fit` from the end of its first call of the train function on.
-
-    What `fit` does once, such as building its input pipeline, does not count: it takes
-    as long for an epoch of a thousand times the steps.
-    """
-
-    counts_batches = True  # lets the package's models take many steps a call
-
-    def on_train_begin(self, logs=None):
-        self.ends = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.ends.append((batch + 1, time.perf_counter()))
-
-    def seconds_a_step(self, steps):
-        """Of a `fit` of `steps` steps in all, which took two calls at least."""
-        if len(self.ends) < 2:
-            raise ValueError(f"{steps} steps in one call: there is nothing to time")
-        (first, start), (last, end) = self.ends[0], self.ends[-1]
-        return (end - start) / (min(last, steps) - first)
-
-
 def timed_fit(model, data, steps, batch_size=None):
     """A `Contender` for the steady state of `fit`, warmed up."""
-    clock = StepClock()
-
-    def run():
-        model.fit(data, batch_size=batch_size, verbose=0, callbacks=[clock])
-        return clock.seconds_a_step(steps)
-
-    run()
-    return Contender(run, steps)
+    return Contender(step_times.timed_fit(model, data, steps, batch_size), steps)

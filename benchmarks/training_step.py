@@ -3,7 +3,8 @@
 All models are float32 on images [28, 28, 1] with the paper's batch of 20, unless a row
 says otherwise. A model is built and compiled with default settings; one `fit` compiles
 its programs, and the steps of repeated `fit`s on an array are timed, in turn with those
-that they are compared to. What a call of `fit` does once does not count (`StepClock`).
+that they are compared to. What a call of `fit` does once does not count
+(`iwae_tf.step_times`).
 
 Arithmetic of a step is three times that of a forward pass: the products of the dense
 layers, for the encoder on each image and for all else on each draw.

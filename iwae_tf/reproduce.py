@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
     failed = False
     if not _REPORT_ONLY.value:
         failed = _do_cells(name, protocol, cells, chosen, folder)
+        _time_steps(name, cells, folder)
     _write_report(name, protocol, cells, folder)
     return cli.FAILED if failed else 0
 
@@ -88,6 +89,18 @@ def _do_cells(name, protocol, cells, chosen, folder):
     if outcomes:
         print(sweeps.format_table(outcomes))
     return any(outcome.status == sweeps.FAILED for outcome in outcomes)
+
+
+def _time_steps(name, cells, folder):
+    """Times the steps of a study's cells in turn, once all of them are finished."""
+    from iwae_tf import studies, study_times
+    from iwae_tf.workdir import Workdir
+
+    if not studies.STUDIES[name].timed or (folder / study_times.FILE).is_file():
+        return
+    if all(Workdir(folder / cell.name).results.is_file() for cell in cells):
+        print("timing the steps of all cells in turn", flush=True)
+        study_times.measure(cells, folder)
 
 
 def _write_report(name, protocol, cells, folder):

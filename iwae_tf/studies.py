@@ -57,6 +57,7 @@ class Study(NamedTuple):
     make_cells: Callable | None = None  # from a Protocol to a list of Cell
     pictures: tuple = ()  # figures of a run that the report sets side by side
     part: str = ""  # of a diagnosis, which is all of the study: no cells
+    timed: bool = False  # whether its cells are compared at equal time as well
 
 
 class Protocol(NamedTuple):
@@ -354,8 +355,9 @@ STUDIES = {
         pictures=("samples", "reconstructions", "latent", "active_units"),
     ),
     "estimators": Study(
-        "Gradient estimators of each bound, at equal steps",
+        "Gradient estimators of each bound, at equal steps and at equal time",
         "published nowhere for PIWAE and CIWAE",
         _estimators,
+        timed=True,
     ),
 }

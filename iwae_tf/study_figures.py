@@ -1,13 +1,12 @@
 """Figures of a study's report, from what its runs leave behind."""
 
-import csv
 import itertools
 import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from iwae_tf import study_plots
+from iwae_tf import study_plots, study_times
 from iwae_tf.files import write_atomically
 from iwae_tf.studies import Cell
 from iwae_tf.workdir import Workdir, read_json
@@ -85,16 +84,7 @@ def _draw_estimators(
     path: pathlib.Path, cells: Sequence[Cell], folder: pathlib.Path
 ) -> None:
     """Validation bounds of the first seed against epochs and against time."""
-    histories: dict[str, dict[str, list[list[float]]]] = {}
-    for cell, workdir in _finished(cells, folder):
-        bound, estimator = cell.config.model.upper(), cell.config.gradient_estimator
-        with open(workdir.metrics, newline="") as file:
-            rows = list(csv.DictReader(file))
-        columns = [
-            [float(row[k]) for row in rows] for k in ("epoch", "seconds", "val_bound")
-        ]
-        histories.setdefault(bound, {}).setdefault(estimator, columns)
-    study_plots.bounds_by_time(path, histories)
+    study_plots.bounds_by_time(path, study_times.histories(cells, folder))
 
 
 FIGURES = {"rainforth_grid": _draw_grid, "estimators": _draw_estimators}

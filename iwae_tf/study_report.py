@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import markdown
 import numpy as np
 
-from iwae_tf import study_figures, study_plots
+from iwae_tf import study_figures, study_plots, study_times
 from iwae_tf.files import write_atomically, write_json
 from iwae_tf.published import EPOCHS, Published
 from iwae_tf.studies import STUDIES, Cell, Protocol
@@ -27,6 +27,10 @@ NOTES = """NLL: minus log p(x) of the test set in nats, lower is better, and its
 of importance sampling alone, by the jackknife; "images" is the standard error of the
 finite test set, which all cells share. IWAE bound: of all M * K draws. -KL: that bound
 minus log p(x), as in Rainforth et al. Seconds: training and evaluation."""
+TIMES = """Steps were timed in turn, so that whatever else the machine did slowed all
+alike: medians, with the draws of the last stage. A slower estimator has done less of
+its epochs when the fastest one ends, and its learning rate is not down by then, which
+counts against it: a run of as many epochs as fit ends between the two figures."""
 STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse } th, td { padding: .2em .7em; text-align: right }
@@ -126,6 +130,7 @@ def to_markdown(
     rows: Sequence[Row],
     runs: Sequence[dict[str, Any]],
     pictures: Iterable[tuple[str, Sequence[tuple[str, str]]]] = (),
+    times: Sequence[study_times.Comparison] = (),
 ) -> str:
     """The report of a study of training runs as Markdown.
 
@@ -135,6 +140,7 @@ def to_markdown(
       rows: list of Row.
       runs: list of dicts, the `results.json` of its runs.
       pictures: list of (name, list of (label of a cell, path)).
+      times: list of study_times.Comparison.
     """
     study = STUDIES[name]
     done = sum(row.nll is not None for row in rows)
@@ -152,6 +158,7 @@ def to_markdown(
         _sequels(rows),
         _order(rows),
         _behind(rows, runs),
+        _at_equal_time(times),
         *(_side_by_side(*kind) for kind in pictures),
         _protocol(runs),
     ]
@@ -279,6 +286,35 @@ def _behind(rows: Sequence[Row], runs: Sequence[dict[str, Any]]) -> str:
     return text
 
 
+def _at_equal_time(times: Sequence[study_times.Comparison]) -> str:
+    """What the estimators of a bound reach by the time that the fastest one ends."""
+    if not times:
+        return ""
+    head = (
+        "bound",
+        "estimator",
+        "a step (ms)",
+        "in steps of the first",
+        "validation bound, all epochs",
+        "in the fastest one's time",
+        "epochs by then",
+    )
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    for row in times:
+        figures = (1e3 * row.step, 1), (row.ratio, 2), (row.value, 2)
+        lines.append(
+            [
+                row.bound,
+                row.estimator,
+                *(_number(*figure) for figure in figures),
+                _number(row.value_by_then, 2),
+                str(row.epochs),
+            ]
+        )
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n\n".join(["## At equal time", table, TIMES])
+
+
 def _protocol(runs: Sequence[dict[str, Any]]) -> str:
     """What the runs have in common: data, draws, schedule, libraries."""
     if not runs:
@@ -335,13 +371,17 @@ def write(
         )
         study_figures.draw(name, cells, folder)
     pictures = study_figures.take_pictures(STUDIES[name].pictures, cells, folder)
-    text = to_markdown(name, protocol, rows, runs, pictures)
+    times = study_times.at_equal_time(cells, folder)
+    text = to_markdown(name, protocol, rows, runs, pictures, times)
     table = [
         row._asdict() | {"published": row.published and row.published._asdict()}
         for row in rows
     ]
     seeds = list(dict.fromkeys(cell.config.seed for cell in cells))
-    _write(name, protocol, folder, text, {"seeds": seeds, "rows": table})
+    content: dict[str, Any] = {"seeds": seeds, "rows": table}
+    if times:
+        content["at_equal_time"] = [row._asdict() for row in times]
+    _write(name, protocol, folder, text, content)
     return rows
 
 

@@ -1,12 +1,14 @@
+import functools
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
 
+import keras
 import pytest
 
-from iwae_tf import studies, study_report
+from iwae_tf import step_times, studies, study_report, study_times
 from iwae_tf.config import stages, validate
 from iwae_tf.errors import InvalidInputError
 
@@ -249,6 +251,66 @@ def test_estimators_are_drawn_against_epochs_and_time(tmp_path):
         (tmp_path / cell.name / "metrics.csv").write_text("\n".join(lines))
     study_report.write("estimators", protocol, cells, tmp_path)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_estimators_are_compared_at_equal_time(tmp_path):
+    """The second has steps of twice the time: it does the half of its time's epochs."""
+    protocol = studies.Protocol("short")
+    cells = studies.cells("estimators", protocol)
+    for cell, slower in zip(cells[:2], (1, 3)):  # also slowed by something else
+        finished(tmp_path, cell, 84.5)
+        rows = [f"{n},{slower * n},{-90 - 1 / n}" for n in (1, 2, 3, 4)]
+        text = "\n".join(["epoch,seconds,val_bound", *rows])
+        (tmp_path / cell.name / "metrics.csv").write_text(text)
+    assert study_times.at_equal_time(cells, tmp_path) == []
+    seconds = {"reparameterized": [0.1, 0.9, 0.2], "stl": [0.2, 1.8, 0.4]}
+    path = tmp_path / study_times.FILE
+    path.write_text(json.dumps({"seconds": {"IWAE": seconds}}))
+    first, second = study_times.at_equal_time(cells, tmp_path)
+    assert first == ("IWAE", "reparameterized", 0.2, 1.0, -90.25, 4, -90.25)
+    assert second[:2] == ("IWAE", "stl") and second.step == 0.4
+    assert second.ratio == pytest.approx(2.0)
+    assert second[4:] == (-90.25, 2, -90.5)
+    study_report.write("estimators", protocol, cells, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "| IWAE | stl | 400.0 | 2.00 | -90.25 | -90.50 | 2 |" in text
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["at_equal_time"][1] == second._asdict()
+
+
+def test_a_step_is_timed_between_calls_of_the_train_function():
+    clock = step_times.StepClock()
+    clock.on_train_begin()
+    clock.ends = [(10, 100.0), (20, 101.0), (30, 102.5)]  # the last call has 5 steps
+    assert clock.seconds_a_step(25) == pytest.approx(2.5 / 15)
+    clock.on_train_begin()
+    clock.on_train_batch_end(9)
+    with pytest.raises(ValueError, match="10 steps in one call"):
+        clock.seconds_a_step(10)
+
+
+def test_steps_of_a_study_are_timed_in_turn(tmp_path, monkeypatch):
+    pytest.importorskip("mlxtend")
+    cells = all_cells("estimators", "smoke", seeds=(0, 1))
+    chosen = [cell for cell in cells if cell.name.startswith("vae_")]
+    calls, fit = [], keras.Model.fit
+
+    @functools.wraps(fit)
+    def noted(model, *args, **kwargs):
+        calls.append(model)
+        return fit(model, *args, **kwargs)
+
+    monkeypatch.setattr(keras.Model, "fit", noted)
+    study_times.measure(chosen, tmp_path, num_rounds=2)
+    models = calls[:2]  # of one seed, one an estimator
+    assert calls == models * 3  # to compile, and two rounds
+    for model, cell in zip(models, chosen[::2]):
+        assert model.gradient_estimator == cell.config.gradient_estimator
+        assert model.num_samples == cell.config.num_samples == 4  # its last stage's
+    kept = json.loads((tmp_path / study_times.FILE).read_text())
+    assert list(kept["seconds"]["VAE"]) == ["reparameterized", "stl"]
+    for seconds in kept["seconds"]["VAE"].values():
+        assert len(seconds) == 2 and min(seconds) > 0
 
 
 def test_pictures_of_runs_outlive_them(tmp_path):

@@ -1,0 +1,95 @@
+"""Times of training steps through `fit`, each model's in turn with the others'."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from ml_collections import ConfigDict
+
+from iwae_tf.config import build_model, build_optimizer, set_draws
+from iwae_tf.execution import steps_per_call
+
+LEAST_STEPS = 10  # of a timed `fit`
+CALLS = 3  # of the train function in it, of which the first is not timed
+
+
+class StepClock(keras.callbacks.Callback):
+    """Times the steps of `fit` from the end of its first call of the train function on.
+
+    What `fit` does once, such as building its input pipeline, does not count: it takes
+    as long for an epoch of a thousand times the steps.
+    """
+
+    counts_batches = True  # lets the package's models take many steps a call
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.ends: list[tuple[int, float]] = []
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        self.ends.append((batch + 1, time.perf_counter()))
+
+    def seconds_a_step(self, steps: int) -> float:
+        """Of a `fit` of `steps` steps in all, which took two calls at least."""
+        if len(self.ends) < 2:
+            raise ValueError(f"{steps} steps in one call: there is nothing to time")
+        (first, start), (last, end) = self.ends[0], self.ends[-1]
+        return (end - start) / (min(last, steps) - first)
+
+
+def timed_fit(
+    model: keras.Model, data: Any, steps: int, batch_size: int | None = None
+) -> Callable[[], float]:
+    """`fit` as a function without arguments that returns the seconds of a step.
+
+    Args:
+      model: a compiled keras.Model. It has been trained once when this returns, so
+        that its programs are compiled.
+      data: of `fit`, an array or tf.data.Dataset of one epoch.
+      steps: int, in that epoch; two calls of the train function at least.
+      batch_size: int, of an array.
+    """
+    clock = StepClock()
+
+    def run():
+        model.fit(data, batch_size=batch_size, verbose=0, callbacks=[clock])
+        return clock.seconds_a_step(steps)
+
+    run()
+    return run
+
+
+def measure(
+    configs: Mapping[str, ConfigDict], *, num_rounds: int = 7
+) -> dict[str, list[float]]:
+    """Times the steps of several training runs, with the draws of their last stage.
+
+    On random images of the data set's shape. All are timed once a round, so that
+    whatever slows the machine for a while slows all alike.
+
+    Args:
+      configs: dict of name to valid ConfigDict.
+      num_rounds: positive int.
+
+    Returns:
+      dict of name to list of floats [num_rounds], seconds a step.
+    """
+    fits = {name: _fit_of(config) for name, config in configs.items()}
+    rounds = [{name: fit() for name, fit in fits.items()} for _ in range(num_rounds)]
+    return {name: [seconds[name] for seconds in rounds] for name in fits}
+
+
+def _fit_of(config):
+    """The `timed_fit` of a config."""
+    model = build_model(config)
+    set_draws(model, config)
+    rows = config.batch_size * config.num_groups * config.num_samples
+    steps = max(LEAST_STEPS, CALLS * steps_per_call(rows))
+    optimizer = build_optimizer(config, steps_per_epoch=steps)
+    model.compile(optimizer, jit_compile="auto" if config.jit_compile else False)
+    shape = (steps * config.batch_size, *model.event_shape)
+    images = np.random.default_rng(0).random(shape, np.float32)
+    return timed_fit(model, images, steps, config.batch_size)
