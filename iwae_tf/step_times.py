@@ -1,8 +1,8 @@
 """Times of training steps through `fit`, each model's in turn with the others'."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from iwae_tf.config import build_model, build_optimizer, set_draws
 from iwae_tf.execution import steps_per_call
 
+Name = TypeVar("Name", bound=Hashable)
 LEAST_STEPS = 10  # of a timed `fit`
 CALLS = 3  # of the train function in it, of which the first is not timed
 
@@ -63,15 +64,15 @@ def timed_fit(
 
 
 def measure(
-    configs: Mapping[str, ConfigDict], *, num_rounds: int = 7
-) -> dict[str, list[float]]:
-    """Times the steps of several training runs, with the draws of their last stage.
+    configs: Mapping[Name, ConfigDict], *, num_rounds: int = 7
+) -> dict[Name, list[float]]:
+    """Times the training steps of several configs, with their last stage's draws.
 
     On random images of the data set's shape. All are timed once a round, so that
     whatever slows the machine for a while slows all alike.
 
     Args:
-      configs: dict of name to valid ConfigDict.
+      configs: dict of a name, anything that is hashable, to valid ConfigDict.
       num_rounds: positive int.
 
     Returns:

@@ -27,10 +27,10 @@ NOTES = """NLL: minus log p(x) of the test set in nats, lower is better, and its
 of importance sampling alone, by the jackknife; "images" is the standard error of the
 finite test set, which all cells share. IWAE bound: of all M * K draws. -KL: that bound
 minus log p(x), as in Rainforth et al. Seconds: training and evaluation."""
-TIMES = """Steps were timed in turn, so that whatever else the machine did slowed all
-alike: medians, with the draws of the last stage. A slower estimator has done less of
-its epochs when the fastest one ends, and its learning rate is not down by then, which
-counts against it: a run of as many epochs as fit ends between the two figures."""
+TIMES = """Minutes: of training, by steps that were timed in turn, so that whatever else
+the machine did slowed all alike; those of the figure too. A slower estimator has done
+less of its epochs when the fastest one ends, and its learning rate is not down by then,
+which counts against it: a run of as many epochs as fit ends between the two figures."""
 STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse } th, td { padding: .2em .7em; text-align: right }
@@ -293,15 +293,15 @@ def _at_equal_time(times: Sequence[study_times.Comparison]) -> str:
     head = (
         "bound",
         "estimator",
-        "a step (ms)",
-        "in steps of the first",
+        "minutes",
+        "in those of the first",
         "validation bound, all epochs",
         "in the fastest one's time",
         "epochs by then",
     )
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     for row in times:
-        figures = (1e3 * row.step, 1), (row.ratio, 2), (row.value, 2)
+        figures = (row.seconds / 60, 1), (row.ratio, 2), (row.value, 2)
         lines.append(
             [
                 row.bound,

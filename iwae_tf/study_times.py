@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iwae_tf import step_times
+from iwae_tf.config import stages
+from iwae_tf.datasets import num_batches
 from iwae_tf.files import write_json
 from iwae_tf.studies import Cell
+from iwae_tf.training import load_examples
 from iwae_tf.versions import library_versions
 from iwae_tf.workdir import Workdir, read_json
 
@@ -29,17 +32,58 @@ class Comparison(NamedTuple):
 
     bound: str
     estimator: str
-    step: float  # seconds, the median
-    ratio: float  # of that to the step of the bound's first estimator
+    seconds: float  # of all its training steps
+    ratio: float  # of that to the seconds of the bound's first estimator
     value: float  # the validation bound at its end, in nats
-    epochs: int  # that it does in the time of the estimator with the fastest steps
+    epochs: int  # that it does in the time of the fastest one
     value_by_then: float | None  # None: not one
+
+
+def measure(
+    cells: Sequence[Cell], folder: pathlib.Path, *, num_rounds: int = 7
+) -> dict[str, Any]:
+    """Times the steps of each stage of all cells in turn; writes `step_times.json`.
+
+    Args:
+      cells: list of studies.Cell of one data set; their seeds make no difference.
+      folder: pathlib.Path, of the study.
+      num_rounds: positive int.
+
+    Returns:
+      dict, what was written: steps of an epoch, and by bound and estimator the seconds
+      of a step, [stages, num_rounds].
+    """
+    variants = {}
+    for cell in cells:
+        for index, stage in enumerate(stages(cell.config)):
+            config = cell.config.copy_and_resolve_references()
+            config.num_groups, config.num_samples = stage.num_groups, stage.num_samples
+            config.stages, config.epochs = (stage,), stage.epochs
+            variants[_bound(cell), _estimator(cell), index] = config
+    by_bound: dict[str, dict[str, list[list[float]]]] = {}
+    measured = step_times.measure(variants, num_rounds=num_rounds)
+    for (bound, estimator, _), seconds in measured.items():
+        by_bound.setdefault(bound, {}).setdefault(estimator, []).append(seconds)
+    config = cells[0].config
+    steps = num_batches(len(load_examples(config, "train").images), config.batch_size)
+    result = {
+        "steps_per_epoch": steps,
+        "seconds": by_bound,
+        "versions": library_versions(),
+    }
+    write_json(folder / FILE, result)
+    return result
 
 
 def histories(
     cells: Sequence[Cell], folder: pathlib.Path
 ) -> dict[str, dict[str, History]]:
     """How the finished runs of a study went, of each cell the first seed.
+
+    The seconds are those of timed steps where there is a `step_times.json`, and of the
+    run itself where there is none: a run may have been slowed by whatever else its
+    machine did, each by something else, so that only steps that were timed in turn tell
+    which estimator is faster.
 
     Args:
       cells: list of studies.Cell.
@@ -48,6 +92,7 @@ def histories(
     Returns:
       dict of bound to dict of estimator to History.
     """
+    timed = _timed(folder)
     found: dict[str, dict[str, History]] = {}
     for cell in cells:
         workdir = Workdir(folder / cell.name)
@@ -55,45 +100,20 @@ def histories(
             continue
         with open(workdir.metrics, newline="") as file:
             rows = list(csv.DictReader(file))
+        seconds = [float(row["seconds"]) for row in rows]
+        if timed:
+            seconds = np.median(_seconds_by_epoch(timed, cell), axis=1).tolist()
         history = History(
             [int(row["epoch"]) for row in rows],
-            [float(row["seconds"]) for row in rows],
+            seconds,
             [float(row["val_bound"]) for row in rows],
         )
         found.setdefault(_bound(cell), {}).setdefault(_estimator(cell), history)
     return found
 
 
-def measure(
-    cells: Sequence[Cell], folder: pathlib.Path, *, num_rounds: int = 7
-) -> dict[str, Any]:
-    """Times the steps of all cells in turn and writes `step_times.json`.
-
-    Args:
-      cells: list of studies.Cell; their seeds make no difference.
-      folder: pathlib.Path, of the study.
-      num_rounds: positive int.
-
-    Returns:
-      dict, what was written: seconds a step of each round, by bound and estimator.
-    """
-    configs = {f"{_bound(cell)} {_estimator(cell)}": cell.config for cell in cells}
-    seconds = step_times.measure(configs, num_rounds=num_rounds)
-    by_bound: dict[str, dict[str, list[float]]] = {}
-    for name, values in seconds.items():
-        bound, estimator = name.split()
-        by_bound.setdefault(bound, {})[estimator] = values
-    result = {"seconds": by_bound, "versions": library_versions()}
-    write_json(folder / FILE, result)
-    return result
-
-
 def at_equal_time(cells: Sequence[Cell], folder: pathlib.Path) -> list[Comparison]:
     """Compares the finished runs of each bound, where their steps have been timed.
-
-    The runs themselves may have been slowed by whatever else their machine did, each by
-    something else, so that only steps that were timed in turn tell which estimator is
-    faster. A run's own seconds tell how many epochs are a share of its time.
 
     Args:
       cells: list of studies.Cell.
@@ -102,29 +122,47 @@ def at_equal_time(cells: Sequence[Cell], folder: pathlib.Path) -> list[Compariso
     Returns:
       list of Comparison, in the order of the cells; empty without `step_times.json`.
     """
-    if not (folder / FILE).is_file():
+    timed = _timed(folder)
+    if not timed:
         return []
-    timed = read_json(folder / FILE)["seconds"]
+    totals = {
+        (_bound(cell), _estimator(cell)): _seconds_by_epoch(timed, cell)[-1]
+        for cell in cells
+    }
     rows = []
     for bound, runs in histories(cells, folder).items():
-        seconds = {name: np.asarray(timed[bound][name], float) for name in runs}
-        first = next(iter(seconds.values()))
-        ratios = {name: float(np.median(x / first)) for name, x in seconds.items()}
-        for name, run in runs.items():
-            share = min(ratios.values()) / ratios[name]
-            done = int(np.sum(np.asarray(run.seconds) <= share * run.seconds[-1]))
+        first = totals[bound, next(iter(runs))]
+        fastest = min(run.seconds[-1] for run in runs.values())
+        for estimator, run in runs.items():
+            epochs = int(np.sum(np.asarray(run.seconds) <= fastest))
             rows.append(
                 Comparison(
                     bound,
-                    name,
-                    step=float(np.median(seconds[name])),
-                    ratio=ratios[name],
+                    estimator,
+                    seconds=run.seconds[-1],
+                    ratio=float(np.median(totals[bound, estimator] / first)),
                     value=run.bounds[-1],
-                    epochs=done,
-                    value_by_then=run.bounds[done - 1] if done else None,
+                    epochs=epochs,
+                    value_by_then=run.bounds[epochs - 1] if epochs else None,
                 )
             )
     return rows
+
+
+def _timed(folder):
+    """What `measure` has written, or None."""
+    path = folder / FILE
+    return read_json(path) if path.is_file() else None
+
+
+def _seconds_by_epoch(timed, cell):
+    """Seconds of training until each epoch's end, by each round: [epochs, rounds]."""
+    by_stage = np.asarray(timed["seconds"][_bound(cell)][_estimator(cell)], float)
+    epochs = [stage.epochs for stage in stages(cell.config)]
+    return (
+        np.cumsum(np.repeat(by_stage, epochs, axis=0), axis=0)
+        * (timed["steps_per_epoch"])
+    )
 
 
 def _bound(cell):

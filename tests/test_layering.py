@@ -86,7 +86,10 @@ ALLOWED = {
     "studies": {"checks", "config", "published"},
     "study_plots": {"drawing", "plot_inputs"},
     "step_times": {"config", "execution"},
-    "study_times": {"files", "step_times", "studies", "versions", "workdir"},
+    "study_times": {
+        "config", "datasets", "files", "step_times", "studies", "training", "versions",
+        "workdir",
+    },
     "study_figures": {"files", "studies", "study_plots", "study_times", "workdir"},
     "study_report": {
         "files", "published", "studies", "study_figures", "study_plots", "study_times",

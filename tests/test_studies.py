@@ -1,4 +1,5 @@
 import functools
+import itertools
 import json
 import pathlib
 import shutil
@@ -6,6 +7,7 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 from iwae_tf import step_times, studies, study_report, study_times
@@ -254,26 +256,32 @@ def test_estimators_are_drawn_against_epochs_and_time(tmp_path):
 
 
 def test_estimators_are_compared_at_equal_time(tmp_path):
-    """The second has steps of twice the time: it does the half of its time's epochs."""
+    """The second has steps of twice the time, whatever its own seconds say."""
     protocol = studies.Protocol("short")
     cells = studies.cells("estimators", protocol)
-    for cell, slower in zip(cells[:2], (1, 3)):  # also slowed by something else
+    for cell in cells[:2]:
         finished(tmp_path, cell, 84.5)
-        rows = [f"{n},{slower * n},{-90 - 1 / n}" for n in (1, 2, 3, 4)]
+        rows = [f"{n},{5 * n},{-90 - 1 / n}" for n in range(1, 71)]
         text = "\n".join(["epoch,seconds,val_bound", *rows])
         (tmp_path / cell.name / "metrics.csv").write_text(text)
-    assert study_times.at_equal_time(cells, tmp_path) == []
-    seconds = {"reparameterized": [0.1, 0.9, 0.2], "stl": [0.2, 1.8, 0.4]}
-    path = tmp_path / study_times.FILE
-    path.write_text(json.dumps({"seconds": {"IWAE": seconds}}))
-    first, second = study_times.at_equal_time(cells, tmp_path)
-    assert first == ("IWAE", "reparameterized", 0.2, 1.0, -90.25, 4, -90.25)
-    assert second[:2] == ("IWAE", "stl") and second.step == 0.4
-    assert second.ratio == pytest.approx(2.0)
-    assert second[4:] == (-90.25, 2, -90.5)
-    study_report.write("estimators", protocol, cells, tmp_path)
+    assert study_times.at_equal_time(cells[:2], tmp_path) == []
+    # Of two stages, 60 epochs of 8 draws and 10 of 64; three rounds, one of them slow.
+    seconds = {
+        "reparameterized": [[0.1, 0.9, 0.1], [0.6, 5.4, 0.6]],
+        "stl": [[0.2, 1.8, 0.2], [1.2, 10.8, 1.2]],
+    }
+    kept = {"steps_per_epoch": 10, "seconds": {"IWAE": seconds}}
+    (tmp_path / study_times.FILE).write_text(json.dumps(kept))
+    first, second = study_times.at_equal_time(cells[:2], tmp_path)
+    assert first.seconds == pytest.approx(10 * (60 * 0.1 + 10 * 0.6))
+    assert (first.ratio, first.value, first.epochs) == (1, -90 - 1 / 70, 70)
+    assert first.value_by_then == first.value
+    # All of the first's 120 seconds are the second's first stage.
+    assert second.seconds == pytest.approx(240) and second.ratio == pytest.approx(2)
+    assert second[4:] == (-90 - 1 / 70, 60, -90 - 1 / 60)
+    study_report.write("estimators", protocol, cells[:2], tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "| IWAE | stl | 400.0 | 2.00 | -90.25 | -90.50 | 2 |" in text
+    assert "| IWAE | stl | 4.0 | 2.00 | -90.01 | -90.02 | 60 |" in text
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["at_equal_time"][1] == second._asdict()
 
@@ -302,15 +310,18 @@ def test_steps_of_a_study_are_timed_in_turn(tmp_path, monkeypatch):
 
     monkeypatch.setattr(keras.Model, "fit", noted)
     study_times.measure(chosen, tmp_path, num_rounds=2)
-    models = calls[:2]  # of one seed, one an estimator
+    models = calls[
+        :4
+    ]  # of one seed, two an estimator: a stage of one draw, one of four
     assert calls == models * 3  # to compile, and two rounds
-    for model, cell in zip(models, chosen[::2]):
-        assert model.gradient_estimator == cell.config.gradient_estimator
-        assert model.num_samples == cell.config.num_samples == 4  # its last stage's
+    found = [(model.gradient_estimator, model.num_samples) for model in models]
+    estimators = ("reparameterized", "stl")
+    assert found == list(itertools.product(estimators, (1, 4)))
     kept = json.loads((tmp_path / study_times.FILE).read_text())
-    assert list(kept["seconds"]["VAE"]) == ["reparameterized", "stl"]
+    assert kept["steps_per_epoch"] == 20  # of 4,000 images, 200 a batch
+    assert tuple(kept["seconds"]["VAE"]) == estimators
     for seconds in kept["seconds"]["VAE"].values():
-        assert len(seconds) == 2 and min(seconds) > 0
+        assert np.shape(seconds) == (2, 2) and np.min(seconds) > 0
 
 
 def test_pictures_of_runs_outlive_them(tmp_path):
