@@ -158,11 +158,9 @@ def _timed(folder):
 def _seconds_by_epoch(timed, cell):
     """Seconds of training until each epoch's end, by each round: [epochs, rounds]."""
     by_stage = np.asarray(timed["seconds"][_bound(cell)][_estimator(cell)], float)
+    by_stage *= timed["steps_per_epoch"]
     epochs = [stage.epochs for stage in stages(cell.config)]
-    return (
-        np.cumsum(np.repeat(by_stage, epochs, axis=0), axis=0)
-        * (timed["steps_per_epoch"])
-    )
+    return np.cumsum(np.repeat(by_stage, epochs, axis=0), axis=0)
 
 
 def _bound(cell):
