@@ -79,7 +79,7 @@ wheel-check: install
 
 # Every study with tiny networks: one cell of each, two where one starts from the other.
 reproduce-smoke: install
-	for cells in 'headline *_1l' 'burda_table1 iwae_k5_2l' 'burda_swap vae*' \
+	for cells in 'headline *_1l*' 'burda_table1 iwae_k5_2l' 'burda_swap vae*' \
 	    'rainforth_table1 ciwae_0.5' 'rainforth_grid miwae_8_8' 'estimators piwae_dreg' \
 	    'samples *' 'rainforth_snr *'; do \
 	  set -- $$cells; \

@@ -4,6 +4,8 @@ python -m iwae_tf.evaluate --workdir=runs/a --split=test --num_samples=5000
 python -m iwae_tf.evaluate --saved_model=saved_models/mnist5k_iwae --limit=100
 """
 
+import os
+
 from absl import flags
 
 from iwae_tf import cli
@@ -38,6 +40,11 @@ def main(argv: list[str]) -> int:
         cli.check_positive(name, value)
     distribution = _DEVICES.distribution()
     if _OUTPUT.value and distribution.is_chief:
+        if os.path.isdir(_OUTPUT.value):
+            raise InvalidInputError(
+                "`--output` must be a file, not a folder. "
+                f"Received: --output={_OUTPUT.value}"
+            )
         check_writable(_OUTPUT.value)
     if _WORKDIR.value:
         found, is_complete = _from_workdir(_WORKDIR.value, distribution)

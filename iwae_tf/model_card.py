@@ -1,5 +1,6 @@
 """MODEL_CARD.md: what a served model is, how good, and what it is not good for."""
 
+import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -142,16 +143,22 @@ def _measured(results: Mapping[str, Any] | None) -> str:
     drawn = ""
     if config["binarization"] == "dynamic":
         drawn = f", binarized once from seed {config['eval_seed']}"
-    spread = results["data_standard_error"]
-    spread = "" if spread is None else f", +- {spread:.2f} of the images"
+    errors = [
+        f"+- {error:{form}} of the {what}"
+        for error, form, what in (
+            (_draws_error(results), ".3f", "draws"),
+            (results["data_standard_error"], ".2f", "images"),
+        )
+        if error is not None and math.isfinite(error)
+    ]
     units = " + ".join(
         f"{active} of {dim}"
         for active, dim in zip(results["active_units"], results["latent_dims"])
     )
     rows = {
         "protocol": f"{images}{drawn}; {results['num_samples']:,} draws an image",
-        "NLL": f"{results['nll']:.2f} nats an image "
-        f"(+- {_draws_error(results):.3f} of the draws{spread})",
+        "NLL": f"{results['nll']:.2f} nats an image"
+        + (f" ({', '.join(errors)})" if errors else ""),
         **_bits(results),
         "bound": f"{results['bound']:.2f} nats an image, the one that was trained",
         "active units": units,
@@ -165,8 +172,11 @@ def _bits(results: Mapping[str, Any]) -> dict[str, str]:
     return {} if bits is None else {"bits per dimension": f"{bits:.3f}"}
 
 
-def _draws_error(results: Mapping[str, Any]) -> float:
-    """The jackknife error of the NLL; the delta method's where it is not known."""
+def _draws_error(results: Mapping[str, Any]) -> float | None:
+    """The jackknife error of the NLL; the delta method's where it is not known.
+
+    None or NaN of a single draw, which has none.
+    """
     error = results.get("jackknife_error")
     return results["standard_error"] if error is None else error
 

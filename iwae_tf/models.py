@@ -261,6 +261,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         callbacks = arguments.get("callbacks") or ()
         if not isinstance(callbacks, (list, tuple)):
             callbacks = [callbacks]
+        outer = self.steps_per_execution  # of a `fit` that this is a part of
         if self._makes_programs and not any(map(execution.watches_batches, callbacks)):
             batch_size = arguments.get("batch_size") or execution.batch_size_of(x)
             steps = arguments.get("steps_per_epoch") or arguments.get("steps")
@@ -268,10 +269,12 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                 batch_size * self.num_groups * self.num_samples,
                 steps or execution.num_batches(x, batch_size),
             )
+        else:
+            self.steps_per_execution = 1
         try:
             yield
         finally:
-            self.steps_per_execution = 1
+            self.steps_per_execution = outer
 
     @property
     def _makes_programs(self):

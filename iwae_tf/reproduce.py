@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     cli.check_positive("processes", _PROCESSES.value)
     protocol = studies.Protocol(_BUDGET.value, _DATASET.value, _DATA_DIR.value)
     cells = studies.cells(name, protocol, _SEEDS.value, folder)
-    chosen = [cell for cell in cells if fnmatch.fnmatch(cell.name, _CELLS.value + "*")]
+    chosen = [cell for cell in cells if _is_chosen(cell.name)]
     if cells and not chosen:
         raise InvalidInputError(
             f"`--cells` must match some of {', '.join(c.name for c in cells)}. "
@@ -64,6 +64,12 @@ def main(argv: list[str]) -> int:
         _time_steps(name, cells, folder)
     _write_report(name, protocol, cells, folder)
     return cli.FAILED if failed else 0
+
+
+def _is_chosen(name):
+    """Whether `--cells` means a cell, with or without its seed."""
+    patterns = (_CELLS.value, f"{_CELLS.value}_seed*")
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def _do_cells(name, protocol, cells, chosen, folder):

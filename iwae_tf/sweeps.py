@@ -190,9 +190,8 @@ def take_finished(
     pattern = os.path.join(glob.escape(str(root)), "**", "results.json")
     found = []
     for path in sorted(glob.glob(pattern, recursive=True)):
-        config = default_config()
-        config.update(read_json(pathlib.Path(path))["config"])
-        if not config.start_from:
+        config = _config_of(pathlib.Path(path))
+        if config is not None and not config.start_from:
             found.append((Workdir(os.path.dirname(path)), as_json(plainest(config))))
     for run in wanted:
         workdir = Workdir(folder / run.name)
@@ -208,6 +207,17 @@ def take_finished(
                 partial.rename(workdir.path)
                 report(f"{run.name}: taken from {source.path}")
                 break
+
+
+def _config_of(path: pathlib.Path) -> ConfigDict | None:
+    """The config in a `results.json`; None where that is of something else."""
+    config = default_config()
+    try:
+        config.update(read_json(path)["config"])
+        validate(config)
+    except (InvalidInputError, AttributeError, KeyError, TypeError):
+        return None
+    return config
 
 
 def format_table(outcomes: Iterable[Outcome]) -> str:

@@ -182,6 +182,23 @@ def test_a_callback_that_watches_batches_gets_them():
     assert watcher.steps == [(i % 6, i + 1) for i in range(12)]
 
 
+def test_evaluation_in_a_callback_leaves_training_its_steps():
+    """It has a number of steps a call of its own."""
+    model, taken = build(), []
+
+    def evaluate(epoch, logs):
+        model.evaluate(X, batch_size=2, verbose=0)
+        taken.append(int(model.train_steps))
+
+    fit(
+        model,
+        epochs=3,
+        validation_data=X,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=evaluate)],
+    )
+    assert taken == [6, 12, 18]
+
+
 def test_an_explicit_number_of_steps_is_kept_with_a_watcher():
     watcher = Watcher()
     fit(build(mode="four steps"), callbacks=[watcher])

@@ -1,5 +1,7 @@
 """The card beside an export: what was measured, and nothing else."""
 
+import math
+
 import pytest
 
 from iwae_tf import model_card
@@ -94,6 +96,10 @@ def test_what_was_not_measured_is_said(tmp_path):
     assert "bound" not in found
     one = rows(card(tmp_path, results(data_standard_error=None, num_examples=1)))
     assert one["NLL"] == "103.46 nats an image (+- 0.012 of the draws)"
+    for unknown in (None, math.nan):  # as in results.json, and before it
+        errors = {"standard_error": unknown, "jackknife_error": unknown}
+        one = rows(card(tmp_path, results(**errors)))
+        assert one["NLL"] == "103.46 nats an image (+- 0.46 of the images)"
 
 
 @pytest.mark.parametrize(

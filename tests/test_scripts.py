@@ -521,6 +521,7 @@ def test_bad_arguments_of_evaluate_are_one_line(finished, tmp_path, capsys):
         ([here, "--split=tset"], "`split` must be one of"),
         ([here, "--dataset=imagenet"], "`dataset` must be one of"),
         ([here, "--output=/dev/null/x.json"], "/dev/null"),
+        ([here, f"--output={tmp_path}"], "`--output` must be a file, not a folder"),
         ([f"--workdir={tmp_path}"], "`config.json` must exist"),
         ([f"--saved_model={tmp_path}"], "must be a folder NAME or NAME/1"),
     ]

