@@ -128,6 +128,7 @@ def at_equal_time(cells: Sequence[Cell], folder: pathlib.Path) -> list[Compariso
     totals = {
         (_bound(cell), _estimator(cell)): _seconds_by_epoch(timed, cell)[-1]
         for cell in cells
+        if Workdir(folder / cell.name).results.is_file()
     }
     rows = []
     for bound, runs in histories(cells, folder).items():
