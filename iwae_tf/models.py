@@ -51,6 +51,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
     """
 
     train_function: Any  # Keras', None until it is made
+    steps_per_execution: int  # Keras'
     has_groups = False  # whether draws outside the log make a difference
     # Whether of many training steps in one program none follows a loss that is NaN or
     # infinite; to be set before the first `fit`.
