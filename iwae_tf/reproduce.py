@@ -100,11 +100,10 @@ def _do_cells(name, protocol, cells, chosen, folder):
 def _time_steps(name, cells, folder):
     """Times the steps of a study's cells in turn, once all of them are finished."""
     from iwae_tf import studies, study_times
-    from iwae_tf.workdir import Workdir
 
     if not studies.STUDIES[name].timed or (folder / study_times.FILE).is_file():
         return
-    if all(Workdir(folder / cell.name).results.is_file() for cell in cells):
+    if len(study_times.finished(cells, folder)) == len(cells):
         print("timing the steps of all cells in turn", flush=True)
         study_times.measure(cells, folder)
 

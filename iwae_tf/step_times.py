@@ -8,8 +8,10 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from iwae_tf.config import build_model, build_optimizer, set_draws
+from iwae_tf import datasets
+from iwae_tf.config import set_draws
 from iwae_tf.execution import steps_per_call
+from iwae_tf.training import compiled_model
 
 Name = TypeVar("Name", bound=Hashable)
 LEAST_STEPS = 10  # of a timed `fit`
@@ -85,12 +87,11 @@ def measure(
 
 def _fit_of(config):
     """The `timed_fit` of a config."""
-    model = build_model(config)
-    set_draws(model, config)
     rows = config.batch_size * config.num_groups * config.num_samples
     steps = max(LEAST_STEPS, CALLS * steps_per_call(rows))
-    optimizer = build_optimizer(config, steps_per_epoch=steps)
-    model.compile(optimizer, jit_compile="auto" if config.jit_compile else False)
-    shape = (steps * config.batch_size, *model.event_shape)
+    event_shape = datasets.event_shape(config.dataset, data_dir=config.data_dir)
+    shape = (steps * config.batch_size, *event_shape)
     images = np.random.default_rng(0).random(shape, np.float32)
+    model = compiled_model(config, images, steps)
+    set_draws(model, config)
     return timed_fit(model, images, steps, config.batch_size)

@@ -52,19 +52,11 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
     write_atomically(target, lambda file: file.write(content))
 
 
-def _finished(
-    cells: Sequence[Cell], folder: pathlib.Path
-) -> list[tuple[Cell, Workdir]]:
-    """(cell, Workdir) of those that are done."""
-    workdirs = [(cell, Workdir(folder / cell.name)) for cell in cells]
-    return [(cell, workdir) for cell, workdir in workdirs if workdir.results.is_file()]
-
-
 def _draw_grid(path: pathlib.Path, cells: Sequence[Cell], folder: pathlib.Path) -> None:
     """Bounds against M, mean over the seeds, and the published ones."""
     measured: dict[str, dict[int, list[tuple[float, float]]]] = {}
     published: dict[str, set[tuple[float, ...]]] = {}
-    for cell, workdir in _finished(cells, folder):
+    for cell, workdir in study_times.finished(cells, folder):
         model, groups = cell.config.model.upper(), cell.config.num_groups
         run = read_json(workdir.results)
         point = (-run["nll"], run["iwae"])

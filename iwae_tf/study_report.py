@@ -170,8 +170,7 @@ def _side_by_side(kind: str, pictures: Sequence[tuple[str, str]]) -> str:
     labels, paths = zip(*pictures)
     cells = [f"![{kind} of {label}]({path})" for label, path in pictures]
     title = kind.replace("_", " ").capitalize()
-    lines = [labels, ["---"] * len(labels), cells]
-    return "\n".join([f"## {title}", "", *("| " + " | ".join(x) + " |" for x in lines)])
+    return f"## {title}\n\n{_markdown_table(labels, [cells], num_words=len(labels))}"
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -189,7 +188,7 @@ def _table(rows: Sequence[Row]) -> str:
         "seeds",
         "seconds",
     )
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    lines = []
     for row in rows:
         theirs = row.published
         gap = None
@@ -214,8 +213,18 @@ def _table(rows: Sequence[Row]) -> str:
                 _number(row.seconds, 0),
             ]
         )
-    used = [i for i in range(len(head)) if i < 2 or any(line[i] for line in lines[2:])]
-    return "\n".join("| " + " | ".join(line[i] for i in used) + " |" for line in lines)
+    used = [i for i in range(len(head)) if i < 2 or any(line[i] for line in lines)]
+    return _markdown_table(
+        [head[i] for i in used], [[line[i] for i in used] for line in lines]
+    )
+
+
+def _markdown_table(
+    head: Sequence[str], lines: Iterable[Sequence[str]], *, num_words: int = 1
+) -> str:
+    """A table whose first columns are words; the others are numbers, to the right."""
+    rule = ["---"] * num_words + ["---:"] * (len(head) - num_words)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -299,19 +308,19 @@ def _at_equal_time(times: Sequence[study_times.Comparison]) -> str:
         "in the fastest one's time",
         "epochs by then",
     )
-    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
-    for row in times:
-        figures = (row.seconds / 60, 1), (row.ratio, 2), (row.value, 2)
-        lines.append(
-            [
-                row.bound,
-                row.estimator,
-                *(_number(*figure) for figure in figures),
-                _number(row.value_by_then, 2),
-                str(row.epochs),
-            ]
-        )
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [
+        [
+            row.bound,
+            row.estimator,
+            _number(row.seconds / 60, 1),
+            _number(row.ratio, 2),
+            _number(row.value, 2),
+            _number(row.value_by_then, 2),
+            str(row.epochs),
+        ]
+        for row in times
+    ]
+    table = _markdown_table(head, lines, num_words=2)
     return "\n\n".join(["## At equal time", table, TIMES])
 
 

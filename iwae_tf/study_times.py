@@ -39,6 +39,12 @@ class Comparison(NamedTuple):
     value_by_then: float | None  # None: not one
 
 
+def finished(cells: Sequence[Cell], folder: pathlib.Path) -> list[tuple[Cell, Workdir]]:
+    """(cell, Workdir) of those that are done."""
+    workdirs = [(cell, Workdir(folder / cell.name)) for cell in cells]
+    return [(cell, workdir) for cell, workdir in workdirs if workdir.results.is_file()]
+
+
 def measure(
     cells: Sequence[Cell], folder: pathlib.Path, *, num_rounds: int = 7
 ) -> dict[str, Any]:
@@ -94,10 +100,7 @@ def histories(
     """
     timed = _timed(folder)
     found: dict[str, dict[str, History]] = {}
-    for cell in cells:
-        workdir = Workdir(folder / cell.name)
-        if not workdir.results.is_file():
-            continue
+    for cell, workdir in finished(cells, folder):
         with open(workdir.metrics, newline="") as file:
             rows = list(csv.DictReader(file))
         seconds = [float(row["seconds"]) for row in rows]
@@ -127,8 +130,7 @@ def at_equal_time(cells: Sequence[Cell], folder: pathlib.Path) -> list[Compariso
         return []
     totals = {
         (_bound(cell), _estimator(cell)): _seconds_by_epoch(timed, cell)[-1]
-        for cell in cells
-        if Workdir(folder / cell.name).results.is_file()
+        for cell, _ in finished(cells, folder)
     }
     rows = []
     for bound, runs in histories(cells, folder).items():

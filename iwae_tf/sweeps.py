@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from iwae_tf.checks import check_count
-from iwae_tf.config import check_key, default_config, plainest, validate
+from iwae_tf.config import check_key, plainest, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import write_json
-from iwae_tf.workdir import Workdir, as_json, different_keys, read_json
+from iwae_tf.workdir import Workdir, as_json, config_from, different_keys, read_json
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 TRAIN = (sys.executable, "-m", "iwae_tf.train")
@@ -211,13 +211,11 @@ def take_finished(
 
 def _config_of(path: pathlib.Path) -> ConfigDict | None:
     """The config in a `results.json`; None where that is of something else."""
-    config = default_config()
     try:
-        config.update(read_json(path)["config"])
-        validate(config)
-    except (InvalidInputError, AttributeError, KeyError, TypeError):
+        values = read_json(path).get("config")
+        return config_from(values, path) if isinstance(values, dict) else None
+    except InvalidInputError:
         return None
-    return config
 
 
 def format_table(outcomes: Iterable[Outcome]) -> str:

@@ -86,7 +86,7 @@ def train(
     checkpoints = CheckpointStore(workdir.checkpoints)
     with distribution.watch():
         with distribution.strategy.scope():
-            model = _compiled(config, images, steps, distribution)
+            model = compiled_model(config, images, steps, distribution)
             if first is not None:
                 copy_weights(first, model)
         start = _restore(checkpoints, model, distribution, report)
@@ -113,14 +113,26 @@ def train(
         else:  # `fit` would have put averaged weights in place, where there are any
             model.optimizer.finalize_variable_values(model.trainable_variables)
     if distribution.num_replicas > 1:
-        trained, model = model, _compiled(config, images, steps)
+        trained, model = model, compiled_model(config, images, steps)
         copy_variables(trained, model)
     set_draws(model, config)
     return Trained(model, record.rows, record.seconds)
 
 
-def _compiled(config, images, steps, distribution=None):
-    """The model of a config with its optimiser, ready to be trained."""
+def compiled_model(
+    config: ConfigDict,
+    images: np.ndarray,
+    steps: int,
+    distribution: Distribution | None = None,
+) -> keras.Model:
+    """The model of a config with its optimiser, ready to be trained.
+
+    Args:
+      config: valid ConfigDict.
+      images: float [N, *event_shape], whose mean the output bias starts from.
+      steps: int, of an epoch.
+      distribution: distribution.Distribution; None: of this process alone.
+    """
     model = build_model(config, mean_image=images.mean(axis=0))
     optimizer = build_optimizer(config, steps_per_epoch=steps)
     one_replica = distribution is None or distribution.num_replicas == 1

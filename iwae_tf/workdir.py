@@ -189,8 +189,16 @@ def load_exported(path: str | os.PathLike[str]) -> tuple[keras.Model, ConfigDict
 
 def read_config(path: str | os.PathLike[str]) -> ConfigDict:
     """The ConfigDict in a JSON file; see `Workdir.read_config`."""
+    return config_from(read_json(path), path)
+
+
+def config_from(values: Mapping[str, Any], path: str | os.PathLike[str]) -> ConfigDict:
+    """The ConfigDict of what a file holds of one; keys it lacks have their defaults.
+
+    Raises:
+      InvalidInputError: not the values of a config; `path` is named.
+    """
     config = default_config()
-    values = read_json(path)
     for key, value in values.items():
         if key not in config:
             raise InvalidInputError(

@@ -85,7 +85,7 @@ ALLOWED = {
     "published": set(),
     "studies": {"checks", "config", "published"},
     "study_plots": {"drawing", "plot_inputs"},
-    "step_times": {"config", "execution"},
+    "step_times": {"config", "datasets", "execution", "training"},
     "study_times": {
         "config", "datasets", "files", "step_times", "studies", "training", "versions",
         "workdir",

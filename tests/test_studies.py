@@ -310,9 +310,8 @@ def test_steps_of_a_study_are_timed_in_turn(tmp_path, monkeypatch):
 
     monkeypatch.setattr(keras.Model, "fit", noted)
     study_times.measure(chosen, tmp_path, num_rounds=2)
-    models = calls[
-        :4
-    ]  # of one seed, two an estimator: a stage of one draw, one of four
+    # Of one seed, two an estimator: one a stage, of one draw and of four.
+    models = calls[:4]
     assert calls == models * 3  # to compile, and two rounds
     found = [(model.gradient_estimator, model.num_samples) for model in models]
     estimators = ("reparameterized", "stl")
