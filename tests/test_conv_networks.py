@@ -15,7 +15,7 @@ from iwae_tf.conv_networks import (
 )
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
-from iwae_tf.training import _compiled
+from iwae_tf.training import compiled_model
 
 CHANNELS = (3, 5)
 
@@ -170,7 +170,7 @@ def test_runs_leave_xla_out_by_themselves():
     assert config.jit_compile
     for network, expected in (("conv", False), ("mlp", True)):
         config.network = network
-        assert _compiled(config, images, 1).jit_compile is expected
+        assert compiled_model(config, images, 1).jit_compile is expected
 
 
 @pytest.mark.parametrize(
