@@ -92,29 +92,34 @@ def latent_dim_of(row_shape: Sequence[int], name: str) -> int:
     return row_shape[0] // 2
 
 
-def check_float(x: ArrayLike | tf.Tensor) -> tf.Tensor:
+def check_float(x: ArrayLike | tf.Tensor, name: str = "x") -> tf.Tensor:
     """`x` as a tensor, which must be float."""
     try:
         x = tf.convert_to_tensor(x)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
-            f"`x` must be a float array [batch, *event]. Received: a {type(x).__name__}"
+            f"`{name}` must be a float array [batch, *event]. "
+            f"Received: a {type(x).__name__}"
         ) from error
     if not x.dtype.is_floating:
         raise InvalidInputError(
-            f"`x` must be float in [0, 1]. Received: dtype={x.dtype.name}"
+            f"`{name}` must be float in [0, 1]. Received: dtype={x.dtype.name}"
         )
     return x
 
 
-def check_values(x: tf.Tensor, *, in_unit_interval: bool) -> None:
+def check_values(x: tf.Tensor, *, in_unit_interval: bool, name: str = "x") -> None:
     """Raises InvalidInputError for an eager `x` that is empty or cannot be scored."""
     if tf.size(x) == 0:
-        raise InvalidInputError(f"`x` must not be empty. Received: shape={x.shape}")
+        raise InvalidInputError(
+            f"`{name}` must not be empty. Received: shape={x.shape}"
+        )
     if not bool(tf.reduce_all(tf.math.is_finite(x))):
-        raise InvalidInputError("`x` must be finite. Received: NaN or infinity in x")
+        raise InvalidInputError(
+            f"`{name}` must be finite. Received: NaN or infinity in {name}"
+        )
     low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
     if in_unit_interval and (low < 0.0 or high > 1.0):
         raise InvalidInputError(
-            f"`x` must be in [0, 1]. Received: values in [{low:g}, {high:g}]"
+            f"`{name}` must be in [0, 1]. Received: values in [{low:g}, {high:g}]"
         )

@@ -54,6 +54,11 @@ def steps_per_call(rows_per_step: int, num_steps: int | None = None) -> int:
     return -(-num_steps // num_calls)
 
 
+def dividing_steps(most: int, num_steps: int) -> int:
+    """The most steps in one call, up to `most`, of which whole calls make an epoch."""
+    return max(n for n in range(1, min(most, num_steps) + 1) if num_steps % n == 0)
+
+
 def batch_size_of(x: Any) -> int:
     """Rows of a batch of `x` where its type tells, and Keras' default otherwise."""
     if isinstance(x, tf.data.Dataset):
@@ -105,6 +110,8 @@ def make_function(
     step: Step,
     prepare: Callable[[tf.Tensor, tf.Tensor | None], object],
     goes_on: Callable[[dict[str, tf.Tensor]], tf.Tensor] | None = None,
+    *,
+    takes_labels: bool = True,
 ) -> Callable[[Any], dict[str, tf.Tensor]]:
     """A function for Keras' `fit` or `evaluate`: an iterator of batches to the logs.
 
@@ -117,15 +124,18 @@ def make_function(
         creates variables would be made twice.
       goes_on: optional function of a step's logs to a bool scalar, whether the next one
         of the same call is to be taken.
+      takes_labels: whether `step` is handed y, which may be strings where it is not.
 
     Returns:
       function: takes up to `model.steps_per_execution` batches of a tf.data iterator
-        through `step` and returns the last logs. Raises StopIteration where there is
-        no batch left.
+        through `step`, or the next one of any other (Keras' `train_on_batch` has
+        such), and returns the last logs. Raises StopIteration where there is no batch
+        left.
     """
     capacity = tf.Variable(0, trainable=False)  # rows of the longest batch so far
     # A function of its own for each model: TensorFlow warns of one traced many times.
-    collect = tf.function(lambda *args: _collect(*args), autograph=False)
+    parts_of = functools.partial(_parts_of, takes_labels=takes_labels)
+    collect = tf.function(lambda *args: _collect(parts_of, *args), autograph=False)
     program = tf.function(
         functools.partial(_run, step, goes_on),
         autograph=False,
@@ -133,15 +143,11 @@ def make_function(
     )
 
     def function(iterator):
-        limit = model.steps_per_execution
-        # Keras counts whole calls: the last one of an epoch may have to be shorter,
-        # and the first one where a run goes on within an epoch.
-        most = limit - model.steps_done % limit
-        if model.steps_of_pass is not None:
-            most = min(most, model.steps_of_pass - model.steps_done)
-        sizes, num_steps, batches = collect(
-            iterator, tf.constant(most), tf.constant(limit), capacity
-        )
+        if isinstance(iterator, tf.data.Iterator):
+            sizes, num_steps, batches = take(iterator)
+        else:
+            batches = keras.tree.map_structure(_as_tensor, parts_of(next(iterator)))
+            sizes, num_steps = tf.shape(batches[0])[:1], tf.constant(1)
         if not num_steps:
             raise StopIteration
         model.steps_done += int(num_steps)
@@ -150,6 +156,15 @@ def make_function(
         specs = keras.tree.map_structure(_any_rows, (sizes, batches))
         traced = program.get_concrete_function(specs[0], _SCALAR, specs[1])
         return traced(sizes, num_steps, batches)
+
+    def take(iterator):
+        limit = model.steps_per_execution
+        # Keras counts whole calls: the last one of an epoch may have to be shorter,
+        # and the first one where a run goes on within an epoch.
+        most = limit - model.steps_done % limit
+        if model.steps_of_pass is not None:
+            most = min(most, model.steps_of_pass - model.steps_done)
+        return collect(iterator, tf.constant(most), tf.constant(limit), capacity)
 
     return function
 
@@ -178,7 +193,7 @@ def make_worker_function(
     return function if model.run_eagerly else tf.function(function, autograph=False)
 
 
-def _collect(iterator, most, limit, capacity):
+def _collect(parts_of, iterator, most, limit, capacity):
     """Up to `most` batches of an iterator, end to end, filled up to `limit`.
 
     Returns:
@@ -186,8 +201,7 @@ def _collect(iterator, most, limit, capacity):
       num_steps: int32 [], batches there were.
       batches: (x, y, sample_weight), each [limit * capacity, ...] or None.
     """
-    specs = _without_optionals(iterator.element_spec)
-    structure = keras.utils.unpack_x_y_sample_weight(specs)
+    structure = parts_of(iterator.element_spec)
     arrays = [
         tf.TensorArray(
             spec.dtype,
@@ -205,9 +219,8 @@ def _collect(iterator, most, limit, capacity):
         return (step < most) & batch.has_value()
 
     def store(step, batch, sizes, arrays):
-        parts = _without_optionals(batch.get_value())
-        parts = keras.utils.unpack_x_y_sample_weight(parts)
-        leaves = [leaf for leaf in keras.tree.flatten(parts) if leaf is not None]
+        leaves = keras.tree.flatten(parts_of(batch.get_value()))
+        leaves = [leaf for leaf in leaves if leaf is not None]
         arrays = [array.write(step, leaf) for array, leaf in zip(arrays, leaves)]
         sizes = sizes.write(step, tf.shape(leaves[0])[0])
         # Not one more than asked for: it would be lost.
@@ -285,9 +298,18 @@ def _pad_rows(leaf, num_rows):
     return tf.pad(leaf, padding)
 
 
-def _without_optionals(data):
-    """Keras' data adapters hand a missing part on as an empty Optional."""
+def _as_tensor(leaf):
+    return None if leaf is None else tf.convert_to_tensor(leaf)
+
+
+def _parts_of(data, takes_labels):
+    """(x, y, sample_weight) of what Keras hands on, None where there is none.
+
+    Its data adapters hand a missing part on as an empty Optional.
+    """
     absent = (tf.experimental.Optional, tf.OptionalSpec)
-    return keras.tree.map_structure(
+    data = keras.tree.map_structure(
         lambda part: None if isinstance(part, absent) else part, data
     )
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    return x, y if takes_labels else None, sample_weight

@@ -23,6 +23,7 @@ from iwae_tf.metrics import JointMeans
 
 BINARIZATIONS = ("none", "dynamic")
 TRAIN_STREAM, TEST_STREAM, PIXEL_STREAM = range(3)
+ARRAYS = (np.ndarray, tf.Tensor)
 
 
 class ImportanceWeightedAutoencoder(Autoencoder):
@@ -219,13 +220,18 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As in Keras; values of arrays are checked before the first step."""
-        self._check_arrays(x, *args[:1], **kwargs)
-        method = keras.Model.fit
-        with (
-            self._steps_per_execution_for(method, x, args, kwargs),
-            self._passes_of(method, "steps_per_epoch", x, args, kwargs),
-        ):
-            if self.steps_of_pass is not None and isinstance(x, tf.data.Dataset):
+        arguments = _arguments(keras.Model.fit, x, args, kwargs)
+        self._check_arrays(x, arguments.get("y"))
+        validation_data = arguments.get("validation_data")
+        if isinstance(validation_data, ARRAYS):
+            self._check_arrays(validation_data, names=("validation_data", "y"))
+        elif isinstance(validation_data, (tuple, list)):
+            theirs, labels, _ = keras.utils.unpack_x_y_sample_weight(validation_data)
+            names = "validation_data[0]", "validation_data[1]"
+            self._check_arrays(theirs, labels, names=names)
+        steps = arguments.get("steps_per_epoch")
+        with self._steps_per_execution_for(arguments, steps), self._pass_of(steps):
+            if steps is not None and isinstance(x, tf.data.Dataset):
                 # Keras counts whole calls, and would find the data at an end too soon.
                 batches = x
                 x = tf.data.Dataset.range(1).flat_map(lambda _: batches)
@@ -233,49 +239,73 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; values of arrays are checked first."""
-        method = keras.Model.evaluate
-        with self._passes_of(method, "steps", x, args, kwargs):
+        arguments = _arguments(keras.Model.evaluate, x, args, kwargs)
+        steps = arguments.get("steps")
+        with self._pass_of(steps):
             if kwargs.get("_use_cached_eval_dataset"):  # `fit` has done the rest
                 return super().evaluate(x, *args, **kwargs)
-            self._check_arrays(x, *args[:1], **kwargs)
-            with self._steps_per_execution_for(method, x, args, kwargs):
+            self._check_arrays(x, arguments.get("y"))
+            with self._steps_per_execution_for(arguments, steps):
                 return super().evaluate(x, *args, **kwargs)
 
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As in Keras; values of x are checked first."""
+        x = check_float(x)
+        self._check_arrays(x, y)
+        with self._pass_of(None):
+            return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As in Keras; values of x are checked first."""
+        x = check_float(x)
+        self._check_arrays(x, y)
+        with self._pass_of(None):
+            return super().test_on_batch(x, y, *args, **kwargs)
+
     @contextlib.contextmanager
-    def _passes_of(self, method, argument, x, args, kwargs):
-        """Within it a pass has the steps that a call of `method` asks for."""
-        keywords = {k: v for k, v in kwargs.items() if not k.startswith("_")}
-        arguments = inspect.signature(method).bind(self, x, *args, **keywords).arguments
-        outer, self.steps_of_pass = self.steps_of_pass, arguments.get(argument)
+    def _pass_of(self, num_steps):
+        """Within it a pass has so many steps; outside, as many are done as before."""
+        outer = self.steps_of_pass, self.steps_done
+        self.steps_of_pass = num_steps
         try:
             yield
         finally:
-            self.steps_of_pass = outer
+            self.steps_of_pass, self.steps_done = outer
 
     @contextlib.contextmanager
-    def _steps_per_execution_for(self, method, x, args, kwargs):
-        """Sets what "auto" stands for in a call of `method`."""
-        if not self.compiled or self._chosen["steps_per_execution"] != "auto":
+    def _steps_per_execution_for(self, arguments, num_steps):
+        """Sets those of a call of Keras: what "auto" stands for, and where they have to
+        divide an epoch's."""
+        if not self.compiled:
             yield
             return
-        arguments = inspect.signature(method).bind(self, x, *args, **kwargs).arguments
-        callbacks = arguments.get("callbacks") or ()
-        if not isinstance(callbacks, (list, tuple)):
-            callbacks = [callbacks]
         outer = self.steps_per_execution  # of a `fit` that this is a part of
-        if self._makes_programs and not any(map(execution.watches_batches, callbacks)):
-            batch_size = arguments.get("batch_size") or execution.batch_size_of(x)
-            steps = arguments.get("steps_per_epoch") or arguments.get("steps")
-            self.steps_per_execution = execution.steps_per_call(
-                batch_size * self.num_groups * self.num_samples,
-                steps or execution.num_batches(x, batch_size),
+        x = arguments.get("x")
+        if self._chosen["steps_per_execution"] == "auto":
+            self.steps_per_execution = self._automatic_steps(arguments, num_steps)
+        if num_steps and self._makes_programs and not isinstance(x, tf.data.Dataset):
+            # Keras counts whole calls to tell when it has to begin with x anew.
+            self.steps_per_execution = execution.dividing_steps(
+                self.steps_per_execution, num_steps
             )
-        else:
-            self.steps_per_execution = 1
         try:
             yield
         finally:
             self.steps_per_execution = outer
+
+    def _automatic_steps(self, arguments, num_steps):
+        """What "auto" stands for in a call of Keras."""
+        callbacks = arguments.get("callbacks") or ()
+        if not isinstance(callbacks, (list, tuple)):
+            callbacks = [callbacks]
+        if not self._makes_programs or any(map(execution.watches_batches, callbacks)):
+            return 1
+        x = arguments.get("x")
+        batch_size = arguments.get("batch_size") or execution.batch_size_of(x)
+        return execution.steps_per_call(
+            batch_size * self.num_groups * self.num_samples,
+            num_steps or execution.num_batches(x, batch_size),
+        )
 
     @property
     def _makes_programs(self):
@@ -307,6 +337,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                 self.train_step,
                 self._prepare,
                 goes_on=_is_finite if self.stops_at_nonfinite else None,
+                takes_labels=self._takes_labels(self.train_step),
             )
 
     def make_test_function(self, force: bool = False) -> None:
@@ -319,8 +350,19 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                 )
         elif self.test_function is None or force:
             self.test_function = execution.make_function(
-                self, self.test_step, self._prepare
+                self,
+                self.test_step,
+                self._prepare,
+                takes_labels=self._takes_labels(self.test_step),
             )
+
+    def _takes_labels(self, step):
+        """Whether a step may look at y: those here of other models do not."""
+        own = (
+            ImportanceWeightedAutoencoder.train_step,
+            ImportanceWeightedAutoencoder.test_step,
+        )
+        return self.is_conditional or step.__func__ not in own
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Keras' adds up the parts of a batch, which may be of different sizes."""
@@ -343,15 +385,16 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
 
-    def _check_arrays(self, x, y=None, **_):
-        if isinstance(x, (np.ndarray, tf.Tensor)):
-            check_values(check_float(x), in_unit_interval=self.in_unit_interval)
-            self._check_y(x, y)
+    def _check_arrays(self, x, y=None, names=("x", "y")):
+        if isinstance(x, ARRAYS):
+            x = check_float(x, names[0])
+            check_values(x, in_unit_interval=self.in_unit_interval, name=names[0])
+            self._check_y(x, y, names[1])
 
-    def _check_y(self, x, y):
+    def _check_y(self, x, y, name="y"):
         """The labels of a conditional model; None for others, which ignore y."""
         if self.is_conditional:
-            return self.check_labels(y, tf.shape(x)[0], name="y")
+            return self.check_labels(y, tf.shape(x)[0], name=name)
         return None
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -446,6 +489,12 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         names = self.metric_names()
         self._means.update_state([loss, *(values[n] for n in names)], example_weights)
         return {tracker.name: tracker.result() for tracker in self.metrics}
+
+
+def _arguments(method, x, args, kwargs):
+    """Of a call of a method of Keras, by name; without its private ones."""
+    keywords = {k: v for k, v in kwargs.items() if not k.startswith("_")}
+    return inspect.signature(method).bind(None, x, *args, **keywords).arguments
 
 
 @keras.saving.register_keras_serializable("iwae_tf")

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import keras
 import numpy as np
@@ -15,7 +16,7 @@ import tensorflow as tf
 from iwae_tf import execution
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE, MODELS
-from iwae_tf.networks import MLP
+from iwae_tf.networks import MLP, WithLabels
 
 EVENT = (6,)
 ROWS = 22  # five batches of four, and one of two
@@ -338,3 +339,94 @@ def test_an_epoch_has_the_steps_asked_for(mode, steps):
     logs = model.evaluate(data, steps=steps, verbose=0, return_dict=True)
     expected = model.evaluate(data.take(steps), verbose=0, return_dict=True)
     assert logs["bound"] == pytest.approx(expected["bound"], rel=1e-6)
+
+
+@pytest.mark.parametrize("mode, steps", [("default", 3), ("four steps", 7)])
+def test_an_epoch_of_arrays_has_the_steps_asked_for(mode, steps):
+    """Keras begins with an array anew where calls, not steps, have gone through it."""
+    settings = {"epochs": 6, "steps_per_epoch": steps, "batch_size": 4}
+    model, expected = build(mode=mode), build(mode="eager")
+    with warnings.catch_warnings():  # Keras says where an array ends within an epoch
+        warnings.simplefilter("ignore")
+        history, other = fit(model, **settings), fit(expected, **settings)
+    assert int(model.train_steps) == int(expected.train_steps)
+    np.testing.assert_allclose(history["bound"], other["bound"], rtol=1e-5)
+    np.testing.assert_allclose(weights(model), weights(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_single_batches_as_in_keras():
+    """Ragged ones too, and among the batches of an evaluation by many steps."""
+    model = build(mode="four steps", num_samples=3)
+    expected = build(mode="eager", num_samples=3)
+    example_weights = np.linspace(0.0, 2.0, ROWS, dtype=np.float32)
+    for rows in (slice(0, 4), slice(4, 6), slice(6, ROWS)):
+        arguments = {"x": X[rows], "sample_weight": example_weights[rows]}
+        for method in ("train_on_batch", "test_on_batch"):
+            logs = getattr(model, method)(**arguments, return_dict=True)
+            other = getattr(expected, method)(**arguments, return_dict=True)
+            assert logs.keys() == other.keys()
+            for key, value in other.items():
+                np.testing.assert_allclose(logs[key], value, rtol=2e-5)
+        np.testing.assert_allclose(
+            model.evaluate(X, batch_size=4, verbose=0),
+            expected.evaluate(X, batch_size=4, verbose=0),
+            rtol=2e-5,
+        )
+    assert int(model.train_steps) == 3
+    np.testing.assert_allclose(weights(model), weights(expected), rtol=0, atol=5e-6)
+    assert len(model.train_on_batch(X)) == len(model.metrics)
+
+
+def test_a_single_batch_within_an_epoch_leaves_its_steps_alone():
+    class Testing(keras.callbacks.Callback):
+        counts_batches = True
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.test_on_batch(X[:3])
+
+    model = build(mode="four steps")
+    data = indexed().batch(4).repeat()
+    fit(model, data, steps_per_epoch=7, callbacks=[Testing()])
+    assert int(model.train_steps) == 14
+
+
+def test_values_of_single_batches_are_checked():
+    model = build()
+    for method in (model.train_on_batch, model.test_on_batch):
+        with pytest.raises(InvalidInputError, match=r"`x` must be in \[0, 1\]"):
+            method(2 * X)
+        with pytest.raises(InvalidInputError, match="`x` must be float"):
+            method(X.astype(np.int32))
+    assert int(model.train_steps) == 0
+
+
+@pytest.mark.parametrize(
+    "data, name",
+    [
+        (2 * X, "validation_data"),
+        ((2 * X,), r"validation_data\[0\]"),
+        ([2 * X, np.zeros(ROWS)], r"validation_data\[0\]"),
+    ],
+)
+def test_values_of_validation_arrays_are_checked_before_training(data, name):
+    model = build()
+    with pytest.raises(InvalidInputError, match=rf"`{name}` must be in \[0, 1\]"):
+        fit(model, validation_data=data)
+    assert int(model.train_steps) == 0
+
+
+def test_labels_of_validation_arrays_are_checked_before_training():
+    networks = [WithLabels(MLP([5], (size,))) for size in (4, *EVENT)]
+    model = IWAE(*networks, likelihood="bernoulli", num_classes=3)
+    model.compile("sgd")
+    labels = np.zeros(ROWS, np.int32)
+    with pytest.raises(InvalidInputError, match=r"`validation_data\[1\]` must be"):
+        model.fit(X, labels, validation_data=(X, labels + 3), verbose=0)
+
+
+def test_labels_that_are_ignored_may_be_strings():
+    data = tf.data.Dataset.from_tensor_slices((X, [f"name {i}" for i in range(ROWS)]))
+    model, expected = build(), build(mode="eager")
+    fit(model, data.batch(4))
+    fit(expected, X)
+    np.testing.assert_allclose(weights(model), weights(expected), rtol=0, atol=5e-6)
