@@ -397,8 +397,8 @@ class Autoencoder(LabelConditioning, keras.Model):
         Returns:
           log_weights: float32 [M, K, B].
         """
-        check_count(num_groups, "num_groups")
-        check_count(num_samples, "num_samples")
+        num_groups = check_count(num_groups, "num_groups")
+        num_samples = check_count(num_samples, "num_samples")
         x = self.check_x(x)
         labels = self.check_labels(labels, tf.shape(x)[0])
         draws = self.draw_noise(

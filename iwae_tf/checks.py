@@ -1,5 +1,6 @@
 """What arguments have to be, told in one line where they are not."""
 
+import operator
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,13 +12,21 @@ from numpy.typing import ArrayLike
 from iwae_tf.errors import InvalidInputError
 
 
-def check_count(value: Any, name: str) -> None:
-    """Raises InvalidInputError unless `value` is a positive integer."""
-    is_count = isinstance(value, int) or hasattr(value, "__index__")
-    if isinstance(value, bool) or not is_count or value < 1:
+def check_count(value: Any, name: str) -> int:
+    """`value`, a positive integer of any type, as an int.
+
+    Raises:
+      InvalidInputError: it is anything else.
+    """
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
         raise InvalidInputError(
             f"`{name}` must be a positive integer. Received: {name}={value!r}"
         )
+    return count
 
 
 def check_choice(value: object, name: str, choices: Iterable[object]) -> None:

@@ -37,8 +37,7 @@ class LabelConditioning:
     def _set_classes(self, num_classes, prior):
         """Checks and keeps the constructor's arguments."""
         if num_classes is not None:
-            check_count(num_classes, "num_classes")
-            self.num_classes = int(num_classes)
+            self.num_classes = check_count(num_classes, "num_classes")
         if prior is None:
             return
         if not self.is_conditional:

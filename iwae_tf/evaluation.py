@@ -120,8 +120,8 @@ def log_likelihood(
       Burda et al., 2016, section 5 (NLL with 5,000 samples).
         https://arxiv.org/abs/1509.00519
     """
-    check_count(num_samples, "num_samples")
-    check_count(chunk_size, "chunk_size")
+    num_samples = check_count(num_samples, "num_samples")
+    chunk_size = check_count(chunk_size, "chunk_size")
     key = noise.make_key(seed)
     x = model.check_x(x)
     labels = model.check_labels(labels, len(x))
@@ -129,11 +129,11 @@ def log_likelihood(
         num_calls = -(-len(x) // max(1, SCORES_PER_CALL // num_samples))
         num_calls += -num_calls % STREAMS  # so that no stream ends before the others
         batch_size = -(-len(x) // num_calls)
-    check_count(batch_size, "batch_size")
+    batch_size = check_count(batch_size, "batch_size")
     check_choice(jit_compile, "jit_compile", ("auto", True, False))
     if jit_compile == "auto":
         jit_compile = model.jit_compile if model.compiled else model.supports_xla
-    function = _compiled_estimator(model, masks, int(chunk_size), bool(jit_compile))
+    function = _compiled_estimator(model, masks, chunk_size, bool(jit_compile))
 
     def rows(values, start):
         return None if values is None else values[start : start + batch_size]
@@ -144,7 +144,7 @@ def log_likelihood(
         with tf.device(device):
             result = function(
                 rows(x, start),
-                tf.constant(int(num_samples)),
+                tf.constant(num_samples),
                 key,
                 tf.constant(first_row + start, tf.int64),
                 rows(labels, start),
@@ -371,8 +371,8 @@ def layer_statistics(
     Raises:
       InvalidInputError: a bad argument.
     """
-    check_count(batch_size, "batch_size")
-    check_count(num_draws, "num_draws")
+    batch_size = check_count(batch_size, "batch_size")
+    num_draws = check_count(num_draws, "num_draws")
     if num_draws < 2:
         raise InvalidInputError(
             f"`num_draws` must be at least 2. Received: num_draws={num_draws}"

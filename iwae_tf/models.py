@@ -95,13 +95,13 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     @num_groups.setter
     def num_groups(self, value: int) -> None:
-        check_count(value, "num_groups")
+        value = check_count(value, "num_groups")
         if value != 1 and not self.has_groups:
             raise InvalidInputError(
                 f"`num_groups` must be 1 for {type(self).__name__}, whose draws are "
                 f"all `num_samples`. Received: num_groups={value}"
             )
-        self._num_groups = int(value)
+        self._num_groups = value
         self._retrace()
 
     @property
@@ -111,8 +111,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     @num_samples.setter
     def num_samples(self, value: int) -> None:
-        check_count(value, "num_samples")
-        self._num_samples = int(value)
+        self._num_samples = check_count(value, "num_samples")
         self._retrace()
 
     @property
@@ -177,7 +176,9 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                     f"logs its parts. Received: {name}={value!r}"
                 )
         if steps_per_execution != "auto":
-            check_count(steps_per_execution, "steps_per_execution")
+            steps_per_execution = check_count(
+                steps_per_execution, "steps_per_execution"
+            )
         chosen = {
             "steps_per_execution": steps_per_execution,
             "jit_compile": jit_compile,

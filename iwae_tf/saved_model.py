@@ -65,7 +65,7 @@ def export_saved_model(
         without tensorflow-serving-api.
       OSError: the disk is full or read-only.
     """
-    check_count(num_samples, "num_samples")
+    num_samples = check_count(num_samples, "num_samples")
     check_choice(warmup_requests, "warmup_requests", ("auto", True, False))
     if warmup_requests == "auto":
         warmup_requests = warmup.is_available()

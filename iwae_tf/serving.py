@@ -5,6 +5,7 @@ import concurrent.futures
 import functools
 import hashlib
 import math
+import numbers
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,12 +73,9 @@ def score(
       OSError: the server gave no answer, or the disk is full. What was done is in
         OUTPUT.partial.
     """
-    for name, value in (
-        ("num_samples", num_samples),
-        ("batch_size", batch_size),
-        ("concurrency", concurrency),
-    ):
-        check_count(value, name)
+    num_samples = check_count(num_samples, "num_samples")
+    batch_size = check_count(batch_size, "batch_size")
+    concurrency = check_count(concurrency, "concurrency")
     seed = noise.check_seed(seed)
     _check_patience(timeout, retries)
     scorer = open_scorer(
@@ -90,9 +88,9 @@ def score(
         "num_rows": len(x),
         "images": digest,
         "model": scorer.identity,
-        "num_samples": int(num_samples),
+        "num_samples": num_samples,
         "seed": list(seed),
-        "batch_size": int(batch_size),
+        "batch_size": batch_size,
     }
     if labels is not None:
         settings["labels"] = hashlib.sha256(labels.tobytes()).hexdigest()
@@ -257,7 +255,8 @@ def _check_patience(timeout: Any, retries: Any) -> None:
             "`timeout` must be a positive number of seconds. "
             f"Received: timeout={timeout!r}"
         )
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+    is_integer = isinstance(retries, numbers.Integral)
+    if isinstance(retries, bool) or not is_integer or retries < 0:
         raise InvalidInputError(
             f"`retries` must be an integer >= 0. Received: retries={retries!r}"
         )

@@ -83,7 +83,7 @@ class TensorBoard(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         if every is not None:
-            check_count(every, "every")
+            every = check_count(every, "every")
         self._folder = pathlib.Path(log_dir)
         self._images: Any = None if images is None else np.asarray(images)[:NUM_IMAGES]
         self._labels = None if labels is None else np.asarray(labels)[:NUM_IMAGES]

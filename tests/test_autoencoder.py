@@ -13,6 +13,7 @@ from scipy import special, stats
 
 from iwae_tf import noise
 from iwae_tf.bounds import iwae
+from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import CIWAE, IWAE, MIWAE, PIWAE
 from iwae_tf.networks import MLP
@@ -597,6 +598,14 @@ def test_bad_arguments_are_refused_in_one_line(model, name, value):
     with pytest.raises(InvalidInputError) as caught:
         image_model(model, **{name: value})
     assert_one_line(caught, f"`{name}`", repr(value))
+
+
+def test_a_count_is_a_positive_integer_of_any_type():
+    for value in (5, np.int64(5), np.uint8(5), np.array(5), tf.constant(5)):
+        assert check_count(value, "n") == 5 and type(check_count(value, "n")) is int
+    for value in (True, np.True_, 5.0, np.float32(5), [5], np.ones(2, int), None):
+        with pytest.raises(InvalidInputError, match="`n` must be a positive integer"):
+            check_count(value, "n")
 
 
 def test_bad_arguments_of_methods_are_refused():

@@ -393,6 +393,43 @@ def test_gradient_snr_refuses(narrow):
             gradient_snr(model, x, **arguments)
 
 
+def uncompiled(problem):
+    """A model whose programs are graphs: faster than the compiler here."""
+    model = gaussian_model(problem, shift=0.4)
+    model.encoder[0].supports_jit = False
+    return model
+
+
+def test_counts_of_numpy_are_as_good(narrow):
+    problem, _, x = narrow
+    model, x = uncompiled(problem), x[:2]
+    ways = {
+        "snr": lambda of: (
+            gradient_snr(
+                model, x, num_draws=of(2), num_groups=of(1), num_samples=of(3)
+            ).encoder
+        ),
+        "annealing": lambda of: (
+            annealed_log_likelihood(
+                model, x, num_steps=of(12), num_chains=of(3), num_leapfrog_steps=of(2)
+            ).estimate
+        ),
+        "sweep": lambda of: bound_sweep(model, x, counts=[of(2), of(5)])["bounds"],
+        "quality": lambda of: proposal_quality(model, x, of(30)).pareto_k,
+        "coverage": lambda of: error_coverage(
+            model, x, num_samples=of(30), num_seeds=of(2)
+        )["errors"],
+    }
+    for name, measure in ways.items():
+        tf.nest.map_structure(
+            lambda found, expected, name=name: np.testing.assert_allclose(
+                found, expected, rtol=1e-5, err_msg=name
+            ),
+            measure(np.int64),
+            measure(int),
+        )
+
+
 # Annealing -------------------------------------------------------------------------
 
 

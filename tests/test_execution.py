@@ -271,6 +271,15 @@ def test_bad_steps_per_execution_is_refused(value):
         build().compile("adam", steps_per_execution=value)
 
 
+def test_steps_per_execution_of_numpy():
+    losses = []
+    for steps in (1, np.int64(2)):
+        model = build(mode="eager")
+        model.compile("sgd", jit_compile=False, steps_per_execution=steps)
+        losses.append(fit(model, epochs=1)["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 def test_the_choice_survives_a_reload(tmp_path):
     for mode, saved in [("default", "auto"), ("four steps", 4)]:
         model = build(mode=mode)

@@ -104,7 +104,7 @@ ALLOWED = {
     "diagnostics.report": {"files"},
     "diagnostics.figures": {"drawing"},
     "diagnostics.draws": {"checks", "evaluation", "noise"},
-    "diagnostics.proposals": {"diagnostics.draws"},
+    "diagnostics.proposals": {"checks", "diagnostics.draws"},
     "diagnostics.sweeps": {
         "bounds", "checks", "diagnostics.draws", "diagnostics.resampling",
     },

@@ -644,6 +644,22 @@ def test_a_bad_number_of_draws_writes_nothing(exported, tmp_path, num_samples):
     assert names(tmp_path) == []
 
 
+def test_draws_counted_by_numpy(exported, tmp_path, monkeypatch):
+    """`serving_default` alone holds the number, so that it is all that is written."""
+    every = saved_model._signatures
+
+    def one(model, num_samples):
+        return {"serving_default": every(model, num_samples)["serving_default"]}
+
+    monkeypatch.setattr(saved_model, "_signatures", one)
+    model, folder = exported[0], tmp_path / "name"
+    export_saved_model(model, folder, np.int64(SERVED), warmup_requests=False)
+    x = np.zeros((2, *EVENT), "float32")
+    found = tf.saved_model.load(str(folder / "1")).signatures["serving_default"](x=x)
+    expected = log_likelihood(model, x, SERVED).estimate
+    np.testing.assert_allclose(found["log_likelihood"], expected, rtol=1e-5)
+
+
 def test_an_unbuilt_model_is_refused(tmp_path):
     model = IWAE(MLP([3], (4,)), MLP([3], EVENT))
     with pytest.raises(InvalidInputError, match="`model` must be built"):

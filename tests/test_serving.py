@@ -212,7 +212,7 @@ def test_it_gives_up_after_the_retries_and_says_why(folder, x):
 
 def test_no_server_is_said(x):
     with pytest.raises(ConnectionError, match="gave no answer in 2 attempts"):
-        score(x, endpoint="http://127.0.0.1:9/v1/models/digits", retries=1)
+        score(x, endpoint="http://127.0.0.1:9/v1/models/digits", retries=np.int64(1))
 
 
 def test_pauses_double_and_heed_the_server():

@@ -100,9 +100,9 @@ def annealed_log_likelihood(
     Raises:
       InvalidInputError: a bad argument.
     """
-    check_count(num_steps, "num_steps")
-    check_count(num_chains, "num_chains")
-    check_count(num_leapfrog_steps, "num_leapfrog_steps")
+    num_steps = check_count(num_steps, "num_steps")
+    num_chains = check_count(num_chains, "num_chains")
+    num_leapfrog_steps = check_count(num_leapfrog_steps, "num_leapfrog_steps")
     check_choice(base, "base", BASES)
     x = model.check_x(x)
     size = min(len(x), max(1, CHAINS_AT_ONCE // num_chains))

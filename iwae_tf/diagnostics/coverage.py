@@ -49,8 +49,8 @@ def error_coverage(
     Raises:
       InvalidInputError: a bad argument.
     """
-    check_draws(num_samples)
-    check_count(num_seeds, "num_seeds")
+    num_samples = check_draws(num_samples)
+    num_seeds = check_count(num_seeds, "num_seeds")
     if num_seeds < 2:
         raise InvalidInputError(
             f"`num_seeds` must be at least 2. Received: num_seeds={num_seeds}"

@@ -42,7 +42,7 @@ def draw_log_weights(
     Raises:
       InvalidInputError: a bad argument.
     """
-    check_count(num_samples, "num_samples")
+    num_samples = check_count(num_samples, "num_samples")
     x = model.check_x(x)
     num_chunks = -(-num_samples // CHUNK_SIZE)
     count = -(-num_samples // num_chunks)
@@ -72,7 +72,7 @@ def log_weight_batches(
 
     A batch is as large as `VALUES_AT_ONCE` log-weights, and one image at least.
     """
-    check_count(num_samples, "num_samples")
+    num_samples = check_count(num_samples, "num_samples")
     size = max(1, VALUES_AT_ONCE // num_samples)
     for first in range(0, len(x), size):
         batch = x[first : first + size]

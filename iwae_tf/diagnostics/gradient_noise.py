@@ -82,7 +82,7 @@ def gradient_snr(
     Raises:
       InvalidInputError: a bad argument, an estimator that the bound does not have.
     """
-    check_count(num_draws, "num_draws")
+    num_draws = check_count(num_draws, "num_draws")
     if num_draws < 2:
         raise InvalidInputError(
             f"`num_draws` must be at least 2. Received: num_draws={num_draws}"
@@ -108,8 +108,8 @@ def _draw_shape(
     """(M, K), checked."""
     num_groups = model.num_groups if num_groups is None else num_groups
     num_samples = model.num_samples if num_samples is None else num_samples
-    check_count(num_groups, "num_groups")
-    check_count(num_samples, "num_samples")
+    num_groups = check_count(num_groups, "num_groups")
+    num_samples = check_count(num_samples, "num_samples")
     if num_groups != 1 and not model.has_groups:
         raise InvalidInputError(
             f"`num_groups` must be 1 for {type(model).__name__}, whose draws are all "

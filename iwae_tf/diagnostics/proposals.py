@@ -17,6 +17,7 @@ from arviz_stats.base import array_stats
 from numpy.typing import ArrayLike
 from scipy import special
 
+from iwae_tf.checks import check_count
 from iwae_tf.diagnostics.draws import log_weight_batches
 from iwae_tf.errors import InvalidInputError
 
@@ -56,7 +57,7 @@ def proposal_quality(
     Raises:
       InvalidInputError: a bad argument.
     """
-    check_draws(num_samples)
+    num_samples = check_draws(num_samples)
     parts = []
     for _, log_weights in log_weight_batches(model, x, num_samples, seed):
         log_weights = log_weights.astype(np.float64)
@@ -117,12 +118,18 @@ def smoothed_log_weights(log_weights: ArrayLike) -> tuple[np.ndarray, np.ndarray
     return smoothed, shapes
 
 
-def check_draws(num_samples: int, name: str = "num_samples") -> None:
-    """Raises InvalidInputError where there are too few draws to fit a tail."""
+def check_draws(num_samples: int, name: str = "num_samples") -> int:
+    """`num_samples` as an int, enough draws to fit a tail.
+
+    Raises:
+      InvalidInputError: there are too few.
+    """
+    num_samples = check_count(num_samples, name)
     if num_samples < LEAST_DRAWS:
         raise InvalidInputError(
             f"`{name}` must be at least {LEAST_DRAWS}. Received: {name}={num_samples}"
         )
+    return num_samples
 
 
 def trusted_k(num_samples: int) -> float:

@@ -209,8 +209,7 @@ def _negative_kl(counts: Sequence[int], values: np.ndarray) -> dict[str, float] 
 
 
 def _check_counts(counts: Sequence[int]) -> list[int]:
-    for count in counts:
-        check_count(count, "counts")
-    if not counts:
+    found = {check_count(count, "counts") for count in counts}
+    if not found:
         raise InvalidInputError("`counts` must not be empty. Received: counts=()")
-    return sorted({int(count) for count in counts})
+    return sorted(found)
