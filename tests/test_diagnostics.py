@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -328,6 +329,42 @@ def test_snr_is_that_of_collected_gradients(narrow, monkeypatch, rows_at_once):
         assert half.num_parameters + half.num_constant == first[:, part].shape[1]
     shapes = [v.shape for v in model.trainable_variables]
     assert [part.shape for part in found.per_parameter] == shapes
+
+
+def regularized(**regularizers):
+    """A small model of Keras' own layers, which sum in a graph."""
+    keras.utils.set_random_seed(1)
+    nets = [keras.Sequential([keras.layers.Dense(4, **regularizers)]) for _ in "qp"]
+    model = IWAE(*nets, num_samples=2)
+    model.build((None, 4))
+    nets[0].supports_jit = False
+    return model
+
+
+@pytest.mark.parametrize("rows_at_once", [20_000, 4])
+def test_snr_is_of_the_bound_without_what_regularizers_add(monkeypatch, rows_at_once):
+    x = np.random.default_rng(0).integers(0, 2, (5, 4)).astype("float32")
+    monkeypatch.setattr(gradient_noise, "ROWS_AT_ONCE", rows_at_once)
+    decay = keras.regularizers.L2(0.5)
+    found, expected = (
+        gradient_snr(model, x, num_draws=4)
+        for model in (
+            regularized(kernel_regularizer=decay, activity_regularizer=decay),
+            regularized(),
+        )
+    )
+    for one, other in zip(found.per_parameter, expected.per_parameter):
+        np.testing.assert_allclose(one, other, rtol=1e-3)
+    np.testing.assert_allclose(found.encoder, expected.encoder, rtol=1e-3)
+    np.testing.assert_allclose(found.decoder, expected.decoder, rtol=1e-3)
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_snr_of_a_frozen_half_is_refused(half):
+    model = regularized()
+    getattr(model, half)[0].trainable = False
+    with pytest.raises(InvalidInputError, match=f"^`model` must .* whose {half} has"):
+        gradient_snr(model, np.ones((2, 4), "float32"), num_draws=2)
 
 
 def test_toy_problem_scales_as_in_theory():

@@ -65,9 +65,10 @@ def gradient_snr(
 
     The moments are streamed over `num_draws` gradients, each with noise of its own;
     E g in the DSNR is their mean, and its expectation is over as many further ones.
+    What regularizers add to the loss is no part of the bound, and left out.
 
     Args:
-      model: a built model of this package.
+      model: a built model of this package, with something to train in each half.
       x: float [B, *event]; each gradient uses all of it, as given.
       num_draws: R, at least 2.
       seed: pair of integers.
@@ -80,7 +81,8 @@ def gradient_snr(
       GradientSNR.
 
     Raises:
-      InvalidInputError: a bad argument, an estimator that the bound does not have.
+      InvalidInputError: a bad argument, an estimator that the bound does not have, a
+        half of the model without trainable variables.
     """
     num_draws = check_count(num_draws, "num_draws")
     if num_draws < 2:
@@ -145,6 +147,12 @@ class _Program:
         self.halves = slice(len(self.encoder)), slice(len(self.encoder), None)
         decoder = [i for i, v in enumerate(variables) if id(v) not in own]
         self.order = [*self.encoder, *decoder]
+        for name, half in (("encoder", self.encoder), ("decoder", decoder)):
+            if not half:
+                raise InvalidInputError(
+                    "`model` must have trainable variables in encoder and decoder. "
+                    f"Received: a model whose {name} has none of its own"
+                )
         self.shapes = [variables[index].shape for index in self.order]
         size = min(len(x), max(1, ROWS_AT_ONCE // (num_groups * num_samples)))
         self.num_blocks = -(-len(x) // size)
@@ -224,7 +232,11 @@ class _Program:
                 key, block * size, size, self.num_groups, self.num_samples
             )
             found = loss_gradients(
-                self.model, self.blocks[block], draws, self.weights[block]
+                self.model,
+                self.blocks[block],
+                draws,
+                self.weights[block],
+                penalty_weight=0.0,
             ).gradients
             found = [found[index] for index in self.order]
             totals = [t if g is None else t + g for t, g in zip(totals, found)]
