@@ -1,6 +1,5 @@
 """The probabilistic model: networks in, densities, draws and log-weights out."""
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +19,7 @@ from iwae_tf.checks import (
     latent_dim_of,
     output_row_shape,
 )
-from iwae_tf.conditional import LabelConditioning
+from iwae_tf.conditional import LabelConditioning, call_network
 from iwae_tf.discretized_logistic import is_on_levels
 from iwae_tf.distributions import (
     bernoulli_likelihood,
@@ -227,7 +226,7 @@ class Autoencoder(LabelConditioning, keras.Model):
     def proposal_parameters(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """loc and log_scale of q(z1|x): float32 [B, 2 * latent_dim]."""
         inputs = self.network_inputs(tf.cast(x, tf.float32))
-        outputs = _call_network(self.encoder[0], inputs, training)
+        outputs = call_network(self.encoder[0], inputs, training)
         return tf.cast(outputs, tf.float32)
 
     def sample_proposal(
@@ -310,7 +309,7 @@ class Autoencoder(LabelConditioning, keras.Model):
     ) -> LogWeightParts:
         """log p(x|z1) and log p(z), as LogWeightParts whose log_proposal is None."""
         active = [mask.active for mask in masks] if masks else [None] * len(latents)
-        log_prior = self.top_prior(active[-1]).log_prob(latents[-1])
+        log_prior = self.top_prior(active[-1], training).log_prob(latents[-1])
         for layer in range(len(latents) - 1, 0, -1):
             parameters = self.prior_parameters(layer, latents[layer], training)
             prior = diagonal_normal(*split_loc_scale(parameters), active[layer - 1])
@@ -590,7 +589,7 @@ class Autoencoder(LabelConditioning, keras.Model):
     def _apply(self, network, latents, training=False):
         """A network on the last axis of [..., D], as float32 [..., E]."""
         flat = tf.reshape(latents, [-1, latents.shape[-1]])
-        outputs = _call_network(network, self.network_inputs(flat), training)
+        outputs = call_network(network, self.network_inputs(flat), training)
         outputs = tf.cast(outputs, tf.float32)
         shape = tf.concat([tf.shape(latents)[:-1], tf.shape(outputs)[1:]], axis=0)
         return tf.reshape(outputs, shape)
@@ -598,7 +597,7 @@ class Autoencoder(LabelConditioning, keras.Model):
     def _decode(self, rows, training=False):
         """p(x|z1) at rows [R, D_1]; the likelihood gets float32 in any precision."""
         inputs = self.network_inputs(rows)
-        outputs = _call_network(self.decoder[0], inputs, training)
+        outputs = call_network(self.decoder[0], inputs, training)
         return self.likelihood_function(tf.cast(outputs, tf.float32))
 
     def _log_likelihood(self, x, latents, training):
@@ -617,13 +616,6 @@ class Autoencoder(LabelConditioning, keras.Model):
                 "the model must be built first, by `fit`, `build` or a call on data. "
                 "Received: a model without variables"
             )
-
-
-def _call_network(network, inputs, training):
-    """Calls a network, with `training` where it takes it."""
-    if "training" in inspect.signature(network.call).parameters:
-        return network(inputs, training=training)
-    return network(inputs)
 
 
 def _share_a_layer(first, second):

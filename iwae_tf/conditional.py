@@ -7,6 +7,7 @@ A conditional model has q(z|x, y), p(z_L|y) and p(x|z, y) for a label y of
 
 import contextlib
 import contextvars
+import inspect
 import numbers
 from contextlib import AbstractContextManager
 from typing import Any
@@ -103,19 +104,22 @@ class LabelConditioning:
         if not self.is_conditional:
             return rows
         condition = self.condition()
-        draws = tf.shape(rows)[0] // tf.shape(condition)[0]
+        draws = tf.shape(rows)[0] // tf.maximum(tf.shape(condition)[0], 1)
         return [rows, tf.tile(condition, [draws, 1])]
 
-    def top_prior(self, active: tf.Tensor | None = None) -> tfd.Distribution:
+    def top_prior(
+        self, active: tf.Tensor | None = None, training: bool = False
+    ) -> tfd.Distribution:
         """p(z_L), or p(z_L|y) with batch shape [B]: event shape [D_L].
 
         Args:
           active: optional bool [D_L]; see `distributions.diagonal_normal`.
+          training: whether the network of p(z_L|y) is called as in training.
         """
         if self.prior is None:
             return standard_normal(self.latent_dims[-1], active)
         with without_row_weights():  # a row is an example here, not a draw
-            parameters = self.prior(self.condition())
+            parameters = call_network(self.prior, self.condition(), training)
         return diagonal_normal(*split_loc_scale(parameters), active)
 
     def standardized(self, latents: tf.Tensor) -> tf.Tensor:
@@ -244,6 +248,13 @@ def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
     is_class = (labels >= 0) & (labels < num_classes)
     encoded = tf.one_hot(tf.cast(labels, tf.int32), num_classes)
     return tf.where(is_class[:, tf.newaxis], encoded, np.float32(np.nan))
+
+
+def call_network(network: keras.Layer, inputs: Any, training: bool) -> tf.Tensor:
+    """Calls a network, with `training` where it takes it."""
+    if "training" in inspect.signature(network.call).parameters:
+        return network(inputs, training=training)
+    return network(inputs)
 
 
 @contextlib.contextmanager

@@ -324,6 +324,39 @@ def test_networks_of_ones_own_have_the_same_gradients(estimator):
         assert_close(ours, theirs, rtol=1e-5)
 
 
+def test_the_prior_is_told_of_training():
+    """So that dropout in p(z|y) is at work in a step, and nowhere else."""
+    encoder, decoder, _ = networks()
+    dropout = keras.layers.Dropout(0.5, seed=1)
+    prior = keras.Sequential([dropout, keras.layers.Dense(4, use_bias=False)])
+    model, (x, y) = build(nets=(encoder, decoder, prior)), data(40)
+    dense = prior.layers[1]
+    dense.kernel.assign(np.ones([C, 4]))
+    with model.given(tf.constant(y)):
+        loc = model.top_prior().mean().numpy()
+        dropped = model.top_prior(training=True).mean().numpy()
+        draws = model.draw_noise(noise.make_key((1, 2)), 0, 40, 1, 2)
+        parts = loss_gradients(model, tf.constant(x), draws, tf.ones(40)).parts
+        whole = model.log_weight_parts(x, model.proposal_parameters(x), draws)
+    assert np.all(loc == 1.0)
+    # The one element of a one-hot label that is not zero: dropped, or twice as large.
+    assert set(np.unique(dropped)) == {0.0, 2.0}
+    differ = np.abs(parts.log_prior - whole.log_prior) > 1e-3
+    assert np.all(differ) and np.array_equal(whole.log_likelihood, parts.log_likelihood)
+
+
+def test_no_rows_are_no_mistake():
+    model, none = build("iwae", num_layers=2), np.zeros(0, "int32")
+    x, z = np.zeros([0, *EVENT], "float32"), np.zeros([0, 2], "float32")
+    assert model.decode(z, labels=none).mean().shape == (0, *EVENT)
+    assert model([x, none]).shape == (0, *EVENT)
+    assert model.sample_latent(0, labels=none).shape == (0, 2)
+    with model.given(tf.constant(none)):
+        draws = model.draw_noise(noise.make_key((0, 0)), 0, 0, 1, 3)
+        parts = model.log_weight_parts(x, model.proposal_parameters(x), draws)
+    assert parts.log_weights.shape == (1, 3, 0)
+
+
 def functional(event_shape, output_shape):
     """A Keras model of two inputs, with layers of Keras alone."""
     inputs, labels = keras.Input(event_shape), keras.Input((C,))
