@@ -23,7 +23,8 @@ class MLP(keras.Layer):
     Args:
       hidden_dims: sequence of ints, units of each hidden layer.
       output_shape: tuple of ints, the shape of one output row.
-      activation: Keras activation of the hidden layers.
+      activation: Keras activation of the hidden layers. A Keras layer is one for all of
+        them, with one set of variables.
       output_bias: optional nested sequence of floats of shape `output_shape`, where
         the output starts, such as the logits of the mean training image.
       seed: optional int that the initial weights are a function of; None draws from
@@ -32,10 +33,6 @@ class MLP(keras.Layer):
     Input: float [rows, ...], or a list of them: all are flattened and concatenated.
     Output: float [rows, *output_shape].
     """
-
-    # Let DReG and PIWAE do with one backward pass; see `gradients`.
-    rows_are_independent = True
-    takes_row_weights = True
 
     def __init__(
         self,
@@ -77,12 +74,37 @@ class MLP(keras.Layer):
             name="output",
         )
 
+    # Both let DReG and PIWAE do with one backward pass; see `gradients`. An activation
+    # that is a layer may mix rows, and sums its variables' gradients by itself.
+
+    @property
+    def rows_are_independent(self) -> bool:
+        return not isinstance(self.activation, keras.Layer)
+
+    @property
+    def takes_row_weights(self) -> bool:
+        return not isinstance(self.activation, keras.Layer)
+
     def build(self, input_shape: Sequence[Any]) -> None:
         size = sum(math.prod(shape[1:]) for shape in _as_list(input_shape))
         for dense in [*self.hidden, self.out]:
             dense.build((None, size))
             size = dense.units
+        if isinstance(self.activation, keras.Layer):
+            self._build_activation()
         self.built = True
+
+    def _build_activation(self):
+        """Creates its variables, which must fit all hidden layers."""
+        try:
+            for units in self.hidden_dims:
+                self.activation(keras.ops.zeros((1, units)))
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            raise InvalidInputError(
+                "`activation` must take the outputs of all hidden layers where it is a "
+                f"layer. Received: {type(self.activation).__name__} and "
+                f"hidden_dims={self.hidden_dims}"
+            ) from error
 
     def call(self, inputs: Any) -> tf.Tensor:
         parts = [

@@ -173,6 +173,21 @@ def test_reparameterized_gradients_equal_the_plain_bounds(name, num_layers):
         assert_close(half, expected)
 
 
+@pytest.mark.parametrize("name", ["iwae", "piwae"])
+def test_variables_of_an_activation_are_those_of_its_half(name):
+    keras.utils.set_random_seed(5)
+    nets = [
+        MLP([5, 5], EVENT, keras.layers.PReLU(alpha_initializer="ones")) for _ in "qp"
+    ]
+    model, x = build(name, nets=([nets[0]], [nets[1]])), binary()
+    assert len(model.trainable_variables) == 2 * (6 + 1)
+    draws = draw(model, len(x))
+    expected = plain_gradients(name, model, x, draws)
+    found = halves(model, gradients(model, x, draws))
+    for one, other in zip(found, expected):
+        assert_close(one, other)
+
+
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_piwae_pairs_the_encoder_of_miwae_with_the_decoder_of_iwae(num_layers):
     nets = networks(num_layers)

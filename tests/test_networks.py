@@ -6,6 +6,8 @@ import pytest
 import scipy.special
 import tensorflow as tf
 
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP, WithLabels
 
 RNG = np.random.default_rng(1)
@@ -231,6 +233,31 @@ def test_impossible_networks_are_refused(arguments):
 
 
 # Labels ---------------------------------------------------------------------------
+
+
+def test_a_layer_as_activation(tmp_path):
+    keras.utils.set_random_seed(2)
+    model = IWAE(MLP([5, 5], (4,), keras.layers.PReLU()), MLP([5], (3,)), num_samples=2)
+    model.build((None, 3))
+    alpha = model.encoder[0].activation.alpha
+    assert any(v is alpha for v in model.trainable_variables)
+    model.compile("sgd", run_eagerly=True)
+    before, x = alpha.numpy(), np.eye(3, dtype="float32")
+    model.fit(x, verbose=0)
+    assert np.all(alpha.numpy() != before)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.encoder[0].activation.alpha, alpha)
+    np.testing.assert_array_equal(loaded(x), model(x))
+
+
+def test_a_layer_as_activation_must_fit_all_hidden_layers():
+    with pytest.raises(InvalidInputError, match=r"^`activation` .*=\(5, 6\)$"):
+        MLP([5, 6], (4,), keras.layers.PReLU()).build((None, 3))
+    one = keras.layers.PReLU(shared_axes=[1])
+    network = MLP([5, 6], (4,), one)
+    network.build((None, 3))
+    assert network(np.zeros([2, 3], "float32")).shape == (2, 4)
 
 
 def test_inputs_of_a_list_are_flattened_and_concatenated():
