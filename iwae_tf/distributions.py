@@ -125,7 +125,7 @@ class IndependentBernoulli(tfd.Independent):
     def _log_prob(self, event):
         logits = self.distribution.logits
         shape = tf.broadcast_dynamic_shape(tf.shape(event), tf.shape(logits))
-        batch = shape[: -self.event_shape.rank]
+        batch = shape[: tf.size(shape) - self.event_shape.rank]
         flat = tf.concat([batch, [self.event_shape.num_elements()]], axis=0)
         event, logits = (
             tf.reshape(tf.broadcast_to(values, shape), flat)
@@ -141,7 +141,7 @@ def bernoulli_likelihood(logits: tf.Tensor) -> tfd.Distribution:
 
 def normal_likelihood(parameters: tf.Tensor) -> tfd.Distribution:
     """p(x|z) of real x: loc and log_scale concatenated on the last axis."""
-    return _over_event(tfd.Normal(*split_loc_scale(parameters)))
+    return _over_event(tfd.Normal(*_loc_scale_of_rows(parameters)))
 
 
 def discretized_logistic_likelihood(parameters: tf.Tensor) -> tfd.Distribution:
@@ -149,7 +149,17 @@ def discretized_logistic_likelihood(parameters: tf.Tensor) -> tfd.Distribution:
 
     See `discretized_logistic`; loc and scale are in units of x.
     """
-    return _over_event(DiscretizedLogistic(*split_loc_scale(parameters)))
+    return _over_event(DiscretizedLogistic(*_loc_scale_of_rows(parameters)))
+
+
+def _loc_scale_of_rows(parameters):
+    """`split_loc_scale` of a decoder's output, whose first axis is not to be split."""
+    if len(parameters.shape) == 1:
+        raise InvalidInputError(
+            "parameters of p(x|z) must be [rows, ..., 2 * D], loc and log_scale beside "
+            f"each other. Received: shape={tuple(parameters.shape)}"
+        )
+    return split_loc_scale(parameters)
 
 
 def _over_event(elements):

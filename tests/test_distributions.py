@@ -177,6 +177,22 @@ def test_bernoulli_likelihood(event):
     )
 
 
+@pytest.mark.parametrize("rows_of_x", [6, 1])
+def test_bernoulli_of_one_number_a_row(rows_of_x):
+    logits = np.float32(RNG.normal(size=6))
+    x = np.float32(RNG.integers(0, 2, rows_of_x))
+    likelihood = lib.bernoulli_likelihood(logits)
+    assert likelihood.batch_shape == (6,) and likelihood.event_shape == ()
+    expected = exact_bernoulli(np.broadcast_to(x, 6), logits)
+    np.testing.assert_allclose(likelihood.log_prob(x), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["normal", "discretized_logistic"])
+def test_one_number_a_row_is_not_loc_and_scale(name):
+    with pytest.raises(InvalidInputError, match=r"^parameters of .* shape=\(6,\)$"):
+        lib.get_likelihood(name)(tf.zeros(6))
+
+
 def test_bernoulli_sums_to_one_over_all_images():
     logits = np.float32([[0.3, -1.2, 2.5]])
     images = np.float32(list(itertools.product([0, 1], repeat=3)))
