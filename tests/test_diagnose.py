@@ -12,9 +12,15 @@ import pytest
 from test_scripts import run_script
 
 import iwae_tf
-from iwae_tf.diagnostics import learning_parts, part, report, study
+from iwae_tf.diagnostics import (
+    learning_parts,
+    part,
+    report,
+    representation,
+    study,
+)
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import CIWAE
+from iwae_tf.models import CIWAE, IWAE
 from iwae_tf.networks import MLP
 from iwae_tf.workdir import export, load_exported, read_config
 
@@ -55,6 +61,25 @@ def test_every_part_of_a_small_model(subject, tmp_path, monkeypatch):
     assert len(embedded) == len(figures) >= 10
     assert all(s.startswith(("data:", "#")) for s in sources)
     assert "http" not in page and "None" not in re.sub(r"base64,[^\"]*", "", page)
+
+
+def test_posterior_maps_keep_what_is_far_away():
+    model = IWAE(MLP([6], (4,), seed=0), MLP([6], (9,), seed=1), num_samples=2)
+    model.build((None, 9))
+    model.decoder[0].out.kernel.assign(9 * model.decoder[0].out.kernel)
+    images = np.random.default_rng(0).integers(0, 2, [3, 9]).astype("float32")
+    subject = part.Subject(model, images, 40, quick=True)
+    found = learning_parts.REPRESENTATION.measure(subject, lambda *_: None)["maps"]
+    assert len(found) == len(images)
+    for kept, image in zip(found, images):
+        expected = representation.posterior_map(model, image[np.newaxis])._asdict()
+        smallest = expected["posterior"][expected["posterior"] > 0].min()
+        assert smallest < 1e-5  # the premise: three decimals are not enough
+        for name, values in expected.items():
+            digits = 4 if name == "posterior" else 7
+            tolerance = 0.51 * 10.0 ** (1 - digits)
+            np.testing.assert_allclose(kept[name], values, rtol=tolerance)
+        assert len(json.dumps(kept)) < 13 * (expected["posterior"].size + 90)
 
 
 def test_a_finished_part_is_not_measured_again(subject, tmp_path, monkeypatch, capsys):

@@ -126,10 +126,20 @@ def _measure_representation(subject, on_progress):
             found = representation.posterior_map(
                 model, images[index : index + 1], results["units"]
             )
-            values = found._asdict().items()
-            results["maps"].append({k: np.round(v, 3).tolist() for k, v in values})
+            results["maps"].append(
+                {
+                    name: _significant(values, 4 if name == "posterior" else 7)
+                    for name, values in found._asdict().items()
+                }
+            )
     on_progress(1, 3)
     return results
+
+
+def _significant(values, digits):
+    """`values`, an array or a number, as lists of so many significant digits."""
+    shorten = np.vectorize(lambda value: float(f"{value:.{digits}g}"), otypes=[float])
+    return shorten(values).tolist()
 
 
 def _draw_representation(subject, results, folder):
