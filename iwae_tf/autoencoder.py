@@ -14,6 +14,7 @@ from iwae_tf import noise
 from iwae_tf.checks import (
     check_count,
     check_float,
+    check_latents,
     check_networks,
     check_values,
     latent_dim_of,
@@ -367,6 +368,7 @@ class Autoencoder(LabelConditioning, keras.Model):
 
         A row's M*K draws are consecutive records of the stream.
         """
+        self._check_built()
         draws = num_groups * num_samples
         first = tf.cast(first_row, tf.int64) * draws
         records = noise.normal(key, first, num_rows * draws, sum(self.latent_dims))
@@ -438,7 +440,12 @@ class Autoencoder(LabelConditioning, keras.Model):
 
         Returns:
           distribution: batch shape [rows], the event shape of x.
+
+        Raises:
+          InvalidInputError: a model that is not built, or a bad `z`.
         """
+        self._check_built()
+        z = check_latents(z, self.latent_dims[0])
         labels = self.check_labels(labels, tf.shape(z)[0])
         with self.given(labels):
             return self._decode(z)
@@ -461,6 +468,7 @@ class Autoencoder(LabelConditioning, keras.Model):
         labels: ArrayLike | tf.Tensor | None = None,
     ) -> list[tf.Tensor]:
         """All layers from the generative model, the top first, as [z1, z2, ...]."""
+        self._check_built()
         key = noise.fold_in(noise.make_key(seed), LATENT_STREAM)
         draws = noise.normal(key, 0, num_images, sum(self.latent_dims))
         latents = tf.split(draws, self.latent_dims, axis=-1)

@@ -117,6 +117,18 @@ def check_float(x: ArrayLike | tf.Tensor, name: str = "x") -> tf.Tensor:
     return x
 
 
+def check_latents(z: ArrayLike | tf.Tensor, latent_dim: int) -> tf.Tensor:
+    """`z`, numbers [rows, latent_dim], as a float32 tensor."""
+    rule = f"`z` must be numbers [rows, {latent_dim}]."
+    try:
+        z = tf.cast(tf.convert_to_tensor(z), tf.float32)
+    except (TypeError, ValueError, tf.errors.OpError) as error:
+        raise InvalidInputError(f"{rule} Received: a {type(z).__name__}") from error
+    if not z.shape.is_compatible_with([None, latent_dim]):
+        raise InvalidInputError(f"{rule} Received: shape={tuple(z.shape)}")
+    return z
+
+
 def check_values(x: tf.Tensor, *, in_unit_interval: bool, name: str = "x") -> None:
     """Raises InvalidInputError for an eager `x` that is empty or cannot be scored."""
     if tf.size(x) == 0:

@@ -621,6 +621,36 @@ def test_bad_arguments_of_methods_are_refused():
         model.num_samples = 0
 
 
+def test_decode_takes_lists():
+    model = image_model()
+    model.build((None, *binary().shape[1:]))
+    dim = model.latent_dims[0]
+    z = np.random.default_rng(0).integers(-2, 3, (3, dim))
+    expected = model.decode(z.astype("float32")).mean()
+    for latents in (z.tolist(), z.astype(float).tolist(), z, tf.constant(z)):
+        np.testing.assert_array_equal(model.decode(latents).mean(), expected)
+    for bad in ([0.0] * dim, [[0.0] * (dim + 1)], [[0.0], [0.0, 1.0]], "z", None):
+        with pytest.raises(InvalidInputError) as caught:
+            model.decode(bad)
+        assert_one_line(caught, "`z`", f"[rows, {dim}]")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: m.decode([[0.0, 1.0]]),
+        lambda m: m.sample_latent(2),
+        lambda m: m.sample_latents(2),
+        lambda m: m.sample(2),
+        lambda m: m.draw_noise(noise.make_key((0, 0)), 0, 2, 1, 1),
+    ],
+)
+def test_what_takes_no_x_needs_a_model_that_is_built(call):
+    with pytest.raises(InvalidInputError) as caught:
+        call(image_model())
+    assert_one_line(caught, "built first")
+
+
 @pytest.mark.parametrize("model", [IWAE, CIWAE])
 def test_models_of_one_group_refuse_num_groups(model):
     with pytest.raises((TypeError, InvalidInputError), match="num_groups"):
