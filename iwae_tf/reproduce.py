@@ -98,12 +98,11 @@ def _do_cells(name, protocol, cells, chosen, folder):
 
 
 def _time_steps(name, cells, folder):
-    """Times the steps of a study's cells in turn, once all of them are finished."""
+    """Times the steps of the first seed's cells in turn, once those are finished."""
     from iwae_tf import studies, study_times
 
-    if not studies.STUDIES[name].timed or (folder / study_times.FILE).is_file():
-        return
-    if len(study_times.finished(cells, folder)) == len(cells):
+    cells = study_times.left_to_measure(cells, folder)
+    if cells and studies.STUDIES[name].timed:
         print("timing the steps of all cells in turn", flush=True)
         study_times.measure(cells, folder)
 

@@ -27,6 +27,8 @@ NOTES = """NLL: minus log p(x) of the test set in nats, lower is better, and its
 of importance sampling alone, by the jackknife; "images" is the standard error of the
 finite test set, which all cells share. IWAE bound: of all M * K draws. -KL: that bound
 minus log p(x), as in Rainforth et al. Seconds: training and evaluation."""
+SEEDS = """Of several seeds the numbers are means, and the NLL is followed by the
+standard deviation between them."""
 TIMES = """Minutes: of training, by steps that were timed in turn, so that whatever else
 the machine did slowed all alike; those of the figure too. A slower estimator has done
 less of its epochs when the fastest one ends, and its learning rate is not down by then,
@@ -147,13 +149,14 @@ def to_markdown(
     parts = [
         f"# {study.title}",
         f"Study `{name}`, budget `{protocol.budget}`, data set `{protocol.dataset}`: "
-        f"{done} of {len(rows)} cells are done. Published figures: {study.source}.",
+        f"{_progress(rows)}. Published figures: {study.source}.",
         _table(rows),
         f"![NLL of each cell]({CHART})" if done else "",
         f"![{study.title}]({study_figures.FILE})"
         if done and name in study_figures.FIGURES
         else "",
         NOTES if done else "",
+        SEEDS if any(row.seed_deviation is not None for row in rows) else "",
         _equal(rows),
         _sequels(rows),
         _order(rows),
@@ -163,6 +166,14 @@ def to_markdown(
         _protocol(runs),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _progress(rows: Sequence[Row]) -> str:
+    """How many cells have a finished seed, and in how many runs if that says more."""
+    done = sum(row.nll is not None for row in rows)
+    runs = sum(len(row.seeds) for row in rows)
+    text = f"{done} of {len(rows)} cells are done"
+    return text if runs == done else f"{text}, in {runs} runs"
 
 
 def _side_by_side(kind: str, pictures: Sequence[tuple[str, str]]) -> str:

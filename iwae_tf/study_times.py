@@ -45,6 +45,18 @@ def finished(cells: Sequence[Cell], folder: pathlib.Path) -> list[tuple[Cell, Wo
     return [(cell, workdir) for cell, workdir in workdirs if workdir.results.is_file()]
 
 
+def of_first_seed(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of the first seed, one of each label."""
+    return [cell for cell in cells if cell.config.seed == cells[0].config.seed]
+
+
+def left_to_measure(cells: Sequence[Cell], folder: pathlib.Path) -> list[Cell]:
+    """What `measure` is due for: the first seed's cells, once all are finished."""
+    first = of_first_seed(cells)
+    is_due = len(finished(first, folder)) == len(first)
+    return first if is_due and not (folder / FILE).is_file() else []
+
+
 def measure(
     cells: Sequence[Cell], folder: pathlib.Path, *, num_rounds: int = 7
 ) -> dict[str, Any]:
@@ -119,7 +131,7 @@ def at_equal_time(cells: Sequence[Cell], folder: pathlib.Path) -> list[Compariso
     """Compares the finished runs of each bound, where their steps have been timed.
 
     Args:
-      cells: list of studies.Cell.
+      cells: list of studies.Cell, of which the first seed's are compared.
       folder: pathlib.Path of the study.
 
     Returns:
@@ -128,6 +140,7 @@ def at_equal_time(cells: Sequence[Cell], folder: pathlib.Path) -> list[Compariso
     timed = _timed(folder)
     if not timed:
         return []
+    cells = of_first_seed(cells)
     totals = {
         (_bound(cell), _estimator(cell)): _seconds_by_epoch(timed, cell)[-1]
         for cell, _ in finished(cells, folder)

@@ -147,7 +147,8 @@ def test_a_report_holds_what_was_measured_beside_what_was_published(tmp_path):
     assert rows["2 stochastic, IWAE, k = 50"].nll is None
 
     text = (tmp_path / "report.md").read_text()
-    assert "2 of 12 cells are done" in text
+    assert "2 of 12 cells are done, in 3 runs. Published" in text
+    assert "deviation between them" in text.replace("\n", " ")
     assert "| 1 stochastic, IWAE, k = 50 | 84.40 (+- 0.002, seeds 0.14) |" in text
     assert "nats: 1 stochastic, VAE, k = 50 (0.20). The published runs" in text
     assert "took 3,280 epochs, these at most 80." in text
@@ -284,6 +285,11 @@ def test_estimators_are_compared_at_equal_time(tmp_path):
     assert "| IWAE | stl | 4.0 | 2.00 | -90.01 | -90.02 | 60 |" in text
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["at_equal_time"][1] == second._asdict()
+    # A second seed, of a cell that the first lacks too, makes no difference.
+    both = studies.cells("estimators", protocol, (0, 1))
+    finished(tmp_path, both[5], 84.5)
+    assert both[5].name == "iwae_dreg_seed1"
+    assert study_times.at_equal_time(both, tmp_path) == [first, second]
 
 
 def test_a_step_is_timed_between_calls_of_the_train_function():
@@ -322,6 +328,19 @@ def test_steps_of_a_study_are_timed_in_turn(tmp_path, monkeypatch):
     assert tuple(kept["seconds"]["VAE"]) == estimators
     for seconds in kept["seconds"]["VAE"].values():
         assert np.shape(seconds) == (2, 2) and np.min(seconds) > 0
+
+
+def test_steps_are_timed_once_the_first_seed_is_done(tmp_path):
+    cells = all_cells("estimators", seeds=(2, 0))
+    first = cells[::2]
+    for cell in [*first[:-1], cells[1]]:
+        finished(tmp_path, cell, 84.5)
+    assert study_times.left_to_measure(cells, tmp_path) == []
+    finished(tmp_path, first[-1], 84.5)
+    assert study_times.left_to_measure(cells, tmp_path) == first
+    assert {cell.config.seed for cell in first} == {2}
+    (tmp_path / study_times.FILE).write_text("{}")
+    assert study_times.left_to_measure(cells, tmp_path) == []
 
 
 def test_pictures_of_runs_outlive_them(tmp_path):
