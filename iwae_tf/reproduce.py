@@ -38,7 +38,7 @@ _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Train nothing.")
 def main(argv: list[str]) -> int:
     """Does the study of the flags and prints its table."""
     del argv
-    from iwae_tf import studies
+    from iwae_tf import studies, study_report
     from iwae_tf.errors import InvalidInputError
 
     folder = pathlib.Path(cli.require("workdir", _WORKDIR.value))
@@ -58,6 +58,7 @@ def main(argv: list[str]) -> int:
             f"`--cells` must match some of {', '.join(c.name for c in cells)}. "
             f"Received: --cells={_CELLS.value}"
         )
+    study_report.check(name, protocol, cells, folder)
     failed = False
     if not _REPORT_ONLY.value:
         failed = _do_cells(name, protocol, cells, chosen, folder)

@@ -15,12 +15,20 @@ import markdown
 import numpy as np
 
 from iwae_tf import study_figures, study_plots, study_times
+from iwae_tf.config import plainest
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import write_atomically, write_json
 from iwae_tf.published import EPOCHS, Published
 from iwae_tf.studies import STUDIES, Cell, Protocol
-from iwae_tf.workdir import Workdir, as_json, different_keys, read_json
+from iwae_tf.workdir import (
+    Workdir,
+    as_json,
+    config_from,
+    different_keys,
+    read_json,
+)
 
-CHART = "nll.png"
+CHART, REPORT = "nll.png", "report.json"
 OBJECTIVE = ("model", "num_groups", "num_samples", "beta", "gradient_estimator")
 BETWEEN_SEEDS = 0.3  # nats by which runs of one config were seen to differ
 NOTES = """NLL: minus log p(x) of the test set in nats, lower is better, and its error
@@ -76,19 +84,41 @@ def collect(
 
     Returns:
       (list of Row, one a label, list of the results.json that were found).
+
+    Raises:
+      InvalidInputError: results of something else than the cell whose name they have.
     """
     found: dict[str, tuple[Cell, list[dict[str, Any]]]] = {}
     for cell in cells:
         path = Workdir(pathlib.Path(folder) / cell.name).results
         runs = found.setdefault(cell.label, (cell, []))[1]
         if path.is_file():
-            runs.append(read_json(path))
+            runs.append(_read_run(cell, path))
     labels = {cell.name: cell.label for cell in cells}
     rows = [
         _row(cell, runs)._replace(starts_from=labels.get(cell.after or "", ""))
         for cell, runs in found.values()
     ]
     return rows, [run for _, runs in found.values() for run in runs]
+
+
+def _read_run(cell: Cell, path: pathlib.Path) -> dict[str, Any]:
+    """The results of a cell, whose objective may have been trained by another name."""
+    run = read_json(path)
+    values = run.get("config")
+    if not isinstance(values, dict):
+        raise InvalidInputError(f"`{path.name}` must be of a run. Received: {path}")
+    ours, theirs = (
+        as_json(plainest(config)) for config in (cell.config, config_from(values, path))
+    )
+    different = different_keys(ours, theirs)
+    if different:
+        key = different[0]
+        raise InvalidInputError(
+            "`workdir` must hold runs of this study, budget and data set. Received: "
+            f"{path.parent}, whose {key} is {theirs[key]!r}, not {ours[key]!r}"
+        )
+    return run
 
 
 def _row(cell: Cell, runs: Sequence[dict[str, Any]]) -> Row:
@@ -365,6 +395,21 @@ def _common(runs: Sequence[dict[str, Any]], key: str) -> Any:
     return "by cell, see its config.json"
 
 
+def check(
+    name: str, protocol: Protocol, cells: Sequence[Cell], folder: str | os.PathLike[str]
+) -> None:
+    """Raises InvalidInputError where a folder holds something else; see `write`."""
+    path = pathlib.Path(folder) / REPORT
+    head, theirs = _head(name, protocol), read_json(path) if path.is_file() else {}
+    for key, value in head.items():
+        if theirs and theirs.get(key) != value:
+            raise InvalidInputError(
+                f"`workdir` must be new or hold this study. Received: {path}, whose "
+                f"{key} is {theirs.get(key)!r}, not {value!r}"
+            )
+    collect(cells, folder)
+
+
 def write(
     name: str, protocol: Protocol, cells: Sequence[Cell], folder: str | os.PathLike[str]
 ) -> list[Row]:
@@ -448,5 +493,9 @@ def _write(
     )
     write_atomically(folder / "report.md", lambda file: file.write(text.encode()))
     write_atomically(folder / "report.html", lambda file: file.write(page.encode()))
-    head = {"study": name, "budget": protocol.budget, "dataset": protocol.dataset}
-    write_json(folder / "report.json", head | content)
+    write_json(folder / REPORT, _head(name, protocol) | content)
+
+
+def _head(name: str, protocol: Protocol) -> dict[str, str]:
+    """What `report.json` says of which report it is."""
+    return {"study": name, "budget": protocol.budget, "dataset": protocol.dataset}

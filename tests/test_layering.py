@@ -92,8 +92,8 @@ ALLOWED = {
     },
     "study_figures": {"files", "studies", "study_plots", "study_times", "workdir"},
     "study_report": {
-        "files", "published", "studies", "study_figures", "study_plots", "study_times",
-        "workdir",
+        "config", "files", "published", "studies", "study_figures", "study_plots",
+        "study_times", "workdir",
     },
     "terminal": set(),
     "usage": {"terminal"},

@@ -181,16 +181,57 @@ def test_a_report_says_which_cells_were_trained_under_another_name(tmp_path):
     cells = studies.cells("rainforth_grid", protocol)
     by_name = {cell.name: cell for cell in cells}
     vae = by_name["miwae_64_1_seed0"].config.to_dict()
-    vae |= {"model": "vae", "num_groups": 1, "num_samples": 64, "stages": []}
+    stages = [(8, 60, 1.5e-3, 2e-4), (64, 10, 5e-4, 5e-6)]
+    vae |= {"model": "vae", "num_groups": 1, "num_samples": 64, "stages": stages}
+    vae["gradient_estimator"] = "stl"  # which DReG is for it
+    vae.pop("precision")  # as of a run from before there was such a key
     finished(tmp_path, by_name["miwae_64_1_seed0"], 86.0, config=vae)
     finished(tmp_path, by_name["miwae_8_8_seed0"], 85.0)
     rows = study_report.write("rainforth_grid", protocol, cells, tmp_path)
     as_what = "model = vae, num_groups = 1, num_samples = 64"
+    as_what += ", gradient_estimator = stl"
     assert [row.trained_as for row in rows if row.trained_as] == [as_what]
     assert (
         "Equal objectives are trained once, under one name: "
         f"MIWAE(64, 1) ({as_what})." in (tmp_path / "report.md").read_text()
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"dataset": "omniglot"}, "whose dataset is 'omniglot', not 'mnist'"),
+        ({"batch_size": 20}, "whose batch_size is 20, not 200"),
+        ({"data_dir": "elsewhere", "start_from": None}, None),
+    ],
+)
+def test_results_of_another_run_are_no_cell(tmp_path, found, words):
+    protocol = studies.Protocol("short")
+    cells = studies.cells("samples", protocol)
+    finished(tmp_path, cells[0], 85.0, config=cells[0].config.to_dict() | found)
+    if words is None:
+        rows, _ = study_report.collect(cells, tmp_path)
+        assert rows[0].nll == 85.0
+        return
+    with pytest.raises(InvalidInputError, match=words):
+        study_report.collect(cells, tmp_path)
+    (tmp_path / cells[0].name / "results.json").write_text("{}")
+    with pytest.raises(InvalidInputError, match="`results.json` must be of a run"):
+        study_report.collect(cells, tmp_path)
+
+
+def test_a_report_is_not_overwritten_by_that_of_something_else(tmp_path):
+    protocol = studies.Protocol("short")
+    cells = studies.cells("samples", protocol)
+    study_report.check("samples", protocol, cells, tmp_path)
+    study_report.write("samples", protocol, cells, tmp_path)
+    study_report.check("samples", protocol, cells, tmp_path)
+    for name, other, words in (
+        ("samples", studies.Protocol("full"), "whose budget is 'short', not 'full'"),
+        ("headline", protocol, "whose study is 'samples', not 'headline'"),
+    ):
+        with pytest.raises(InvalidInputError, match=words):
+            study_report.check(name, other, studies.cells(name, other), tmp_path)
 
 
 def test_the_ends_of_the_grid_are_published_as_iwae_and_vae():
@@ -449,6 +490,14 @@ def test_committed_reports_are_what_their_numbers_say(tmp_path):
         (["--study=x", "--workdir=x"], "`study` must be one of headline"),
         (["--study=headline", "--workdir=x", "--cells=y"], "`--cells` must match"),
         (["--study=headline", "--workdir=x", "--report_only"], "must be the folder"),
+        (
+            ["--study=samples", "--budget=full", "--workdir=results/samples"],
+            "whose budget is 'short', not 'full'",
+        ),
+        (
+            ["--study=samples", "--report_only", "--workdir=results/burda_table1"],
+            "whose study is 'burda_table1', not 'samples'",
+        ),
         (
             ["--study=headline", "--workdir=x", "--seed=-1"],
             "`seed` must be a non-negative integer. Received: seed=-1",
