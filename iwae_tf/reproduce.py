@@ -130,20 +130,21 @@ def _rebuild(folder):
     """The reports of all studies in a folder and below it, from their results."""
     from iwae_tf import studies
     from iwae_tf.errors import InvalidInputError
-    from iwae_tf.workdir import read_json
+    from iwae_tf.study_report import REPORT, read_head
 
-    found = sorted(folder.rglob("report.json"))
-    if not found:
+    found = {path: read_head(path) for path in sorted(folder.rglob(REPORT))}
+    if not any(found.values()):
         raise InvalidInputError(
-            "`--workdir` must hold a report.json, in it or below it. "
+            f"`--workdir` must hold the {REPORT} of a study, in it or below it. "
             f"Received: --workdir={folder}"
         )
-    for path in found:
-        kept = read_json(path)
-        protocol = studies.Protocol(kept["budget"], kept["dataset"])
-        seeds = kept.get("seeds", [0])
-        cells = studies.cells(kept["study"], protocol, seeds, path.parent)
-        _write_report(kept["study"], protocol, cells, path.parent)
+    for path, head in found.items():
+        if head is None:
+            print(f"passed over {path}, which is no report of a study")
+            continue
+        name, protocol, seeds = head
+        cells = studies.cells(name, protocol, seeds, path.parent)
+        _write_report(name, protocol, cells, path.parent)
     return 0
 
 

@@ -410,6 +410,20 @@ def check(
     collect(cells, folder)
 
 
+def read_head(path: pathlib.Path) -> tuple[str, Protocol, list[int]] | None:
+    """(study, Protocol, seeds) of a `report.json`; None where it is no study's."""
+    try:
+        kept = read_json(path)
+    except InvalidInputError:
+        return None
+    head: list[Any] = [kept.get(key) for key in ("study", "budget", "dataset")]
+    seeds = kept.get("seeds", [0])
+    are_seeds = isinstance(seeds, list) and all(isinstance(s, int) for s in seeds)
+    if not are_seeds or not all(isinstance(value, str) for value in head):
+        return None
+    return head[0], Protocol(*head[1:]), seeds
+
+
 def write(
     name: str, protocol: Protocol, cells: Sequence[Cell], folder: str | os.PathLike[str]
 ) -> list[Row]:

@@ -404,6 +404,22 @@ def test_pictures_of_runs_outlive_them(tmp_path):
     assert (tmp_path / "report.md").read_text() == first
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"tool": 1}', '{"study": ["x"], "budget": "short", "dataset": "x"}'],
+)
+def test_a_report_of_something_else_has_no_head(tmp_path, text):
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    assert study_report.read_head(path) is None
+    if text != '{"tool": 1}':  # the script once is enough
+        return
+    done = reproduce("--report_only", f"--workdir={tmp_path}")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "must hold the report.json of a study" in done.stderr
+    assert path.read_text() == text
+
+
 def reproduce(*flags):
     command = [sys.executable, "-m", "iwae_tf.reproduce", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -422,8 +438,12 @@ def test_the_script_runs_a_cell_and_rebuilds_its_report(tmp_path):
     assert reproduce(*flags, "--report_only").returncode == 0
     assert report.read_bytes() == first
     report.unlink()  # which is rebuilt from what report.json says of it
+    foreign = tmp_path / "a" / "report.json"
+    foreign.parent.mkdir()
+    foreign.write_text('{"tool": "eslint"}')
     below = reproduce("--report_only", f"--workdir={tmp_path.parent}")
     assert below.returncode == 0, below.stderr
+    assert f"passed over {foreign}, which is no report of a study" in below.stdout
     assert report.read_bytes() == first
     # Elsewhere the run is taken, not trained.
     other = tmp_path / "other"
@@ -482,7 +502,7 @@ def test_committed_reports_are_what_their_numbers_say(tmp_path):
     [
         (["--workdir=x"], "`--study` must be given"),
         (["--study=headline"], "`--workdir` must be given"),
-        (["--workdir=tests", "--report_only"], "must hold a report.json"),
+        (["--workdir=tests", "--report_only"], "must hold the report.json"),
         (
             ["--study=headline", "--workdir=x", "--reuse=nowhere"],
             "`reuse` must be a folder",
