@@ -143,8 +143,7 @@ def run_one(
         if not workdir.results.exists():
             if stop.is_set():
                 return Outcome(run.name, STOPPED, str(workdir.path))
-            if not workdir.config.exists():
-                write_json(workdir.config, run.config.to_dict())
+            workdir.keep(run.config)
             report(f"{run.name}: started")
             code = _train(workdir, stop, threads)
             outcome = _outcome(run.name, workdir, code)

@@ -52,10 +52,14 @@ class Workdir:
         """
         self.check(config)
         self._lock = FolderLock(self.path, "workdir")
-        if not self.config.exists():
-            write_json(self.config, config.to_dict())
+        self.keep(config)
         for folder in (self.path, self.checkpoints, self.figures):
             remove_leftovers(folder)
+
+    def keep(self, config: ConfigDict) -> None:
+        """Writes the config, over one whose data lay elsewhere."""
+        if not self.config.exists() or read_json(self.config) != as_json(config):
+            write_json(self.config, config.to_dict())
 
     def release(self) -> None:
         """Lets other processes claim the folder."""

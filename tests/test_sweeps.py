@@ -94,7 +94,10 @@ def test_two_runs_of_one_name(config, tmp_path):
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 workdir = pathlib.Path(sys.argv[2].partition("=")[2])
-seed = json.loads((workdir / "config.json").read_text())["seed"]
+config = json.loads((workdir / "config.json").read_text())
+seed = config["seed"]
+if not os.path.exists(config["data_dir"]):
+    sys.exit("error: `data_dir` must exist")
 with open(workdir / "starts", "a") as file:
     file.write("x")
 if seed == 1:
@@ -154,6 +157,17 @@ def test_failed_runs_end_no_other_and_are_named(config, tmp_path, stand_in):
     again = run_all(runs, folder, report=lines.append)
     assert again == outcomes
     assert [starts(folder, run.name) for run in runs] == [1, 0, 2, 2, 2, 1]
+
+
+def test_a_run_that_found_no_data_takes_the_new_place(config, tmp_path, stand_in):
+    lost = config.copy_and_resolve_references()
+    lost.data_dir = str(tmp_path / "nowhere")
+    (outcome,) = run_all([Run("a", lost)], tmp_path)
+    assert outcome.status == "failed" and "`data_dir` must exist" in outcome.message
+    (outcome,) = run_all([Run("a", config)], tmp_path)
+    assert outcome.status == "done", outcome.message
+    kept = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert kept["data_dir"] == config.data_dir
 
 
 def test_a_stopped_sweep_goes_on(config, tmp_path, stand_in):
