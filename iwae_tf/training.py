@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import os
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import save_arrays
 from iwae_tf.results import load_eval_split
 from iwae_tf.tensorboard import NUM_IMAGES, TensorBoard
-from iwae_tf.workdir import Workdir, load
+from iwae_tf.workdir import Workdir
 
 # What a step costs beside its draws, in draws: benchmarks/results.md has 0.85 ms at
 # K = 1 and 6.68 ms at K = 50.
@@ -80,7 +81,7 @@ def train(
     examples = load_examples(config, "train")
     images, validation = examples.images, load_examples(config, "validation")
     steps = datasets.num_batches(len(images), config.batch_size)
-    first = load(config.start_from) if config.start_from else None
+    first = _load_start(config)
     if distribution.is_chief:
         workdir.claim(config)
     checkpoints = CheckpointStore(workdir.checkpoints)
@@ -142,6 +143,12 @@ def compiled_model(
     model.optimizer.build(model.trainable_variables)
     model.stops_at_nonfinite = True
     return model
+
+
+def _load_start(config):
+    """The model whose weights are the first, or None."""
+    path = config.start_from
+    return Workdir(os.path.expanduser(path)).load_model("start_from") if path else None
 
 
 def _restore(checkpoints, model, distribution, report):

@@ -21,8 +21,6 @@ from iwae_tf.files import FolderLock, remove_leftovers, write_json, write_throug
 from iwae_tf.saved_model import export_saved_model, find_version, restore_weights
 from iwae_tf.versions import library_versions
 
-MOVABLE = ("data_dir", "start_from")  # keys in which a resumed run may differ
-
 
 class Workdir:
     """Paths of a run, and its config.
@@ -104,23 +102,26 @@ class Workdir:
         """The run's results, or None where it is not finished."""
         return read_json(self.results) if self.results.exists() else None
 
-    def load_model(self) -> keras.Model:
+    def load_model(self, name: str = "workdir") -> keras.Model:
         """The run's trained model.
+
+        Args:
+          name: what a message calls the folder.
 
         Raises:
           InvalidInputError: there is none, or it is damaged.
         """
         if not self.model.is_file():
             raise InvalidInputError(
-                "`workdir` must hold a finished run with a model.keras. "
-                f"Received: workdir={self.path}"
+                f"`{name}` must hold a finished run with a model.keras. "
+                f"Received: {name}={self.path}"
             )
         try:
             return keras.models.load_model(self.model)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise InvalidInputError(
-                f"`workdir` must hold an intact model.keras. Received: {self.model}, "
+                f"`{name}` must hold an intact model.keras. Received: {self.model}, "
                 f"{type(error).__name__}: {reason}"
             ) from error
 
@@ -242,15 +243,17 @@ def different_keys(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """In which keys two configs, as JSON, are different runs.
 
     A key that one lacks, since it was not there yet when that was written, has its
-    default. Where the data lie and what a run starts from may change.
+    default. Where the data and the run that it starts from lie may change, but not
+    whether it starts from one.
     """
     default = as_json(default_config())
-    ours, theirs = default | ours, default | theirs
-    return [
-        key
-        for key in sorted({*ours, *theirs} - {*MOVABLE})
-        if ours.get(key) != theirs.get(key)
-    ]
+    ours, theirs = (
+        default
+        | values
+        | {"data_dir": None, "start_from": bool(values.get("start_from"))}
+        for values in (ours, theirs)
+    )
+    return [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:

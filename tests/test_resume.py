@@ -162,6 +162,24 @@ def test_two_runs_cannot_have_one_workdir(config, tmp_path, monkeypatch):
     Workdir(tmp_path).claim(config)
 
 
+def test_a_run_that_starts_from_another_is_another(config, tmp_path, monkeypatch):
+    sequel = config.copy_and_resolve_references()
+    sequel.start_from = str(tmp_path / "first")
+    words = "`start_from` must hold a finished run with a model.keras. Received: start"
+    with pytest.raises(InvalidInputError, match=words):
+        train(sequel, tmp_path / "a", monkeypatch=monkeypatch)
+    assert not (tmp_path / "a").exists()
+    workdir = Workdir(tmp_path / "a")
+    workdir.keep(sequel)
+    with pytest.raises(InvalidInputError, match="whose start_from is '.*', not None"):
+        workdir.check(config)
+    moved = sequel.copy_and_resolve_references()
+    moved.start_from = "elsewhere"
+    workdir.check(moved)
+    workdir.keep(moved)
+    assert workdir.read_config().start_from == "elsewhere"
+
+
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     child = os.fork()
     if child == 0:
