@@ -77,11 +77,10 @@ def require(name: str, value: T | None) -> T:
 
 
 def check_positive(name: str, value: int | None) -> None:
-    """Raises InvalidInputError where a flag was given a number below one."""
-    if value is not None and value < 1:
-        raise InvalidInputError(
-            f"`--{name}` must be a positive integer. Received: --{name}={value}"
-        )
+    """Raises InvalidInputError where a flag was given no positive int32."""
+    if value is not None and not 1 <= value < 2**31:
+        rule = "must be a positive integer" + " below 2**31" * (value > 0)
+        raise InvalidInputError(f"`--{name}` {rule}. Received: --{name}={value}")
 
 
 def pair(name: str, words: Sequence[str]) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from iwae_tf.autoencoder import Autoencoder
 from iwae_tf.classes import class_log_likelihoods
 from iwae_tf.discretized_logistic import NUM_LEVELS
 from iwae_tf.distributions import LIKELIHOODS
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.versions import library_versions
 
 DEAD_UNIT_IMAGES = 1000  # enough for a paired difference
@@ -144,7 +145,7 @@ def evaluate_model(
 
 
 def evaluate_signature(
-    log_likelihood: Callable[..., dict[str, tf.Tensor]],
+    log_likelihood: tf.types.experimental.ConcreteFunction,
     config: ConfigDict,
     *,
     split: str,
@@ -167,8 +168,14 @@ def evaluate_signature(
       (results: dict or None where not one image was scored, whether all were).
     """
     batch_size = max(1, evaluation.SCORES_PER_CALL // num_samples)
+    event_shape = tuple(log_likelihood.structured_input_signature[1]["x"].shape[1:])
 
     def score_images(images, labels, on_batch):
+        if images.shape[1:] != event_shape:
+            raise InvalidInputError(
+                f"`dataset` must have images of the model's shape {event_shape}. "
+                f"Received: dataset={config.dataset}, of shape {images.shape[1:]}"
+            )
         for first in range(0, len(images), batch_size):
             rows, given = slice(first, first + batch_size), {}
             if labels is not None:

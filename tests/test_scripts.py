@@ -472,6 +472,12 @@ def test_bad_test_images_are_one_line_of_evaluate(finished, tmp_path, capsys):
     np.savez(tmp_path / "bad.npz", x_train=GOOD, x_test=GOOD[:, :5])
     code = run_script("evaluate", f"--workdir={finished}", *options)
     assert_one_line(code, capsys, "(8, 8, 1)")
+    np.savez(tmp_path / "bad.npz", x_train=GOOD[:, :5], x_test=GOOD[:, :5])
+    options += [f"--output={tmp_path / 'x.json'}"]
+    code = run_script("evaluate", f"--saved_model={finished}/saved_model", *options)
+    words = "`dataset` must have images of the model's shape (8, 8, 1)"
+    assert_one_line(code, capsys, words, "npz, of shape (5, 8, 1)")
+    assert not (tmp_path / "x.json").exists()
 
 
 BAD_FLAGS = [
@@ -516,6 +522,7 @@ def test_bad_arguments_of_evaluate_are_one_line(finished, tmp_path, capsys):
     calls = [
         ([here, f"--saved_model={finished}/saved_model"], "one of `--workdir` and"),
         ([here, "--num_samples=0"], "`--num_samples` must be a positive integer"),
+        ([here, "--num_samples=2147483648"], "positive integer below 2**31. Received"),
         ([here, "--limit=-1"], "`--limit` must be a positive integer"),
         ([here, "--limit=few"], "limit"),
         ([here, "--split=tset"], "`split` must be one of"),
