@@ -62,6 +62,15 @@ def split_rows(images: np.ndarray, num_columns: int) -> list[np.ndarray]:
     return [images[i : i + num_columns] for i in range(0, len(images), num_columns)]
 
 
+def most_in_grid(event_shape: Sequence[int]) -> tuple[int, int]:
+    """How many rows and columns of such images fit into one picture, one at least."""
+    flat = math.isqrt(event_shape[0])
+    tall, wide = event_shape[:2] if len(event_shape) > 1 else (flat, flat)
+    rows = (_MAX_SIDE - 2 * PAIR_GAP) // (tall + PAIR_GAP)
+    columns = (_MAX_SIDE - GAP) // (wide + GAP)
+    return max(rows, 1), max(columns, 1)
+
+
 def mosaic(
     rows: Sequence[np.ndarray], *, gaps: Sequence[int], width: int
 ) -> tuple[np.ndarray, list[float]]:
@@ -69,6 +78,7 @@ def mosaic(
     columns = len(rows[0])
     _, tall, wide, _ = rows[0].shape
     scale = (width - GAP * (columns + 1)) // (columns * wide)
+    scale = min(scale, (_MAX_SIDE - GAP - sum(gaps)) // (len(rows) * tall))
     scale = min(max(scale, 1), _MAX_SCALE)
     tall, wide = tall * scale, wide * scale
     shape = (sum(gaps) + tall * len(rows) + GAP, GAP + columns * (wide + GAP))

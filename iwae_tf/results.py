@@ -24,8 +24,8 @@ from iwae_tf.versions import library_versions
 
 DEAD_UNIT_IMAGES = 1000  # enough for a paired difference
 CLASS_IMAGES, CLASS_SAMPLES = 1000, 500  # at most, of what is scored under each class
-NUM_DRAWN, NUM_LATENT = 100, 5000  # images in a grid, points in a latent plot
-NUM_OF_CLASS, MOST_CLASSES = 10, 20  # images in a row of samples, and rows
+NUM_ROWS, NUM_COLUMNS, MOST_CLASSES = 10, 10, 20  # of a grid of images; rows of classes
+NUM_LATENT = 5000  # points in a latent plot
 
 
 def load_eval_split(
@@ -325,15 +325,17 @@ def draw_figures(
 
 def _draw_images(model, images, labels, seed, folder):
     """The pictures that only image data has."""
-    count, columns, classes = NUM_DRAWN, None, None
+    most_rows, most_columns = plots.most_in_grid(images.shape[1:])
+    columns = min(NUM_COLUMNS, most_columns)
+    rows, classes = min(NUM_ROWS, most_rows), None
+    originals = images[: columns * min(NUM_ROWS // 2, max(most_rows // 2, 1))]
     title = "Draws from the prior: mean of p(x|z)"
     if model.is_conditional:
-        columns, rows = NUM_OF_CLASS, min(model.num_classes, MOST_CLASSES)
-        count, classes = rows * columns, np.repeat(np.arange(rows), columns)
+        rows = min(model.num_classes, MOST_CLASSES, most_rows)
+        classes = np.repeat(np.arange(rows), columns)
         title = "Draws from p(z|y), a row a class: mean of p(x|z, y)"
-        labels = labels[: NUM_DRAWN // 2]
-    samples = model.sample(count, seed, labels=classes, mean=True)
-    originals = images[: NUM_DRAWN // 2]
+        labels = labels[: len(originals)]
+    samples = model.sample(rows * columns, seed, labels=classes, mean=True)
     reconstructions = model.reconstruct(originals, seed, labels=labels)
     reconstructions = np.clip(reconstructions, 0.0, 1.0)
     return [
@@ -344,6 +346,9 @@ def _draw_images(model, images, labels, seed, folder):
             title=title,
         ),
         plots.reconstructions(
-            folder / "reconstructions.png", originals, reconstructions
+            folder / "reconstructions.png",
+            originals,
+            reconstructions,
+            num_columns=columns,
         ),
     ]

@@ -9,6 +9,7 @@ import functools
 import math
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from iwae_tf import evaluation
 from iwae_tf.checks import check_count
 from iwae_tf.diagnostics.representation import kl_per_unit
-from iwae_tf.drawing import GAP, PAIR_GAP, mosaic, split_rows
+from iwae_tf.drawing import GAP, PAIR_GAP, mosaic, most_in_grid, split_rows
 from iwae_tf.files import write_atomically
 from iwae_tf.plot_inputs import as_images, is_image
 
@@ -164,30 +165,44 @@ class TensorBoard(keras.callbacks.Callback):
         return None if self._labels is None else self._labels[:count]
 
     def _write_pictures(self, step):
-        model, seed = self.model, self._seed
-        if not is_image(model.event_shape):
+        if not is_image(self.model.event_shape):
             return
+        try:
+            pictures = dict(self._pictures())
+        except Exception as error:  # which is no reason to end a run
+            warnings.warn(f"pictures could not be drawn: {error}", stacklevel=2)
+            return
+        with self._writers[VALIDATION].as_default(step):
+            for tag, canvas in pictures.items():
+                tf.summary.image(tag, canvas[np.newaxis])
+
+    def _pictures(self):
+        """Yields (tag, canvas)."""
+        model, seed = self.model, self._seed
+        most_rows, most_columns = most_in_grid(model.event_shape)
+        side = math.isqrt(NUM_SAMPLES)
         classes = None
         if model.is_conditional:  # one after the other
             classes = np.arange(NUM_SAMPLES) % model.num_classes
         samples = model.sample(NUM_SAMPLES, seed, labels=classes, mean=True)
-        samples = np.clip(samples, 0.0, 1.0)
-        rows = split_rows(as_images(samples, "samples"), math.isqrt(NUM_SAMPLES))
-        with self._writers[VALIDATION].as_default(step):
-            _picture("pictures/samples", rows, [GAP] * len(rows))
-            if self._images is None:
-                return
-            originals = self._images[:NUM_PAIRS]
-            labels = self._first_labels(NUM_PAIRS)
-            copies = model.reconstruct(originals, seed, labels=labels)
-            copies = np.clip(copies, 0.0, 1.0)
-            pairs = zip(
-                split_rows(as_images(originals, "images"), NUM_COLUMNS),
-                split_rows(as_images(copies, "reconstructions"), NUM_COLUMNS),
-            )
-            rows = [row for pair in pairs for row in pair]
-            gaps = [GAP if index % 2 else PAIR_GAP for index in range(len(rows))]
-            _picture("pictures/originals_above_reconstructions", rows, gaps)
+        samples = as_images(np.clip(samples, 0.0, 1.0), "samples")
+        rows = split_rows(samples, min(side, most_columns))[: min(side, most_rows)]
+        yield "pictures/samples", _canvas(rows, [GAP] * len(rows))
+        if self._images is None:
+            return
+        columns = min(NUM_COLUMNS, most_columns)
+        pairs = min(NUM_PAIRS // NUM_COLUMNS, max(most_rows // 2, 1))
+        originals = self._images[: columns * pairs]
+        labels = self._first_labels(len(originals))
+        copies = model.reconstruct(originals, seed, labels=labels)
+        copies = np.clip(copies, 0.0, 1.0)
+        above_below = zip(
+            split_rows(as_images(originals, "images"), columns),
+            split_rows(as_images(copies, "reconstructions"), columns),
+        )
+        rows = [row for pair in above_below for row in pair]
+        gaps = [GAP if index % 2 else PAIR_GAP for index in range(len(rows))]
+        yield "pictures/originals_above_reconstructions", _canvas(rows, gaps)
 
     def on_train_end(self, logs: Any = None) -> None:
         self.close()
@@ -270,11 +285,11 @@ def _scalar(tag, value):
     tf.summary.scalar(tag, float(value))
 
 
-def _picture(tag, rows, gaps):
+def _canvas(rows, gaps):
     """Rows of images [H, W, 3] as one picture, without empty places in the last row."""
     rows = [row for row in rows if len(row) == len(rows[0])] or rows
     canvas, _ = mosaic(rows, gaps=gaps[: len(rows)], width=PIXELS)
-    tf.summary.image(tag, canvas[np.newaxis])
+    return canvas
 
 
 @contextlib.contextmanager

@@ -78,6 +78,7 @@ def _run(config, workdir, distribution):
 def _finish(config, workdir, trained, distribution):
     """Evaluates, draws and exports; `results.json` comes last and ends the run."""
     from iwae_tf import results, terminal
+    from iwae_tf.callbacks import StopTraining
     from iwae_tf.files import write_json
     from iwae_tf.tensorboard import write_hyperparameters
 
@@ -93,7 +94,12 @@ def _finish(config, workdir, trained, distribution):
         raise KeyboardInterrupt
     if not distribution.is_chief:
         return
-    results.draw_figures(model, config, trained.history, workdir.figures)
+    try:
+        results.draw_figures(model, config, trained.history, workdir.figures)
+    except StopTraining:
+        raise
+    except Exception as error:  # which is no reason to lose what was trained
+        terminal.tell(f"not all figures could be drawn: {error}")
     saved = workdir.export(model, config, found)
     found["seconds"] = trained.seconds + found["evaluation_seconds"]
     write_hyperparameters(workdir.tensorboard, workdir.path, found["config"], found)

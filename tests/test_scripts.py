@@ -354,6 +354,33 @@ def test_two_layers_and_piwae_train_and_export(tiny, tmp_path, options, files):
     assert draws == ([(1, 2), (1, 3)] if layers == 2 else [(1, 3), (4, 3)])
 
 
+def test_images_of_any_sides_are_drawn(tiny, tmp_path, recwarn, capsys):
+    """As many as fit into a picture."""
+    x = np.round(np.random.default_rng(0).uniform(size=(20, 6000, 2)))
+    x = x.astype("float32")
+    np.savez(tmp_path / "tall.npz", x_train=x, x_test=x[:5])
+    options = [f"--config.data_dir={tmp_path / 'tall.npz'}", "--config.epochs=1"]
+    workdir = tmp_path / "run"
+    assert run_script("train", *tiny, *options, f"--workdir={workdir}") == 0
+    for name in ("samples", "reconstructions"):
+        assert (workdir / "figures" / f"{name}.png").is_file()
+    assert "drawn" not in capsys.readouterr().out
+    assert not [w for w in recwarn if "drawn" in str(w.message)]
+
+
+def test_what_cannot_be_drawn_ends_no_run(tiny, tmp_path, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise ValueError("no room")
+
+    monkeypatch.setattr("iwae_tf.tensorboard.mosaic", fail)
+    monkeypatch.setattr("iwae_tf.plots.mosaic", fail)
+    options = ["--config.epochs=1", f"--workdir={tmp_path / 'run'}"]
+    with pytest.warns(UserWarning, match="pictures could not be drawn: no room"):
+        assert run_script("train", *tiny, *options) == 0
+    assert "not all figures could be drawn: no room" in capsys.readouterr().out
+    assert read_json(tmp_path / "run" / "results.json")["num_examples"] == 20
+
+
 # evaluate and export ---------------------------------------------------------------
 
 
