@@ -1,10 +1,14 @@
 """What the scripts share: flags, one-line errors, exit codes."""
 
+import contextlib
 import functools
 import logging
+import os
 import pathlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, TypeVar
 
@@ -67,6 +71,17 @@ class DeviceFlags:
 
         check_positive("num_devices", self._num_devices.value)
         return make_distribution(self._kind.value, self._num_devices.value)
+
+
+@contextlib.contextmanager
+def stop_at_sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, until the end of the block."""
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def require(name: str, value: T | None) -> T:

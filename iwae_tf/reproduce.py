@@ -11,8 +11,6 @@ from what is there, without `--study` those of all studies below the workdir.
 
 import fnmatch
 import pathlib
-import signal
-import threading
 
 from absl import flags
 
@@ -81,18 +79,17 @@ def _do_cells(name, protocol, cells, chosen, folder):
         print(line, flush=True)
         study_report.write(name, protocol, cells, folder)
 
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     outcomes = []
-    for turn in studies.in_turn(chosen):
-        runs = [sweeps.Run(cell.name, cell.config) for cell in turn]
-        if _REUSE.value is not None:
-            sweeps.take_finished(runs, folder, _REUSE.value)
-        if folder.is_dir():
-            sweeps.take_finished(runs, folder, folder)
-        outcomes += sweeps.run_all(
-            runs, folder, num_processes=_PROCESSES.value, stop=stop, report=report
-        )
+    with cli.stop_at_sigterm() as stop:
+        for turn in studies.in_turn(chosen):
+            runs = [sweeps.Run(cell.name, cell.config) for cell in turn]
+            if _REUSE.value is not None:
+                sweeps.take_finished(runs, folder, _REUSE.value)
+            if folder.is_dir():
+                sweeps.take_finished(runs, folder, folder)
+            outcomes += sweeps.run_all(
+                runs, folder, num_processes=_PROCESSES.value, stop=stop, report=report
+            )
     if outcomes:
         print(sweeps.format_table(outcomes))
     return any(outcome.status == sweeps.FAILED for outcome in outcomes)

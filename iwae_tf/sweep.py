@@ -8,8 +8,6 @@ run alone, for the array jobs of a cluster; `--list` prints the runs in that ord
 """
 
 import pathlib
-import signal
-import threading
 
 from absl import flags
 from ml_collections import config_flags
@@ -44,9 +42,10 @@ def main(argv: list[str]) -> int:
     if _TASK.value is not None:
         check_choice(_TASK.value, "task", range(len(runs)))
         runs, table = [runs[_TASK.value]], None
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    outcomes = sweeps.run_all(runs, folder, num_processes=_PROCESSES.value, stop=stop)
+    with cli.stop_at_sigterm() as stop:
+        outcomes = sweeps.run_all(
+            runs, folder, num_processes=_PROCESSES.value, stop=stop
+        )
     print(sweeps.format_table(outcomes))
     if table is not None:
         sweeps.write_table(table, outcomes)

@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -34,6 +35,8 @@ from iwae_tf.workdir import Workdir, as_json, config_from, different_keys, read_
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 TRAIN = (sys.executable, "-m", "iwae_tf.train")
 POLL_SECONDS = 0.2
+INTERRUPTED = 130  # exit code of the training script
+DEATHS_OF_STOP = (-signal.SIGTERM, -signal.SIGINT)
 NOT_TAKEN = ("checkpoints", "tensorboard", "saved_model", "log.txt", ".lock")
 
 
@@ -240,7 +243,10 @@ def write_table(path: str | os.PathLike[str], outcomes: Iterable[Outcome]) -> No
 
 
 def _train(workdir: Workdir, stop: threading.Event, threads: int | None) -> int:
-    """Runs the training script; returns its exit code. SIGTERM once `stop` is set."""
+    """Runs the training script; returns its exit code. SIGTERM once `stop` is set.
+
+    A script that has not come to listen to signals yet dies of one, as good as stopped.
+    """
     command = [*TRAIN, f"--config={workdir.config}", f"--workdir={workdir.path}"]
     environment = dict(os.environ)
     if threads is not None:
@@ -255,7 +261,8 @@ def _train(workdir: Workdir, stop: threading.Event, threads: int | None) -> int:
                 process.terminate()
                 asked = True
             time.sleep(POLL_SECONDS)
-    return process.returncode
+    died_of_stop = stop.is_set() and process.returncode in DEATHS_OF_STOP
+    return INTERRUPTED if died_of_stop else process.returncode
 
 
 def _outcome(name: str, workdir: Workdir, code: int) -> Outcome:
@@ -272,7 +279,7 @@ def _outcome(name: str, workdir: Workdir, code: int) -> Outcome:
             bound=found.get("bound"),
             seconds=found.get("seconds"),
         )
-    if code in (0, 130):
+    if code in (0, INTERRUPTED):
         return Outcome(name, STOPPED, path)
     log = workdir.path / "log.txt"
     lines = [

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from iwae_tf import sweeps
+from iwae_tf import cli, sweeps
 from iwae_tf.config import default_config
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.sweeps import Outcome, Run, expand_grid, run_all
@@ -107,6 +108,9 @@ if seed == 2:
     os.kill(os.getpid(), signal.SIGKILL)
 if seed == 3:
     raise RuntimeError("a traceback")
+if seed == 6:
+    (workdir / "trains").touch()
+    time.sleep(60)
 if seed == 4 and not (workdir / "checkpoint").exists():
     def stop(*_):
         (workdir / "checkpoint").touch()
@@ -182,6 +186,26 @@ def test_a_stopped_sweep_goes_on(config, tmp_path, stand_in):
     assert (folder / "seed=4" / "checkpoint").exists()
     assert not (folder / "seed=0").exists()
     assert [o.status for o in run_all(runs, folder)] == ["done", "done"]
+
+
+def test_a_run_that_is_stopped_before_it_listens_is_no_failure(
+    config, tmp_path, stand_in
+):
+    (run,), stop = expand_grid(config, ["seed=6"]), threading.Event()
+    waiter = threading.Thread(target=_set_when, args=(tmp_path / "a/trains", stop))
+    waiter.start()
+    (outcome,) = run_all([Run("a", run.config)], tmp_path, stop=stop)
+    waiter.join()
+    assert (outcome.status, outcome.message) == ("stopped", "")
+
+
+def test_sigterm_sets_an_event_in_a_block_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    with cli.stop_at_sigterm() as stop:
+        assert not stop.is_set()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.wait(10)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def _set_when(path, event):
