@@ -90,9 +90,13 @@ def open_scorer(
         )
     if saved_model is not None:
         return InProcessScorer(saved_model)
-    url = urllib.parse.urlsplit(str(endpoint))
+    try:
+        url = urllib.parse.urlsplit(str(endpoint))
+        has_host = bool(url.hostname) and url.port != 0  # a bad port is a ValueError
+    except ValueError as error:
+        raise InvalidInputError(f"{RULE}. Received: {endpoint}, {error}") from error
     path = re.fullmatch(r"(/v1/models/([^/:]+))(?:/versions/([0-9]+))?/?", url.path)
-    if url.scheme not in ("http", "https", "grpc") or not url.netloc or not path:
+    if url.scheme not in ("http", "https", "grpc") or not has_host or not path:
         raise InvalidInputError(f"{RULE}. Received: {endpoint}")
     _, name, version = path.groups()
     version = None if version is None else int(version)

@@ -428,11 +428,23 @@ def test_bad_arguments_are_refused(folder, x, tmp_path, arguments, message):
 @pytest.mark.parametrize(
     "endpoint",
     ["localhost:8501", "ftp://h/v1/models/m", "http://h/v1/models/", "http://h/v2/m",
-     "http://h/v1/models/m:predict", "http://h/v1/models/m/versions/x", "http:///v1/m"],
+     "http://h/v1/models/m:predict", "http://h/v1/models/m/versions/x", "http:///v1/m",
+     "http://[::1:8501/v1/models/m", "http://h:port/v1/models/m",
+     "http://:8501/v1/models/m", "grpc://h:70000/v1/models/m"],
 )  # fmt: skip
 def test_bad_endpoints_are_refused(x, endpoint):
     with pytest.raises(InvalidInputError, match="`endpoint` must be http://HOST"):
         score(x, endpoint=endpoint)
+
+
+def test_an_endpoint_may_be_an_ipv6_address(monkeypatch):
+    for name in ("RestScorer", "GrpcScorer"):
+        monkeypatch.setattr(endpoints, name, lambda *args, **kwargs: args)
+    path = "v1/models/m"
+    found = endpoints.open_scorer(endpoint=f"http://[::1]:8501/{path}")
+    assert found == (f"http://[::1]:8501/{path}", None)
+    found = endpoints.open_scorer(endpoint=f"grpc://[::1]:8500/{path}/versions/2")
+    assert found == ("[::1]:8500", "m", 2)
 
 
 def test_what_the_server_has_not_is_said(folder, x, tmp_path):
