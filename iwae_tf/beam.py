@@ -16,6 +16,7 @@ import pyarrow
 import tensorflow as tf
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.ml.inference import base
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from iwae_tf import serving
 from iwae_tf.data_files import readable
@@ -25,6 +26,7 @@ from iwae_tf.score_files import COLUMNS
 
 ROWS_A_READ = 256  # of an .npy shard, the unit that is handed to a worker
 MAX_BATCH_SIZE = 64  # rows that one call of the handler gets
+REMOTE_OPTIONS = ("PortableRunner", "FlinkRunner", "SparkRunner")  # have their own
 SCHEMA = pyarrow.schema(
     [
         (COLUMNS[0], pyarrow.int64()),
@@ -201,6 +203,18 @@ def parse_example(record: bytes) -> tuple[int, np.ndarray]:
             f"features {sorted(features)}"
         )
     return rows[0], np.array(values, np.float32)
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Raises InvalidInputError for an option that Beam would leave out silently."""
+    parsed = PipelineOptions(list(options))
+    known = parsed.get_all_options(retain_unknown_options=False)
+    unknown = set(parsed.get_all_options(retain_unknown_options=True)) - set(known)
+    if unknown:
+        raise InvalidInputError(
+            "`--option` must be an option of Beam, NAME=VALUE. Received: "
+            f"--option={', '.join(sorted(unknown))}"
+        )
 
 
 def user_mistake(error: BaseException) -> str | None:

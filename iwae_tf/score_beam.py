@@ -34,6 +34,8 @@ def main(argv: list[str]) -> int:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     options = [f"--runner={_RUNNER.value}", *(f"--{o}" for o in _OPTION.value)]
+    if _RUNNER.value not in beam.REMOTE_OPTIONS:
+        beam.check_options(options)
     handler = beam.SavedModelHandler(
         saved_model, num_samples=_NUM_SAMPLES.value, seed=seed
     )

@@ -181,6 +181,11 @@ def test_bad_images_end_the_pipeline_in_one_line(
         ("bad.npy", "s.csv", {}, "`input` must hold readable .npy files"),
         ("a.npy", "s.csv", {"saved_model": "no"}, "`saved_model` must be a folder"),
         ("a.npy", "s.csv", {"runner": "Nobody"}, "Nobody"),
+        (
+            *("a.npy", "s.csv", {"option": "direct_num_worker=2"}),
+            "`--option` must be an option of Beam, NAME=VALUE. Received: "
+            "--option=direct_num_worker",
+        ),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(
