@@ -122,22 +122,23 @@ def _subject():
             f"--workdir={_WORKDIR.value}, --saved_model={_SAVED_MODEL.value}"
         )
     _output()
+    data = {
+        "dataset": _DATASET.value,
+        "data_dir": _DATA_DIR.value,
+        "binarization": _BINARIZATION.value,
+    }
     if _WORKDIR.value:
         workdir = Workdir(_WORKDIR.value)
         config, model = workdir.read_config(), workdir.load_model()
+        override(config, **data)
     else:
-        model, config = load_exported(cli.require("saved_model", _SAVED_MODEL.value))
+        path = cli.require("saved_model", _SAVED_MODEL.value)
+        model, config = load_exported(path, **data)
     if config.conditional:
         raise InvalidInputError(
             "the model must not be conditional: the diagnosis has no labels. "
             "Received: conditional=True"
         )
-    override(
-        config,
-        dataset=_DATASET.value,
-        data_dir=_DATA_DIR.value,
-        binarization=_BINARIZATION.value,
-    )
     images, _ = results.load_eval_split(config, _SPLIT.value, _NUM_IMAGES.value)
     subject = Subject(
         model, images, _NUM_SAMPLES.value, (config.eval_seed, 0), _QUICK.value

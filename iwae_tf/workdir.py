@@ -15,7 +15,13 @@ from iwae_tf import (
     models,  # noqa: F401, registers the classes that a file may hold
     warmup,
 )
-from iwae_tf.config import build_model, default_config, set_draws, validate
+from iwae_tf.config import (
+    build_model,
+    default_config,
+    override,
+    set_draws,
+    validate,
+)
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import FolderLock, remove_leftovers, write_json, write_through
 from iwae_tf.saved_model import export_saved_model, find_version, restore_weights
@@ -172,11 +178,15 @@ def export(
     return version
 
 
-def load_exported(path: str | os.PathLike[str]) -> tuple[keras.Model, ConfigDict]:
+def load_exported(
+    path: str | os.PathLike[str], **overrides: Any
+) -> tuple[keras.Model, ConfigDict]:
     """The Keras model of a SavedModel that `export` wrote, from the config beside it.
 
     Args:
       path: the folder of the versions, whose newest is taken, or of one version.
+      overrides: values in place of the config's, as of data that lie elsewhere; not
+        those that are None.
 
     Returns:
       (model, its ConfigDict).
@@ -185,7 +195,7 @@ def load_exported(path: str | os.PathLike[str]) -> tuple[keras.Model, ConfigDict
       InvalidInputError: there is none, it is damaged, or not what its config says.
     """
     version = find_version(path)
-    config = read_config(version.parent / "config.json")
+    config = override(read_config(version.parent / "config.json"), **overrides)
     model = build_model(config)
     restore_weights(model, version)
     set_draws(model, config)  # not those of the first stage

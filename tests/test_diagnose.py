@@ -162,6 +162,21 @@ def test_mistakes_in_one_line(tmp_path, monkeypatch, capsys, arguments, message)
     assert not list(tmp_path.iterdir())
 
 
+def test_the_data_of_an_export_may_lie_elsewhere(tmp_path):
+    x = np.random.default_rng(0).integers(0, 2, [40, 4, 4]).astype("float32")
+    np.savez(tmp_path / "old.npz", x_train=x, x_test=x)
+    config = read_config(EXPORTED / "config.json")
+    config.dataset, config.data_dir = "npz", str(tmp_path / "old.npz")
+    config.latent_dims, config.hidden_dims = [2], [[4]]
+    export(iwae_tf.build_model(config), config, tmp_path / "exported")
+    (tmp_path / "old.npz").rename(tmp_path / "new.npz")
+    arguments = ["--parts=proposal", "--num_images=6", "--num_samples=50"]
+    arguments += [f"--saved_model={tmp_path / 'exported'}", f"--output={tmp_path}"]
+    new = f"--data_dir={tmp_path / 'new.npz'}"
+    assert run_script("diagnose", *arguments, new) == 0
+    assert (tmp_path / "proposal.json").is_file()
+
+
 def test_an_export_is_the_model_again(tmp_path):
     config = read_config(EXPORTED / "config.json")
     config.dataset, config.latent_dims, config.hidden_dims = "mnist", [2], [[4]]
