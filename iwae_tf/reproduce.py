@@ -1,4 +1,4 @@
-"""Reproduces a table or figure of the papers, beside what they report.
+r"""Reproduces a table or figure of the papers, beside what they report.
 
   python -m iwae_tf.reproduce --study=burda_table1 --budget=short \
       --data_dir=DIR --workdir=results/burda_table1

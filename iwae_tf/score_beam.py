@@ -1,7 +1,7 @@
-"""Scores shards of images with a SavedModel, as an Apache Beam pipeline.
+r"""Scores shards of images with a SavedModel, as an Apache Beam pipeline.
 
-python -m iwae_tf.score_beam --saved_model=DIR --input='images-*.npy' --output=s.csv
-    [--runner=DirectRunner] [--option=direct_num_workers=2 ...]
+python -m iwae_tf.score_beam --saved_model=DIR --input='images-*.npy' --output=s.csv \
+    --runner=DirectRunner --option=direct_num_workers=2
 
 Shards in: .npy, .tfrecord or .parquet. Shards out: .csv or .parquet.
 """

@@ -1,4 +1,4 @@
-"""Trains every combination of some values of a config, some runs at a time.
+r"""Trains every combination of some values of a config, some runs at a time.
 
   python -m iwae_tf.sweep --config=mnist5k_iwae --folder=runs/sweep \
       --grid=num_samples=1,5,50 --grid=seed=0,1,2 --processes=2

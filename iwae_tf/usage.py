@@ -1,6 +1,5 @@
 """`--help`: a script's own flags and config keys by group, and nothing else."""
 
-import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -177,7 +176,7 @@ def _wrap_prose(prose, width):
     paragraphs = []
     for paragraph in prose.split("\n\n"):
         if paragraph.lstrip().startswith("python "):
-            paragraphs.append(re.sub(r"(?<=\S) {2,}", "\n      ", paragraph))
+            paragraphs.append(paragraph)
         else:
             paragraphs.append(textwrap.fill(" ".join(paragraph.split()), width))
     return "\n\n".join(paragraphs)

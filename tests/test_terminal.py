@@ -137,6 +137,18 @@ def test_help_of_a_console_command_is_short(name, capsys):
     assert {f for f in own if f"  --{f}" not in output.out} == set()
 
 
+@pytest.mark.parametrize("name", ["sweep", "reproduce", "score_beam"])
+def test_commands_in_help_can_be_pasted(name, capsys):
+    for options in (["--help"], ["--helpfull"]):
+        assert run_script(name, *options) == 0
+        text = capsys.readouterr().out
+        start = text.index("python -m")
+        command = text[start : text.index("\n\n", start)]
+        first, *rest = command.splitlines()
+        assert rest and first.endswith(" \\") and not rest[-1].endswith("\\")
+        assert not set("[]") & set(command)
+
+
 def own_text(name):
     """The part of a script that defines its flags."""
     text = (REPOSITORY / "iwae_tf" / f"{name}.py").read_text()
