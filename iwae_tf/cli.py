@@ -54,6 +54,21 @@ def run(main: Callable[[list[str]], int]) -> None:
     app.run(guarded, flags_parser=parser)
 
 
+class _PathParser(flags.ArgumentParser[str]):
+    """A path in which ~ is the home folder, as in one that the shell has expanded."""
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument)
+
+    def flag_type(self) -> str:
+        return "string"
+
+
+def path_flag(name: str, meaning: str) -> flags.FlagHolder[str | None]:
+    """Defines a flag for a path; shells leave the ~ of `--name=~/runs` as it is."""
+    return flags.DEFINE(_PathParser(), name, None, meaning)
+
+
 class DeviceFlags:
     """The flags `--distribute` and `--num_devices`, of scripts that take them."""
 
@@ -124,6 +139,7 @@ def config_path(value: str) -> str:
     Raises:
       InvalidInputError: neither a file nor a shipped config.
     """
+    value = os.path.expanduser(value)
     path, colon, argument = value.partition(":")
     shipped = _shipped_configs()
     if value.endswith(".json"):

@@ -16,12 +16,12 @@ from absl import flags
 
 from iwae_tf import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
-_SAVED_MODEL = flags.DEFINE_string(
-    "saved_model", None, "Exported model, NAME or NAME/1, instead of a workdir."
+_WORKDIR = cli.path_flag("workdir", "Folder of a finished run.")
+_SAVED_MODEL = cli.path_flag(
+    "saved_model", "Exported model, NAME or NAME/1, instead of a workdir."
 )
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder of the report; WORKDIR/diagnostics by default."
+_OUTPUT = cli.path_flag(
+    "output", "Folder of the report; WORKDIR/diagnostics by default."
 )
 _PARTS = flags.DEFINE_list(
     "parts", None, "Some of the parts, by name; all of a model's by default."
@@ -33,7 +33,7 @@ _NUM_SAMPLES = flags.DEFINE_integer(
 )
 _QUICK = flags.DEFINE_bool("quick", False, "A tenth of the work, for a first look.")
 _DATASET = flags.DEFINE_string("dataset", None, "Instead of the config's data set.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Instead of the config's data_dir.")
+_DATA_DIR = cli.path_flag("data_dir", "Instead of the config's data_dir.")
 _BINARIZATION = flags.DEFINE_string("binarization", None, "Instead of the config's.")
 
 

@@ -10,16 +10,14 @@ from absl import flags
 
 from iwae_tf import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
-_SAVED_MODEL = flags.DEFINE_string(
-    "saved_model", None, "Exported model, NAME or NAME/1."
-)
+_WORKDIR = cli.path_flag("workdir", "Folder of a finished run.")
+_SAVED_MODEL = cli.path_flag("saved_model", "Exported model, NAME or NAME/1.")
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Draws an image, K.")
 _LIMIT = flags.DEFINE_integer("limit", None, "Score the first images only.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
+_OUTPUT = cli.path_flag("output", "JSON file for the results.")
 _DATASET = flags.DEFINE_string("dataset", None, "Instead of the config's data set.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Instead of the config's data_dir.")
+_DATA_DIR = cli.path_flag("data_dir", "Instead of the config's data_dir.")
 _DEVICES = cli.DeviceFlags()
 _BINARIZATION = flags.DEFINE_string("binarization", None, "Instead of the config's.")
 

@@ -3,12 +3,10 @@
 python -m iwae_tf.export --workdir=runs/a --output=saved_models/NAME
 """
 
-from absl import flags
-
 from iwae_tf import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the SavedModel's versions.")
+_WORKDIR = cli.path_flag("workdir", "Folder of a finished run.")
+_OUTPUT = cli.path_flag("output", "Folder of the SavedModel's versions.")
 
 
 def main(argv: list[str]) -> int:

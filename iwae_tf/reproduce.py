@@ -23,13 +23,13 @@ _STUDY = flags.DEFINE_string(
     "rainforth_snr, samples or estimators.",
 )
 _BUDGET = flags.DEFINE_string("budget", "short", "full, short or smoke.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study's runs.")
+_WORKDIR = cli.path_flag("workdir", "Folder of the study's runs.")
 _DATASET = flags.DEFINE_string("dataset", "mnist", "mnist, mnist_fixed or omniglot.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data set lies.")
+_DATA_DIR = cli.path_flag("data_dir", "Where the data set lies.")
 _SEEDS = flags.DEFINE_multi_integer("seed", [0], "Of a run of each cell; repeatable.")
 _CELLS = flags.DEFINE_string("cells", "*", "Pattern of cell names, such as iwae_*_1l.")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "Runs at a time.")
-_REUSE = flags.DEFINE_string("reuse", None, "Folder with finished runs, at any depth.")
+_REUSE = cli.path_flag("reuse", "Folder with finished runs, at any depth.")
 _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Train nothing.")
 
 

@@ -14,23 +14,21 @@ from absl import flags
 
 from iwae_tf import cli
 
-_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Export, NAME or NAME/1.")
+_SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.")
 _ENDPOINT = flags.DEFINE_string(
     "endpoint",
     None,
     "Served model instead: http(s)://... or grpc://.../v1/models/NAME.",
 )
-_INPUT = flags.DEFINE_string(
+_INPUT = cli.path_flag(
     "input",
-    None,
     "File NAME.npy of images [N, *event], or a folder of PNG or JPEG files.",
 )
-_LABELS = flags.DEFINE_string(
+_LABELS = cli.path_flag(
     "labels",
-    None,
     "File NAME.npy of integers [N]: the classes, for a conditional model.",
 )
-_OUTPUT = flags.DEFINE_string("output", None, "CSV file for the scores.")
+_OUTPUT = cli.path_flag("output", "CSV file for the scores.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws an image, K.")
 _SEED = flags.DEFINE_list("seed", ["0", "0"], "Pair of integers.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a request.")

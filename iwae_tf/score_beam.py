@@ -13,9 +13,9 @@ from absl import flags
 from iwae_tf import cli
 from iwae_tf.errors import InvalidInputError
 
-_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Export, NAME or NAME/1.")
-_INPUT = flags.DEFINE_string("input", None, "Pattern of the shards, NAME*.npy.")
-_OUTPUT = flags.DEFINE_string("output", None, "NAME.csv or NAME.parquet.")
+_SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.")
+_INPUT = cli.path_flag("input", "Pattern of the shards, NAME*.npy.")
+_OUTPUT = cli.path_flag("output", "NAME.csv or NAME.parquet.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws an image, K.")
 _SEED = flags.DEFINE_list("seed", ["0", "0"], "Pair of integers.")
 _RUNNER = flags.DEFINE_string("runner", "DirectRunner", "Beam's runner.")

@@ -17,7 +17,7 @@ from iwae_tf import cli
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, or the name of one that ships.", lock_config=True
 )
-_FOLDER = flags.DEFINE_string("folder", None, "Folder of the runs' workdirs.")
+_FOLDER = cli.path_flag("folder", "Folder of the runs' workdirs.")
 _GRID = flags.DEFINE_multi_string("grid", [], "KEY=VALUE,VALUE,...; may be repeated.")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "Runs at a time.")
 _TASK = flags.DEFINE_integer("task", None, "Do run I alone, counted from 0.")

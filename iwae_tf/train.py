@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 
-from absl import flags
 from ml_collections import config_flags
 
 from iwae_tf import cli
@@ -18,7 +17,7 @@ from iwae_tf import cli
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, or the name of one that ships.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_WORKDIR = cli.path_flag("workdir", "Folder of the run.")
 _DEVICES = cli.DeviceFlags()
 
 

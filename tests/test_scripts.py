@@ -17,7 +17,7 @@ import pytest
 from absl import flags
 
 import iwae_tf
-from iwae_tf import callbacks, data_sources, evaluation
+from iwae_tf import callbacks, cli, data_sources, evaluation
 from iwae_tf.saved_model import load_saved_model
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -561,6 +561,24 @@ def test_bad_arguments_of_evaluate_are_one_line(finished, tmp_path, capsys):
     ]
     for options, words in calls:
         assert_one_line(run_script("evaluate", *options), capsys, words)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ("train", "evaluate", "export", "sweep", "diagnose", "score", "score_beam")
+    + ("reproduce",),
+)
+def test_the_home_folder_is_meant_by_every_path(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    import_script(name)
+    paths = ("workdir", "saved_model", "output", "input", "labels", "folder", "reuse")
+    paths = [path for path in (*paths, "data_dir") if path in flags.FLAGS]
+    assert paths
+    for path in paths:
+        assert flags.FLAGS[path].parser.parse("~/x") == str(tmp_path / "x")
+    if name == "train":
+        (tmp_path / "c.py").touch()
+        assert cli.config_path("~/c.py:a") == f"{tmp_path / 'c.py'}:a"
 
 
 def test_a_config_that_raises_is_one_line(tmp_path, capsys):
