@@ -1,4 +1,4 @@
-# Everything on a machine that has Python (3.11 or newer) and make.
+# Everything on a machine that has Python (3.11, 3.12 or 3.13) and make.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
@@ -32,7 +32,7 @@ help:
 
 # The stamp is newer than what it was installed from.
 $(VENV)/installed: setup.cfg pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("make needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "make needs Python 3.11, 3.12 or 3.13, for which there is TensorFlow, not %d.%d: make PYTHON=python3.13" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --editable '.[demo,test]'
 	touch $@

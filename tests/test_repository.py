@@ -63,6 +63,16 @@ def test_version_elsewhere_is_that_of_the_install(tmp_path, setup):
     assert copy_of_versions(tmp_path, setup) == installed
 
 
+def test_make_takes_the_pythons_that_the_package_takes():
+    pattern = r">=3\.(\d+),<3\.(\d+)"
+    first, end = re.fullmatch(pattern, SETUP["options"]["python_requires"]).groups()
+    check = f"(3, {first}) <= sys.version_info < (3, {end})"
+    named = ", ".join(f"3.{minor}" for minor in range(int(first), int(end) - 1))
+    makefile = (ROOT / "Makefile").read_text()
+    assert check in makefile
+    assert f"make needs Python {named} or 3.{int(end) - 1}," in makefile
+
+
 # CHANGELOG.md, in the form of https://keepachangelog.com/en/1.1.0/.
 
 
