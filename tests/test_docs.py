@@ -2,7 +2,6 @@
 
 import functools
 import html.parser
-import multiprocessing
 import os
 import re
 import runpy
@@ -11,6 +10,7 @@ import sys
 import urllib.parse
 import zlib
 
+import children
 import numpy as np
 import pytest
 from matplotlib.image import imread as read_png
@@ -30,21 +30,9 @@ SLOW = {
     "howto/many_machines.md",
     "howto/natural_images.md",
 }
-# Children start from a process that has imported TensorFlow and not used it.
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["iwae_tf"])
 
 
-def run_module(name, flags, log):
-    """What a child does instead of `python -m name flags`, its output in `log`."""
-    with open(log, "w") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    sys.argv = [name, *flags]
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
-
-
-def run_command(words, folder):
+def run_command(words):
     """Runs one command of a `bash` block, or checks what it names."""
     program, *arguments = words
     if program == "make":
@@ -60,12 +48,8 @@ def run_command(words, folder):
     else:
         minus_m, module, *flags = arguments
         assert (program, minus_m) == ("python", "-m"), words
-        log = folder / "output.log"
-        arguments = (module, [*flags, *REDUCED[module]], log)
-        child = FORKSERVER.Process(target=run_module, args=arguments)
-        child.start()
-        child.join()
-        assert child.exitcode == 0, f"{' '.join(words)}\n{log.read_text()}"
+        done = children.run(module, *flags, *REDUCED[module])
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +71,7 @@ def test_blocks_run_in_the_order_of_the_page(page, tmp_path, monkeypatch):
             exec(compile(code, page, "exec"), namespace)
         else:
             for words in commands(code):
-                run_command(words, tmp_path)
+                run_command(words)
 
 
 @pytest.mark.parametrize("page", PAGES)

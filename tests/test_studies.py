@@ -3,9 +3,8 @@ import itertools
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 
+import children
 import keras
 import numpy as np
 import pytest
@@ -404,11 +403,18 @@ def test_pictures_of_runs_outlive_them(tmp_path):
     assert (tmp_path / "report.md").read_text() == first
 
 
+@pytest.fixture
+def reproduce(monkeypatch):
+    """Runs the script in the checkout, with flags."""
+    monkeypatch.chdir(ROOT)
+    return functools.partial(children.run, "iwae_tf.reproduce")
+
+
 @pytest.mark.parametrize(
     "text",
     ["{", "[]", '{"tool": 1}', '{"study": ["x"], "budget": "short", "dataset": "x"}'],
 )
-def test_a_report_of_something_else_has_no_head(tmp_path, text):
+def test_a_report_of_something_else_has_no_head(reproduce, tmp_path, text):
     path = tmp_path / "report.json"
     path.write_text(text)
     assert study_report.read_head(path) is None
@@ -420,12 +426,7 @@ def test_a_report_of_something_else_has_no_head(tmp_path, text):
     assert path.read_text() == text
 
 
-def reproduce(*flags):
-    command = [sys.executable, "-m", "iwae_tf.reproduce", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
-def test_the_script_runs_a_cell_and_rebuilds_its_report(tmp_path):
+def test_the_script_runs_a_cell_and_rebuilds_its_report(reproduce, tmp_path):
     pytest.importorskip("mlxtend")
     flags = ["--study=rainforth_table1", "--budget=smoke", f"--workdir={tmp_path}"]
     done = reproduce(*flags, "--cells=piwae*")
@@ -457,7 +458,7 @@ def test_the_script_runs_a_cell_and_rebuilds_its_report(tmp_path):
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_a_pattern_of_cells_means_whole_names(tmp_path):
+def test_a_pattern_of_cells_means_whole_names(reproduce, tmp_path):
     """`vae` is no pattern of `vae_then_iwae`, which would be trained as well."""
     pytest.importorskip("mlxtend")
     flags = ["--study=burda_swap", "--budget=smoke", f"--workdir={tmp_path}"]
@@ -470,7 +471,7 @@ def test_a_pattern_of_cells_means_whole_names(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [cell.name]
 
 
-def test_the_signal_to_noise_study_is_a_diagnosis(tmp_path):
+def test_the_signal_to_noise_study_is_a_diagnosis(reproduce, tmp_path):
     kept = ROOT / "results" / "known_answers" / "toy.json"  # measured with its settings
     shutil.copy(kept, tmp_path / "toy.json")
     done = reproduce("--study=rainforth_snr", f"--workdir={tmp_path}")
@@ -483,7 +484,7 @@ def test_the_signal_to_noise_study_is_a_diagnosis(tmp_path):
             assert f"slope {line['slope']:+.3f}" in text
 
 
-def test_committed_reports_are_what_their_numbers_say(tmp_path):
+def test_committed_reports_are_what_their_numbers_say(reproduce, tmp_path):
     committed = {path.parent for path in (ROOT / "results").glob("*/report.json")}
     assert committed
     for folder in committed:
@@ -524,7 +525,7 @@ def test_committed_reports_are_what_their_numbers_say(tmp_path):
         ),
     ],
 )
-def test_mistakes_are_told_in_one_line_and_leave_nothing(flags, words):
+def test_mistakes_are_told_in_one_line_and_leave_nothing(reproduce, flags, words):
     done = reproduce(*flags)
     assert done.returncode == 2
     assert words in done.stderr and done.stderr.count("\n") == 1

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 
+import children
 import numpy as np
 import pytest
 from emulator import Terminal
@@ -173,7 +174,7 @@ def test_help_has_every_config_key_with_its_value(capsys):
 
 def test_help_of_a_module_is_that_of_its_command(capsys):
     assert run_script("train", "--help") == 0
-    done = run_process("iwae_tf.train", "--help")
+    done = children.run("iwae_tf.train", "--help")
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout == capsys.readouterr().out
 
