@@ -251,15 +251,13 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; values of x are checked first."""
-        x = check_float(x)
-        self._check_arrays(x, y)
+        x = self._checked(x, y)
         with self._pass_of(None):
             return super().train_on_batch(x, y, *args, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; values of x are checked first."""
-        x = check_float(x)
-        self._check_arrays(x, y)
+        x = self._checked(x, y)
         with self._pass_of(None):
             return super().test_on_batch(x, y, *args, **kwargs)
 
@@ -388,9 +386,14 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     def _check_arrays(self, x, y=None, names=("x", "y")):
         if isinstance(x, ARRAYS):
-            x = check_float(x, names[0])
-            check_values(x, in_unit_interval=self.in_unit_interval, name=names[0])
-            self._check_y(x, y, names[1])
+            self._checked(x, y, names)
+
+    def _checked(self, x, y, names=("x", "y")):
+        """`x` as a tensor, its values and the labels checked."""
+        x = check_float(x, names[0])
+        check_values(x, in_unit_interval=self.in_unit_interval, name=names[0])
+        self._check_y(x, y, names[1])
+        return x
 
     def _check_y(self, x, y, name="y"):
         """The labels of a conditional model; None for others, which ignore y."""
