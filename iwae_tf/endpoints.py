@@ -27,7 +27,7 @@ import tensorflow as tf
 from iwae_tf import warmup
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
-from iwae_tf.saved_model import load_saved_model
+from iwae_tf.saved_model import load_saved_model, refusal
 
 T = TypeVar("T")
 SIGNATURE = "error_bars"
@@ -145,7 +145,7 @@ class InProcessScorer:
                 **inputs,
             )
         except tf.errors.InvalidArgumentError as error:
-            raise InvalidInputError(_refusal(error.message)) from error
+            raise InvalidInputError(refusal(error.message)) from error
         return _as_result({name: outputs[name].numpy() for name in OUTPUTS}, len(x))
 
 
@@ -309,7 +309,7 @@ class GrpcScorer:
             except (LookupError, TypeError, ValueError) as error:
                 raise _not_an_answer(error) from error
             except self._error as error:
-                reason = f"{error.code().name}, {_refusal(error.details())}"
+                reason = f"{error.code().name}, {refusal(error.details())}"
                 if error.code().name in TRANSIENT_CODES:
                     raise TransientError(reason) from error
                 raise InvalidInputError(f"{self._url} refused: {reason}") from error
@@ -358,7 +358,7 @@ def with_retries(
 def _raise_of_status(error: urllib.error.HTTPError, url: str) -> NoReturn:
     """Turns an HTTP error into one worth another attempt, or a final one."""
     try:
-        reason = _refusal(json.loads(error.read())["error"])
+        reason = refusal(json.loads(error.read())["error"])
     except (OSError, http.client.HTTPException, LookupError, TypeError, ValueError):
         reason = error.reason
     if error.code not in TRANSIENT_STATUS:
@@ -366,12 +366,6 @@ def _raise_of_status(error: urllib.error.HTTPError, url: str) -> NoReturn:
     after = error.headers.get("Retry-After", "")
     delay = float(after) if after.isdecimal() else None
     raise TransientError(f"HTTP {error.code}, {reason}", delay)
-
-
-def _refusal(message: str) -> str:
-    """The part of TensorFlow's report that says what was wrong."""
-    found = re.search(r"assertion failed: \[(.*?)\]( \[Op|\s*\[\[|$)", message, re.S)
-    return " ".join((found[1] if found else message).split())
 
 
 def _as_result(outputs: Mapping[str, Any], num_rows: int) -> LogLikelihood:

@@ -20,6 +20,7 @@ from iwae_tf.classes import class_log_likelihoods
 from iwae_tf.discretized_logistic import NUM_LEVELS
 from iwae_tf.distributions import LIKELIHOODS
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.saved_model import refusal
 from iwae_tf.versions import library_versions
 
 DEAD_UNIT_IMAGES = 1000  # enough for a paired difference
@@ -166,6 +167,9 @@ def evaluate_signature(
 
     Returns:
       (results: dict or None where not one image was scored, whether all were).
+
+    Raises:
+      InvalidInputError: images of another shape, labels that are no class of the model.
     """
     batch_size = max(1, evaluation.SCORES_PER_CALL // num_samples)
     event_shape = tuple(log_likelihood.structured_input_signature[1]["x"].shape[1:])
@@ -180,12 +184,18 @@ def evaluate_signature(
             rows, given = slice(first, first + batch_size), {}
             if labels is not None:
                 given["y"] = tf.constant(labels[rows], tf.int32)
-            outputs = log_likelihood(
-                x=tf.constant(images[rows]),
-                num_samples=tf.constant(num_samples),
-                seed=tf.constant([config.eval_seed, first]),
-                **given,
-            )
+            try:
+                outputs = log_likelihood(
+                    x=tf.constant(images[rows]),
+                    num_samples=tf.constant(num_samples),
+                    seed=tf.constant([config.eval_seed, first]),
+                    **given,
+                )
+            except tf.errors.InvalidArgumentError as error:
+                raise InvalidInputError(
+                    f"`dataset` must be one that the model takes. Received: "
+                    f"dataset={config.dataset}, {refusal(error.message)}"
+                ) from error
             unknown = tf.fill(outputs["log_likelihood"].shape, np.float32(np.nan))
             on_batch(
                 evaluation.LogLikelihood(

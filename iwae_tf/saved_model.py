@@ -162,6 +162,12 @@ def load_saved_model(
     return folder, signatures
 
 
+def refusal(message: str) -> str:
+    """The part of TensorFlow's report on a refused input that says what was wrong."""
+    found = re.search(r"assertion failed: \[(.*?)\]( \[Op|\s*\[\[|$)", message, re.S)
+    return " ".join((found[1] if found else message).split())
+
+
 def _warmup_inputs(model, num_samples):
     """One request of each signature, with an image that the model itself drew."""
     x = model.sample(1, labels=0 if model.is_conditional else None)

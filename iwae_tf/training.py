@@ -147,8 +147,12 @@ def compiled_model(
 
 def _load_start(config):
     """The model whose weights are the first, or None."""
-    path = config.start_from
-    return Workdir(os.path.expanduser(path)).load_model("start_from") if path else None
+    if not config.start_from:
+        return None
+    path = os.path.expanduser(config.start_from)
+    first = Workdir(path).load_model("start_from")
+    _check_same_networks(first, build_model(config))
+    return first
 
 
 def _restore(checkpoints, model, distribution, report):
@@ -268,15 +272,21 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
     Raises:
       InvalidInputError: their networks differ.
     """
-    ours, theirs = target.trainable_variables, source.trainable_variables
-    shapes = [[tuple(v.shape) for v in variables] for variables in (ours, theirs)]
-    if shapes[0] != shapes[1]:
+    _check_same_networks(source, target)
+    for variable, value in zip(target.trainable_variables, source.trainable_variables):
+        variable.assign(value)
+
+
+def _check_same_networks(source, target):
+    theirs, ours = (
+        [tuple(variable.shape) for variable in model.trainable_variables]
+        for model in (source, target)
+    )
+    if theirs != ours:
         raise InvalidInputError(
             "`start_from` must be a run of the same networks. Received: weights of "
-            f"shapes {shapes[1]}, not {shapes[0]}"
+            f"shapes {theirs}, not {ours}"
         )
-    for variable, value in zip(ours, theirs):
-        variable.assign(value)
 
 
 def load_examples(config: ConfigDict, split: str) -> datasets.Split:

@@ -196,6 +196,17 @@ def test_evaluate_takes_the_run_and_its_export(folder, tmp_path, capsys):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    "source", ["--workdir={}/run", "--saved_model={}/run/saved_model"]
+)
+def test_evaluate_refuses_labels_that_are_no_class(folder, tmp_path, capsys, source):
+    path = write_npz(tmp_path / "other.npz", y_test=np.full(40, 7))
+    flags = [source.format(folder), f"--data_dir={path}"]
+    assert run_script("evaluate", *flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "in [0, 3)" in line
+
+
 def test_a_run_that_was_stopped_ends_bit_for_bit_the_same(
     folder, tmp_path, monkeypatch
 ):

@@ -276,6 +276,21 @@ def test_coverage_of_a_model_is_that_of_its_log_likelihoods(narrow):
     assert found["num_seeds"] == 3 and found["num_images"] == 12
 
 
+def test_each_seed_of_the_coverage_resamples_anew(narrow, monkeypatch):
+    _, model, x = narrow
+    first_numbers = []
+
+    def spy(log_weights, rng):
+        first_numbers.append(rng.bit_generator.state["state"]["state"])
+        return error_bars(log_weights, rng)
+
+    error_bars = coverage.error_bars
+    monkeypatch.setattr(coverage, "error_bars", spy)
+    for seed in ((7, 3), (7, 5), (8, 3)):
+        error_coverage(model, x[:2], num_samples=25, num_seeds=2, seed=seed)
+    assert len(set(first_numbers)) == 6
+
+
 def test_the_other_error_bars():
     rng = np.random.default_rng(0)
     log_weights = 0.5 * rng.normal(size=[5000, 30])

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from iwae_tf import bounds, callbacks, execution, training
 from iwae_tf.checkpoints import CheckpointStore, variables_of
-from iwae_tf.config import default_config
+from iwae_tf.config import build_model, default_config
 from iwae_tf.distribution import make_distribution
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.files import FolderLock, remove_leftovers
@@ -178,6 +178,19 @@ def test_a_run_that_starts_from_another_is_another(config, tmp_path, monkeypatch
     workdir.check(moved)
     workdir.keep(moved)
     assert workdir.read_config().start_from == "elsewhere"
+
+
+def test_a_start_of_other_networks_leaves_no_folder(config, tmp_path, monkeypatch):
+    other = config.copy_and_resolve_references()
+    other.latent_dims = [config.latent_dims[0] + 1]
+    first = Workdir(tmp_path / "first")
+    first.path.mkdir()
+    build_model(other).save(first.model)
+    sequel = config.copy_and_resolve_references()
+    sequel.start_from = str(first.path)
+    with pytest.raises(InvalidInputError, match="`start_from` must be a run of the"):
+        train(sequel, tmp_path / "a", monkeypatch=monkeypatch)
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):

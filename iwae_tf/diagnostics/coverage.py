@@ -57,8 +57,8 @@ def error_coverage(
         )
     seeds = []
     for index in range(num_seeds):
-        rng = np.random.default_rng([seed[0] % 2**32, index])
         pair, parts = (seed[0], seed[1] + index), []
+        rng = np.random.default_rng([part % 2**32 for part in pair])
         for _, log_weights in log_weight_batches(model, x, num_samples, pair):
             parts.append(error_bars(log_weights, rng))
             if on_progress:
