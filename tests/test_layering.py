@@ -74,7 +74,7 @@ ALLOWED = {
     },
     "results": {
         "autoencoder", "classes", "datasets", "discretized_logistic", "distributions",
-        "evaluation", "plots", "terminal", "versions",
+        "evaluation", "plots", "saved_model", "terminal", "versions",
     },
     "workdir": {
         "config", "files", "model_card", "models", "saved_model", "versions", "warmup",
@@ -91,9 +91,13 @@ ALLOWED = {
         "workdir",
     },
     "study_figures": {"files", "studies", "study_plots", "study_times", "workdir"},
+    "study_rows": {"config", "published", "studies", "workdir"},
+    "study_markdown": {
+        "published", "studies", "study_figures", "study_rows", "study_times",
+    },
     "study_report": {
-        "config", "files", "published", "studies", "study_figures", "study_plots",
-        "study_times", "workdir",
+        "files", "studies", "study_figures", "study_markdown", "study_plots",
+        "study_rows", "study_times", "workdir",
     },
     "terminal": set(),
     "usage": {"terminal"},

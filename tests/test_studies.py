@@ -9,7 +9,14 @@ import keras
 import numpy as np
 import pytest
 
-from iwae_tf import execution, step_times, studies, study_report, study_times
+from iwae_tf import (
+    execution,
+    step_times,
+    studies,
+    study_report,
+    study_rows,
+    study_times,
+)
 from iwae_tf.config import stages, validate
 from iwae_tf.errors import InvalidInputError
 
@@ -209,14 +216,14 @@ def test_results_of_another_run_are_no_cell(tmp_path, found, words):
     cells = studies.cells("samples", protocol)
     finished(tmp_path, cells[0], 85.0, config=cells[0].config.to_dict() | found)
     if words is None:
-        rows, _ = study_report.collect(cells, tmp_path)
+        rows, _ = study_rows.collect(cells, tmp_path)
         assert rows[0].nll == 85.0
         return
     with pytest.raises(InvalidInputError, match=words):
-        study_report.collect(cells, tmp_path)
+        study_rows.collect(cells, tmp_path)
     (tmp_path / cells[0].name / "results.json").write_text("{}")
     with pytest.raises(InvalidInputError, match="`results.json` must be of a run"):
-        study_report.collect(cells, tmp_path)
+        study_rows.collect(cells, tmp_path)
 
 
 def test_a_report_is_not_overwritten_by_that_of_something_else(tmp_path):
