@@ -67,7 +67,7 @@ test: install lint
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-all: install lint
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --xla
 
 lint: install
 	$(RUN) -m ruff format --check .

@@ -1,4 +1,6 @@
-"""The order in which files of tests are handed to the processes."""
+"""What saves the tests time: graphs for XLA's programs, and the long files first."""
+
+import pytest
 
 # Of few tests, but minutes together: last, one process would be left alone with them.
 FIRST = (
@@ -12,6 +14,22 @@ FIRST = (
     "test_scripts.py",
     "test_execution.py",
 )
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--xla", action="store_true", help="XLA's programs in all tests, as for users"
+    )
+
+
+@pytest.fixture(autouse=True)
+def graphs(request, monkeypatch):
+    """Without the mark `xla` a graph stands for XLA's program: it is made sooner."""
+    wants_xla = request.config.getoption("xla") or request.node.get_closest_marker(
+        "xla"
+    )
+    if not wants_xla:
+        monkeypatch.setattr("iwae_tf.autoencoder.Autoencoder.supports_xla", False)
 
 
 def pytest_collection_modifyitems(items):

@@ -398,6 +398,7 @@ def train(x, y, **kwargs):
     return model, history.history
 
 
+@pytest.mark.xla
 def test_the_modes_agree_and_learn():
     """XLA, a graph and eager steps; the last batch has 2 of 4 rows."""
     x, y = data(22)
@@ -486,7 +487,7 @@ def test_scores_do_not_depend_on_chunks_batches_or_parts():
     for settings in (
         {"chunk_size": 7},
         {"batch_size": 2, "chunk_size": 130},
-        {"jit_compile": False},
+        {"jit_compile": True},
     ):
         found = iwae_tf.log_likelihood(model, x, 40, (1, 2), labels=y, **settings)
         for ours, theirs in zip(found, whole):

@@ -164,6 +164,7 @@ def test_config():
     assert [type(part) for part in two.encoder] == [ConvEncoder, MLP]
 
 
+@pytest.mark.xla
 def test_runs_leave_xla_out_by_themselves():
     images = np.full([4, 28, 28, 1], np.float32(0.2))
     config = conv_config(hidden_dims=[[7]], epochs=1)

@@ -59,6 +59,7 @@ def narrow():
 # Draws -----------------------------------------------------------------------------
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize("num_samples", [1, 30, 2501])
 def test_draws_are_those_of_the_model(narrow, num_samples):
     _, model, x = narrow
@@ -304,6 +305,7 @@ def test_the_other_error_bars():
 # Gradients -------------------------------------------------------------------------
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize("rows_at_once", [20_000, 8])
 def test_snr_is_that_of_collected_gradients(narrow, monkeypatch, rows_at_once):
     problem, _, x = narrow
@@ -485,6 +487,7 @@ def test_counts_of_numpy_are_as_good(narrow):
 # Annealing -------------------------------------------------------------------------
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize("base", annealing.BASES)
 def test_annealing_encloses_log_p(base):
     problem = LinearGaussian()

@@ -18,7 +18,6 @@ from pages import REDUCED, ROOT, blocks, commands, links, make_checkout
 
 import iwae_tf
 from iwae_tf import bounds, diagnostics
-from iwae_tf.autoencoder import Autoencoder
 
 DOCS = ROOT / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
@@ -61,8 +60,6 @@ def test_blocks_run_in_the_order_of_the_page(page, tmp_path, monkeypatch):
     found = blocks((DOCS / page).read_text(), "python", "bash")
     make_checkout(tmp_path)
     monkeypatch.chdir(tmp_path)
-    # Graphs are quicker to make than XLA's programs; test_execution compares the two.
-    monkeypatch.setattr(Autoencoder, "supports_xla", False)
     namespace = {}
     for language, title, code in found:
         if title is not None:

@@ -24,6 +24,7 @@ from iwae_tf.evaluation import (
 from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP
 
+pytestmark = pytest.mark.xla
 SEED = (7, 3)
 
 

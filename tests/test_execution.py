@@ -18,6 +18,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE, MODELS
 from iwae_tf.networks import MLP, WithLabels
 
+pytestmark = pytest.mark.xla
 EVENT = (6,)
 ROWS = 22  # five batches of four, and one of two
 MODES = {

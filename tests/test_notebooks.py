@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-from iwae_tf.autoencoder import Autoencoder
-
 jupytext = pytest.importorskip("jupytext")
 pytest.importorskip("mlxtend")
 
@@ -70,8 +68,6 @@ def test_cells_run(name, monkeypatch, capsys):
     monkeypatch.setattr(plt, "show", lambda: drawn.append(plt.close("all")))
     monkeypatch.chdir(FOLDER)  # as Jupyter does
     monkeypatch.setattr(sys, "path", list(sys.path))
-    # Graphs are quicker to make than XLA's programs; test_execution compares the two.
-    monkeypatch.setattr(Autoencoder, "supports_xla", False)
     namespace = {}
     for source, has_parameters in code_cells(FOLDER / f"{name}.py"):
         exec(compile(source, name, "exec"), namespace)

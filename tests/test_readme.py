@@ -14,8 +14,6 @@ from pages import REDUCED, ROOT, blocks, links, make_checkout
 from pages import commands as commands_of
 from PIL import Image
 
-from iwae_tf.autoencoder import Autoencoder
-
 README = (ROOT / "README.md").read_text()
 
 
@@ -126,8 +124,6 @@ def test_make_targets_exist():
 
 
 def test_python_blocks_run_one_after_the_other(checkout, monkeypatch):
-    # Graphs are quicker to make than XLA's programs; test_execution compares the two.
-    monkeypatch.setattr(Autoencoder, "supports_xla", False)
     namespace = {}
     for block in blocks(README, "python"):
         exec(compile(block.code, "README.md", "exec"), namespace)
