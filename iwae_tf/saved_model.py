@@ -195,6 +195,7 @@ def _signatures(model, num_samples):
     latents = tf.TensorSpec([None, model.latent_dims[0]], tf.float32, "z")
     labels = [tf.TensorSpec([None], tf.int32, "y")] if model.is_conditional else []
 
+    @functools.partial(tf.function, autograph=False)  # traced once for three signatures
     def error_bars(x, num_samples, seed, y=None):
         y = _checked_labels(model, y, tf.shape(x)[0])
         x, num_samples = _checked(model, x), _at_least_one(num_samples)
@@ -211,8 +212,7 @@ def _signatures(model, num_samples):
 
     def log_likelihood(x, num_samples, seed, y=None):
         outputs = error_bars(x, num_samples, seed, y)
-        del outputs["jackknife_error"]
-        return outputs
+        return {name: outputs[name] for name in outputs if name != "jackknife_error"}
 
     def serving_default(x, y=None):
         return log_likelihood(x, tf.constant(num_samples), tf.constant([0, 0]), y)

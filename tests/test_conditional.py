@@ -350,7 +350,6 @@ def test_no_rows_are_no_mistake():
     x, z = np.zeros([0, *EVENT], "float32"), np.zeros([0, 2], "float32")
     assert model.decode(z, labels=none).mean().shape == (0, *EVENT)
     assert model([x, none]).shape == (0, *EVENT)
-    assert model.sample_latent(0, labels=none).shape == (0, 2)
     with model.given(tf.constant(none)):
         draws = model.draw_noise(noise.make_key((0, 0)), 0, 0, 1, 3)
         parts = model.log_weight_parts(x, model.proposal_parameters(x), draws)

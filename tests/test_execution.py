@@ -18,7 +18,6 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE, MODELS
 from iwae_tf.networks import MLP, WithLabels
 
-pytestmark = pytest.mark.xla
 EVENT = (6,)
 ROWS = 22  # five batches of four, and one of two
 MODES = {
@@ -74,6 +73,7 @@ def indexed(weighted=False):
     return tf.data.Dataset.from_tensor_slices(parts if weighted else parts[:2])
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize(
     "name",
     [
@@ -96,6 +96,7 @@ def test_modes_agree_with_a_ragged_last_batch_and_validation(name):
         np.testing.assert_allclose(ends[mode], ends["eager"], rtol=0, atol=5e-6)
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize("mode", ["default", "graph", "eager"])
 def test_one_seed_is_one_run_bit_for_bit(mode):
     settings = {"num_samples": 3, "gradient_estimator": "dreg"}
@@ -124,6 +125,7 @@ def test_an_iterator_goes_on_where_the_last_epoch_ended():
     ]  # fmt: skip
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize("mode", ["default", "graph, one step"])
 def test_batches_of_unknown_number_and_growing_size(mode):
     def batches():
@@ -140,6 +142,7 @@ def test_batches_of_unknown_number_and_growing_size(mode):
     np.testing.assert_allclose(weights(model), weights(reference), atol=5e-6)
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize("mode", ["default", "eager"])
 def test_padding_does_not_reach_the_density(mode):
     """A likelihood that is infinite at zero, which images filled up with would be."""
@@ -281,6 +284,7 @@ def test_steps_per_execution_of_numpy():
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.xla
 def test_the_choice_survives_a_reload(tmp_path):
     for mode, saved in [("default", "auto"), ("four steps", 4)]:
         model = build(mode=mode)
@@ -364,6 +368,7 @@ def test_an_epoch_of_arrays_has_the_steps_asked_for(mode, steps):
     np.testing.assert_allclose(weights(model), weights(expected), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.xla
 def test_single_batches_as_in_keras():
     """Ragged ones too, and among the batches of an evaluation by many steps."""
     model = build(mode="four steps", num_samples=3)
@@ -434,6 +439,7 @@ def test_labels_of_validation_arrays_are_checked_before_training():
         model.fit(X, labels, validation_data=(X, labels + 3), verbose=0)
 
 
+@pytest.mark.xla
 def test_labels_that_are_ignored_may_be_strings():
     data = tf.data.Dataset.from_tensor_slices((X, [f"name {i}" for i in range(ROWS)]))
     model, expected = build(), build(mode="eager")
