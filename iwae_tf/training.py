@@ -82,14 +82,14 @@ def train(
     images, validation = examples.images, load_examples(config, "validation")
     steps = datasets.num_batches(len(images), config.batch_size)
     first = _load_start(config)
-    if distribution.is_chief:
-        workdir.claim(config)
     checkpoints = CheckpointStore(workdir.checkpoints)
     with distribution.watch():
         with distribution.strategy.scope():
             model = compiled_model(config, images, steps, distribution)
             if first is not None:
                 copy_weights(first, model)
+        if distribution.is_chief:
+            workdir.claim(config)  # once nothing can be wrong with the config
         start = _restore(checkpoints, model, distribution, report)
         if distribution.is_chief:
             where = distribution.describe()
@@ -147,12 +147,8 @@ def compiled_model(
 
 def _load_start(config):
     """The model whose weights are the first, or None."""
-    if not config.start_from:
-        return None
-    path = os.path.expanduser(config.start_from)
-    first = Workdir(path).load_model("start_from")
-    _check_same_networks(first, build_model(config))
-    return first
+    path = config.start_from
+    return Workdir(os.path.expanduser(path)).load_model("start_from") if path else None
 
 
 def _restore(checkpoints, model, distribution, report):
@@ -272,21 +268,15 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
     Raises:
       InvalidInputError: their networks differ.
     """
-    _check_same_networks(source, target)
-    for variable, value in zip(target.trainable_variables, source.trainable_variables):
-        variable.assign(value)
-
-
-def _check_same_networks(source, target):
-    theirs, ours = (
-        [tuple(variable.shape) for variable in model.trainable_variables]
-        for model in (source, target)
-    )
-    if theirs != ours:
+    ours, theirs = target.trainable_variables, source.trainable_variables
+    shapes = [[tuple(v.shape) for v in variables] for variables in (ours, theirs)]
+    if shapes[0] != shapes[1]:
         raise InvalidInputError(
             "`start_from` must be a run of the same networks. Received: weights of "
-            f"shapes {theirs}, not {ours}"
+            f"shapes {shapes[1]}, not {shapes[0]}"
         )
+    for variable, value in zip(ours, theirs):
+        variable.assign(value)
 
 
 def load_examples(config: ConfigDict, split: str) -> datasets.Split:
