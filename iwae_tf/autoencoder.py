@@ -468,7 +468,8 @@ class Autoencoder(LabelConditioning, keras.Model):
         labels: ArrayLike | tf.Tensor | None = None,
     ) -> list[tf.Tensor]:
         """All layers from the generative model, the top first, as [z1, z2, ...]."""
-        _check_num_images(num_images)
+        if not tf.is_tensor(num_images) and num_images != 0:  # no rows are no mistake
+            check_count(num_images, "num_images")
         self._check_built()
         key = noise.fold_in(noise.make_key(seed), LATENT_STREAM)
         draws = noise.normal(key, 0, num_images, sum(self.latent_dims))
@@ -500,7 +501,8 @@ class Autoencoder(LabelConditioning, keras.Model):
         Returns:
           images: float [n, *event].
         """
-        _check_num_images(num_images)
+        if not tf.is_tensor(num_images):
+            check_count(num_images, "num_images")
         self._check_built()
         with self.given(self.check_labels(labels, num_images)):
             distribution = self._decode(self.sample_latent(num_images, seed))
@@ -624,12 +626,6 @@ class Autoencoder(LabelConditioning, keras.Model):
                 "the model must be built first, by `fit`, `build` or a call on data. "
                 "Received: a model without variables"
             )
-
-
-def _check_num_images(num_images):
-    """A tensor has its number at run time only."""
-    if not tf.is_tensor(num_images):
-        check_count(num_images, "num_images")
 
 
 def _share_a_layer(first, second):

@@ -193,7 +193,7 @@ def evaluate_signature(
                 )
             except tf.errors.InvalidArgumentError as error:
                 raise InvalidInputError(
-                    f"`dataset` must be one that the model takes. Received: "
+                    "`dataset` must be one that the model takes. Received: "
                     f"dataset={config.dataset}, {refusal(error.message)}"
                 ) from error
             unknown = tf.fill(outputs["log_likelihood"].shape, np.float32(np.nan))

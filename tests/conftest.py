@@ -25,10 +25,8 @@ def pytest_addoption(parser):
 @pytest.fixture(autouse=True)
 def graphs(request, monkeypatch):
     """Without the mark `xla` a graph stands for XLA's program: it is made sooner."""
-    wants_xla = request.config.getoption("xla") or request.node.get_closest_marker(
-        "xla"
-    )
-    if not wants_xla:
+    is_marked = request.node.get_closest_marker("xla") is not None
+    if not is_marked and not request.config.getoption("xla"):
         monkeypatch.setattr("iwae_tf.autoencoder.Autoencoder.supports_xla", False)
 
 

@@ -615,9 +615,11 @@ def test_bad_arguments_of_methods_are_refused():
     for arguments in ({"num_samples": 0}, {"num_groups": 0}, {"seed": 3}):
         with pytest.raises(InvalidInputError, match=next(iter(arguments))):
             model.log_weights(x, **arguments)
+    with pytest.raises(InvalidInputError, match="num_images"):
+        model.sample(0)
     for draw in (model.sample, model.sample_latent, model.sample_latents):
         with pytest.raises(InvalidInputError, match="`num_images` must be"):
-            draw(0)
+            draw(-1)
     with pytest.raises(InvalidInputError, match="num_samples"):
         model.num_samples = 0
 

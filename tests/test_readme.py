@@ -123,7 +123,7 @@ def test_make_targets_exist():
         assert f"make {target}" in ci
 
 
-def test_python_blocks_run_one_after_the_other(checkout, monkeypatch):
+def test_python_blocks_run_one_after_the_other(checkout):
     namespace = {}
     for block in blocks(README, "python"):
         exec(compile(block.code, "README.md", "exec"), namespace)
