@@ -7,8 +7,8 @@ import numpy as np
 
 import iwae_tf
 from benchmarks.common import Contender
-from iwae_tf import step_times
 from iwae_tf.networks import MLP
+from iwae_tf.studies import step_times
 
 LEARNING_RATE = 1e-3
 BATCH_SIZE = 20

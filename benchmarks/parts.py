@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from benchmarks import common, matmul, models
 from benchmarks.common import Contender, Row
-from iwae_tf import distributions, noise
-from iwae_tf.gradients import loss_gradients
+from iwae_tf.models.gradients import loss_gradients
+from iwae_tf.probability import distributions, noise
 
 BATCH_SIZE, NUM_SAMPLES = models.BATCH_SIZE, 50
 REPEATS = 10  # of a part in one timed program

@@ -23,7 +23,7 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 
 def nlls_by_precision(seeds, quick):
     """NLLs of runs of the training script: dict of precision to one a seed, in nats."""
-    from iwae_tf import sweeps
+    from iwae_tf.studies import runner as sweeps
 
     config = importlib.import_module(f"configs.{CONFIG}").get_config()
     if quick:

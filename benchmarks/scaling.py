@@ -59,7 +59,7 @@ def step_seconds():
 
 def worker():
     """Prints the seconds of a sum over the workers of each of `SIZES`."""
-    from iwae_tf.distribution import make_distribution
+    from iwae_tf.runs.devices import make_distribution
 
     distribution = make_distribution("multi_worker")
     found = []

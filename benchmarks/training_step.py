@@ -20,7 +20,7 @@ import iwae_tf
 from benchmarks import common, matmul, models, peers_keras
 from benchmarks.common import NO_TORCH, Contender, Row, Target, paired_ratio, spread
 from benchmarks.models import BATCH_SIZE, LEARNING_RATE
-from iwae_tf.optimizers import Muon
+from iwae_tf.config.optimizers import Muon
 
 KERAS_LIMIT = 6 / 14  # of a plain step
 KERAS_LIMIT_ONE_DRAW = 0.9 / 2.3

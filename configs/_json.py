@@ -1,6 +1,6 @@
 """What `--config=runs/a/config.json` means: the config in a JSON file."""
 
-from iwae_tf.workdir import read_config
+from iwae_tf.runs.workdir import read_config
 
 
 def get_config(path):

@@ -7,7 +7,16 @@ import numpy as np
 
 from iwae_tf import bounds
 from iwae_tf.diagnostics import figures, theory
-from iwae_tf.drawing import BLUE, DARK, GREEN, ORANGE, legend, new_figure, save, style
+from iwae_tf.plots.drawing import (
+    BLUE,
+    DARK,
+    GREEN,
+    ORANGE,
+    legend,
+    new_figure,
+    save,
+    style,
+)
 
 CONCEPTS = pathlib.Path(__file__).parent / "concepts"
 NUM_DRAWS = 64

@@ -17,10 +17,12 @@ from scipy import stats
 from sklearn import metrics
 
 from examples import auroc
-from iwae_tf import cli, datasets, score_plots, serving
-from iwae_tf.files import write_json
+from iwae_tf import datasets, serving
+from iwae_tf.cli import scripts as cli
+from iwae_tf.io.files import write_json
+from iwae_tf.plots import scores as score_plots
+from iwae_tf.runs.workdir import read_config
 from iwae_tf.saved_model import load_saved_model
-from iwae_tf.workdir import read_config
 
 _SAVED_MODEL = flags.DEFINE_string(
     "saved_model", "saved_models/mnist5k_iwae", "Export of a model of 28 x 28 images."

@@ -15,8 +15,10 @@ from absl import flags
 
 import iwae_tf
 from examples.loopback_server import LoopbackServer
-from iwae_tf import cli, datasets, score_plots, serving
-from iwae_tf.workdir import Workdir, export, load_exported
+from iwae_tf import datasets, serving
+from iwae_tf.cli import scripts as cli
+from iwae_tf.plots import scores as score_plots
+from iwae_tf.runs.workdir import Workdir, export, load_exported
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run to serve.")
 _SAVED_MODEL = flags.DEFINE_string(

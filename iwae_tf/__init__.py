@@ -1,38 +1,69 @@
-"""Importance-weighted autoencoders on TensorFlow, Keras 3 and TFP."""
+"""Importance-weighted autoencoders on TensorFlow, Keras 3 and TFP.
 
-from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
+To understand it read, in this order:
 
-# isort: split
+  bounds.py                  VAE, IWAE, MIWAE, CIWAE, PIWAE: what each maximises
+  models/latent_model.py     q(z|x), p(x, z) and the log-weights of their draws
+  models/bound_model.py      the Keras model: one training step, in view
+  models/gradients.py        one tape for the encoder, one for the decoder
+  probability/noise.py       random numbers that are the same in every mode
+  evaluation/streaming.py    log p(x) from thousands of draws
 
-from iwae_tf import bounds, serving
-from iwae_tf.classes import class_log_likelihoods
-from iwae_tf.config import build_model, default_config
-from iwae_tf.datasets import load_dataset
-from iwae_tf.evaluation import active_units, log_likelihood
-from iwae_tf.models import CIWAE, IWAE, MIWAE, PIWAE, VAE
-from iwae_tf.pretrained import from_pretrained, pretrained_models
-from iwae_tf.saved_model import export_saved_model
+Each package says in its docstring what lives there and what it may import.
+"""
+
+import importlib
+import pathlib
+import sys
+from typing import Any
+
+from iwae_tf.moved import Finder
 from iwae_tf.versions import package_version
-from iwae_tf.workdir import load
+
+sys.meta_path.append(Finder())
 
 __version__ = package_version()
 
-__all__ = [
-    "CIWAE",
-    "IWAE",
-    "MIWAE",
-    "PIWAE",
-    "VAE",
-    "active_units",
-    "bounds",
-    "build_model",
-    "class_log_likelihoods",
-    "default_config",
-    "export_saved_model",
-    "from_pretrained",
-    "load",
-    "load_dataset",
-    "log_likelihood",
-    "pretrained_models",
-    "serving",
-]
+# Name to the module that has it.
+_PUBLIC = {
+    **dict.fromkeys(("CIWAE", "IWAE", "MIWAE", "PIWAE", "VAE"), "models"),
+    **dict.fromkeys(("build_model", "default_config"), "config"),
+    **dict.fromkeys(("active_units", "log_likelihood"), "evaluation"),
+    **dict.fromkeys(("from_pretrained", "pretrained_models"), "runs.pretrained"),
+    "class_log_likelihoods": "evaluation.classes",
+    "export_saved_model": "saved_model",
+    "load": "runs.workdir",
+    "load_dataset": "datasets",
+}
+__all__ = ["bounds", "serving", *_PUBLIC]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a package such as `iwae_tf.networks`, at its first use."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    home, path = _PUBLIC.get(name), f"{__name__}.{_PUBLIC.get(name, name)}"
+    try:
+        found = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name != path:
+            raise
+        raise AttributeError(f"module {__name__!r} has no {name!r}") from None
+    return getattr(found, name) if home else found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def _is_script() -> bool:
+    """Whether this import is on the way to `python -m iwae_tf.X` or `iwae-X`."""
+    return sys.argv[0] == "-m" or pathlib.Path(sys.argv[0]).name.startswith("iwae-")
+
+
+# A script answers `--help` and wrong flags before it waits for TensorFlow. All others
+# get everything now: Keras can load a model once its classes are registered.
+if not _is_script():
+    importlib.import_module("iwae_tf.startup")  # before anything imports TensorFlow
+    for _name in __all__:
+        __getattr__(_name)

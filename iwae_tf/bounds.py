@@ -4,19 +4,19 @@ With w[m, k] = p(x, z[m, k]) / q(z[m, k] | x), M groups outside the log and K dr
 inside it. Every function takes `log_weights` [M, K, B] and returns one value per
 example, in nats, higher is better.
 
-A new bound is one function, one `Objective` below, one entry of `OBJECTIVES`, and
-a model that names it.
+A new bound is one function and one `Objective` below, all that the package has to know
+of it, and in `models` a class that names it.
 """
 
 import dataclasses
 import math
-import numbers
-from typing import NamedTuple, TypeGuard
+from typing import ClassVar, NamedTuple
 
 import tensorflow as tf
 
+from iwae_tf.checks import is_number
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.log_weights import (
+from iwae_tf.probability.log_weights import (
     DRAW_AXES,
     GROUP_AXIS,
     SAMPLE_AXIS,
@@ -128,7 +128,7 @@ def renyi(log_weights: tf.Tensor, alpha: float) -> tf.Tensor:
       Li and Turner, 2016. https://arxiv.org/abs/1602.02311
     """
     log_weights = _check(log_weights)
-    if not _is_number(alpha) or not math.isfinite(alpha):
+    if not is_number(alpha) or not math.isfinite(alpha):
         raise InvalidInputError(
             f"`alpha` must be a finite number. Received: alpha={alpha!r}"
         )
@@ -159,8 +159,15 @@ class Objective:
     """One bound for the decoder and one for the encoder.
 
     `objective(log_weights)` returns a `Bound`. Where both halves maximise the same
-    bound its two fields are one tensor.
+    bound its two fields are one tensor. A field of the dataclass, such as `beta`, is an
+    argument of the model and a key of configs.
     """
+
+    name: ClassVar[str] = ""  # of the model, in configs
+    formula: ClassVar[str] = "a bound"  # {m} for M, {k} for K, {0} for this object
+    source: ClassVar[str] = ""  # the paper
+    has_groups: ClassVar[bool] = False  # whether draws outside the log differ
+    draws: ClassVar[tuple[int, int]] = (1, 50)  # M and K unless they are given
 
     def __call__(self, log_weights: tf.Tensor) -> Bound:
         """Bound from float [M, K, B]."""
@@ -170,6 +177,10 @@ class Objective:
     def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         """The bound that is reported: the decoder's. float [B]."""
         raise NotImplementedError
+
+    def describe(self, num_groups: object, num_samples: object) -> str:
+        """What is maximised, in words and numbers."""
+        return self.formula.format(self, m=num_groups, k=num_samples)
 
     def generative_share(self, log_weights: tf.Tensor) -> tf.Tensor | None:
         """What a draw weighs in the decoder's bound, relative to the encoder's.
@@ -205,6 +216,11 @@ class Objective:
 class ELBO(Objective):
     """Kingma and Welling's evidence lower bound."""
 
+    name = "vae"
+    formula = "mean log w, K={k}"
+    source = "https://arxiv.org/abs/1312.6114"
+    draws = (1, 1)
+
     def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         return elbo(log_weights)
 
@@ -216,6 +232,10 @@ class ELBO(Objective):
 class ImportanceWeighted(Objective):
     """Burda et al.'s bound."""
 
+    name = "iwae"
+    formula = "log mean w, K={k}"
+    source = "https://arxiv.org/abs/1509.00519"
+
     def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         return iwae(log_weights)
 
@@ -226,6 +246,12 @@ class ImportanceWeighted(Objective):
 @dataclasses.dataclass(frozen=True)
 class MultiplyImportanceWeighted(Objective):
     """Rainforth et al.'s average of M bounds of K draws."""
+
+    name = "miwae"
+    formula = "mean over M of log mean over K of w, M={m}, K={k}"
+    source = "https://arxiv.org/abs/1802.04537"
+    has_groups = True
+    draws = (8, 8)
 
     def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         return miwae(log_weights)
@@ -241,21 +267,38 @@ class CombinationImportanceWeighted(Objective):
 
     beta: float = 0.5
 
+    name = "ciwae"
+    formula = "{0.beta:g} mean log w + {0.rest:g} log mean w, K={k}"
+    source = "https://arxiv.org/abs/1802.04537"
+    draws = (1, 64)
+
     def __post_init__(self) -> None:
         check_beta(self.beta)
+
+    @property
+    def rest(self) -> float:
+        """What is left for the IWAE bound, 1 - beta."""
+        return 1.0 - self.beta
 
     def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         return ciwae(log_weights, self.beta)
 
     def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
-        return self.beta * ELBO().pathwise_weights(log_weights) + (
-            1.0 - self.beta
-        ) * ImportanceWeighted().pathwise_weights(log_weights)
+        plain, pooled = ELBO(), ImportanceWeighted()
+        return self.beta * plain.pathwise_weights(
+            log_weights
+        ) + self.rest * pooled.pathwise_weights(log_weights)
 
 
 @dataclasses.dataclass(frozen=True)
-class PartiallyImportanceWeighted(Objective):
+class PartiallyImportanceWeighted(MultiplyImportanceWeighted):
     """Rainforth et al.'s split: IWAE over all draws for p, MIWAE for q."""
+
+    name = "piwae"
+    formula = (
+        "log mean w (decoder) and mean over M of log mean over K of w (encoder), "
+        "M={m}, K={k}"
+    )
 
     def __call__(self, log_weights: tf.Tensor) -> Bound:
         return Bound(generative=iwae(log_weights), inference=miwae(log_weights))
@@ -269,27 +312,23 @@ class PartiallyImportanceWeighted(Objective):
         total = tf.reduce_logsumexp(group, axis=GROUP_AXIS, keepdims=True)
         return num_draws(log_weights, GROUP_AXIS) * tf.exp(group - total)
 
-    def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
-        return MultiplyImportanceWeighted().pathwise_weights(log_weights)
 
-
-OBJECTIVES = {
-    "vae": ELBO,
-    "iwae": ImportanceWeighted,
-    "miwae": MultiplyImportanceWeighted,
-    "ciwae": CombinationImportanceWeighted,
-    "piwae": PartiallyImportanceWeighted,
+OBJECTIVES: dict[str, type[Objective]] = {
+    objective.name: objective
+    for objective in (
+        ELBO,
+        ImportanceWeighted,
+        MultiplyImportanceWeighted,
+        CombinationImportanceWeighted,
+        PartiallyImportanceWeighted,
+    )
 }
 
 
 def check_beta(beta: object) -> None:
     """Raises InvalidInputError unless `beta` is a number in [0, 1]."""
-    if not _is_number(beta) or not 0 <= beta <= 1:
+    if not is_number(beta) or not 0 <= beta <= 1:
         raise InvalidInputError(f"`beta` must be in [0, 1]. Received: beta={beta!r}")
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _check(log_weights: tf.Tensor) -> tf.Tensor:

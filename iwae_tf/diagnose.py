@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from iwae_tf import cli
+from iwae_tf.cli import scripts as cli
 
 _WORKDIR = cli.path_flag("workdir", "Folder of a finished run.")
 _SAVED_MODEL = cli.path_flag(
@@ -48,11 +48,11 @@ def _stop(*_):
 def main(argv: list[str]) -> int:
     """Diagnoses the model of the flags and prints where the report is."""
     del argv
-    from iwae_tf import terminal
-    from iwae_tf.diagnostics import study
-    from iwae_tf.diagnostics.part import Subject
+    from iwae_tf.diagnostics import run as study
+    from iwae_tf.diagnostics.parts.part import Subject
     from iwae_tf.diagnostics.proposals import check_draws
-    from iwae_tf.files import check_writable
+    from iwae_tf.io import terminal
+    from iwae_tf.io.files import check_writable
 
     cli.check_positive("num_images", _NUM_IMAGES.value)
     check_draws(_NUM_SAMPLES.value, "--num_samples")
@@ -109,12 +109,12 @@ def _output():
 
 def _subject():
     """The model and images of the flags, and what the report says of them."""
-    from iwae_tf import results
     from iwae_tf.config import override
-    from iwae_tf.diagnostics.part import Subject
+    from iwae_tf.diagnostics.parts.part import Subject
     from iwae_tf.errors import InvalidInputError
+    from iwae_tf.runs import results
+    from iwae_tf.runs.workdir import Workdir, load_exported
     from iwae_tf.versions import library_versions
-    from iwae_tf.workdir import Workdir, load_exported
 
     if (_WORKDIR.value is None) == (_SAVED_MODEL.value is None):
         raise InvalidInputError(

@@ -8,7 +8,7 @@ import os
 
 from absl import flags
 
-from iwae_tf import cli
+from iwae_tf.cli import scripts as cli
 
 _WORKDIR = cli.path_flag("workdir", "Folder of a finished run.")
 _SAVED_MODEL = cli.path_flag("saved_model", "Exported model, NAME or NAME/1.")
@@ -25,9 +25,10 @@ _BINARIZATION = flags.DEFINE_string("binarization", None, "Instead of the config
 def main(argv: list[str]) -> int:
     """Scores the split that the flags name and prints a table."""
     del argv
-    from iwae_tf import results, terminal
     from iwae_tf.errors import InvalidInputError
-    from iwae_tf.files import check_writable, write_json
+    from iwae_tf.io import terminal
+    from iwae_tf.io.files import check_writable, write_json
+    from iwae_tf.runs import results
 
     if (_WORKDIR.value is None) == (_SAVED_MODEL.value is None):
         raise InvalidInputError(
@@ -66,8 +67,8 @@ def main(argv: list[str]) -> int:
 
 
 def _from_workdir(path, distribution):
-    from iwae_tf import results
-    from iwae_tf.workdir import Workdir
+    from iwae_tf.runs import results
+    from iwae_tf.runs.workdir import Workdir
 
     workdir = Workdir(path)
     config = _overridden(workdir.read_config())
@@ -83,9 +84,9 @@ def _from_workdir(path, distribution):
 
 
 def _from_saved_model(path):
-    from iwae_tf import results
+    from iwae_tf.runs import results
+    from iwae_tf.runs.workdir import read_config
     from iwae_tf.saved_model import load_saved_model
-    from iwae_tf.workdir import read_config
 
     version, signatures = load_saved_model(path)
     config = _overridden(read_config(version.parent / "config.json"))

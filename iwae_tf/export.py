@@ -3,7 +3,7 @@
 python -m iwae_tf.export --workdir=runs/a --output=saved_models/NAME
 """
 
-from iwae_tf import cli
+from iwae_tf.cli import scripts as cli
 
 _WORKDIR = cli.path_flag("workdir", "Folder of a finished run.")
 _OUTPUT = cli.path_flag("output", "Folder of the SavedModel's versions.")
@@ -12,7 +12,7 @@ _OUTPUT = cli.path_flag("output", "Folder of the SavedModel's versions.")
 def main(argv: list[str]) -> int:
     """Exports the workdir of the flags; prints the path of the new version."""
     del argv
-    from iwae_tf.workdir import Workdir, export
+    from iwae_tf.runs.workdir import Workdir, export
 
     workdir = Workdir(cli.require("workdir", _WORKDIR.value))
     output = cli.require("output", _OUTPUT.value)

@@ -14,7 +14,7 @@ import pathlib
 
 from absl import flags
 
-from iwae_tf import cli
+from iwae_tf.cli import scripts as cli
 
 _STUDY = flags.DEFINE_string(
     "study",
@@ -36,8 +36,9 @@ _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Train nothing.")
 def main(argv: list[str]) -> int:
     """Does the study of the flags and prints its table."""
     del argv
-    from iwae_tf import studies, study_report
     from iwae_tf.errors import InvalidInputError
+    from iwae_tf.studies import cells as studies
+    from iwae_tf.studies import report as study_report
 
     folder = pathlib.Path(cli.require("workdir", _WORKDIR.value))
     if _REPORT_ONLY.value and not folder.is_dir():
@@ -73,7 +74,9 @@ def _is_chosen(name):
 
 def _do_cells(name, protocol, cells, chosen, folder):
     """Trains and scores cells; returns whether one failed."""
-    from iwae_tf import studies, study_report, sweeps
+    from iwae_tf.studies import cells as studies
+    from iwae_tf.studies import report as study_report
+    from iwae_tf.studies import runner as sweeps
 
     def report(line):
         print(line, flush=True)
@@ -97,7 +100,8 @@ def _do_cells(name, protocol, cells, chosen, folder):
 
 def _time_steps(name, cells, folder):
     """Times the steps of the first seed's cells in turn, once those are finished."""
-    from iwae_tf import studies, study_times
+    from iwae_tf.studies import cells as studies
+    from iwae_tf.studies import times as study_times
 
     cells = study_times.left_to_measure(cells, folder)
     if cells and studies.STUDIES[name].timed:
@@ -107,12 +111,13 @@ def _time_steps(name, cells, folder):
 
 def _write_report(name, protocol, cells, folder):
     """The report of one study, measured first where it has no cells."""
-    from iwae_tf import studies, study_report
+    from iwae_tf.studies import cells as studies
+    from iwae_tf.studies import report as study_report
 
     part = studies.STUDIES[name].part
     if part:
-        from iwae_tf.diagnostics import study
-        from iwae_tf.diagnostics.part import Subject
+        from iwae_tf.diagnostics import run as study
+        from iwae_tf.diagnostics.parts.part import Subject
 
         subject = Subject(None, None, quick=protocol.budget == "smoke")
         results, figures = study.do_part(part, subject, folder)
@@ -125,9 +130,9 @@ def _write_report(name, protocol, cells, folder):
 
 def _rebuild(folder):
     """The reports of all studies in a folder and below it, from their results."""
-    from iwae_tf import studies
     from iwae_tf.errors import InvalidInputError
-    from iwae_tf.study_report import REPORT, read_head
+    from iwae_tf.studies import cells as studies
+    from iwae_tf.studies.report import REPORT, read_head
 
     found = {path: read_head(path) for path in sorted(folder.rglob(REPORT))}
     if not any(found.values()):

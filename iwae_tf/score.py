@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from iwae_tf import cli
+from iwae_tf.cli import scripts as cli
 
 _SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.")
 _ENDPOINT = flags.DEFINE_string(
@@ -40,8 +40,11 @@ _RETRIES = flags.DEFINE_integer("retries", 5, "Attempts after the first one.")
 def main(argv: list[str]) -> int:
     """Scores what the flags name, under a progress bar, and prints the mean."""
     del argv
-    from iwae_tf import results, score_files, serving, terminal
+    from iwae_tf import serving
     from iwae_tf.evaluation import summarize
+    from iwae_tf.io import terminal
+    from iwae_tf.runs import results
+    from iwae_tf.serving import score_files
 
     images = score_files.read_images(cli.require("input", _INPUT.value))
     path = _LABELS.value

@@ -10,7 +10,7 @@ import logging
 
 from absl import flags
 
-from iwae_tf import cli
+from iwae_tf.cli import scripts as cli
 from iwae_tf.errors import InvalidInputError
 
 _SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.")
@@ -65,7 +65,7 @@ def _import_beam():
     try:
         import apache_beam
 
-        from iwae_tf import beam
+        from iwae_tf.serving import pipelines as beam
     except ImportError as error:
         raise InvalidInputError(
             "this script needs apache-beam and pyarrow: pip install 'iwae_tf[beam]'. "

@@ -12,7 +12,7 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from iwae_tf import cli
+from iwae_tf.cli import scripts as cli
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, or the name of one that ships.", lock_config=True
@@ -27,8 +27,8 @@ _LIST = flags.DEFINE_bool("list", False, "Print the runs and do nothing.")
 def main(argv: list[str]) -> int:
     """Does the runs of the flags and prints a table."""
     del argv
-    from iwae_tf import sweeps
     from iwae_tf.checks import check_choice
+    from iwae_tf.studies import runner as sweeps
 
     cli.require("config", _CONFIG.value)
     cli.check_positive("processes", _PROCESSES.value)

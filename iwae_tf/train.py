@@ -12,7 +12,7 @@ import threading
 
 from ml_collections import config_flags
 
-from iwae_tf import cli
+from iwae_tf.cli import scripts as cli
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, or the name of one that ships.", lock_config=True
@@ -24,9 +24,9 @@ _DEVICES = cli.DeviceFlags()
 def main(argv: list[str]) -> int:
     """Runs the config of the flags in the workdir of the flags."""
     del argv
-    from iwae_tf import terminal
     from iwae_tf.config import validate
-    from iwae_tf.workdir import Workdir
+    from iwae_tf.io import terminal
+    from iwae_tf.runs.workdir import Workdir
 
     cli.require("config", _CONFIG.value)
     config, workdir = _CONFIG.value, Workdir(cli.require("workdir", _WORKDIR.value))
@@ -42,9 +42,9 @@ def main(argv: list[str]) -> int:
 
 def _run(config, workdir, distribution):
     """Trains, then evaluates, draws and exports; returns the exit code."""
-    from iwae_tf import terminal
-    from iwae_tf.callbacks import StopTraining
-    from iwae_tf.training import train
+    from iwae_tf.io import terminal
+    from iwae_tf.runs.callbacks import StopTraining
+    from iwae_tf.runs.training import train
 
     stop_request = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop_request.set())
@@ -76,10 +76,11 @@ def _run(config, workdir, distribution):
 
 def _finish(config, workdir, trained, distribution):
     """Evaluates, draws and exports; `results.json` comes last and ends the run."""
-    from iwae_tf import results, terminal
-    from iwae_tf.callbacks import StopTraining
-    from iwae_tf.files import write_json
-    from iwae_tf.tensorboard import write_hyperparameters
+    from iwae_tf.io import terminal
+    from iwae_tf.io.files import write_json
+    from iwae_tf.runs import results
+    from iwae_tf.runs.callbacks import StopTraining
+    from iwae_tf.runs.tensorboard import write_hyperparameters
 
     model = trained.model
     found, is_complete = results.evaluate_model(

@@ -27,7 +27,9 @@ def graphs(request, monkeypatch):
     """Without the mark `xla` a graph stands for XLA's program: it is made sooner."""
     is_marked = request.node.get_closest_marker("xla") is not None
     if not is_marked and not request.config.getoption("xla"):
-        monkeypatch.setattr("iwae_tf.autoencoder.Autoencoder.supports_xla", False)
+        monkeypatch.setattr(
+            "iwae_tf.models.autoencoder.Autoencoder.supports_xla", False
+        )
 
 
 def pytest_collection_modifyitems(items):

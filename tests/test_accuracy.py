@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from iwae_tf import bounds
 from iwae_tf.evaluation import stream_draws
-from iwae_tf.metrics import JointMeans
+from iwae_tf.models.metrics import JointMeans
 
 MILLION = 1_000_000
 NATS = 1e-4

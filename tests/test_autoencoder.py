@@ -11,12 +11,12 @@ import tensorflow_probability as tfp
 from closed_form import LinearGaussian, TwoLayerLinearGaussian, dense
 from scipy import special, stats
 
-from iwae_tf import noise
 from iwae_tf.bounds import iwae
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import CIWAE, IWAE, MIWAE, PIWAE
 from iwae_tf.networks import MLP
+from iwae_tf.probability import noise
 
 tfd = tfp.distributions
 EVENT = (4, 4, 1)

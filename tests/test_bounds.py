@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from iwae_tf import bounds
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.log_weights import standard_error
+from iwae_tf.probability.log_weights import standard_error
 
 M, K, B = 2, 3, 5
 EXAMPLES = np.random.default_rng(1).gumbel(-3.0, 2.0, [M, K, B])  # skewed

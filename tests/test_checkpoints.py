@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import pytest
 
-from iwae_tf import files
-from iwae_tf.checkpoints import CheckpointStore
 from iwae_tf.config import build_optimizer, default_config
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.files import check_writable, write_atomically, write_json, write_through
+from iwae_tf.io import files
+from iwae_tf.io.files import check_writable, write_atomically, write_json, write_through
 from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP
+from iwae_tf.runs.checkpoints import CheckpointStore
 
 EVENT = (4,)
 
@@ -300,7 +300,7 @@ def test_a_failure_while_writing_leaves_the_old_ones(store, trained, monkeypatch
         file.write(b"PK\x03\x04 half of it")
         raise DiskFull(28, "No space left on device")
 
-    monkeypatch.setattr("iwae_tf.files.np.savez", half_a_write)
+    monkeypatch.setattr("iwae_tf.io.files.np.savez", half_a_write)
     with pytest.raises(DiskFull):
         store.save(3, trained, {})
     assert {path: path.read_bytes() for path in store.folder.iterdir()} == before

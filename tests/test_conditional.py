@@ -21,12 +21,13 @@ from test_gradients import (
 )
 
 import iwae_tf
-from iwae_tf import evaluation, noise
-from iwae_tf.conditional import one_hot
+from iwae_tf import evaluation
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.gradients import loss_gradients
 from iwae_tf.models import IWAE, MODELS
+from iwae_tf.models.conditional import one_hot
+from iwae_tf.models.gradients import loss_gradients
 from iwae_tf.networks import MLP, WithLabels
+from iwae_tf.probability import noise
 
 C, EVENT = 3, (4,)
 PROBLEMS = {

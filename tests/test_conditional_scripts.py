@@ -11,12 +11,14 @@ from test_serving import serving_grpc
 
 import iwae_tf
 from examples.loopback_server import LoopbackServer
-from iwae_tf import datasets, evaluation, execution, results, training
+from iwae_tf import datasets, evaluation
 from iwae_tf.config import build_model, default_config, validate
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.models import keras_loop as execution
 from iwae_tf.networks import MLP, WithLabels
+from iwae_tf.runs import results, training
+from iwae_tf.runs.workdir import Workdir, load_exported
 from iwae_tf.serving import batch_seed, score
-from iwae_tf.workdir import Workdir, load_exported
 
 CLASSES = 3
 
@@ -376,7 +378,7 @@ def test_labels_for_a_model_that_takes_none_are_refused(tmp_path):
 
 def test_beam_refuses_it(served):
     pytest.importorskip("apache_beam")
-    from iwae_tf.beam import SavedModelHandler
+    from iwae_tf.serving.pipelines import SavedModelHandler
 
     handler = SavedModelHandler(served, num_samples=5, seed=(0, 0))
     with pytest.raises(InvalidInputError, match="must not be conditional"):

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from iwae_tf import models, optimizers
+from iwae_tf import models
 from iwae_tf.config import (
     build_model,
     build_optimizer,
     check_key,
     default_config,
+    optimizers,
     plainest,
     set_draws,
     stages,

@@ -7,15 +7,15 @@ import tensorflow as tf
 
 import iwae_tf
 from iwae_tf.config import build_model, default_config, validate
-from iwae_tf.conv_networks import (
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.networks import MLP
+from iwae_tf.networks.conv import (
     ConvDecoder,
     ConvEncoder,
     channels_to_pixels,
     pixels_to_channels,
 )
-from iwae_tf.errors import InvalidInputError
-from iwae_tf.networks import MLP
-from iwae_tf.training import compiled_model
+from iwae_tf.runs.training import compiled_model
 
 CHANNELS = (3, 5)
 

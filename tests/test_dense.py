@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from iwae_tf.dense import Dense, row_weights
+from iwae_tf.networks.dense import Dense, row_weights
 
 RNG = np.random.default_rng(4)
 X = RNG.normal(size=[5, 3]).astype(np.float32)

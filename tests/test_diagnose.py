@@ -12,17 +12,14 @@ import pytest
 from test_scripts import run_script
 
 import iwae_tf
-from iwae_tf.diagnostics import (
-    learning_parts,
-    part,
-    report,
-    representation,
-    study,
-)
+from iwae_tf.diagnostics import report, representation
+from iwae_tf.diagnostics import run as study
+from iwae_tf.diagnostics.parts import learning as learning_parts
+from iwae_tf.diagnostics.parts import part
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import CIWAE, IWAE
 from iwae_tf.networks import MLP
-from iwae_tf.workdir import export, load_exported, read_config
+from iwae_tf.runs.workdir import export, load_exported, read_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPORTED = ROOT / "saved_models/mnist5k_iwae"

@@ -10,7 +10,7 @@ import tensorflow as tf
 from closed_form import LinearGaussian, TwoLayerLinearGaussian, affine_normal, dense
 from scipy import special, stats
 
-from iwae_tf import bounds, noise
+from iwae_tf import bounds
 from iwae_tf.bounds import MultiplyImportanceWeighted
 from iwae_tf.diagnostics import (
     annealed_log_likelihood,
@@ -29,16 +29,17 @@ from iwae_tf.diagnostics import (
     pareto_k,
     posterior_map,
     proposal_quality,
-    sweeps,
     theory,
     toy_problem,
     trusted_k,
 )
+from iwae_tf.diagnostics import bounds_by_k as sweeps
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import layer_statistics, log_likelihood
-from iwae_tf.gradients import loss_gradients
-from iwae_tf.log_weights import JACKKNIFE_POWERS, jackknife_error
 from iwae_tf.models import IWAE, PIWAE
+from iwae_tf.models.gradients import loss_gradients
+from iwae_tf.probability import noise
+from iwae_tf.probability.log_weights import JACKKNIFE_POWERS, jackknife_error
 
 SEED = (7, 3)
 

@@ -9,11 +9,11 @@ import scipy.special
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf.discretized_logistic import DiscretizedLogistic, is_on_levels
-from iwae_tf.distributions import discretized_logistic_likelihood
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP
+from iwae_tf.probability.discretized_logistic import DiscretizedLogistic, is_on_levels
+from iwae_tf.probability.distributions import discretized_logistic_likelihood
 from iwae_tf.saved_model import export_saved_model
 
 LEVELS = np.arange(256) / 255

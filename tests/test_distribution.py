@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks.scaling import step_of
 from iwae_tf import datasets
-from iwae_tf.distribution import make_distribution, read_cluster
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.runs.devices import make_distribution, read_cluster
 from torture import processes
 from torture.job import tiny_config, write_data
 from torture.trials import Trials

@@ -10,8 +10,8 @@ import scipy.stats
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import distributions as lib
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.probability import distributions as lib
 
 RNG = np.random.default_rng(1)
 EVENTS = [(7,), (4, 3), (3, 2, 1)]

@@ -10,8 +10,8 @@ from test_scripts import import_script, run_script
 from examples.auroc import auroc
 from iwae_tf.datasets import load_arrays
 from iwae_tf.evaluation import log_likelihood
+from iwae_tf.runs.workdir import load_exported
 from iwae_tf.serving import score
-from iwae_tf.workdir import load_exported
 
 EXPORT = "saved_models/mnist5k_iwae"
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from iwae_tf import execution
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE, MODELS
+from iwae_tf.models import keras_loop as execution
 from iwae_tf.networks import MLP, WithLabels
 
 EVENT = (6,)

@@ -9,10 +9,10 @@ import tensorflow as tf
 from closed_form import LinearGaussian, TwoLayerLinearGaussian
 from scipy import special
 
-from iwae_tf import noise
-from iwae_tf.gradients import loss_gradients
 from iwae_tf.models import CIWAE, IWAE, MIWAE, PIWAE, VAE
+from iwae_tf.models.gradients import loss_gradients
 from iwae_tf.networks import MLP
+from iwae_tf.probability import noise
 
 M, K, BETA = 3, 5, 0.3
 EVENT = (4,)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iwae_tf import datasets, image_folder, score_files
+from iwae_tf import datasets
+from iwae_tf.datasets import image_folder
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.serving import score_files
 
 CYCLE = np.arange(256, dtype=np.uint8)
 

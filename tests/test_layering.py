@@ -1,4 +1,4 @@
-"""Imports point one way, and only where they are meant to."""
+"""Packages import only what lies on a lower floor, and modules never in a circle."""
 
 import ast
 import pathlib
@@ -10,188 +10,96 @@ SCRIPTS = {
     *("train", "evaluate", "export", "sweep", "diagnose", "score", "score_beam"),
     "reproduce",
 }
-SUBPACKAGES = {"iwae_tf.diagnostics"}
-# Module to the siblings that it may import; `errors` is open to all.
-ALLOWED = {
-    "errors": set(),
-    "startup": set(),
-    "files": set(),
-    "checks": set(),
-    "noise": set(),
-    "log_weights": set(),
-    "bounds": {"log_weights"},
-    "discretized_logistic": set(),
-    "distributions": {"discretized_logistic"},
-    "dense": set(),
-    "execution": set(),
-    "metrics": set(),
-    "networks": {"dense"},
-    "conv_networks": {"networks"},
-    "config_networks": {"conv_networks", "distributions", "networks"},
-    "optimizers": set(),
-    "data_files": set(),
-    "image_folder": {"data_files"},
-    "data_sources": {"data_files", "image_folder"},
-    "datasets": {"checks", "data_files", "data_sources"},
-    "plot_inputs": set(),
-    "drawing": {"files"},
-    "plots": {"drawing", "plot_inputs"},
-    "score_plots": {"drawing", "plot_inputs"},
-    "conditional": {"checks", "dense", "distributions"},
-    "autoencoder": {
-        "checks", "conditional", "discretized_logistic", "distributions", "noise",
-    },
-    "gradients": {"bounds", "dense"},
-    "models": {
-        "autoencoder", "bounds", "checks", "distributions", "execution", "gradients",
-        "log_weights", "metrics", "noise",
-    },
-    "evaluation": {"autoencoder", "checks", "distributions", "log_weights", "noise"},
-    "classes": {"autoencoder", "evaluation"},
-    "versions": set(),
-    "warmup": set(),
-    "model_card": {"files"},
-    "saved_model": {
-        "autoencoder", "checks", "distributions", "evaluation", "noise", "warmup",
-    },
-    "endpoints": {"evaluation", "saved_model", "warmup"},
-    "score_files": {"data_files", "evaluation", "files", "image_folder"},
-    "serving": {"checks", "endpoints", "evaluation", "noise", "score_files"},
-    "beam": {"data_files", "endpoints", "score_files", "serving"},
-    "config": {
-        "config_networks", "datasets", "distributions", "gradients", "models",
-        "optimizers",
-    },
-    "checkpoints": {"files"},
-    "callbacks": {"checkpoints", "config", "files", "terminal"},
-    "tensorboard": {
-        "checks", "drawing", "evaluation", "files", "plot_inputs",
-        "diagnostics.representation",
-    },
-    "training": {
-        "callbacks", "checkpoints", "config", "datasets", "distribution", "files",
-        "results", "tensorboard", "workdir",
-    },
-    "results": {
-        "autoencoder", "classes", "datasets", "discretized_logistic", "distributions",
-        "evaluation", "plots", "saved_model", "terminal", "versions",
-    },
-    "workdir": {
-        "config", "files", "model_card", "models", "saved_model", "versions", "warmup",
-    },
-    "pretrained": {"checks", "config", "model_card", "workdir"},
-    "distribution": {"checks", "evaluation"},
-    "sweeps": {"checks", "config", "files", "workdir"},
-    "published": set(),
-    "studies": {"checks", "config", "published"},
-    "study_plots": {"drawing", "plot_inputs"},
-    "step_times": {"config", "datasets", "execution", "training"},
-    "study_times": {
-        "config", "datasets", "files", "step_times", "studies", "training", "versions",
-        "workdir",
-    },
-    "study_figures": {"files", "studies", "study_plots", "study_times", "workdir"},
-    "study_rows": {"config", "published", "studies", "workdir"},
-    "study_markdown": {
-        "published", "studies", "study_figures", "study_rows", "study_times",
-    },
-    "study_report": {
-        "files", "studies", "study_figures", "study_markdown", "study_plots",
-        "study_rows", "study_times", "workdir",
-    },
-    "terminal": set(),
-    "usage": {"terminal"},
-    "cli": {"config", "distribution", "usage"},
-    "diagnostics.part": set(),
-    "diagnostics.resampling": set(),
-    "diagnostics.theory": set(),
-    "diagnostics.report": {"files"},
-    "diagnostics.figures": {"drawing"},
-    "diagnostics.draws": {"checks", "evaluation", "noise"},
-    "diagnostics.proposals": {"checks", "diagnostics.draws"},
-    "diagnostics.sweeps": {
-        "bounds", "checks", "diagnostics.draws", "diagnostics.resampling",
-    },
-    "diagnostics.coverage": {
-        "checks", "evaluation", "diagnostics.draws", "diagnostics.proposals",
-        "diagnostics.resampling",
-    },
-    "diagnostics.annealing": {
-        "checks", "distributions", "noise", "diagnostics.resampling",
-    },
-    "diagnostics.representation": {"distributions", "evaluation", "noise"},
-    "diagnostics.gradient_noise": {"checks", "gradients", "noise"},
-    "diagnostics.toy_problem": {
-        "bounds", "distributions", "models", "diagnostics.gradient_noise",
-    },
-    "diagnostics.error_parts": {
-        "diagnostics.coverage", "diagnostics.figures", "diagnostics.part",
-    },
-    "diagnostics.estimate_parts": {
-        "bounds", "distributions", "evaluation", "plots", "diagnostics.annealing",
-        "diagnostics.figures", "diagnostics.part", "diagnostics.proposals",
-        "diagnostics.sweeps",
-    },
-    "diagnostics.learning_parts": {
-        "evaluation", "diagnostics.figures", "diagnostics.gradient_noise",
-        "diagnostics.part", "diagnostics.representation", "diagnostics.theory",
-        "diagnostics.toy_problem",
-    },
-    "diagnostics.study": {
-        "files", "terminal", "diagnostics.error_parts", "diagnostics.estimate_parts",
-        "diagnostics.learning_parts", "diagnostics.part", "diagnostics.report",
-    },
-}  # fmt: skip
+# From the ground up. A package imports packages below its floor, and itself.
+FLOORS = (
+    {"errors", "checks", "versions", "startup", "moved"},
+    {"io", "probability", "networks", "datasets"},
+    {"bounds", "plots"},
+    {"models"},
+    {"evaluation", "config"},
+    {"saved_model", "diagnostics"},
+    {"runs", "serving"},
+    {"cli", "studies"},
+    SCRIPTS,
+)
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+OPEN_TO_ALL = {"errors", "checks"}
+SHAPES = {"matplotlib": "plots.drawing"}  # a library and the one module that imports it
 
 
 def modules():
-    """Names of all modules, those of a subpackage with its name before a dot."""
-    paths = (path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
-    names = (".".join(path.with_suffix("").parts) for path in paths)
-    return sorted(name for name in names if not name.endswith("__init__"))
+    """Names of all modules, such as `io.files`; a package's is that of its folder."""
+    paths = (
+        path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py")
+    )
+    names = (".".join(path.parts).removesuffix("__init__").strip(".") for path in paths)
+    return sorted(filter(None, names))
+
+
+MODULES = modules()
+
+
+def path_of(module):
+    path = PACKAGE / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def imported(module):
-    """(siblings, outside packages) that a module imports anywhere in its text."""
-    siblings, outside = set(), set()
-    path = PACKAGE / f"{module.replace('.', '/')}.py"
-    for node in ast.walk(ast.parse(path.read_text())):
+    """(modules of the package, outside packages) that it imports anywhere."""
+    own, outside = set(), set()
+    for node in ast.walk(ast.parse(path_of(module).read_text())):
         if isinstance(node, ast.Import):
             outside |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "iwae_tf":
-            siblings |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module in SUBPACKAGES:
-            subpackage = node.module.partition(".")[2]
-            siblings |= {f"{subpackage}.{alias.name}" for alias in node.names}
+            assert not any(a.name.startswith("iwae_tf") for a in node.names), module
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
             package, _, sibling = node.module.partition(".")
-            if package == "iwae_tf":
-                siblings.add(sibling)
-            else:
+            if package != "iwae_tf":
                 outside.add(package)
-    return siblings - {"errors"}, outside
+                continue
+            for alias in node.names:
+                name = f"{sibling}.{alias.name}".strip(".")
+                own.add(name if name in MODULES else sibling)
+    return own, outside
 
 
-@pytest.mark.parametrize("module", modules())
-def test_imports_point_one_way(module):
-    siblings, _ = imported(module)
-    if module not in SCRIPTS:
-        assert siblings <= ALLOWED[module]
-    assert not siblings & SCRIPTS
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    package = module.partition(".")[0]
+    for other in imported(module)[0]:
+        theirs = other.partition(".")[0]
+        is_below = FLOOR_OF[theirs] < FLOOR_OF[package]
+        assert is_below or theirs == package or theirs in OPEN_TO_ALL, other
+        # Within a package a module names the module, not the package's face.
+        assert other != package or module == package, f"{module} imports {other}"
 
 
-def test_every_module_is_listed():
-    assert set(modules()) == set(ALLOWED) | SCRIPTS
+def test_every_package_has_a_floor():
+    assert {module.partition(".")[0] for module in MODULES} == set(FLOOR_OF)
+    assert len(FLOORS) <= 9
 
 
-def test_matplotlib_is_imported_in_one_place():
-    users = {m for m in modules() if "matplotlib" in imported(m)[1]}
-    assert users == {"drawing"}
+def test_a_package_says_what_lives_there():
+    for module in MODULES:
+        if path_of(module).name == "__init__.py":
+            text = ast.get_docstring(ast.parse(path_of(module).read_text()))
+            assert text, module
+            if "." not in module:
+                assert "mport" in text, f"{module} does not say what it may import"
+
+
+def test_no_two_modules_differ_by_an_s():
+    for module in MODULES:
+        assert f"{module}s" not in MODULES
+
+
+def test_a_library_is_imported_in_one_place():
+    for library, place in SHAPES.items():
+        assert {m for m in MODULES if library in imported(m)[1]} == {place}
 
 
 @pytest.mark.parametrize(
-    "module",
-    ["bounds", "discretized_logistic", "distributions", "log_weights", "noise"],
+    "module", ["bounds", *(m for m in MODULES if m.startswith("probability"))]
 )
 def test_the_numerics_do_not_know_keras(module):
     assert "keras" not in imported(module)[1]
@@ -202,12 +110,11 @@ def test_no_import_is_circular():
 
     def visit(module):
         assert module not in path, f"{' -> '.join([*path, module])}"
-        if module in seen:
-            return
-        path.append(module)
-        for sibling in ALLOWED.get(module, ()):
-            visit(sibling)
-        seen.add(path.pop())
+        if module not in seen:
+            path.append(module)
+            for other in imported(module)[0]:
+                visit(other)
+            seen.add(path.pop())
 
-    for module in ALLOWED:
+    for module in MODULES:
         visit(module)

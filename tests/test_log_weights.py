@@ -5,7 +5,7 @@ import pytest
 import scipy.special
 import tensorflow as tf
 
-from iwae_tf import log_weights as lib
+from iwae_tf.probability import log_weights as lib
 
 M, K, B = 2, 3, 5
 LOG_WEIGHTS = np.random.default_rng(1).gumbel(-3.0, 2.0, [M, K, B])

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from iwae_tf import model_card
 from iwae_tf.config import default_config
 from iwae_tf.datasets import BINARIZATIONS, DATASETS
+from iwae_tf.runs import model_card
 
 VERSIONS = {"python": "3.11.7", "tensorflow": "2.21.0"}
 

@@ -8,8 +8,8 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from iwae_tf import noise
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.probability import noise
 
 MASK = np.uint64(0xFFFFFFFF)
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

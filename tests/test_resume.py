@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from iwae_tf import bounds, callbacks, execution, training
-from iwae_tf.checkpoints import CheckpointStore, variables_of
+from iwae_tf import bounds
 from iwae_tf.config import build_model, default_config
-from iwae_tf.distribution import make_distribution
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.files import FolderLock, remove_leftovers
-from iwae_tf.workdir import Workdir
+from iwae_tf.io.files import FolderLock, remove_leftovers
+from iwae_tf.models import keras_loop as execution
+from iwae_tf.runs import callbacks, training
+from iwae_tf.runs.checkpoints import CheckpointStore, variables_of
+from iwae_tf.runs.devices import make_distribution
+from iwae_tf.runs.workdir import Workdir
 from torture.damage import make_model
 from torture.job import tiny_config, write_data
 

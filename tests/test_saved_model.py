@@ -12,13 +12,12 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import saved_model
-from iwae_tf.distributions import LIKELIHOODS
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import log_likelihood
 from iwae_tf.models import IWAE, MODELS
 from iwae_tf.networks import MLP
-from iwae_tf.saved_model import export_saved_model, load_saved_model
+from iwae_tf.probability.distributions import LIKELIHOODS
+from iwae_tf.saved_model import export_saved_model, exporting, load_saved_model
 
 tfd = tfp.distributions
 EVENT = (3, 2, 1)
@@ -542,7 +541,7 @@ def test_the_server_can_replay_the_warmup_requests(tmp_path, name):
 
 
 def test_without_the_extra_there_are_no_warmup_requests(tmp_path, monkeypatch):
-    model, name = build("iwae"), "iwae_tf.warmup.is_available"
+    model, name = build("iwae"), "iwae_tf.saved_model.warmup.is_available"
     monkeypatch.setattr(name, lambda: False)
     version = export_saved_model(model, tmp_path / "name", SERVED)
     assert not (version / "assets.extra").exists()
@@ -568,9 +567,9 @@ def quick_save(monkeypatch):
         with open(os.path.join(path, "saved_model.pb"), "w") as file:
             file.write(str(len(os.listdir(os.path.dirname(path)))))
 
-    monkeypatch.setattr(saved_model.tf.saved_model, "save", save)
-    monkeypatch.setattr(saved_model, "_signatures", lambda model, num_samples: {})
-    monkeypatch.setattr(saved_model.warmup, "is_available", lambda: False)
+    monkeypatch.setattr(exporting.tf.saved_model, "save", save)
+    monkeypatch.setattr(exporting, "_signatures", lambda model, num_samples: {})
+    monkeypatch.setattr(exporting.warmup, "is_available", lambda: False)
 
 
 def names(folder):
@@ -597,7 +596,7 @@ def test_a_version_that_appears_meanwhile_is_left_alone(
 ):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "mark").write_text("theirs")
-    real = saved_model._move_into_place
+    real = exporting._move_into_place
 
     def moves_late(temporary, folder):
         (tmp_path / "2").mkdir()
@@ -611,7 +610,7 @@ def test_a_version_that_appears_meanwhile_is_left_alone(
         finally:
             monkeypatch.undo()
 
-    monkeypatch.setattr(saved_model, "_move_into_place", moves_late)
+    monkeypatch.setattr(exporting, "_move_into_place", moves_late)
     assert export_saved_model(exported[0], tmp_path) == tmp_path / "3"
     assert (tmp_path / "2" / "mark").read_text() == "theirs"
 
@@ -629,8 +628,8 @@ def test_nothing_is_left_after_a_failure_half_way(
         os.makedirs(os.path.join(path, "variables"))
         raise error
 
-    monkeypatch.setattr(saved_model.tf.saved_model, "save", half)
-    monkeypatch.setattr(saved_model, "_signatures", lambda model, num_samples: {})
+    monkeypatch.setattr(exporting.tf.saved_model, "save", half)
+    monkeypatch.setattr(exporting, "_signatures", lambda model, num_samples: {})
     expected = OSError if error is FULL else type(error)
     with pytest.raises(expected):
         export_saved_model(exported[0], tmp_path)
@@ -646,12 +645,12 @@ def test_a_bad_number_of_draws_writes_nothing(exported, tmp_path, num_samples):
 
 def test_draws_counted_by_numpy(exported, tmp_path, monkeypatch):
     """`serving_default` alone holds the number, so that it is all that is written."""
-    every = saved_model._signatures
+    every = exporting._signatures
 
     def one(model, num_samples):
         return {"serving_default": every(model, num_samples)["serving_default"]}
 
-    monkeypatch.setattr(saved_model, "_signatures", one)
+    monkeypatch.setattr(exporting, "_signatures", one)
     model, folder = exported[0], tmp_path / "name"
     export_saved_model(model, folder, np.int64(SERVED), warmup_requests=False)
     x = np.zeros((2, *EVENT), "float32")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from iwae_tf import score_plots
-from iwae_tf.drawing import CATEGORIES
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.plots import scores as score_plots
+from iwae_tf.plots.drawing import CATEGORIES
 
 
 def pixels_of(path, color):

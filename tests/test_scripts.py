@@ -17,7 +17,10 @@ import pytest
 from absl import flags
 
 import iwae_tf
-from iwae_tf import callbacks, cli, data_sources, evaluation
+from iwae_tf import evaluation
+from iwae_tf.cli import scripts as cli
+from iwae_tf.datasets import sources as data_sources
+from iwae_tf.runs import callbacks
 from iwae_tf.saved_model import load_saved_model
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -292,7 +295,8 @@ def test_an_interrupted_evaluation_is_made_up_for(
 ):
     with monkeypatch.context() as patch:
         patch.setattr(
-            "iwae_tf.evaluation.log_likelihood", lambda *args, **kwargs: interrupt()
+            "iwae_tf.evaluation.importance_sampling.log_likelihood",
+            lambda *args, **kwargs: interrupt(),
         )
         assert run_script("train", *tiny, f"--workdir={tmp_path / 'run'}") == 130
     assert not (tmp_path / "run" / "results.json").exists()
@@ -372,8 +376,8 @@ def test_what_cannot_be_drawn_ends_no_run(tiny, tmp_path, monkeypatch, capsys):
     def fail(*args, **kwargs):
         raise ValueError("no room")
 
-    monkeypatch.setattr("iwae_tf.tensorboard.mosaic", fail)
-    monkeypatch.setattr("iwae_tf.plots.mosaic", fail)
+    monkeypatch.setattr("iwae_tf.runs.tensorboard.mosaic", fail)
+    monkeypatch.setattr("iwae_tf.plots.figures.mosaic", fail)
     options = ["--config.epochs=1", f"--workdir={tmp_path / 'run'}"]
     with pytest.warns(UserWarning, match="pictures could not be drawn: no room"):
         assert run_script("train", *tiny, *options) == 0

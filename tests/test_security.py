@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from iwae_tf import datasets
-from iwae_tf.checkpoints import CheckpointStore
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP
-from iwae_tf.workdir import Workdir
+from iwae_tf.runs.checkpoints import CheckpointStore
+from iwae_tf.runs.workdir import Workdir
 from torture.damage import make_model
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "iwae_tf"

@@ -21,10 +21,10 @@ from test_scripts import run_script
 
 import iwae_tf
 from examples.loopback_server import LoopbackServer
-from iwae_tf import endpoints, score_files, serving
+from iwae_tf import serving
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
-from iwae_tf.serving import batch_seed, score
+from iwae_tf.serving import batch_seed, endpoints, score, score_files
 
 EVENT = (3, 2, 1)
 DRAWS = 20

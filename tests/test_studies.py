@@ -9,16 +9,14 @@ import keras
 import numpy as np
 import pytest
 
-from iwae_tf import (
-    execution,
-    step_times,
-    studies,
-    study_report,
-    study_rows,
-    study_times,
-)
 from iwae_tf.config import stages, validate
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.models import keras_loop as execution
+from iwae_tf.studies import cells as studies
+from iwae_tf.studies import report as study_report
+from iwae_tf.studies import rows as study_rows
+from iwae_tf.studies import step_times
+from iwae_tf.studies import times as study_times
 
 ROOT = pathlib.Path(__file__).parents[1]
 

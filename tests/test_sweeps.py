@@ -10,10 +10,11 @@ import threading
 import numpy as np
 import pytest
 
-from iwae_tf import cli, sweeps
+from iwae_tf.cli import scripts as cli
 from iwae_tf.config import default_config
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.sweeps import Outcome, Run, expand_grid, run_all
+from iwae_tf.studies import runner as sweeps
+from iwae_tf.studies.runner import Outcome, Run, expand_grid, run_all
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,19 @@ from tensorboard.plugins.hparams import metadata
 from test_resume import assert_same, state_of
 from test_scripts import images
 
-from iwae_tf import callbacks, datasets, evaluation, execution, tensorboard, training
+from iwae_tf import datasets, evaluation
 from iwae_tf.config import default_config
-from iwae_tf.distribution import make_distribution
 from iwae_tf.models import IWAE
+from iwae_tf.models import keras_loop as execution
 from iwae_tf.networks import MLP
-from iwae_tf.tensorboard import (
+from iwae_tf.runs import callbacks, tensorboard, training
+from iwae_tf.runs.devices import make_distribution
+from iwae_tf.runs.tensorboard import (
     TensorBoard,
     remove_later_events,
     write_hyperparameters,
 )
-from iwae_tf.workdir import Workdir
+from iwae_tf.runs.workdir import Workdir
 
 EPOCHS = 3
 

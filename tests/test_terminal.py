@@ -11,8 +11,10 @@ import pytest
 from emulator import Terminal
 from test_scripts import REPOSITORY, TINY, images, run_process, run_script
 
-from iwae_tf import callbacks, terminal, usage
+from iwae_tf.cli import usage
 from iwae_tf.config import default_config
+from iwae_tf.io import terminal
+from iwae_tf.runs import callbacks
 
 PLAIN = {"NO_COLOR": "", "TERM": "xterm-256color"}
 

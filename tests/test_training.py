@@ -4,7 +4,7 @@ import pytest
 import iwae_tf
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
-from iwae_tf.training import copy_weights
+from iwae_tf.runs.training import copy_weights
 
 
 def small_model(latent_dim=2, seed=0):

@@ -15,13 +15,14 @@ import threading
 
 import numpy as np
 
-from iwae_tf import callbacks, execution, training
-from iwae_tf import files as package_files
-from iwae_tf.checkpoints import variables_of
 from iwae_tf.config import default_config
-from iwae_tf.distribution import make_distribution
 from iwae_tf.errors import WorkerLostError
-from iwae_tf.workdir import Workdir
+from iwae_tf.io import files as package_files
+from iwae_tf.models import keras_loop as execution
+from iwae_tf.runs import callbacks, training
+from iwae_tf.runs.checkpoints import variables_of
+from iwae_tf.runs.devices import make_distribution
+from iwae_tf.runs.workdir import Workdir
 
 STEPS_PER_CALL = 7  # several calls an epoch, that do not divide its steps
 SECONDS = 0.05  # between checkpoints

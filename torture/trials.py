@@ -100,8 +100,8 @@ class Trials:
 
     def damage(self, times):
         """A damaged newest checkpoint, by what it is like: restored or passed over."""
-        from iwae_tf.checkpoints import CheckpointStore, variables_of
         from iwae_tf.errors import InvalidInputError
+        from iwae_tf.runs.checkpoints import CheckpointStore, variables_of
         from torture.damage import DAMAGES, make_model
 
         rows, model = [], make_model()

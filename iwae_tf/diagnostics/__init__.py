@@ -1,13 +1,24 @@
-"""Whether a bound, a gradient, a proposal and a log-likelihood can be trusted."""
+"""Whether a bound, a gradient, a proposal and a log-likelihood can be trusted.
+
+  run          a whole diagnosis, part by part, and its report
+  parts        what each part computes, draws and judges
+  bounds_by_k  bounds against the number of draws
+  proposals    effective sample size and Pareto k of q(z|x)
+  annealing    log p(x) by annealed importance sampling
+  coverage     whether error bars cover
+
+May import `evaluation`, `models`, `plots`, `bounds`, `probability`, `io`, `errors` and
+`checks`.
+"""
 
 from iwae_tf.diagnostics.annealing import annealed_log_likelihood
+from iwae_tf.diagnostics.bounds_by_k import bound_sweep
 from iwae_tf.diagnostics.coverage import error_coverage
 from iwae_tf.diagnostics.draws import draw_log_weights
 from iwae_tf.diagnostics.gradient_noise import gradient_snr
 from iwae_tf.diagnostics.proposals import pareto_k, proposal_quality, trusted_k
 from iwae_tf.diagnostics.representation import collapse, kl_per_unit, posterior_map
 from iwae_tf.diagnostics.resampling import jackknife, leave_one_out
-from iwae_tf.diagnostics.sweeps import bound_sweep
 
 __all__ = [
     "annealed_log_likelihood",

@@ -22,10 +22,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import special
 
-from iwae_tf import noise
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.diagnostics.resampling import leave_one_out
-from iwae_tf.distributions import standard_normal
+from iwae_tf.probability import noise
+from iwae_tf.probability.distributions import standard_normal
 
 BASES = ("proposal", "prior")
 STEP_SIZES = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025)  # tried, in deviations of q

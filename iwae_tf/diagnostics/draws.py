@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf import noise
 from iwae_tf.checks import check_count
 from iwae_tf.evaluation import CHUNK_SIZE
+from iwae_tf.probability import noise
 
 VALUES_AT_ONCE = 2_000_000  # log-weights that are held: what bounds the memory
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from iwae_tf.drawing import (
+from iwae_tf.plots.drawing import (
     BLUE,
     DARK,
     FONT,

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf import noise
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.gradients import loss_gradients
+from iwae_tf.models.gradients import loss_gradients
+from iwae_tf.probability import noise
 
 ROWS_AT_ONCE = 20_000  # rows of the decoder: what bounds the memory
 MEAN_OF_ABSOLUTE_NORMAL = math.sqrt(2 / math.pi)  # E|N(0, 1)|

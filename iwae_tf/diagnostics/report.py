@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from iwae_tf.files import write_atomically
+from iwae_tf.io.files import write_atomically
 
 MARKS = {"good": "\N{CHECK MARK}", "warning": "!", "bad": "\N{BALLOT X}", "plain": ""}
 STYLE = """

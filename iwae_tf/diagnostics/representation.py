@@ -9,8 +9,6 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import noise
-from iwae_tf.distributions import split_loc_scale
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import (
     ACTIVE_VARIANCE,
@@ -18,6 +16,8 @@ from iwae_tf.evaluation import (
     LayerStatistics,
     count_active,
 )
+from iwae_tf.probability import noise
+from iwae_tf.probability.distributions import split_loc_scale
 
 tfd = tfp.distributions
 

@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike
 
 from iwae_tf.bounds import MultiplyImportanceWeighted
 from iwae_tf.diagnostics.gradient_noise import gradient_snr
-from iwae_tf.distributions import standard_normal
 from iwae_tf.models import ImportanceWeightedAutoencoder
+from iwae_tf.probability.distributions import standard_normal
 
 LATENT_DIM, NUM_POINTS = 20, 1024
 PERTURBATION = 0.01

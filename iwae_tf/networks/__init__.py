@@ -1,0 +1,12 @@
+"""Keras layers that return the parameters of distributions as plain tensors.
+
+  mlp    the papers' fully connected encoder and decoder
+  conv   residual convolutional ones
+  dense  the layer whose parameter gradients can weigh each row
+
+May import `errors` and `checks`.
+"""
+
+from iwae_tf.networks.mlp import MLP, WithLabels, with_labels
+
+__all__ = ["MLP", "WithLabels", "with_labels"]

@@ -1,0 +1,214 @@
+"""Keras layers that return the parameters of distributions as plain tensors."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.networks.dense import Dense
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class MLP(keras.Layer):
+    """Fully connected network on flattened input: the papers' encoder and decoder.
+
+    As an encoder with `output_shape=(2 * latent_dim,)` it returns loc and log_scale;
+    as a decoder with the event shape of x it returns logits.
+
+    Args:
+      hidden_dims: sequence of ints, units of each hidden layer.
+      output_shape: tuple of ints, the shape of one output row.
+      activation: Keras activation of the hidden layers. A Keras layer is one for all of
+        them, with one set of variables.
+      output_bias: optional nested sequence of floats of shape `output_shape`, where
+        the output starts, such as the logits of the mean training image.
+      seed: optional int that the initial weights are a function of; None draws from
+        Keras' global generator.
+
+    Input: float [rows, ...], or a list of them: all are flattened and concatenated.
+    Output: float [rows, *output_shape].
+    """
+
+    def __init__(
+        self,
+        hidden_dims: Sequence[int],
+        output_shape: Sequence[int],
+        activation: str | Callable[[tf.Tensor], tf.Tensor] = "tanh",
+        output_bias: ArrayLike | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hidden_dims = tuple(int(units) for units in hidden_dims)
+        self.row_shape = tuple(int(size) for size in output_shape)
+        self.activation = keras.activations.get(activation)
+        self.output_bias = output_bias
+        self.seed = seed
+        if output_bias is not None and np.size(output_bias) != math.prod(
+            self.row_shape
+        ):
+            raise InvalidInputError(
+                f"`output_bias` must have the shape of the output, {self.row_shape}. "
+                f"Received: shape={np.shape(output_bias)}"
+            )
+        self.hidden = [
+            Dense(
+                units,
+                self.activation,
+                kernel_initializer=self._kernel_initializer(i),
+                dtype=self.dtype_policy,
+                name=f"hidden_{i}",
+            )
+            for i, units in enumerate(self.hidden_dims)
+        ]
+        self.out = Dense(
+            math.prod(self.row_shape),
+            kernel_initializer=self._kernel_initializer(len(self.hidden)),
+            bias_initializer=self._bias_initializer(),
+            dtype=self.dtype_policy,
+            name="output",
+        )
+
+    # Both let DReG and PIWAE do with one backward pass; see `gradients`. An activation
+    # that is a layer may mix rows, and sums its variables' gradients by itself.
+
+    @property
+    def rows_are_independent(self) -> bool:
+        return not isinstance(self.activation, keras.Layer)
+
+    @property
+    def takes_row_weights(self) -> bool:
+        return not isinstance(self.activation, keras.Layer)
+
+    def build(self, input_shape: Sequence[Any]) -> None:
+        size = sum(math.prod(shape[1:]) for shape in _as_list(input_shape))
+        for dense in [*self.hidden, self.out]:
+            dense.build((None, size))
+            size = dense.units
+        if isinstance(self.activation, keras.Layer):
+            self._build_activation()
+        self.built = True
+
+    def _build_activation(self):
+        """Creates its variables, which must fit all hidden layers."""
+        try:
+            for units in self.hidden_dims:
+                self.activation(keras.ops.zeros((1, units)))
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            raise InvalidInputError(
+                "`activation` must take the outputs of all hidden layers where it is a "
+                f"layer. Received: {type(self.activation).__name__} and "
+                f"hidden_dims={self.hidden_dims}"
+            ) from error
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        parts = [
+            keras.ops.reshape(part, (-1, math.prod(part.shape[1:])))
+            for part in (inputs if isinstance(inputs, (list, tuple)) else [inputs])
+        ]
+        outputs = keras.ops.concatenate(parts, axis=-1) if parts[1:] else parts[0]
+        for dense in self.hidden:
+            outputs = dense(outputs)
+        return keras.ops.reshape(self.out(outputs), (-1, *self.row_shape))
+
+    def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[Any, ...]:
+        return (_as_list(input_shape)[0][0], *self.row_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        # The bias is where training starts from, not part of the architecture.
+        return {
+            **super().get_config(),
+            "hidden_dims": self.hidden_dims,
+            "output_shape": self.row_shape,
+            "activation": keras.activations.serialize(self.activation),
+            "seed": self.seed,
+        }
+
+    def _kernel_initializer(self, index):
+        seed = None if self.seed is None else self.seed + index
+        return keras.initializers.GlorotUniform(seed=seed)
+
+    def _bias_initializer(self):
+        if self.output_bias is None:
+            return "zeros"
+        bias = keras.ops.convert_to_numpy(self.output_bias).reshape(-1)
+        return lambda shape, dtype=None: keras.ops.convert_to_tensor(bias, dtype)
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class WithLabels(keras.Layer):
+    """Makes a network of one input one of a conditional model.
+
+    The one-hot labels are appended to the last axis of the inputs: more elements of a
+    vector, constant channels of an image.
+
+    Args:
+      network: Keras layer or model of one input.
+
+    Input: list [inputs, labels], float [rows, ..., D] and [rows, num_classes].
+    Output: what `network` returns for float [rows, ..., D + num_classes].
+    """
+
+    def __init__(self, network: keras.Layer, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = network
+
+    @property
+    def rows_are_independent(self) -> bool:
+        return getattr(self.network, "rows_are_independent", False)
+
+    @property
+    def takes_row_weights(self) -> bool:
+        return getattr(self.network, "takes_row_weights", False)
+
+    def build(self, input_shape: Sequence[Any]) -> None:
+        if not self.network.built:
+            self.network.build(_appended(input_shape))
+        self.built = True
+
+    def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
+        inputs, labels = inputs
+        between = inputs.shape[1:-1]
+        shape = (-1, *[1] * len(between), labels.shape[-1])
+        labels = keras.ops.reshape(keras.ops.cast(labels, inputs.dtype), shape)
+        labels = keras.ops.tile(labels, (1, *between, 1))
+        joined = keras.ops.concatenate([inputs, labels], axis=-1)
+        if self.network._call_has_training_arg:
+            return self.network(joined, training=training)
+        return self.network(joined)
+
+    def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[Any, ...]:
+        return self.network.compute_output_shape(_appended(input_shape))
+
+    def get_config(self) -> dict[str, Any]:
+        network = keras.saving.serialize_keras_object(self.network)
+        return {**super().get_config(), "network": network}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
+        deserialize = keras.saving.deserialize_keras_object
+        network = deserialize(config["network"], custom_objects)
+        return cls(**{**config, "network": network})
+
+
+def with_labels(network: keras.Layer) -> keras.Layer:
+    """`network` as one that is called on [inputs, labels]: an `MLP` is, by itself."""
+    return network if isinstance(network, MLP) else WithLabels(network)
+
+
+def _as_list(shapes):
+    """The shapes of a list of inputs, or the one shape of an input, as a list."""
+    return shapes if isinstance(shapes[0], (list, tuple)) else [shapes]
+
+
+def _appended(shapes):
+    """Shape of inputs with labels appended to the last axis."""
+    inputs, labels = shapes
+    return (*inputs[:-1], inputs[-1] + labels[-1])

@@ -1,0 +1,32 @@
+"""Arrays in, PNG files out: the one package that imports matplotlib.
+
+  figures      of a run: samples, reconstructions, curves, latents, units
+  scores       histograms and ROC curves of log-likelihoods
+  comparisons  of runs with published figures
+  drawing      palette, axes and files
+  inputs       what may be drawn
+
+May import `io`, `errors` and `checks`.
+"""
+
+from iwae_tf.plots.figures import (
+    active_units,
+    image_grid,
+    is_image,
+    latent,
+    most_in_grid,
+    principal_components,
+    reconstructions,
+    training_curves,
+)
+
+__all__ = [
+    "active_units",
+    "image_grid",
+    "is_image",
+    "latent",
+    "most_in_grid",
+    "principal_components",
+    "reconstructions",
+    "training_curves",
+]

@@ -1,0 +1,108 @@
+"""Charts of studies: what was measured beside what was published."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from iwae_tf.plots.drawing import CATEGORIES, draw_dots, legend, new_figure, save, style
+from iwae_tf.plots.inputs import check_path
+
+
+def nll_by_cell(
+    path: str | os.PathLike[str],
+    labels: Sequence[str],
+    nlls: Sequence[float],
+    published: Sequence[float | None],
+) -> str | os.PathLike[str]:
+    """Draws the NLL of each cell of a table, and what was published for it.
+
+    Args:
+      path: where to write; ends in .png.
+      labels: list of str, the cells from the top down.
+      nlls: list of floats, in nats.
+      published: list of floats or None, in nats.
+
+    Returns:
+      path: as given.
+    """
+    check_path(path)
+    figure = new_figure(height=110 + 32 * len(labels))
+    ax = figure.subplots()
+    draw_dots(ax, labels, nlls, published)
+    style(ax, xlabel="test NLL (nats), lower is better")
+    return save(figure, path)
+
+
+def bounds_by_groups(
+    path: str | os.PathLike[str],
+    measured: Mapping[str, Iterable[Sequence[float]]],
+    published: Mapping[str, Iterable[Sequence[float]]],
+) -> str | os.PathLike[str]:
+    """Draws log p(x), the IWAE bound and their difference against M, M * K fixed.
+
+    Args:
+      path: where to write; ends in .png.
+      measured: dict of model to list of (M, log p(x), IWAE bound of all M * K draws),
+        in nats, in any order.
+      published: the same, of what was published; rings.
+
+    Returns:
+      path: as given.
+    """
+    check_path(path)
+    figure = new_figure(height=900)
+    panels = figure.subplots(3, sharex=True)
+    names = ("log p(x)\n(nats)", "IWAE bound\n(nats)", "-KL(Q||P)\n(nats)")
+    for marker, source in (("o-", measured), ("none", published)):
+        for color, (model, points) in zip(CATEGORIES[2:], source.items()):
+            if not points:
+                continue
+            groups, log_p, bound = np.asarray(sorted(points, key=list), float).T
+            for ax, values in zip(panels, (log_p, bound, bound - log_p)):
+                if marker == "none":
+                    ring = {"mfc": "none", "markersize": 8, "linestyle": "none"}
+                    label = f"{model}, published"
+                    ax.plot(groups, values, "o", color=color, label=label, **ring)
+                else:
+                    ax.plot(groups, values, marker, color=color, label=model)
+    for ax, name in zip(panels, names):
+        ax.set_xscale("log", base=2)
+        style(ax, ylabel=name)
+    style(panels[-1], xlabel="M, draws outside of the log (K = 64 / M inside)")
+    legend(panels[0])
+    return save(figure, path)
+
+
+def bounds_by_time(
+    path: str | os.PathLike[str],
+    histories: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
+) -> str | os.PathLike[str]:
+    """Draws validation bounds against epochs, and against seconds.
+
+    Args:
+      path: where to write; ends in .png.
+      histories: dict of bound to dict of estimator to (epochs, seconds, bounds), lists
+        of one length; bounds in nats.
+
+    Returns:
+      path: as given.
+    """
+    check_path(path)
+    figure = new_figure(height=80 + 260 * len(histories))
+    layout = {"sharey": "row", "squeeze": False}
+    panels = figure.subplots(len(histories), 2, **layout)
+    estimators = list(dict.fromkeys(name for h in histories.values() for name in h))
+    colors = dict(zip(estimators, CATEGORIES[2:]))
+    for row, (bound, curves) in zip(panels, histories.items()):
+        ends = [bounds[-1] for _, _, bounds in curves.values()]
+        for name, (epochs, seconds, bounds) in curves.items():
+            for ax, x in zip(row, (epochs, np.asarray(seconds) / 60)):
+                ax.plot(x, bounds, color=colors[name], label=name, linewidth=1.2)
+        row[0].set_ylim(max(ends) - 8, max(ends) + 1)
+        style(row[0], title=bound, ylabel="validation bound\n(nats)")
+        style(row[1])
+    style(panels[-1, 0], xlabel="epoch")
+    style(panels[-1, 1], xlabel="minutes of training")
+    legend(panels[0, 1])
+    return save(figure, path)

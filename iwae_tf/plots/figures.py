@@ -1,0 +1,313 @@
+"""Pictures of data and models: NumPy arrays in, one PNG file out.
+
+Every function takes the file's path first and returns it. The file appears whole or
+not at all, and its folder is created where it is missing; an OSError says that it
+cannot be written. Figures share no state, so several threads may draw at once.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.plots.drawing import (
+    GAP,
+    PAIR_GAP,
+    PANELS,
+    SERIES,
+    WIDTH,
+    draw_curves,
+    draw_scatter,
+    draw_strip,
+    draw_variances,
+    mosaic,
+    most_in_grid,
+    new_figure,
+    picture_figure,
+    save,
+    split_rows,
+    style,
+    whole_numbers,
+)
+from iwae_tf.plots.inputs import (
+    as_curves,
+    as_images,
+    as_labels,
+    as_means,
+    as_variances,
+    check_columns,
+    check_path,
+    is_image,
+    is_number,
+)
+
+__all__ = [
+    "active_units",
+    "image_grid",
+    "is_image",
+    "latent",
+    "most_in_grid",
+    "principal_components",
+    "reconstructions",
+    "training_curves",
+]
+
+_MAX_POINTS = 3000
+
+
+def image_grid(
+    path: str | os.PathLike[str],
+    images: ArrayLike,
+    *,
+    num_columns: int | None = None,
+    title: str | None = None,
+) -> str | os.PathLike[str]:
+    """Draws images as one grid, row by row, each pixel a whole number of dots.
+
+    Args:
+      path: where to write; ends in .png.
+      images: [N, H, W, 1], [N, H, W, 3], [N, H, W] or flat square [N, H * H], in
+        [0, 1]; 0 is black. Means of a Normal likelihood may have to be clipped first.
+      num_columns: images in a row; None makes the grid about square.
+      title: a line of text above the grid, or None.
+
+    Returns:
+      path: as given.
+
+    Raises:
+      InvalidInputError: the images cannot be drawn, or another argument is wrong.
+    """
+    check_path(path)
+    images = as_images(images, "images")
+    if num_columns is None:
+        num_columns = math.ceil(math.sqrt(len(images)))
+    check_columns(num_columns)
+    rows = split_rows(images, num_columns)
+    canvas, _ = mosaic(rows, gaps=[GAP] * len(rows), width=WIDTH)
+    return save(picture_figure(canvas, title=title), path)
+
+
+def reconstructions(
+    path: str | os.PathLike[str],
+    originals: ArrayLike,
+    reconstructions: ArrayLike,
+    *,
+    num_columns: int = 10,
+) -> str | os.PathLike[str]:
+    """Draws each image above its reconstruction, in labelled pairs of rows.
+
+    Args:
+      path: where to write; ends in .png.
+      originals: images as in `image_grid`, [N, *event].
+      reconstructions: their reconstructions, [N, *event].
+      num_columns: pairs beside each other.
+
+    Returns:
+      path: as given.
+
+    Raises:
+      InvalidInputError: the images cannot be drawn, or their shapes differ.
+    """
+    check_path(path)
+    check_columns(num_columns)
+    above = as_images(originals, "originals")
+    below = as_images(reconstructions, "reconstructions")
+    if above.shape[:3] != below.shape[:3]:
+        raise InvalidInputError(
+            "`reconstructions` must have the shape of `originals`. Received: "
+            f"{np.shape(reconstructions)} and {np.shape(originals)}"
+        )
+    pairs = zip(split_rows(above, num_columns), split_rows(below, num_columns))
+    rows = [row for pair in pairs for row in pair]
+    gaps = [GAP if index % 2 else PAIR_GAP for index in range(len(rows))]
+    margin = 136
+    canvas, centres = mosaic(rows, gaps=[GAP, *gaps[1:]], width=WIDTH - margin)
+    names = ("original", "reconstruction")
+    labels = [(centre, names[index % 2]) for index, centre in enumerate(centres)]
+    return save(picture_figure(canvas, labels=labels, margin=margin), path)
+
+
+def training_curves(
+    path: str | os.PathLike[str], history: Mapping[str, ArrayLike]
+) -> str | os.PathLike[str]:
+    """Draws bounds, KL and effective sample size against the epoch.
+
+    Draws `bound`, `inference_bound`, `iwae`, `elbo`, `kl`, `ess` and their `val_`
+    twins, whichever are there; other names are left out. Values that are not finite
+    are skipped. Early epochs that would squash the rest run off the axis, with a note.
+
+    Args:
+      path: where to write; ends in .png.
+      history: dict of name to list of numbers, one an epoch: bounds and KL in nats,
+        `ess` in draws. Without `epoch` the epochs count from 1.
+
+    Returns:
+      path: as given.
+
+    Raises:
+      InvalidInputError: lists of unequal length, no numbers, or nothing to draw.
+    """
+    check_path(path)
+    curves = as_curves(history, SERIES)
+    panels = []
+    for label, names in PANELS:
+        drawn = [n for base in names for n in (base, f"val_{base}") if n in curves]
+        if drawn:
+            panels.append((label, drawn))
+    if not panels:
+        raise InvalidInputError(
+            f"`history` must hold a finite value of one of {', '.join(SERIES)}. "
+            f"Received: {', '.join(map(str, history)) or 'an empty dict'}"
+        )
+    heights = [1.7 if label.startswith("bound") else 1.0 for label, _ in panels]
+    figure = new_figure(height=90 + 200 * sum(heights))
+    layout = {"sharex": True, "squeeze": False, "height_ratios": heights}
+    axes = figure.subplots(len(panels), **layout)[:, 0]
+    for ax, (label, drawn) in zip(axes, panels):
+        draw_curves(ax, {name: curves[name] for name in drawn})
+        style(ax, ylabel=label)
+    style(axes[-1], xlabel="epoch")
+    axes[-1].xaxis.set_major_locator(whole_numbers())
+    return save(figure, path)
+
+
+def latent(
+    path: str | os.PathLike[str],
+    means: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    explained_variance_note: bool = True,
+) -> str | os.PathLike[str]:
+    """Draws posterior means in the plane, coloured by label.
+
+    Two dimensions are drawn as they are, one as a histogram (a strip for each label
+    where there are labels), more by their first two principal components. Of very many
+    points a random subset is drawn, and the title says so.
+
+    Args:
+      path: where to write; ends in .png.
+      means: [N, D], the mean of q(z|x) for each image.
+      labels: integers [N], or None; a legend names up to 60 of them.
+      explained_variance_note: whether the axes say each component's share of variance.
+
+    Returns:
+      path: as given.
+
+    Raises:
+      InvalidInputError: `means` or `labels` has the wrong shape or values.
+    """
+    check_path(path)
+    means = as_means(means)
+    labels = as_labels(labels, len(means))
+    size, dims = means.shape
+    points, names, title = _in_the_plane(means, explained_variance_note)
+    if size > _MAX_POINTS and (dims > 1 or labels is not None):
+        kept = np.random.default_rng(0).choice(size, _MAX_POINTS, replace=False)
+        points, labels = points[kept], labels if labels is None else labels[kept]
+        title += f" ({_MAX_POINTS:,} of {size:,} images)"
+    figure = new_figure(height=750 if dims > 1 else 500)
+    ax = figure.subplots()
+    style(ax, title=title, xlabel=names[0], ylabel=names[-1])
+    if dims == 1:
+        draw_strip(ax, points[:, 0], labels)
+    else:
+        draw_scatter(ax, points, labels)
+    return save(figure, path)
+
+
+def principal_components(means: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Projects points on their first two principal components.
+
+    means - mean(means) = U S V^T;  projected = U S;  shares = S^2 / sum(S^2)
+
+    Each component's sign makes its largest loading positive.
+
+    Args:
+      means: [N, D] with D >= 2.
+
+    Returns:
+      projected: float64 [N, 2].
+      shares: float64 [2], each component's share of the variance; 0 where all points
+        are equal.
+
+    Raises:
+      InvalidInputError: `means` is not a finite matrix of two columns or more.
+    """
+    means = as_means(means)
+    if means.shape[1] < 2:
+        raise InvalidInputError(
+            f"`means` must have two columns or more. Received: shape {means.shape}"
+        )
+    centred = means - means.mean(axis=0)
+    _, scales, components = np.linalg.svd(centred, full_matrices=False)
+    scales = scales / (scales[0] or 1.0)
+    projected, shares = np.zeros((len(means), 2)), np.zeros(2)
+    for k, component in enumerate(components[:2]):
+        sign = 1.0 if component[np.argmax(np.abs(component))] > 0 else -1.0
+        projected[:, k] = centred @ component * sign
+        shares[k] = scales[k] ** 2 / (np.sum(scales**2) or 1.0)
+    return projected, shares
+
+
+def active_units(
+    path: str | os.PathLike[str],
+    variances: Sequence[ArrayLike],
+    *,
+    threshold: float = 0.01,
+) -> str | os.PathLike[str]:
+    """Draws the sorted variances of the posterior means, one panel a stochastic layer.
+
+    Args:
+      path: where to write; ends in .png.
+      variances: sequence of [D_l] arrays, the variance over the data of each latent
+        dimension's posterior mean.
+      threshold: a unit is active where its variance is larger.
+
+    Returns:
+      path: as given.
+
+    Raises:
+      InvalidInputError: a variance is negative or not finite, or a shape is wrong.
+
+    References:
+      Burda et al., 2016. https://arxiv.org/abs/1509.00519
+    """
+    check_path(path)
+    if not (is_number(threshold) and threshold > 0):
+        raise InvalidInputError(
+            f"`threshold` must be a positive number. Received: threshold={threshold}"
+        )
+    layers = as_variances(variances)
+    num_columns = min(len(layers), 2)
+    num_rows = math.ceil(len(layers) / num_columns)
+    figure = new_figure(height=60 + 390 * num_rows)
+    axes = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).ravel()
+    for index, (ax, layer) in enumerate(zip(axes, layers)):
+        draw_variances(ax, layer, threshold)
+        active = np.count_nonzero(layer > threshold)
+        style(ax, title=f"layer {index + 1}: {active} of {len(layer)} units active")
+        style(ax, xlabel="latent dimension, sorted")
+        if index % num_columns == 0:
+            style(ax, ylabel="variance of posterior mean")
+    for ax in axes[len(layers) :]:
+        ax.set_visible(False)
+    return save(figure, path)
+
+
+def _in_the_plane(
+    means: np.ndarray, explained_variance_note: bool
+) -> tuple[np.ndarray, list[str], str]:
+    """Points of one or two dimensions, the names of their axes, and a title."""
+    dims = means.shape[1]
+    if dims <= 2:
+        names = [f"latent dimension {k + 1}" for k in range(dims)]
+        title = "the one latent dimension" if dims == 1 else "both latent dimensions"
+        return means, names, f"Posterior means, {title}"
+    points, shares = principal_components(means)
+    names = ["principal component 1", "principal component 2"]
+    if explained_variance_note:
+        names = [f"{n} ({share:.1%} of variance)" for n, share in zip(names, shares)]
+    return points, names, f"Posterior means, principal components 1 and 2 of {dims}"

@@ -1,0 +1,181 @@
+"""Checkpoints of a training run: whole or not there, the last two kept."""
+
+import json
+import os
+import pathlib
+import re
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.files import save_arrays
+
+KEPT = 2
+STATE = "state"  # member that holds the JSON beside the variables
+DAMAGE = (  # what NumPy and zipfile raise on broken archives
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
+)
+
+
+class Restored(NamedTuple):
+    """Where the run was when the checkpoint was written."""
+
+    epoch: int  # epochs that were finished
+    step: int  # steps that were taken of the next one
+    state: dict
+
+
+class CheckpointStore:
+    """Numbered `epoch-00012.npz` and `epoch-00012-step-000300.npz` in one folder.
+
+    The second is of step 300 in the epoch after the twelfth. Each holds every variable
+    of the model and of its optimiser, and a JSON state. It is written aside, flushed
+    and moved into place; the CRC of the archive tells a damaged one. Nothing is ever
+    unpickled.
+
+    Args:
+      folder: path, made when the first checkpoint is written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = pathlib.Path(folder)
+
+    def save(
+        self, epoch: int, model: keras.Model, state: dict[str, Any], *, step: int = 0
+    ) -> None:
+        """Writes a checkpoint and drops all but the last two.
+
+        Args:
+          epoch: int, number of finished epochs.
+          model: built and compiled Keras model.
+          state: what JSON can hold.
+          step: int, steps that were taken of the next epoch.
+
+        Raises:
+          FloatingPointError: a variable is not finite; nothing was written.
+        """
+        arrays = {name: v.numpy() for name, v in variables_of(model).items()}
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise FloatingPointError(f"the variable {name} is not finite")
+        arrays[STATE] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        in_epoch = f"-step-{step:06d}" if step else ""
+        path = self.folder / f"epoch-{epoch:05d}{in_epoch}.npz"
+        save_arrays(path, **arrays)
+        for _, old in self._paths()[:-KEPT]:
+            old.unlink()
+
+    @property
+    def newest(self) -> pathlib.Path | None:
+        """Path of the newest checkpoint, or None."""
+        paths = self._paths()
+        return paths[-1][1] if paths else None
+
+    def restore_latest(
+        self, model: keras.Model, report: Callable[[str], object] = print
+    ) -> Restored | None:
+        """Loads the newest intact checkpoint.
+
+        Args:
+          model: built and compiled Keras model of the same config.
+          report: function of one line, told of each damaged file that was passed over.
+
+        Returns:
+          Restored, or None where there is no checkpoint.
+
+        Raises:
+          InvalidInputError: there are checkpoints, but none is intact.
+        """
+        paths = self._paths()
+        for position, path in reversed(paths):
+            try:
+                arrays = _read(path)
+                state = json.loads(arrays.pop(STATE).tobytes())
+                _assign(model, arrays)
+                return Restored(*position, state)
+            except DAMAGE as error:
+                report(f"checkpoint {path} is damaged, passed over: {error}")
+        if paths:
+            raise InvalidInputError(
+                f"`workdir` must hold an intact checkpoint. Received: {self.folder}, "
+                f"all {len(paths)} damaged; delete the folder to start again"
+            )
+        return None
+
+    def _paths(self) -> list[tuple[tuple[int, int], pathlib.Path]]:
+        """((epoch, step), path) of each checkpoint, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        matches = (
+            (re.fullmatch(r"epoch-(\d+)(?:-step-(\d+))?\.npz", path.name), path)
+            for path in self.folder.iterdir()
+        )
+        return sorted(
+            ((int(match[1]), int(match[2] or 0)), path)
+            for match, path in matches
+            if match
+        )
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """All members of an archive, each checked against its CRC."""
+    with zipfile.ZipFile(path) as archive:  # before any header is parsed
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"bad CRC of {damaged}")
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # a member of another format
+            raise ValueError(f"{name} is not an array")
+    return arrays
+
+
+def copy_variables(source: keras.Model, target: keras.Model) -> None:
+    """Gives every variable of a model and its optimiser the value of another's."""
+    arrays = {name: v.numpy() for name, v in variables_of(source).items()}
+    _assign(target, arrays)
+
+
+def variables_of(model: keras.Model) -> dict[str, keras.Variable]:
+    """Name to variable, for model and optimiser, in a fixed order."""
+    model.optimizer.build(model.trainable_variables)
+    groups = {"model": model.weights, "optimizer": model.optimizer.variables}
+    return {
+        f"{group}:{index}:{_name(variable)}": variable
+        for group, variables in groups.items()
+        for index, variable in enumerate(variables)
+    }
+
+
+def _name(variable: keras.Variable) -> str:
+    """A variable's path without the number of the optimiser or model in the process."""
+    path = re.sub(r"^([^/]*?)_\d+/", r"\1/", variable.path)
+    return re.sub("[^a-zA-Z0-9_]", "_", path)
+
+
+def _assign(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
+    """Sets all variables, or none where names or shapes differ."""
+    variables = variables_of(model)
+    if {n: v.shape for n, v in variables.items()} != {
+        n: a.shape for n, a in arrays.items()
+    }:
+        raise ValueError("its variables are not those of this model")
+    for name, variable in variables.items():
+        variable.assign(arrays[name])

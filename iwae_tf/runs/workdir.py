@@ -1,0 +1,272 @@
+"""The folder of one training run: what lies where, and reading it back."""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from ml_collections import ConfigDict
+
+from iwae_tf.config import (
+    build_model,
+    default_config,
+    override,
+    set_draws,
+    validate,
+)
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.files import FolderLock, remove_leftovers, write_json, write_through
+from iwae_tf.runs import model_card
+from iwae_tf.saved_model import (
+    export_saved_model,
+    find_version,
+    restore_weights,
+    warmup,
+)
+from iwae_tf.versions import library_versions
+
+
+class Workdir:
+    """Paths of a run, and its config.
+
+    Args:
+      path: the folder; made when something is written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = pathlib.Path(path)
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.csv"
+        self.results = self.path / "results.json"
+        self.model = self.path / "model.keras"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.figures = self.path / "figures"
+        self.saved_model = self.path / "saved_model"
+        self.bad_batch = self.path / "nonfinite_batch.npz"
+        self._lock: FolderLock | None = None
+
+    def claim(self, config: ConfigDict) -> None:
+        """Makes the folder this config's and this process's; see `release`.
+
+        Raises:
+          InvalidInputError: it is the folder of another config, or in use.
+        """
+        self.check(config)
+        self._lock = FolderLock(self.path, "workdir")
+        self.keep(config)
+        for folder in (self.path, self.checkpoints, self.figures):
+            remove_leftovers(folder)
+
+    def keep(self, config: ConfigDict) -> None:
+        """Writes the config, over one whose data lay elsewhere."""
+        if not self.config.exists() or read_json(self.config) != as_json(config):
+            write_json(self.config, config.to_dict())
+
+    def release(self) -> None:
+        """Lets other processes claim the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def check(self, config: ConfigDict) -> None:
+        """Raises InvalidInputError where this is the folder of another config."""
+        if not self.config.exists():
+            return
+        ours, theirs = as_json(config), read_json(self.config)
+        different = different_keys(ours, theirs)
+        if different:
+            key = different[0]
+            raise InvalidInputError(
+                f"`workdir` must be new or hold a run of this config. Received: "
+                f"{self.path}, whose {key} is {theirs.get(key)!r}, not "
+                f"{ours.get(key)!r}"
+            )
+
+    def read_config(self) -> ConfigDict:
+        """The run's ConfigDict.
+
+        Raises:
+          InvalidInputError: there is none, or it is damaged.
+        """
+        return read_config(self.config)
+
+    def export(
+        self, model: keras.Model, config: ConfigDict, results: Mapping[str, Any] | None
+    ) -> pathlib.Path:
+        """Saves the model for Keras and for serving; returns the SavedModel's path.
+
+        An unfinished run that got this far before has no version yet but 1: what an
+        earlier sitting left is replaced.
+        """
+        write_through(self.model, lambda path: model.save(path))
+        shutil.rmtree(self.saved_model, ignore_errors=True)
+        return export(model, config, self.saved_model, results)
+
+    def read_results(self) -> dict[str, Any] | None:
+        """The run's results, or None where it is not finished."""
+        return read_json(self.results) if self.results.exists() else None
+
+    def load_model(self, name: str = "workdir") -> keras.Model:
+        """The run's trained model.
+
+        Args:
+          name: what a message calls the folder.
+
+        Raises:
+          InvalidInputError: there is none, or it is damaged.
+        """
+        if not self.model.is_file():
+            raise InvalidInputError(
+                f"`{name}` must hold a finished run with a model.keras. "
+                f"Received: {name}={self.path}"
+            )
+        try:
+            return keras.models.load_model(self.model)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InvalidInputError(
+                f"`{name}` must hold an intact model.keras. Received: {self.model}, "
+                f"{type(error).__name__}: {reason}"
+            ) from error
+
+
+def load(workdir: str | os.PathLike[str]) -> keras.Model:
+    """Loads the trained model of a finished run.
+
+    Args:
+      workdir: folder that `python -m iwae_tf.train` wrote.
+
+    Returns:
+      model: the compiled Keras model, ready to score or to train on.
+
+    Raises:
+      InvalidInputError: there is no finished run.
+    """
+    return Workdir(workdir).load_model()
+
+
+def export(
+    model: keras.Model,
+    config: ConfigDict,
+    path: str | os.PathLike[str],
+    results: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Exports a model as the next version in `path`, its config and card beside it.
+
+    Args:
+      model: trained model.
+      config: its ConfigDict.
+      path: folder of the versions.
+      results: optional dict, the run's `results.json`, for the model card.
+
+    Returns:
+      path: pathlib.Path of the new version.
+    """
+    version = export_saved_model(model, path, config.eval_num_samples)
+    write_json(version.parent / "config.json", config.to_dict())
+    model_card.write(
+        version.parent,
+        version=version.name,
+        config=config.to_dict(),
+        event_shape=model.event_shape,
+        has_warmup=(version / warmup.FILE).is_file(),
+        versions=library_versions(),
+        results=results,
+    )
+    return version
+
+
+def load_exported(
+    path: str | os.PathLike[str], **overrides: Any
+) -> tuple[keras.Model, ConfigDict]:
+    """The Keras model of a SavedModel that `export` wrote, from the config beside it.
+
+    Args:
+      path: the folder of the versions, whose newest is taken, or of one version.
+      overrides: values in place of the config's, as of data that lie elsewhere; not
+        those that are None.
+
+    Returns:
+      (model, its ConfigDict).
+
+    Raises:
+      InvalidInputError: there is none, it is damaged, or not what its config says.
+    """
+    version = find_version(path)
+    config = override(read_config(version.parent / "config.json"), **overrides)
+    model = build_model(config)
+    restore_weights(model, version)
+    set_draws(model, config)  # not those of the first stage
+    return model, config
+
+
+def read_config(path: str | os.PathLike[str]) -> ConfigDict:
+    """The ConfigDict in a JSON file; see `Workdir.read_config`."""
+    return config_from(read_json(path), path)
+
+
+def config_from(values: Mapping[str, Any], path: str | os.PathLike[str]) -> ConfigDict:
+    """The ConfigDict of what a file holds of one; keys it lacks have their defaults.
+
+    Raises:
+      InvalidInputError: not the values of a config; `path` is named.
+    """
+    config = default_config()
+    for key, value in values.items():
+        if key not in config:
+            raise InvalidInputError(
+                f"`{key}` must be a config key. Received: {key} in {path}"
+            )
+        try:
+            config[key] = value
+        except (TypeError, ValueError, AttributeError) as error:
+            shown = repr(value)[:200]
+            raise InvalidInputError(
+                f"`{key}` must have the type of a config. Received: {shown} in {path}"
+            ) from error
+    config = ConfigDict(config)
+    validate(config)
+    return config
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object in a JSON file, or one line on what is wrong with it."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InvalidInputError(f"`{path.name}` must exist. Received: no file {path}")
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise InvalidInputError(
+            f"`{path.name}` must be intact JSON. Received: {path}, {error}"
+        ) from error
+    if not isinstance(value, dict):
+        raise InvalidInputError(
+            f"`{path.name}` must hold a JSON object. Received: {path}"
+        )
+    return value
+
+
+def different_keys(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """In which keys two configs, as JSON, are different runs.
+
+    A key that one lacks, since it was not there yet when that was written, has its
+    default. Where the data and the run that it starts from lie may change, but not
+    whether it starts from one.
+    """
+    default = as_json(default_config())
+    ours, theirs = (
+        default
+        | values
+        | {"data_dir": None, "start_from": bool(values.get("start_from"))}
+        for values in (ours, theirs)
+    )
+    return [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """A config as JSON reads it back: tuples are lists."""
+    return json.loads(json.dumps(config.to_dict()))

@@ -1,0 +1,9 @@
+"""Scores from a served model: clients, score files, pipelines.
+
+May import `saved_model`, `evaluation`, `datasets`, `probability`, `io`, `errors` and
+`checks`.
+"""
+
+from iwae_tf.serving.client import batch_seed, in_order, score
+
+__all__ = ["batch_seed", "in_order", "score"]

@@ -1,0 +1,263 @@
+"""Scores images with a served model, in batches, into a file that can be resumed."""
+
+import collections
+import concurrent.futures
+import functools
+import hashlib
+import math
+import numbers
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from iwae_tf.checks import check_count
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.evaluation import LogLikelihood, concatenate
+from iwae_tf.probability import noise
+from iwae_tf.serving import score_files
+from iwae_tf.serving.endpoints import Scorer, open_scorer
+
+BATCH_SIZE = 100
+T = TypeVar("T")
+
+
+def score(
+    x: np.ndarray,
+    *,
+    labels: np.ndarray | None = None,
+    saved_model: str | os.PathLike[str] | None = None,
+    endpoint: str | None = None,
+    num_samples: int = 5000,
+    seed: Sequence[int] = (0, 0),
+    batch_size: int = BATCH_SIZE,
+    concurrency: int = 1,
+    timeout: float = 120.0,
+    retries: int = 5,
+    output: str | os.PathLike[str] | None = None,
+    on_batch: Callable[[LogLikelihood], object] | None = None,
+) -> LogLikelihood:
+    """Estimates log p(x) of images with a SavedModel, here or behind a server.
+
+    Each batch has a seed of its own, a function of `seed` and of its first row (see
+    `batch_seed`). A server draws the noise of a row from the seed and the row's place
+    in the batch: rows of different batches have independent noise, and an attempt after
+    a failure, or a job that goes on, gets the numbers that it would have got. With
+    `batch_size=1` the score of a row depends on (seed, row) alone.
+
+    Args:
+      x: float [N, *event], scored as given; an array, or one mapped from a file.
+      labels: of a conditional model, integers [N]: the scores are log p(x|y).
+      saved_model: folder of an export, NAME or NAME/1, to run in this process.
+      endpoint: instead, http://HOST:PORT/v1/models/NAME of TensorFlow Serving, or
+        grpc:// with the extra `serving`. The version that is the newest at the start is
+        kept to, also by a job that goes on.
+      num_samples: K.
+      seed: pair of integers.
+      batch_size: images a request.
+      concurrency: requests under way at a time.
+      timeout: seconds for one attempt.
+      retries: attempts after the first one, of each request, with pauses that double.
+      output: optional path of a CSV file of row, log_likelihood, standard_error,
+        effective_sample_size and jackknife_error. It appears when it is complete; what
+        a job that was cut off left in OUTPUT.partial is not scored again.
+      on_batch: optional function of the `LogLikelihood` of each finished batch.
+
+    Returns:
+      LogLikelihood of float32 arrays [N], in the order of `x`.
+
+    Raises:
+      InvalidInputError: a bad argument, or images that the model refuses.
+      OSError: the server gave no answer, or the disk is full. What was done is in
+        OUTPUT.partial.
+    """
+    num_samples = check_count(num_samples, "num_samples")
+    batch_size = check_count(batch_size, "batch_size")
+    concurrency = check_count(concurrency, "concurrency")
+    seed = noise.check_seed(seed)
+    _check_patience(timeout, retries)
+    scorer = open_scorer(
+        saved_model=saved_model, endpoint=endpoint, timeout=timeout, retries=retries
+    )
+    x = np.asanyarray(x)
+    digest = check_images(x, scorer.event_shape, batch_size)
+    labels = check_labels(labels, len(x), scorer.takes_labels)
+    settings = {
+        "num_rows": len(x),
+        "images": digest,
+        "model": scorer.identity,
+        "num_samples": num_samples,
+        "seed": list(seed),
+        "batch_size": batch_size,
+    }
+    if labels is not None:
+        settings["labels"] = hashlib.sha256(labels.tobytes()).hexdigest()
+    file = None if output is None else score_files.ScoreFile(output, settings)
+    results = [] if file is None or file.done is None else [file.done]
+    first_row = sum(len(result.estimate) for result in results)
+    if on_batch and results:
+        on_batch(results[0])
+    starts = range(first_row, len(x), batch_size)
+    calls = (
+        functools.partial(
+            _score_batch, scorer, x, labels, start, batch_size, num_samples, seed
+        )
+        for start in starts
+    )
+    for start, result in zip(starts, in_order(calls, concurrency)):
+        if file:
+            file.append(start, result)
+        results.append(result)
+        if on_batch:
+            on_batch(result)
+    if file:
+        file.finish()
+    return concatenate(results)
+
+
+def batch_seed(seed: Sequence[int], first_row: int) -> tuple[int, int]:
+    """The seed of the request whose first row has an id.
+
+    The first eight bytes of SHA-256 of (seed, first_row) as two little-endian int32 and
+    an int64, read as two int32; the first batch of all, row 0, has `seed` itself. So
+    the scores of rows r, r + 1, ... of a batch are those of
+    `iwae_tf.log_likelihood(model, x[r : r + n], num_samples, batch_seed(seed, r))`, and
+    a set of one batch those of `log_likelihood(model, x, num_samples, seed)`. They are
+    other draws than those of `log_likelihood(..., seed, first_row=r)`, which a server
+    has no input for.
+
+    Args:
+      seed: pair of integers.
+      first_row: integer in [0, 2^63).
+
+    Returns:
+      seed: pair of signed 32-bit integers.
+    """
+    seed = noise.check_seed(seed)
+    if first_row == 0:
+        return seed
+    digest = hashlib.sha256(struct.pack("<iiq", *seed, first_row)).digest()
+    return struct.unpack("<ii", digest[:8])
+
+
+def check_images(
+    x: np.ndarray, event_shape: Sequence[int], batch_size: int = BATCH_SIZE
+) -> str:
+    """Finds images fit to be sent, and returns a digest of them.
+
+    Args:
+      x: array.
+      event_shape: tuple of ints, the model's.
+      batch_size: images to look at together.
+
+    Returns:
+      digest: str.
+
+    Raises:
+      InvalidInputError: another type or shape, no image, NaN or infinity.
+    """
+    if not np.issubdtype(x.dtype, np.floating):
+        raise InvalidInputError(
+            f"`x` must be float in [0, 1]. Received: dtype={x.dtype}"
+        )
+    if x.ndim == 0 or x.shape[1:] != event_shape or len(x) == 0:
+        raise InvalidInputError(
+            f"`x` must have the shape [batch, *event], event {event_shape}, and at "
+            f"least one row. Received: shape={x.shape}"
+        )
+    digest = hashlib.sha256()
+    for start in range(0, len(x), batch_size):
+        batch = as_float32(x[start : start + batch_size])
+        bad = np.flatnonzero(~np.isfinite(batch.reshape(len(batch), -1)).all(axis=1))
+        if len(bad):
+            raise InvalidInputError(
+                f"`x` must be finite. Received: NaN or infinity in row {start + bad[0]}"
+            )
+        digest.update(batch.tobytes())
+    return digest.hexdigest()
+
+
+def check_labels(
+    labels: ArrayLike | None, num_rows: int, takes_labels: bool
+) -> np.ndarray | None:
+    """`labels` as int32 [num_rows], or None for a model that takes none.
+
+    Raises:
+      InvalidInputError: they are missing or not wanted, or of another type or shape.
+    """
+    if labels is None and not takes_labels:
+        return None
+    if labels is None or not takes_labels:
+        rule = "given: the model is" if takes_labels else "left out: the model is not"
+        received = "none" if labels is None else f"shape={np.shape(labels)}"
+        raise InvalidInputError(
+            f"`labels` must be {rule} conditional. Received: {received}"
+        )
+    labels = np.asarray(labels)
+    if labels.shape != (num_rows,) or not np.issubdtype(labels.dtype, np.integer):
+        raise InvalidInputError(
+            f"`labels` must be {num_rows} integers, one an image. "
+            f"Received: shape={labels.shape}, dtype={labels.dtype}"
+        )
+    return np.clip(labels, -1, np.iinfo(np.int32).max).astype(np.int32)
+
+
+def as_float32(x: ArrayLike) -> np.ndarray:
+    """`x` in the type that the signatures take; what does not fit is infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(x, np.float32)
+
+
+def in_order(calls: Iterable[Callable[[], T]], concurrency: int) -> Iterator[T]:
+    """Results of functions in their order, `concurrency` of them under way."""
+    if concurrency == 1:  # in this thread, where Ctrl-C ends even a request
+        yield from (call() for call in calls)
+        return
+    pending: collections.deque[concurrent.futures.Future[T]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
+        try:
+            for call in calls:
+                pending.append(pool.submit(call))
+                if len(pending) == concurrency:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _score_batch(
+    scorer: Scorer,
+    x: np.ndarray,
+    labels: np.ndarray | None,
+    start: int,
+    batch_size: int,
+    num_samples: int,
+    seed: Sequence[int],
+) -> LogLikelihood:
+    batch = as_float32(x[start : start + batch_size])
+    given = None if labels is None else labels[start : start + batch_size]
+    try:
+        return scorer(batch, num_samples, batch_seed(seed, start), given)
+    except InvalidInputError as error:
+        rows = f"rows {start} to {start + len(batch) - 1}"
+        raise InvalidInputError(f"{rows}: {error}") from error
+
+
+def _check_patience(timeout: Any, retries: Any) -> None:
+    """Raises InvalidInputError unless both can be kept to."""
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if not is_number or not 0 < timeout < math.inf:
+        raise InvalidInputError(
+            "`timeout` must be a positive number of seconds. "
+            f"Received: timeout={timeout!r}"
+        )
+    is_integer = isinstance(retries, numbers.Integral)
+    if isinstance(retries, bool) or not is_integer or retries < 0:
+        raise InvalidInputError(
+            f"`retries` must be an integer >= 0. Received: retries={retries!r}"
+        )

@@ -1,0 +1,285 @@
+"""Log-likelihoods of sets too large for one machine, as an Apache Beam pipeline.
+
+Each row is scored by itself under a seed of its own, `serving.batch_seed(seed, row)`:
+its score does not depend on shards, bundles, workers or retries, and equals that of
+`serving.score(..., batch_size=1)`. Needs the extra `beam`.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow
+import tensorflow as tf
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.ml.inference import base
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from iwae_tf.datasets.readers import readable
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.serving import client as serving
+from iwae_tf.serving.endpoints import InProcessScorer
+from iwae_tf.serving.score_files import COLUMNS
+
+ROWS_A_READ = 256  # of an .npy shard, the unit that is handed to a worker
+MAX_BATCH_SIZE = 64  # rows that one call of the handler gets
+REMOTE_OPTIONS = ("PortableRunner", "FlinkRunner", "SparkRunner")  # have their own
+SCHEMA = pyarrow.schema(
+    [
+        (COLUMNS[0], pyarrow.int64()),
+        *((name, pyarrow.float32()) for name in COLUMNS[1:]),
+    ]
+)
+
+
+class SavedModelHandler(base.ModelHandler):
+    """Scores (row, image) with the `error_bars` signature of a SavedModel.
+
+    Beam's own handler of TensorFlow models loads through Keras, which takes no
+    SavedModel. One copy of the model serves all threads of a process.
+
+    Args:
+      saved_model: folder of an export that every worker can read.
+      num_samples: K.
+      seed: pair of integers.
+    """
+
+    def __init__(
+        self,
+        saved_model: str | os.PathLike[str],
+        *,
+        num_samples: int,
+        seed: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self._saved_model = str(saved_model)
+        self._num_samples, self._seed = num_samples, tuple(seed)
+
+    def load_model(self) -> InProcessScorer:
+        scorer = InProcessScorer(self._saved_model)
+        if scorer.takes_labels:
+            raise InvalidInputError(
+                "`saved_model` must not be conditional: the pipeline reads no labels. "
+                f"Received: {self._saved_model}"
+            )
+        return scorer
+
+    def run_inference(
+        self,
+        batch: Iterable[tuple[int, np.ndarray]],
+        model: InProcessScorer,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterator[tuple[float, ...]]:
+        """Yields the values of `score_files.COLUMNS`, a tuple a row."""
+        del inference_args
+        for row, image in batch:
+            image = np.asarray(image)
+            if image.ndim == 1 and image.size == np.prod(model.event_shape):
+                image = image.reshape(model.event_shape)
+            x = image[np.newaxis]
+            try:
+                serving.check_images(x, model.event_shape)
+                seed = serving.batch_seed(self._seed, row)
+                found = model(serving.as_float32(x), self._num_samples, seed)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"row id {row}: {error}") from error
+            yield int(row), *(float(np.asarray(values)[0]) for values in found)
+
+    def batch_elements_kwargs(self) -> dict[str, Any]:
+        return {"max_batch_size": MAX_BATCH_SIZE}
+
+
+def pipeline(
+    source: str, output: str, handler: SavedModelHandler, root: beam.Pipeline
+) -> Any:
+    """Adds reading, scoring and writing to a pipeline.
+
+    Args:
+      source: pattern of input shards; see `read`.
+      output: prefix of output shards with the suffix .csv or .parquet, which the shard
+        numbers come before.
+      handler: `SavedModelHandler`.
+      root: beam.Pipeline.
+
+    Raises:
+      InvalidInputError: an unknown suffix, or no such shards.
+    """
+    scores = root | "read" >> read(source) | "score" >> base.RunInference(handler)
+    return scores | "write" >> write(output)
+
+
+def read(pattern: str) -> beam.PTransform:
+    """A transform that reads (row, image) from shards.
+
+    NAME*.npy: arrays [N, *event]; rows are numbered through all shards in the order of
+    their names. NAME*.tfrecord: `tf.train.Example`s with an int64 `row` and floats `x`.
+    NAME*.parquet: columns `row` and `x`, a list of floats, flat.
+
+    Args:
+      pattern: path with * for the shards, on any file system that Beam knows.
+
+    Returns:
+      transform: beam.PTransform from a pipeline.
+    """
+    pattern = absolute(pattern)
+    paths = matching(pattern)
+    suffix = suffix_of(pattern, "input", (".npy", ".tfrecord", ".parquet"))
+    if suffix == ".npy":
+        return _ReadNpy(paths)
+    if suffix == ".parquet":
+        reader = beam.io.ReadFromParquet(pattern, columns=["row", "x"])
+        return _Chain(reader, beam.Map(lambda record: (record["row"], record["x"])))
+    return _Chain(beam.io.ReadFromTFRecord(pattern), beam.Map(parse_example))
+
+
+def write(output: str) -> beam.PTransform:
+    """A transform that writes (row, four scores) into CSV or Parquet shards.
+
+    Args:
+      output: path with the suffix .csv or .parquet, before which the number of the
+        shard comes.
+
+    Raises:
+      InvalidInputError: another suffix, or such shards are there already.
+    """
+    suffix = suffix_of(output, "output", (".csv", ".parquet"))
+    prefix = absolute(output).removesuffix(suffix)
+    # Shards of two jobs would be read as one.
+    (match,) = FileSystems.match([f"{prefix}-*-of-*{suffix}"])
+    if match.metadata_list:
+        raise InvalidInputError(
+            "`output` must have no shards yet. Received: "
+            f"{match.metadata_list[0].path}, which exists"
+        )
+    if suffix == ".csv":
+        lines = beam.Map(lambda score: ",".join(map(_number, score)))
+        sink = beam.io.WriteToText(prefix, suffix, header=",".join(COLUMNS))
+        return _Chain(lines, sink)
+    records = beam.Map(lambda score: dict(zip(COLUMNS, score)))
+    parquet = beam.io.WriteToParquet(prefix, SCHEMA, file_name_suffix=suffix)
+    return _Chain(records, parquet)
+
+
+def absolute(path: str) -> str:
+    """A local path from the root, which workers start from; others as they are."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def matching(pattern: str) -> list[str]:
+    """Paths of the shards in the order of their names.
+
+    Raises:
+      InvalidInputError: there is none.
+    """
+    (match,) = FileSystems.match([pattern])
+    paths = sorted(metadata.path for metadata in match.metadata_list)
+    if not paths:
+        raise InvalidInputError(
+            f"`input` must match one file at least. Received: {pattern}"
+        )
+    return paths
+
+
+def suffix_of(path: str, name: str, suffixes: Iterable[str]) -> str:
+    """The suffix of a path or pattern, one of those that there are."""
+    for suffix in suffixes:
+        if path.endswith(suffix):
+            return suffix
+    raise InvalidInputError(
+        f"`{name}` must end in one of {', '.join(suffixes)}. Received: {name}={path}"
+    )
+
+
+def parse_example(record: bytes) -> tuple[int, np.ndarray]:
+    """(row, image) of a serialized `tf.train.Example`."""
+    features = tf.train.Example.FromString(record).features.feature
+    rows, values = features["row"].int64_list.value, features["x"].float_list.value
+    if len(rows) != 1 or not values:
+        raise InvalidInputError(
+            "`input` must hold examples with one int64 `row` and floats `x`. Received: "
+            f"features {sorted(features)}"
+        )
+    return rows[0], np.array(values, np.float32)
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Raises InvalidInputError for an option that Beam would leave out silently."""
+    parsed = PipelineOptions(list(options))
+    known = parsed.get_all_options(retain_unknown_options=False)
+    unknown = set(parsed.get_all_options(retain_unknown_options=True)) - set(known)
+    if unknown:
+        raise InvalidInputError(
+            "`--option` must be an option of Beam, NAME=VALUE. Received: "
+            f"--option={', '.join(sorted(unknown))}"
+        )
+
+
+def user_mistake(error: BaseException) -> str | None:
+    """The line of an InvalidInputError that a worker raised, or None."""
+    found = re.findall(r"InvalidInputError: (.*)", str(error))
+    line = found[-1].replace("\\n", "\n").splitlines()[0] if found else None
+    return line and re.sub(r" \[while running .*", "", line)
+
+
+class _Chain(beam.PTransform):
+    """Transforms one after the other."""
+
+    def __init__(self, *steps):
+        super().__init__()
+        self._steps = steps
+
+    def expand(self, values):
+        for number, step in enumerate(self._steps):
+            values = values | f"step {number}" >> step
+        return values
+
+
+class _ReadNpy(beam.PTransform):
+    """Rows of arrays in .npy files."""
+
+    def __init__(self, paths):
+        super().__init__()
+        self._ranges, first = [], 0
+        for path in paths:
+            count = _read_rows(path, 0, 0)[0]
+            for start in range(0, count, ROWS_A_READ):
+                size = min(ROWS_A_READ, count - start)
+                self._ranges.append((path, start, size, first + start))
+            first += count
+
+    def expand(self, root):
+        ranges = root | beam.Create(self._ranges) | beam.Reshuffle()
+        return ranges | beam.FlatMap(_rows_of_range)
+
+
+def _rows_of_range(part):
+    """(row, image) of a part of an .npy file."""
+    path, start, size, first_row = part
+    return list(enumerate(_read_rows(path, start, size)[1], first_row))
+
+
+def _read_rows(path, start, size):
+    """(number of rows, `size` rows from `start`) of an .npy file on any file system."""
+    rule = "`input` must hold readable .npy files"
+    with readable(path, rule), FileSystems.open(path) as file:
+        version = np.lib.format.read_magic(file)
+        reader = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, is_fortran, dtype = reader(file)
+        if is_fortran or not shape or dtype.hasobject:
+            raise ValueError("an array of rows in C order is needed")
+        row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
+        file.seek(file.tell() + start * row_bytes)
+        data = file.read(size * row_bytes)
+        return shape[0], np.frombuffer(data, dtype).reshape(size, *shape[1:])
+
+
+def _number(value):
+    """A field of a CSV line; nine digits are all of a float32."""
+    return format(value, ".9g") if isinstance(value, float) else str(value)

@@ -1,0 +1,180 @@
+"""Images in, scores out: files that outlast a job that is cut off."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from iwae_tf.datasets.image_folder import list_images
+from iwae_tf.datasets.image_folder import read_images as read_image_files
+from iwae_tf.datasets.readers import readable, to_float
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.evaluation import LogLikelihood
+from iwae_tf.io.files import write_atomically
+
+COLUMNS = (
+    *("row", "log_likelihood", "standard_error", "effective_sample_size"),
+    "jackknife_error",
+)
+PARTIAL = ".partial"
+
+
+def read_images(path: str | os.PathLike[str]) -> np.ndarray:
+    """The array in an .npy file, left on the disk until it is used, or a folder's.
+
+    The rows of a folder are its PNG and JPEG files in the order of their names, those
+    of sub-folders where it has none.
+
+    Raises:
+      InvalidInputError: no such file, or another format.
+    """
+    if pathlib.Path(path).is_dir():
+        files = list_images(path, name="input").paths
+        images = to_float(read_image_files(files, name="input"), "input")
+        return images[..., np.newaxis] if images.ndim == 3 else images
+    what = "images [N, *event], or a folder of PNG or JPEG files"
+    return _read_npy(path, "input", what)
+
+
+def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+    """The integers [N] in an .npy file.
+
+    Raises:
+      InvalidInputError: no such file, or another format.
+    """
+    return _read_npy(path, "labels", "integers [N]")
+
+
+def _read_npy(path: str | os.PathLike[str], name: str, what: str) -> np.ndarray:
+    path = pathlib.Path(path)
+    if path.suffix != ".npy" or not path.is_file():
+        raise InvalidInputError(
+            f"`{name}` must be a file NAME.npy of {what}. Received: {path}"
+        )
+    with readable(path, f"`{name}` must be a readable .npy file"):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.ndim == 0:
+            raise ValueError(f"one number, not an array of {what.split()[0]}")
+        return array
+
+
+class ScoreFile:
+    """A CSV file of one line a row, which is whole or not there.
+
+    Until the last row is there the lines are in PATH.partial, behind a line with the
+    settings that made them. A job with the same settings goes on after the last
+    batch that is there; one with others is refused.
+
+    Args:
+      path: of the CSV file.
+      settings: dict of JSON values, "num_rows" and "batch_size" among them.
+
+    Raises:
+      InvalidInputError: the file exists, or its beginning is another job's.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+        self.path, self._settings = pathlib.Path(path), settings
+        if self.path.exists():
+            raise InvalidInputError(
+                f"`output` must be a new file. Received: {path}, which exists"
+            )
+        self.partial = self.path.with_name(self.path.name + PARTIAL)
+        if not self.partial.exists():
+            head = f"# {json.dumps(settings)}\n{','.join(COLUMNS)}\n"
+            write_atomically(self.partial, lambda file: file.write(head.encode()))
+        self._check_settings()
+        self.done, size = self._read()
+        os.truncate(self.partial, size)  # of a line or a batch that was cut off
+
+    def append(self, first_row: int, result: LogLikelihood) -> None:
+        """Adds the scores of consecutive rows and flushes them to the disk."""
+        with open(self.partial, "ab") as file:
+            file.write(as_lines(range(first_row, first_row + len(result[0])), result))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self) -> pathlib.Path:
+        """Moves the complete file into place; returns its path.
+
+        Raises:
+          InvalidInputError: another process has written into it as well.
+        """
+        done, size = self._read()
+        count = 0 if done is None else len(done.estimate)
+        if count != self._settings["num_rows"] or size != self.partial.stat().st_size:
+            raise InvalidInputError(
+                "`output` must be written by one process at a time. Received: "
+                f"{self.partial}, whose lines are not rows 0, 1, 2, ..."
+            )
+        text = self.partial.read_bytes().partition(b"\n")[2]
+        write_atomically(self.path, lambda file: file.write(text))
+        self.partial.unlink()
+        return self.path
+
+    def _check_settings(self) -> None:
+        try:
+            with open(self.partial, encoding="utf-8") as file:
+                found = dict(json.loads(file.readline().removeprefix("# ")))
+            different = [
+                key
+                for key in sorted({*found, *self._settings})
+                if found.get(key) != self._settings.get(key)
+            ]
+        except (ValueError, TypeError) as error:
+            raise InvalidInputError(
+                "`output` must be new or hold the beginning of this job. Received: "
+                f"{self.partial}, which is something else"
+            ) from error
+        if different:
+            key = different[0]
+            raise InvalidInputError(
+                "`output` must be new or hold the beginning of this job. Received: "
+                f"{self.partial}, whose {key} is {found.get(key)!r}, not "
+                f"{self._settings.get(key)!r}; delete it to start anew"
+            )
+
+    def _read(self) -> tuple[LogLikelihood | None, int]:
+        """(LogLikelihood of the whole batches or None, bytes up to their end)."""
+        num_rows, batch_size = self._settings["num_rows"], self._settings["batch_size"]
+        values: list[tuple[float, ...]] = []
+        batch: list[tuple[float, ...]] = []
+        with open(self.partial, "rb") as file:
+            file.readline()
+            file.readline()
+            size = file.tell()
+            for line in file:
+                row = _parsed(line)
+                count = len(values) + len(batch)
+                if row is None or row[0] != count or count == num_rows:
+                    break
+                batch.append(row[1:])
+                if len(batch) == batch_size or count + 1 == num_rows:
+                    values += batch
+                    batch, size = [], file.tell()
+        if not values:
+            return None, size
+        return LogLikelihood(*np.array(values, np.float32).T), size
+
+
+def as_lines(rows: Iterable[int], result: Iterable[Any]) -> bytes:
+    """CSV lines of row ids and a LogLikelihood; nine digits are all of a float32."""
+    lines = (
+        f"{row},{','.join(format(float(value), '.9g') for value in values)}\n"
+        for row, *values in zip(rows, *result)
+    )
+    return "".join(lines).encode()
+
+
+def _parsed(line: bytes) -> tuple[float, ...] | None:
+    """(row, four floats) of a whole line, or None."""
+    fields = line.split(b",")
+    if len(fields) != len(COLUMNS) or not line.endswith(b"\n"):
+        return None
+    try:
+        return int(fields[0]), *map(float, fields[1:])
+    except ValueError:
+        return None

@@ -1,0 +1,369 @@
+"""The papers' tables as lists of training runs, each beside the published figure.
+
+A study is a function from a `Protocol` to cells; a cell is a config with a place in a
+table. Budgets:
+
+  full   the papers' protocol: Adam, batch 20, 3,280 epochs in eight stages of falling
+         rates, the plain gradient estimator
+  short  ours: Muon on batches of 200 and DReG, a stage of at most eight draws and
+         then one of as many as the cell has; ten minutes of two cores a cell
+  smoke  tiny networks on `mnist5k` for one epoch: that everything runs
+
+All cells of a study have the same optimiser, estimator, stages and seeds.
+"""
+
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from iwae_tf.checks import check_choice
+from iwae_tf.config import default_config, plainest, stages, validate
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.studies.published import (
+    BEST_PUBLISHED,
+    BURDA,
+    RAINFORTH,
+    SWAPPED,
+    Published,
+)
+
+Rates = tuple[int, float, float]  # epochs, first and last rate
+BUDGETS = ("full", "short", "smoke")
+DATASETS = ("mnist", "mnist_fixed", "omniglot")
+DRAWS = 64  # M * K in Rainforth et al.
+FIRST_DRAWS = 8  # of the first stage of the short budget, M * K
+FIRST_STAGE = (60, 1.5e-3, 2e-4)  # epochs, first and last rate
+LAST_STAGE = (20, 5e-4, 5e-6)
+LAST_STAGE_64 = (10, 5e-4, 5e-6)  # of the studies with `DRAWS` draws, which cost more
+LONG_STAGES = {  # by stochastic layers: an hour of two cores
+    1: ((300, 1.5e-3, 3e-4), (80, 6e-4, 5e-6)),
+    2: ((220, 1.5e-3, 3e-4), (48, 6e-4, 5e-6)),
+}
+FURTHER_STAGE = (80, 6e-4, 5e-6)  # of the long run with one layer, once it has ended
+
+
+class Cell(NamedTuple):
+    """One run of a study."""
+
+    name: str  # of its workdir, without the seed
+    label: str  # in the table
+    config: ConfigDict
+    published: Published | None = None
+    after: str = ""  # name of the cell whose weights it starts from
+
+
+class Study(NamedTuple):
+    """A table to be reproduced."""
+
+    title: str
+    source: str
+    make_cells: Callable | None = None  # from a Protocol to a list of Cell
+    pictures: tuple = ()  # figures of a run that the report sets side by side
+    part: str = ""  # of a diagnosis, which is all of the study: no cells
+    timed: bool = False  # whether its cells are compared at equal time as well
+
+
+class Protocol(NamedTuple):
+    """How the cells of a study are trained.
+
+    Args:
+      budget: "full", "short" or "smoke".
+      dataset: "mnist" (binarized anew at each presentation), "mnist_fixed" (once) or
+        "omniglot".
+      data_dir: where the data set lies; None: its default.
+    """
+
+    budget: str
+    dataset: str = "mnist"
+    data_dir: str | None = None
+
+    def config(
+        self,
+        model: str,
+        *,
+        num_samples: int,
+        num_groups: int = 1,
+        num_layers: int = 1,
+        **overrides: Any,
+    ) -> ConfigDict:
+        """The config of a cell, by this budget."""
+        config = default_config()
+        config.model, config.dataset = model, self.dataset.partition("_")[0]
+        config.num_groups, config.num_samples = num_groups, num_samples
+        config.binarization = "fixed" if self.dataset == "mnist_fixed" else "dynamic"
+        config.data_dir = self.data_dir
+        config.eval_split = "test"
+        if num_layers == 2:
+            config.latent_dims = [100, 50]
+            config.hidden_dims = [[200, 200], [100, 100]]
+        {"full": _full, "short": _short, "smoke": _smoke}[self.budget](config)
+        for key, value in overrides.items():
+            config[key] = value
+        return config
+
+
+def cells(
+    study: str,
+    protocol: Protocol,
+    seeds: Sequence[int] = (0,),
+    folder: str | os.PathLike[str] = ".",
+) -> list[Cell]:
+    """The runs of a study.
+
+    Args:
+      study: its name, a key of `STUDIES`.
+      protocol: Protocol.
+      seeds: non-negative ints, each cell is run with each.
+      folder: of the runs, where one finds another that it starts from.
+
+    Returns:
+      list of Cell; the names have the seed appended.
+
+    Raises:
+      InvalidInputError: an unknown study, budget or data set, or one that the study's
+        source does not report, or a bad seed.
+    """
+    check_choice(study, "study", STUDIES)
+    check_choice(protocol.budget, "budget", BUDGETS)
+    check_choice(protocol.dataset, "dataset", DATASETS)
+    if protocol.dataset != "mnist" and study != "burda_table1":
+        raise InvalidInputError(
+            f"`dataset` must be mnist for {study}. Received: dataset={protocol.dataset}"
+        )
+    make_cells = STUDIES[study].make_cells or (lambda _: ())
+    made = []
+    for cell in make_cells(protocol):
+        for seed in dict.fromkeys(seeds):
+            config = cell.config.copy_and_resolve_references()
+            config.seed = seed
+            validate(config)
+            name = f"{cell.name}_seed{seed}"
+            after = cell.after and f"{cell.after}_seed{seed}"
+            if after:
+                config.start_from = str(pathlib.Path(folder) / after)
+            # Nothing was published for the smoke budget's networks and data.
+            published = None if protocol.budget == "smoke" else cell.published
+            made.append(Cell(name, cell.label, config, published, after))
+    return made
+
+
+def in_turn(made: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells by when they can be run.
+
+    Args:
+      made: iterable of Cell.
+
+    Returns:
+      [those to train, those that have the objective of one of them under another name,
+      those that start from the weights of others], each a list of Cell.
+    """
+    turns: list[list[Cell]] = [[], [], []]
+    for cell in made:
+        same = any(plainest(cell.config) == plainest(c.config) for c in turns[0])
+        turns[2 if cell.after else int(same)].append(cell)
+    return turns
+
+
+def _full(config: ConfigDict) -> None:
+    """Burda et al.'s text, which is what `default_config` holds."""
+    del config
+
+
+def _short(
+    config: ConfigDict, first: Rates = FIRST_STAGE, last: Rates | None = None
+) -> None:
+    all_draws = config.num_groups * config.num_samples
+    last = last or (LAST_STAGE_64 if all_draws == DRAWS else LAST_STAGE)
+    groups = min(config.num_groups, FIRST_DRAWS)
+    draws = min(config.num_samples, FIRST_DRAWS // groups)
+    config.gradient_estimator = "dreg"
+    config.optimizer = "muon"
+    config.batch_size = 200
+    fewer_groups = (groups,) if groups < config.num_groups else ()
+    config.stages = ((draws, *first, *fewer_groups), (config.num_samples, *last))
+    config.epochs = first[0] + last[0]
+
+
+def _train_further(config: ConfigDict, rates: Rates) -> None:
+    config.lr_schedule = "constant"
+    config.stages = ((config.num_samples, *rates),)
+    config.epochs = rates[0]
+
+
+def _smoke(config: ConfigDict) -> None:
+    _short(config, (1, *FIRST_STAGE[1:]), (1, *LAST_STAGE[1:]))
+    config.dataset, config.data_dir = "mnist5k", None
+    config.num_samples = min(config.num_samples, 4)
+    config.stages = ((1, *config.stages[0][1:]), (config.num_samples, 1, 1e-3, 1e-3))
+    config.latent_dims = [4, 2][: len(config.latent_dims)]
+    config.hidden_dims = [[8], [6]][: len(config.latent_dims)]
+    config.eval_num_samples = 10
+    config.jit_compile = False
+
+
+def _burda_table1(protocol: Protocol) -> list[Cell]:
+    made = []
+    for (layers, k), published in BURDA[protocol.dataset].items():
+        for model, figures in zip(("vae", "iwae"), published):
+            made.append(
+                Cell(
+                    f"{model}_k{k}_{layers}l",
+                    f"{layers} stochastic, {model.upper()}, k = {k}",
+                    protocol.config(model, num_samples=k, num_layers=layers),
+                    Published(*figures),
+                )
+            )
+    return made
+
+
+def _burda_swap(protocol: Protocol) -> list[Cell]:
+    """A trained VAE trained on as an IWAE, and the other way round.
+
+    For as long as the last stage, at its rates.
+    """
+    made = []
+    for which, (model, k) in enumerate((("vae", 1), ("iwae", 50))):
+        config = protocol.config(model, num_samples=k)
+        published = Published(*BURDA["mnist"][1, k][which])
+        made.append(Cell(model, f"{model.upper()}, k = {k}", config, published))
+    for (model, k, after), figure in SWAPPED.items():
+        config = protocol.config(model, num_samples=k)
+        _train_further(config, stages(config)[-1][1:4])
+        label = f"{after.upper()}, then {model.upper()}, k = {k}"
+        name = f"{after}_then_{model}"
+        made.append(Cell(name, label, config, Published(*figure), after))
+    return made
+
+
+def _rainforth_table1(protocol: Protocol) -> list[Cell]:
+    made = []
+    for (model, setting), (nll, iwae) in RAINFORTH.items():
+        groups = setting if model in ("miwae", "piwae") else 1
+        arguments: dict[str, Any] = {
+            "num_groups": groups,
+            "num_samples": DRAWS // groups,
+        }
+        name, label = model, model.upper()
+        if model == "ciwae":
+            arguments["beta"] = setting
+            name, label = f"ciwae_{setting:g}", f"CIWAE, beta = {setting:g}"
+        elif groups > 1:
+            name = f"{model}_{groups}_{DRAWS // groups}"
+            label = f"{label}({groups}, {DRAWS // groups})"
+        config = protocol.config(model, **arguments)
+        made.append(Cell(name, label, config, Published(nll, iwae=iwae)))
+    return made
+
+
+def _rainforth_grid(protocol: Protocol) -> list[Cell]:
+    """MIWAE and PIWAE for every (M, K) with M * K = 64."""
+    made = []
+    for model in ("miwae", "piwae"):
+        for power in range(DRAWS.bit_length()):
+            groups, draws = 2**power, DRAWS // 2**power
+            config = protocol.config(model, num_groups=groups, num_samples=draws)
+            plain = plainest(config)  # (1, 64) is the paper's IWAE, (64, 1) its VAE
+            nll, iwae = RAINFORTH.get((plain.model, plain.num_groups), (None, None))
+            published = None if nll is None else Published(nll, iwae=iwae)
+            label = f"{model.upper()}({groups}, {draws})"
+            made.append(Cell(f"{model}_{groups}_{draws}", label, config, published))
+    return made
+
+
+def _estimators(protocol: Protocol) -> list[Cell]:
+    """Each estimator of each bound, 64 draws, at equal steps."""
+    settings: dict[str, dict[str, Any]] = {
+        "iwae": {"num_samples": DRAWS},
+        "miwae": {"num_groups": 8, "num_samples": 8},
+        "ciwae": {"num_samples": DRAWS, "beta": 0.5},
+        "piwae": {"num_groups": 8, "num_samples": 8},
+        "vae": {"num_samples": DRAWS},
+    }
+    made = []
+    for model, arguments in settings.items():
+        # For the VAE DReG is STL.
+        for estimator in ("reparameterized", "stl", "dreg")[: 2 + (model != "vae")]:
+            config = protocol.config(model, **arguments)
+            config.gradient_estimator = estimator
+            label = f"{model.upper()}, {estimator}"
+            made.append(Cell(f"{model}_{estimator}", label, config))
+    return made
+
+
+def _samples(protocol: Protocol) -> list[Cell]:
+    """A VAE and an IWAE of as many draws, for their pictures."""
+    chosen = ("vae_k50_1l", "iwae_k50_1l")
+    return [cell for cell in _burda_table1(protocol) if cell.name in chosen]
+
+
+def _headline(protocol: Protocol) -> list[Cell]:
+    """The two models that everybody quotes, with an hour of two cores each.
+
+    The short budget then trains the one-layer model for half of that time more.
+    """
+    made = []
+    for layers, nll in BEST_PUBLISHED.items():
+        config = protocol.config("iwae", num_samples=50, num_layers=layers)
+        if protocol.budget == "short":
+            _short(config, *LONG_STAGES[layers])
+        label = f"{layers} stochastic, IWAE, k = 50"
+        made.append(Cell(f"iwae_k50_{layers}l", label, config, Published(nll)))
+    if protocol.budget != "full":
+        first = made[0]
+        config = first.config.copy_and_resolve_references()
+        short = protocol.budget == "short"
+        _train_further(config, FURTHER_STAGE if short else stages(config)[-1][1:4])
+        name, label = f"{first.name}_further", f"{first.label}, trained further"
+        made.append(Cell(name, label, config, first.published, first.name))
+    return made
+
+
+STUDIES = {
+    "headline": Study(
+        "The best NLL of a few hours: IWAE, k = 50, on MNIST",
+        "the best reproductions seen: yoonholee/pytorch-vae, nbip/IWAE",
+        _headline,
+        pictures=("samples", "reconstructions", "latent", "latent_z1", "latent_z2"),
+    ),
+    "burda_table1": Study(
+        "VAE and IWAE by k and stochastic layers",
+        "Burda et al., 2016, tables 1 to 3, https://arxiv.org/abs/1509.00519",
+        _burda_table1,
+    ),
+    "burda_swap": Study(
+        "Objectives swapped after training",
+        "Burda et al., 2016, https://arxiv.org/abs/1509.00519",
+        _burda_swap,
+    ),
+    "rainforth_table1": Study(
+        "Bounds with 64 draws",
+        "Rainforth et al., 2018, table 1, https://arxiv.org/abs/1802.04537",
+        _rainforth_table1,
+    ),
+    "rainforth_grid": Study(
+        "MIWAE and PIWAE for every (M, K) with M * K = 64",
+        "Rainforth et al., 2018, https://arxiv.org/abs/1802.04537",
+        _rainforth_grid,
+    ),
+    "rainforth_snr": Study(
+        "Signal-to-noise of gradients against M and K",
+        "Rainforth et al., 2018, theorem 1 and the toy problem, "
+        "https://arxiv.org/abs/1802.04537",
+        part="toy",
+    ),
+    "samples": Study(
+        "What a VAE and an IWAE of 50 draws have learned",
+        "Burda et al., 2016, table 1, https://arxiv.org/abs/1509.00519",
+        _samples,
+        pictures=("samples", "reconstructions", "latent", "active_units"),
+    ),
+    "estimators": Study(
+        "Gradient estimators of each bound, at equal steps and at equal time",
+        "published nowhere for PIWAE and CIWAE",
+        _estimators,
+        timed=True,
+    ),
+}

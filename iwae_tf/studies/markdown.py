@@ -1,0 +1,263 @@
+"""What a report of a study says, as Markdown."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from iwae_tf.studies import figures as study_figures
+from iwae_tf.studies import times as study_times
+from iwae_tf.studies.cells import STUDIES, Protocol
+from iwae_tf.studies.published import EPOCHS
+from iwae_tf.studies.rows import Row
+
+CHART = "nll.png"
+BETWEEN_SEEDS = 0.3  # nats by which runs of one config were seen to differ
+NOTES = """NLL: minus log p(x) of the test set in nats, lower is better, and its error
+of importance sampling alone, by the jackknife; "images" is the standard error of the
+finite test set, which all cells share. IWAE bound: of all M * K draws. -KL: that bound
+minus log p(x), as in Rainforth et al. Seconds: training and evaluation."""
+SEEDS = """Of several seeds the numbers are means, and the NLL is followed by the
+standard deviation between them."""
+TIMES = """Minutes: of training, by steps that were timed in turn, so that whatever else
+the machine did slowed all alike; those of the figure too. A slower estimator has done
+less of its epochs when the fastest one ends, and its learning rate is not down by then,
+which counts against it: a run of as many epochs as fit ends between the two figures."""
+
+
+def to_markdown(
+    name: str,
+    protocol: Protocol,
+    rows: Sequence[Row],
+    runs: Sequence[dict[str, Any]],
+    pictures: Iterable[tuple[str, Sequence[tuple[str, str]]]] = (),
+    times: Sequence[study_times.Comparison] = (),
+) -> str:
+    """The report of a study of training runs as Markdown.
+
+    Args:
+      name: of the study.
+      protocol: studies.Protocol.
+      rows: list of Row.
+      runs: list of dicts, the `results.json` of its runs.
+      pictures: list of (name, list of (label of a cell, path)).
+      times: list of study_times.Comparison.
+    """
+    study = STUDIES[name]
+    done = sum(row.nll is not None for row in rows)
+    parts = [
+        f"# {study.title}",
+        f"Study `{name}`, budget `{protocol.budget}`, data set `{protocol.dataset}`: "
+        f"{_progress(rows)}. Published figures: {study.source}.",
+        _table(rows),
+        f"![NLL of each cell]({CHART})" if done else "",
+        f"![{study.title}]({study_figures.FILE})"
+        if done and name in study_figures.FIGURES
+        else "",
+        NOTES if done else "",
+        SEEDS if any(row.seed_deviation is not None for row in rows) else "",
+        _equal(rows),
+        _sequels(rows),
+        _order(rows),
+        _behind(rows, runs),
+        _at_equal_time(times),
+        *(_side_by_side(*kind) for kind in pictures),
+        _protocol(runs),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _progress(rows: Sequence[Row]) -> str:
+    """How many cells have a finished seed, and in how many runs if that says more."""
+    done = sum(row.nll is not None for row in rows)
+    runs = sum(len(row.seeds) for row in rows)
+    text = f"{done} of {len(rows)} cells are done"
+    return text if runs == done else f"{text}, in {runs} runs"
+
+
+def _side_by_side(kind: str, pictures: Sequence[tuple[str, str]]) -> str:
+    """One kind of picture of several cells, as a table."""
+    labels, paths = zip(*pictures)
+    cells = [f"![{kind} of {label}]({path})" for label, path in pictures]
+    title = kind.replace("_", " ").capitalize()
+    return f"## {title}\n\n{_markdown_table(labels, [cells], num_words=len(labels))}"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    head = (
+        "cell",
+        "NLL",
+        "images",
+        "published",
+        "better by",
+        "active units",
+        "published",
+        "IWAE bound",
+        "published",
+        "-KL",
+        "seeds",
+        "seconds",
+    )
+    lines = []
+    for row in rows:
+        theirs = row.published
+        gap = None
+        if row.iwae is not None and row.nll is not None:
+            gap = row.iwae + row.nll
+        error = _number(row.error, 3)
+        if row.seed_deviation is not None:
+            error += f", seeds {row.seed_deviation:.2f}"
+        lines.append(
+            [
+                row.label,
+                f"{row.nll:.2f} (+- {error})" if row.nll is not None else "not yet",
+                _number(row.data_standard_error, 2),
+                _number(theirs and theirs.nll, 2),
+                "" if row.difference is None else f"{row.difference:+.2f}",
+                row.active_units,
+                theirs.active_units if theirs else "",
+                _number(row.iwae, 2),
+                _number(theirs and theirs.iwae, 2),
+                _number(gap, 2),
+                ", ".join(map(str, row.seeds)),
+                _number(row.seconds, 0),
+            ]
+        )
+    used = [i for i in range(len(head)) if i < 2 or any(line[i] for line in lines)]
+    return _markdown_table(
+        [head[i] for i in used], [[line[i] for i in used] for line in lines]
+    )
+
+
+def _markdown_table(
+    head: Sequence[str], lines: Iterable[Sequence[str]], *, num_words: int = 1
+) -> str:
+    """A table whose first columns are words; the others are numbers, to the right."""
+    rule = ["---"] * num_words + ["---:"] * (len(head) - num_words)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _order(rows: Sequence[Row]) -> str:
+    """Whether cells come in the order of the published table."""
+    known = [
+        (row.published.nll, row.nll, row.label)
+        for row in rows
+        if row.published is not None and row.nll is not None
+    ]
+    pairs = [
+        (better, worse)
+        for better, worse in itertools.combinations(sorted(known), 2)
+        if worse[0] - better[0] > BETWEEN_SEEDS
+    ]
+    if not pairs:
+        return ""
+    turned = [
+        f"{worse[2]} before {better[2]}"
+        for better, worse in pairs
+        if worse[1] <= better[1]
+    ]
+    text = (
+        "Of the pairs of cells that the published figures hold more than "
+        f"{BETWEEN_SEEDS} nats apart, {len(pairs) - len(turned)} of {len(pairs)} are "
+        "in the same order here"
+    )
+    return f"{text}; not {', '.join(turned)}." if turned else f"{text}."
+
+
+def _equal(rows: Sequence[Row]) -> str:
+    """Which cells are the run of an equal objective under another name."""
+    equal = [f"{row.label} ({row.trained_as})" for row in rows if row.trained_as]
+    if not equal:
+        return ""
+    return f"Equal objectives are trained once, under one name: {'; '.join(equal)}."
+
+
+def _sequels(rows: Sequence[Row]) -> str:
+    """Which cells start from the weights of others."""
+    sequels = [
+        f"{row.label} starts from the weights of {row.starts_from}"
+        for row in rows
+        if row.starts_from and row.nll is not None
+    ]
+    if not sequels:
+        return ""
+    return f"{'; '.join(sequels)}: epochs and seconds are those that were added."
+
+
+def _behind(rows: Sequence[Row], runs: Sequence[dict[str, Any]]) -> str:
+    """Which cells are worse than what was published, and how long each trained."""
+    behind = [
+        f"{row.label} ({-row.difference:.2f})"
+        for row in rows
+        if row.difference is not None and row.difference < 0
+    ]
+    if not behind:
+        return ""
+    listed = ", ".join(behind)
+    epochs = max(run["config"]["epochs"] for run in runs)
+    text = f"Behind the published figure, in nats: {listed}."
+    if epochs < EPOCHS:
+        text += f" The published runs took {EPOCHS:,} epochs, these at most {epochs}."
+    return text
+
+
+def _at_equal_time(times: Sequence[study_times.Comparison]) -> str:
+    """What the estimators of a bound reach by the time that the fastest one ends."""
+    if not times:
+        return ""
+    head = (
+        "bound",
+        "estimator",
+        "minutes",
+        "in those of the first",
+        "validation bound, all epochs",
+        "in the fastest one's time",
+        "epochs by then",
+    )
+    lines = [
+        [
+            row.bound,
+            row.estimator,
+            _number(row.seconds / 60, 1),
+            _number(row.ratio, 2),
+            _number(row.value, 2),
+            _number(row.value_by_then, 2),
+            str(row.epochs),
+        ]
+        for row in times
+    ]
+    table = _markdown_table(head, lines, num_words=2)
+    return "\n\n".join(["## At equal time", table, TIMES])
+
+
+def _protocol(runs: Sequence[dict[str, Any]]) -> str:
+    """What the runs have in common: data, draws, schedule, libraries."""
+    if not runs:
+        return ""
+    first = runs[0]
+    config = first["config"]
+    shown = {
+        "optimizer": config["optimizer"],
+        "gradient estimator": _common(runs, "gradient_estimator"),
+        "batch size": config["batch_size"],
+        "stages (draws, epochs, first and last rate)": _common(runs, "stages"),
+        "epochs": _common(runs, "epochs"),
+        "training binarization": config["binarization"],
+        "test set": f"{first['num_examples']} images, {first['num_samples']} samples, "
+        f"binarized once from seed {config['eval_seed']}",
+        "test images, SHA-256": first.get("data_sha256", ""),
+        "libraries": ", ".join(f"{n} {v}" for n, v in first["versions"].items()),
+    }
+    lines = [f"- {name}: {value}" for name, value in shown.items() if value]
+    return "\n".join(["## Protocol", "", *lines])
+
+
+def _common(runs: Sequence[dict[str, Any]], key: str) -> Any:
+    """The value of a config key, or that it differs between cells."""
+    values = {repr(run["config"][key]) for run in runs}
+    if len(values) == 1:
+        return runs[0]["config"][key]
+    return "by cell, see its config.json"

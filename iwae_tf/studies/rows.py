@@ -1,0 +1,130 @@
+"""Rows of a study's table: each cell over the runs of it that are finished."""
+
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iwae_tf.config import plainest
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.runs.workdir import (
+    Workdir,
+    as_json,
+    config_from,
+    different_keys,
+    read_json,
+)
+from iwae_tf.studies.cells import Cell
+from iwae_tf.studies.published import Published
+
+OBJECTIVE = ("model", "num_groups", "num_samples", "beta", "gradient_estimator")
+
+
+class Row(NamedTuple):
+    """A cell of a study over its finished seeds; numbers are means over them."""
+
+    label: str
+    published: Published | None
+    seeds: list
+    nll: float | None = None
+    error: float | None = None  # of importance sampling, by the jackknife
+    data_standard_error: float | None = None  # of the images
+    seed_deviation: float | None = None  # between seeds, where there are several
+    iwae: float | None = None  # the bound of all M * K draws
+    active_units: str = ""
+    seconds: float | None = None
+    trained_as: str = ""  # what the config of the run says otherwise than the cell's
+    starts_from: str = ""  # label of the cell whose weights were the first
+
+    @property
+    def difference(self) -> float | None:
+        """Published minus measured NLL: positive where ours is better; or None."""
+        if self.published is None or self.nll is None:
+            return None
+        return self.published.nll - self.nll
+
+
+def collect(
+    cells: Sequence[Cell], folder: str | os.PathLike[str]
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Rows of a study from the runs in a folder.
+
+    Args:
+      cells: list of studies.Cell.
+      folder: path of the runs' workdirs.
+
+    Returns:
+      (list of Row, one a label, list of the results.json that were found).
+
+    Raises:
+      InvalidInputError: results of something else than the cell whose name they have.
+    """
+    found: dict[str, tuple[Cell, list[dict[str, Any]]]] = {}
+    for cell in cells:
+        path = Workdir(pathlib.Path(folder) / cell.name).results
+        runs = found.setdefault(cell.label, (cell, []))[1]
+        if path.is_file():
+            runs.append(_read_run(cell, path))
+    labels = {cell.name: cell.label for cell in cells}
+    rows = [
+        _row(cell, runs)._replace(starts_from=labels.get(cell.after or "", ""))
+        for cell, runs in found.values()
+    ]
+    return rows, [run for _, runs in found.values() for run in runs]
+
+
+def _read_run(cell: Cell, path: pathlib.Path) -> dict[str, Any]:
+    """The results of a cell, whose objective may have been trained by another name."""
+    run = read_json(path)
+    values = run.get("config")
+    if not isinstance(values, dict):
+        raise InvalidInputError(f"`{path.name}` must be of a run. Received: {path}")
+    ours, theirs = (
+        as_json(plainest(config)) for config in (cell.config, config_from(values, path))
+    )
+    different = different_keys(ours, theirs)
+    if different:
+        key = different[0]
+        raise InvalidInputError(
+            "`workdir` must hold runs of this study, budget and data set. Received: "
+            f"{path.parent}, whose {key} is {theirs[key]!r}, not {ours[key]!r}"
+        )
+    return run
+
+
+def _row(cell: Cell, runs: Sequence[dict[str, Any]]) -> Row:
+    label, published = cell.label, cell.published
+    seeds = [run["config"]["seed"] for run in runs]
+    if not runs:
+        return Row(label, published, seeds)
+
+    def mean(name):
+        values = [run[name] for run in runs if run.get(name) is not None]
+        return float(np.mean(values)) if values else None
+
+    errors = [run["jackknife_error"] or math.nan for run in runs]
+    nlls = [run["nll"] for run in runs]
+    units = np.mean([run["active_units"] for run in runs], axis=0)
+    return Row(
+        label,
+        published,
+        seeds,
+        nll=float(np.mean(nlls)),
+        error=float(np.sqrt(np.sum(np.square(errors))) / len(runs)),
+        data_standard_error=mean("data_standard_error"),
+        seed_deviation=float(np.std(nlls, ddof=1)) if len(runs) > 1 else None,
+        iwae=mean("iwae"),
+        active_units="+".join(f"{count:.3g}" for count in units),
+        seconds=mean("seconds"),
+        trained_as=_trained_as(cell, runs[0]["config"]),
+    )
+
+
+def _trained_as(cell: Cell, theirs: dict[str, Any]) -> str:
+    """By which name a run of the cell's objective was trained; "" by the cell's own."""
+    keys = different_keys(as_json(cell.config), theirs)
+    shown = [f"{key} = {theirs[key]}" for key in OBJECTIVE if key in keys]
+    return ", ".join(shown)

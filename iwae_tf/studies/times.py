@@ -1,0 +1,187 @@
+"""What the estimators of a bound reach in equal steps and in equal time."""
+
+import csv
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iwae_tf.config import stages
+from iwae_tf.datasets import num_batches
+from iwae_tf.io.files import write_json
+from iwae_tf.runs.training import load_examples
+from iwae_tf.runs.workdir import Workdir, read_json
+from iwae_tf.studies import step_times
+from iwae_tf.studies.cells import Cell
+from iwae_tf.versions import library_versions
+
+FILE = "step_times.json"
+
+
+class History(NamedTuple):
+    """How a run went, by epoch."""
+
+    epochs: list[int]  # 1, 2, ...
+    seconds: list[float]  # of training, since its start
+    bounds: list[float]  # of the validation images, in nats
+
+
+class Comparison(NamedTuple):
+    """A run beside those of the other estimators of its bound."""
+
+    bound: str
+    estimator: str
+    seconds: float  # of all its training steps
+    ratio: float  # of that to the seconds of the bound's first estimator
+    value: float  # the validation bound at its end, in nats
+    epochs: int  # that it does in the time of the fastest one
+    value_by_then: float | None  # None: not one
+
+
+def finished(cells: Sequence[Cell], folder: pathlib.Path) -> list[tuple[Cell, Workdir]]:
+    """(cell, Workdir) of those that are done."""
+    workdirs = [(cell, Workdir(folder / cell.name)) for cell in cells]
+    return [(cell, workdir) for cell, workdir in workdirs if workdir.results.is_file()]
+
+
+def of_first_seed(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of the first seed, one of each label."""
+    return [cell for cell in cells if cell.config.seed == cells[0].config.seed]
+
+
+def left_to_measure(cells: Sequence[Cell], folder: pathlib.Path) -> list[Cell]:
+    """What `measure` is due for: the first seed's cells, once all are finished."""
+    first = of_first_seed(cells)
+    is_due = len(finished(first, folder)) == len(first)
+    return first if is_due and not (folder / FILE).is_file() else []
+
+
+def measure(
+    cells: Sequence[Cell], folder: pathlib.Path, *, num_rounds: int = 7
+) -> dict[str, Any]:
+    """Times the steps of each stage of all cells in turn; writes `step_times.json`.
+
+    Args:
+      cells: list of studies.Cell of one data set; their seeds make no difference.
+      folder: pathlib.Path, of the study.
+      num_rounds: positive int.
+
+    Returns:
+      dict, what was written: steps of an epoch, and by bound and estimator the seconds
+      of a step, [stages, num_rounds].
+    """
+    variants = {}
+    for cell in cells:
+        for index, stage in enumerate(stages(cell.config)):
+            config = cell.config.copy_and_resolve_references()
+            config.num_groups, config.num_samples = stage.num_groups, stage.num_samples
+            config.stages, config.epochs = (stage,), stage.epochs
+            variants[_bound(cell), _estimator(cell), index] = config
+    by_bound: dict[str, dict[str, list[list[float]]]] = {}
+    measured = step_times.measure(variants, num_rounds=num_rounds)
+    for (bound, estimator, _), seconds in measured.items():
+        by_bound.setdefault(bound, {}).setdefault(estimator, []).append(seconds)
+    config = cells[0].config
+    steps = num_batches(len(load_examples(config, "train").images), config.batch_size)
+    result = {
+        "steps_per_epoch": steps,
+        "seconds": by_bound,
+        "versions": library_versions(),
+    }
+    write_json(folder / FILE, result)
+    return result
+
+
+def histories(
+    cells: Sequence[Cell], folder: pathlib.Path
+) -> dict[str, dict[str, History]]:
+    """How the finished runs of a study went, of each cell the first seed.
+
+    The seconds are those of timed steps where there is a `step_times.json`, and of the
+    run itself where there is none: a run may have been slowed by whatever else its
+    machine did, each by something else, so that only steps that were timed in turn tell
+    which estimator is faster.
+
+    Args:
+      cells: list of studies.Cell.
+      folder: pathlib.Path of their workdirs.
+
+    Returns:
+      dict of bound to dict of estimator to History.
+    """
+    timed = _timed(folder)
+    found: dict[str, dict[str, History]] = {}
+    for cell, workdir in finished(cells, folder):
+        with open(workdir.metrics, newline="") as file:
+            rows = list(csv.DictReader(file))
+        seconds = [float(row["seconds"]) for row in rows]
+        if timed:
+            seconds = np.median(_seconds_by_epoch(timed, cell), axis=1).tolist()
+        history = History(
+            [int(row["epoch"]) for row in rows],
+            seconds,
+            [float(row["val_bound"]) for row in rows],
+        )
+        found.setdefault(_bound(cell), {}).setdefault(_estimator(cell), history)
+    return found
+
+
+def at_equal_time(cells: Sequence[Cell], folder: pathlib.Path) -> list[Comparison]:
+    """Compares the finished runs of each bound, where their steps have been timed.
+
+    Args:
+      cells: list of studies.Cell, of which the first seed's are compared.
+      folder: pathlib.Path of the study.
+
+    Returns:
+      list of Comparison, in the order of the cells; empty without `step_times.json`.
+    """
+    timed = _timed(folder)
+    if not timed:
+        return []
+    cells = of_first_seed(cells)
+    totals = {
+        (_bound(cell), _estimator(cell)): _seconds_by_epoch(timed, cell)[-1]
+        for cell, _ in finished(cells, folder)
+    }
+    rows = []
+    for bound, runs in histories(cells, folder).items():
+        first = totals[bound, next(iter(runs))]
+        fastest = min(run.seconds[-1] for run in runs.values())
+        for estimator, run in runs.items():
+            epochs = int(np.sum(np.asarray(run.seconds) <= fastest))
+            rows.append(
+                Comparison(
+                    bound,
+                    estimator,
+                    seconds=run.seconds[-1],
+                    ratio=float(np.median(totals[bound, estimator] / first)),
+                    value=run.bounds[-1],
+                    epochs=epochs,
+                    value_by_then=run.bounds[epochs - 1] if epochs else None,
+                )
+            )
+    return rows
+
+
+def _timed(folder):
+    """What `measure` has written, or None."""
+    path = folder / FILE
+    return read_json(path) if path.is_file() else None
+
+
+def _seconds_by_epoch(timed, cell):
+    """Seconds of training until each epoch's end, by each round: [epochs, rounds]."""
+    by_stage = np.asarray(timed["seconds"][_bound(cell)][_estimator(cell)], float)
+    by_stage *= timed["steps_per_epoch"]
+    epochs = [stage.epochs for stage in stages(cell.config)]
+    return np.cumsum(np.repeat(by_stage, epochs, axis=0), axis=0)
+
+
+def _bound(cell):
+    return cell.config.model.upper()
+
+
+def _estimator(cell):
+    return cell.config.gradient_estimator
