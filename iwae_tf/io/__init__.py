@@ -1,6 +1,7 @@
-"""Files that are whole or not there, and what a terminal shows.
+"""Files that are whole or not there, pages, and what a terminal shows.
 
   files      atomic writes, folders with one owner
+  html       Markdown as a page
   terminal   progress, aligned fields, durations
 
 Imports nothing of the package but `errors`.

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from iwae_tf.io import html
 from iwae_tf.studies import figures as study_figures
 from iwae_tf.studies import times as study_times
 from iwae_tf.studies.cells import STUDIES, Protocol
@@ -79,7 +80,7 @@ def _side_by_side(kind: str, pictures: Sequence[tuple[str, str]]) -> str:
     labels, paths = zip(*pictures)
     cells = [f"![{kind} of {label}]({path})" for label, path in pictures]
     title = kind.replace("_", " ").capitalize()
-    return f"## {title}\n\n{_markdown_table(labels, [cells], num_words=len(labels))}"
+    return f"## {title}\n\n{html.table(labels, [cells], num_words=len(labels))}"
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -123,17 +124,9 @@ def _table(rows: Sequence[Row]) -> str:
             ]
         )
     used = [i for i in range(len(head)) if i < 2 or any(line[i] for line in lines)]
-    return _markdown_table(
+    return html.table(
         [head[i] for i in used], [[line[i] for i in used] for line in lines]
     )
-
-
-def _markdown_table(
-    head: Sequence[str], lines: Iterable[Sequence[str]], *, num_words: int = 1
-) -> str:
-    """A table whose first columns are words; the others are numbers, to the right."""
-    rule = ["---"] * num_words + ["---:"] * (len(head) - num_words)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -229,7 +222,7 @@ def _at_equal_time(times: Sequence[study_times.Comparison]) -> str:
         ]
         for row in times
     ]
-    table = _markdown_table(head, lines, num_words=2)
+    table = html.table(head, lines, num_words=2)
     return "\n\n".join(["## At equal time", table, TIMES])
 
 

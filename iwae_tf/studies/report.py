@@ -9,9 +9,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import markdown
-
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io import html
 from iwae_tf.io.files import write_atomically, write_json
 from iwae_tf.plots import comparisons
 from iwae_tf.runs.workdir import read_json
@@ -22,12 +21,6 @@ from iwae_tf.studies.markdown import CHART, to_markdown
 from iwae_tf.studies.rows import Row, collect
 
 REPORT = "report.json"
-STYLE = """
-body { font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse } th, td { padding: .2em .7em; text-align: right }
-th { border-bottom: 2px solid #333 } td { border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left } img { max-width: 100% }
-"""
 
 
 def check(
@@ -135,13 +128,8 @@ def _write(
     content: dict[str, Any],
 ) -> None:
     """`report.md`, the same as a page, and what `content` adds to `report.json`."""
-    body = markdown.markdown(text, extensions=["tables"])
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>{STUDIES[name].title}</title><style>{STYLE}</style>{body}</html>\n"
-    )
     write_atomically(folder / "report.md", lambda file: file.write(text.encode()))
-    write_atomically(folder / "report.html", lambda file: file.write(page.encode()))
+    html.write_page(folder / "report.html", STUDIES[name].title, text)
     write_json(folder / REPORT, _head(name, protocol) | content)
 
 
