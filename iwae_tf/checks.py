@@ -30,6 +30,17 @@ def check_count(value: Any, name: str) -> int:
     return count
 
 
+def check_integer(value: Any, name: str, lowest: int, highest: int = 2**63 - 1) -> None:
+    """Raises InvalidInputError unless `value` is an integer within these bounds."""
+    integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not integral or not lowest <= value <= highest:
+        limit = f" and <= {highest}" if highest < 2**63 - 1 else ""
+        raise InvalidInputError(
+            f"`{name}` must be an integer >= {lowest}{limit}. "
+            f"Received: {name}={value!r}"
+        )
+
+
 def check_choice(value: object, name: str, choices: Iterable[object]) -> None:
     """Raises InvalidInputError unless `value` is one of `choices`."""
     if value not in choices:

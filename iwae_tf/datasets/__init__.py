@@ -1,6 +1,7 @@
 """Images and labels: from files to arrays and batches.
 
-  loading       splits, binarization, batches
+  loading       a split as arrays: found, checked, binarised
+  streams       batches of it, epoch after epoch
   sources       one reader a data set
   readers       files that may be missing or damaged
   image_folder  a folder of pictures
@@ -14,15 +15,13 @@ from iwae_tf.datasets.loading import (
     SPLITS,
     UNLABELLED,
     Split,
-    batches,
     event_shape,
     load_arrays,
-    load_dataset,
-    num_batches,
     num_classes,
     require_labels,
     validate_images,
 )
+from iwae_tf.datasets.streams import batches, load_dataset, num_batches
 
 __all__ = [
     "BINARIZATIONS",

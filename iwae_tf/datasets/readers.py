@@ -8,7 +8,7 @@ import pathlib
 import struct
 import zipfile
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -73,12 +73,16 @@ def read_npz_member(
             f"`{name}` must be in {archive.filename}. Received: {archive.namelist()}"
         )
     with archive.open(f"{name}.npy") as file:
-        if not header_only:
-            return np.lib.format.read_array(file, allow_pickle=False)
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            return np.lib.format.read_array_header_1_0(file)[0]
-        return np.lib.format.read_array_header_2_0(file)[0]
+        if header_only:
+            return read_npy_header(file)[0]
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, whether in Fortran order, dtype) of an .npy file, up to its data."""
+    if np.lib.format.read_magic(file) == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
 
 
 def to_float(images: np.ndarray, name: str) -> np.ndarray:

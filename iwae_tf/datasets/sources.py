@@ -1,6 +1,6 @@
 """Where each data set lies and how its bytes become arrays; one reader a source.
 
-A `Source` holds images as they are stored; `data_files.to_float` scales them.
+A `Source` holds images as they are stored; `readers.to_float` scales them.
 """
 
 import contextlib
@@ -20,15 +20,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iwae_tf.datasets import image_folder
-from iwae_tf.datasets import readers as data_files
+from iwae_tf.datasets import image_folder, readers
 from iwae_tf.errors import InvalidInputError
 
 # Part of the definition of the splits: a change would move images between them.
 SPLIT_SEED = 20160
-IMAGE_SHAPE = (28, 28, 1)
-COLOUR_SHAPE = (32, 32, 3)
-COLOUR_SETS = ("cifar10", "svhn_cropped")
+IMAGE_SHAPE, COLOUR_SHAPE = (28, 28, 1), (32, 32, 3)
+GREY_SETS, COLOUR_SETS = (
+    ("mnist", "fashion_mnist", "kmnist"),
+    ("cifar10", "svhn_cropped"),
+)
+UNLABELLED = ("binarized_mnist",)
+NUM_CLASSES = dict.fromkeys((*GREY_SETS, "mnist5k", *COLOUR_SETS), 10)
 # Burda et al. hold out 400 of MNIST's 60,000 and 1,345 of Omniglot's 24,345.
 MNIST_HELD_OUT = 400
 OMNIGLOT_HELD_OUT = 1345 / 24345
@@ -72,13 +75,19 @@ def _mnist_held_out(num_examples):
     return min(MNIST_HELD_OUT, max(1, num_examples // 10))
 
 
+def _rows_of_tenths(split, tenth):
+    """Rows of the first eight tenths, of the ninth or of the last."""
+    wanted = {"train": tenth < 8, "validation": tenth == 8, "test": tenth == 9}
+    return np.flatnonzero(wanted[split])
+
+
 # TensorFlow Datasets.
 
 
 def read_tfds(name: str, *, split: str, data_dir: Any) -> Source:
     """Read a set that TensorFlow Datasets has prepared, or can download."""
     builder = _tfds_builder(name, data_dir)
-    with data_files.readable(builder.data_path):
+    with readers.readable(builder.data_path):
         own_validation = "validation" in builder.info.splits
         part = split if own_validation or split == "test" else "train"
         data = builder.as_dataset(split=part, batch_size=-1, shuffle_files=False)
@@ -99,13 +108,12 @@ def _tfds_builder(name, data_dir):
     """A prepared builder; nothing is left behind where a download fails."""
     import tensorflow_datasets as tfds
 
-    with _quiet(), data_files.readable(os.path.join(data_dir or "", name)):
+    with _quiet(), readers.readable(os.path.join(data_dir or "", name)):
         builder = tfds.builder(name, data_dir=data_dir)
         if builder.is_prepared():
             return builder
     target = pathlib.Path(builder.data_path)
-    needs_npz = name in ("binarized_mnist", *COLOUR_SETS)
-    instead = NPZ_INSTEAD if needs_npz else IDX_INSTEAD
+    instead = IDX_INSTEAD if name in GREY_SETS else NPZ_INSTEAD
     new = [path for path in target.parents if not path.exists()]
     try:
         _check_reachable(builder.url_infos)
@@ -162,14 +170,10 @@ def read_omniglot(*, split: str, data_dir: Any) -> Source:
     import scipy.io
 
     prefix = "test" if split == "test" else ""
-    path = data_files.existing_file(
-        data_dir,
-        "chardata.mat",
-        "",
-        what="a folder with Burda et al.'s 28x28 chardata.mat, or that file",
-    )
+    what = "a folder with Burda et al.'s 28x28 chardata.mat, or that file"
+    path = readers.existing_file(data_dir, "chardata.mat", "", what=what)
     members = [f"{prefix}data", f"{prefix}target"]
-    with data_files.readable(path):
+    with readers.readable(path):
         found = scipy.io.loadmat(path, variable_names=members)
     if members[0] not in found:
         raise InvalidInputError(
@@ -199,12 +203,11 @@ def read_mnist5k(*, split: str, data_dir: Any) -> Source:
         ) from error
     images, labels = _parsed_once(mnist_data)
     order = fixed_order(len(labels))
-    rank = np.empty(len(labels), np.int64)  # Within the class, along `order`.
+    tenth = np.empty(len(labels), np.int64)  # of its class
     for label in np.unique(labels):
         members = order[labels[order] == label]
-        rank[members] = np.arange(len(members)) * 10 // len(members)
-    wanted = {"train": rank < 8, "validation": rank == 8, "test": rank == 9}[split]
-    rows = np.flatnonzero(wanted)
+        tenth[members] = np.arange(len(members)) * 10 // len(members)
+    rows = _rows_of_tenths(split, tenth)
     return Source("mnist5k", images, labels, rows[fixed_order(len(rows))])
 
 
@@ -222,7 +225,7 @@ def read_idx(*, split: str, data_dir: Any) -> Source:
     """Read MNIST's own file format from a folder; labels are optional."""
     part = "t10k" if split == "test" else "train"
     path = _idx_path(data_dir, part)
-    images = data_files.read_idx_file(path, rank=3)
+    images = readers.read_idx_file(path, rank=3)
     labels = _idx_labels(data_dir, part)
     rows = _held_out_rows(split, len(images), _mnist_held_out(len(images)))
     return Source(path.name, images, labels, rows)
@@ -239,38 +242,44 @@ def _idx_labels(data_dir, part):
     names = _idx_names(part, "labels", 1)
     paths = [pathlib.Path(data_dir, name) for name in names]
     found = [path for path in paths if path.is_file()]
-    return data_files.read_idx_file(found[0], rank=1) if found else None
+    return readers.read_idx_file(found[0], rank=1) if found else None
 
 
 def _idx_path(data_dir, part):
     """The image file of one part."""
     names = _idx_names(part, "images", 3)
-    return data_files.existing_file(
+    return readers.existing_file(
         data_dir, *names, what=f"a folder with {names[0]} or {names[1]}"
     )
 
 
 def read_npz(*, split: str, data_dir: Any) -> Source:
     """Read one's own arrays, `x_train`, `x_test` and so on; never unpickles."""
-    path = _npz_path(data_dir)
-    with data_files.readable(path), zipfile.ZipFile(path) as archive:
+    with _open_npz(data_dir) as archive:
         own_validation = "x_validation.npy" in archive.namelist()
         part = split if own_validation or split == "test" else "train"
-        images = data_files.read_npz_member(archive, f"x_{part}")
-        labels = None
-        if f"y_{part}.npy" in archive.namelist():
-            labels = data_files.read_npz_member(archive, f"y_{part}")
+        images = readers.read_npz_member(archive, f"x_{part}")
+        labels = _npz_labels(archive, part)
     if own_validation or images.size == 0 or images.ndim == 0:
         return Source(f"x_{part}", images, labels, slice(None))
     rows = _held_out_rows(split, len(images), max(1, len(images) // 10))
     return Source(f"x_{part}", images, labels, rows)
 
 
-def _npz_path(data_dir):
-    """The archive itself."""
-    return data_files.existing_file(
-        data_dir, "", what="an .npz file with x_train and x_test"
-    )
+@contextlib.contextmanager
+def _open_npz(data_dir):
+    """The archive, whatever damage is found in it told in one line."""
+    what = "an .npz file with x_train and x_test"
+    path = readers.existing_file(data_dir, "", what=what)
+    with readers.readable(path), zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def _npz_labels(archive, part):
+    """The labels of one part, or None where the archive has none of them."""
+    if f"y_{part}.npy" not in archive.namelist():
+        return None
+    return readers.read_npz_member(archive, f"y_{part}")
 
 
 def read_image_folder(*, split: str, data_dir: Any) -> Source:
@@ -282,10 +291,9 @@ def read_image_folder(*, split: str, data_dir: Any) -> Source:
             "`data_dir` must hold at least 10 images, for three splits. "
             f"Received: data_dir={data_dir}, with {num_images}"
         )
-    rank = np.empty(num_images, np.int64)
-    rank[fixed_order(num_images)] = np.arange(num_images) * 10 // num_images
-    wanted = {"train": rank < 8, "validation": rank == 8, "test": rank == 9}[split]
-    rows = np.flatnonzero(wanted)
+    tenth = np.empty(num_images, np.int64)
+    tenth[fixed_order(num_images)] = np.arange(num_images) * 10 // num_images
+    rows = _rows_of_tenths(split, tenth)
     images = image_folder.read_images([files.paths[row] for row in rows])
     labels = None if files.labels is None else files.labels[rows]
     return Source(str(data_dir), images, labels, slice(None))
@@ -298,11 +306,10 @@ def stored_shape(name: str, *, data_dir: Any) -> tuple[int, ...] | None:
         return image_folder.read_images([first]).shape[1:]
     if name == "idx":
         path = _idx_path(data_dir, "train")
-        return data_files.read_idx_file(path, rank=3, header_only=True)[1:]
+        return readers.read_idx_file(path, rank=3, header_only=True)[1:]
     if name == "npz":
-        path = _npz_path(data_dir)
-        with data_files.readable(path), zipfile.ZipFile(path) as archive:
-            return data_files.read_npz_member(archive, "x_train", header_only=True)[1:]
+        with _open_npz(data_dir) as archive:
+            return readers.read_npz_member(archive, "x_train", header_only=True)[1:]
     return COLOUR_SHAPE if name in COLOUR_SETS else None
 
 
@@ -312,27 +319,18 @@ def stored_labels(name: str, *, data_dir: Any) -> np.ndarray | None:
         _idx_path(data_dir, "train")
         return _idx_labels(data_dir, "train")
     if name == "npz":
-        path = _npz_path(data_dir)
-        with data_files.readable(path), zipfile.ZipFile(path) as archive:
-            if "y_train.npy" in archive.namelist():
-                return data_files.read_npz_member(archive, "y_train")
-        return None
+        with _open_npz(data_dir) as archive:
+            return _npz_labels(archive, "train")
     if name == "images":
         return image_folder.list_images(data_dir).labels
     return READERS[name](split="train", data_dir=data_dir).labels
 
 
-NUM_CLASSES = {
-    **{"mnist": 10, "mnist5k": 10, "fashion_mnist": 10, "kmnist": 10},
-    **dict.fromkeys(COLOUR_SETS, 10),
-    "binarized_mnist": None,  # has no labels
-}
 READERS: dict[str, Callable[..., Source]] = {
-    "mnist": functools.partial(read_tfds, "mnist"),
-    "fashion_mnist": functools.partial(read_tfds, "fashion_mnist"),
-    "kmnist": functools.partial(read_tfds, "kmnist"),
-    "binarized_mnist": functools.partial(read_tfds, "binarized_mnist"),
-    **{name: functools.partial(read_tfds, name) for name in COLOUR_SETS},
+    **{
+        name: functools.partial(read_tfds, name)
+        for name in (*GREY_SETS, *UNLABELLED, *COLOUR_SETS)
+    },
     "omniglot": read_omniglot,
     "mnist5k": read_mnist5k,
     "idx": read_idx,
