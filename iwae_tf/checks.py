@@ -13,8 +13,8 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def check_count(value: Any, name: str) -> int:
-    """`value`, a positive integer of any type, as an int.
+def check_count(value: Any, name: str, least: int = 1) -> int:
+    """`value`, a positive integer of any type and at least `least`, as an int.
 
     Raises:
       InvalidInputError: it is anything else.
@@ -23,10 +23,9 @@ def check_count(value: Any, name: str) -> int:
         count = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         count = 0
-    if count < 1:
-        raise InvalidInputError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r}"
-        )
+    if count < least:
+        rule = "a positive integer" if count < 1 else f"at least {least}"
+        raise InvalidInputError(f"`{name}` must be {rule}. Received: {name}={value!r}")
     return count
 
 

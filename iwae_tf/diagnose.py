@@ -48,17 +48,19 @@ def _stop(*_):
 def main(argv: list[str]) -> int:
     """Diagnoses the model of the flags and prints where the report is."""
     del argv
-    from iwae_tf.diagnostics import run as study
-    from iwae_tf.diagnostics.parts.part import Subject
-    from iwae_tf.diagnostics.proposals import check_draws
+    from iwae_tf.checks import check_count
+    from iwae_tf.diagnostics.parts import PARTS
+    from iwae_tf.diagnostics.parts.base import Subject
+    from iwae_tf.diagnostics.proposals import LEAST_DRAWS
+    from iwae_tf.diagnostics.run import diagnose
     from iwae_tf.io import terminal
     from iwae_tf.io.files import check_writable
 
     cli.check_positive("num_images", _NUM_IMAGES.value)
-    check_draws(_NUM_SAMPLES.value, "--num_samples")
-    parts = _chosen_parts(study)
+    check_count(_NUM_SAMPLES.value, "--num_samples", LEAST_DRAWS)
+    parts = _chosen_parts()
     subject, facts = Subject(None, None, quick=_QUICK.value), []
-    if any(study.PARTS[name].needs_model for name in parts):
+    if any(PARTS[name].needs_model for name in parts):
         subject, facts = _subject()
     folder = _output()
     check_writable(folder / "report.html")
@@ -67,9 +69,7 @@ def main(argv: list[str]) -> int:
     )
     signal.signal(signal.SIGTERM, _stop)
     try:
-        found = study.diagnose(
-            subject, folder, parts=parts, title=_title(), facts=facts
-        )
+        found = diagnose(subject, folder, parts=parts, title=_title(), facts=facts)
     except Stopped:
         print(f"stopped; {again}")
         return 0
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     sentences = [
         (name, sentence)
         for name, results in found.items()
-        for _, sentence in study.PARTS[name].judge(results)
+        for _, sentence in PARTS[name].judge(results)
     ]
     terminal.print_fields([*sentences, ("report", folder / "report.html")])
     return 0
@@ -90,13 +90,14 @@ def _title():
     return f"Diagnosis of {model}" if model else "Diagnosis"
 
 
-def _chosen_parts(study):
+def _chosen_parts():
     """Names of the parts, checked."""
     from iwae_tf.checks import check_choice
+    from iwae_tf.diagnostics.parts import DEFAULT_PARTS, PARTS
 
-    chosen = _PARTS.value or study.DEFAULT_PARTS
+    chosen = _PARTS.value or DEFAULT_PARTS
     for name in chosen:
-        check_choice(name, "--parts", tuple(study.PARTS))
+        check_choice(name, "--parts", tuple(PARTS))
     return list(dict.fromkeys(chosen))
 
 
@@ -110,7 +111,7 @@ def _output():
 def _subject():
     """The model and images of the flags, and what the report says of them."""
     from iwae_tf.config import override
-    from iwae_tf.diagnostics.parts.part import Subject
+    from iwae_tf.diagnostics.parts.base import Subject
     from iwae_tf.errors import InvalidInputError
     from iwae_tf.runs import results
     from iwae_tf.runs.workdir import Workdir, load_exported

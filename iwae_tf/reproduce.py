@@ -116,12 +116,14 @@ def _write_report(name, protocol, cells, folder):
 
     part = studies.STUDIES[name].part
     if part:
-        from iwae_tf.diagnostics import run as study
-        from iwae_tf.diagnostics.parts.part import Subject
+        from iwae_tf.diagnostics.parts import PARTS
+        from iwae_tf.diagnostics.parts.base import Subject
+        from iwae_tf.diagnostics.run import do_part
 
         subject = Subject(None, None, quick=protocol.budget == "smoke")
-        results, figures = study.do_part(part, subject, folder)
-        sentences = [sentence for _, sentence in study.PARTS[part].judge(results)]
+        results, drawn = do_part(PARTS[part], subject, folder)
+        sentences = [sentence for _, sentence in PARTS[part].judge(results)]
+        figures = [(path.name, caption) for path, caption in drawn]
         study_report.write_part(name, protocol, folder, sentences, figures)
     else:
         study_report.write(name, protocol, cells, folder)

@@ -16,6 +16,7 @@ from iwae_tf.diagnostics import (
     annealed_log_likelihood,
     annealing,
     bound_sweep,
+    bounds_by_k,
     collapse,
     coverage,
     draw_log_weights,
@@ -33,7 +34,6 @@ from iwae_tf.diagnostics import (
     toy_problem,
     trusted_k,
 )
-from iwae_tf.diagnostics import bounds_by_k as sweeps
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import layer_statistics, log_likelihood
 from iwae_tf.models import IWAE, PIWAE
@@ -194,7 +194,7 @@ def test_the_power_law_is_found():
     counts = [10, 20, 50, 100, 200, 500, 1000]
     value = [-80.0 - 7.0 * count**-0.4 for count in counts]
     iwae = {"value": value, "standard_error": [0.01] * 7, "corrected": value}
-    found = sweeps.extrapolate(counts, iwae)
+    found = bounds_by_k.extrapolate(counts, iwae)
     assert found["power_law"] == pytest.approx(-80.0, abs=1e-3)
     assert found["exponent"] == pytest.approx(0.4, abs=1e-3)
 

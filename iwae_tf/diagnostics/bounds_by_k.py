@@ -111,49 +111,46 @@ def extrapolate(
     References:
       Domke and Sheldon, 2018. https://arxiv.org/abs/1808.09034
     """
-    found = {
+    limit, error, exponent = _power_law(counts, iwae["value"], iwae["standard_error"])
+    return {
         "num_samples": counts[-1],
         "bound": iwae["value"][-1],
         "standard_error": iwae["standard_error"][-1],
         "jackknife": iwae["corrected"][-1],
-        "power_law": None,
-        "power_law_error": None,
-        "exponent": None,
+        "power_law": limit,
+        "power_law_error": error,
+        "exponent": exponent,
     }
-    ks, values, errors = (
-        np.asarray(v[-FIT_POINTS:], float)
-        for v in (counts, iwae["value"], iwae["standard_error"])
-    )
+
+
+def _power_law(counts, values, errors):
+    """(limit, its error, exponent) of the law that fits best, or thrice None."""
+    nothing = None, None, None
+    lists = counts, values, errors
+    counts, values, errors = (np.asarray(v[-FIT_POINTS:], float) for v in lists)
     errors = np.maximum(errors, 1e-6)
-    if len(ks) < FIT_POINTS or not np.all(np.isfinite(errors)):
-        return found
+    if len(counts) < FIT_POINTS or not np.all(np.isfinite(errors)):
+        return nothing
 
     def law(k, limit, size, exponent):
-        return limit - size * (k / ks[0]) ** -exponent
+        return limit - size * (k / counts[0]) ** -exponent
 
     rise = max(values[-1] - values[0], 1e-6)
     try:
         fit, covariance = optimize.curve_fit(
             law,
-            ks,
+            counts,
             values,
             p0=[values[-1] + 0.1 * rise, rise, 0.5],
             sigma=errors,
             absolute_sigma=True,
-            bounds=(
-                [-np.inf, 0.0, LEAST_EXPONENT],
-                [np.inf, np.inf, MOST_EXPONENT],
-            ),
+            bounds=([-np.inf, 0, LEAST_EXPONENT], [np.inf, np.inf, MOST_EXPONENT]),
         )
     except (RuntimeError, ValueError):
-        return found
+        return nothing
     if fit[2] < 1.1 * LEAST_EXPONENT:  # next to a logarithm: there is no end in sight
-        return found
-    return found | {
-        "power_law": float(fit[0]),
-        "power_law_error": float(np.sqrt(covariance[0, 0])),
-        "exponent": float(fit[2]),
-    }
+        return nothing
+    return float(fit[0]), float(np.sqrt(covariance[0, 0])), float(fit[2])
 
 
 def _at_count(
@@ -164,9 +161,8 @@ def _at_count(
     num_groups = total // count
     groups = log_weights[: num_groups * count].reshape(num_groups, count, num_rows)
     groups = groups.transpose(1, 0, 2)
-    values = evaluate_bound(bound, groups.reshape(1, count, -1)).reshape(
-        num_groups, num_rows
-    )
+    values = evaluate_bound(bound, groups.reshape(1, count, -1))
+    values = values.reshape(num_groups, num_rows)
     corrected: np.ndarray = np.full(num_rows, np.nan)
     error = corrected
     if count > 1:

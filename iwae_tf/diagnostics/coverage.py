@@ -12,9 +12,8 @@ from scipy import special
 
 from iwae_tf.checks import check_count
 from iwae_tf.diagnostics.draws import log_weight_batches
-from iwae_tf.diagnostics.proposals import check_draws, smoothed_log_weights
+from iwae_tf.diagnostics.proposals import LEAST_DRAWS, smoothed_log_weights
 from iwae_tf.diagnostics.resampling import leave_one_out
-from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood, stream_draws
 
 NUM_BLOCKS = 25  # of the between-block spread
@@ -49,12 +48,8 @@ def error_coverage(
     Raises:
       InvalidInputError: a bad argument.
     """
-    num_samples = check_draws(num_samples)
-    num_seeds = check_count(num_seeds, "num_seeds")
-    if num_seeds < 2:
-        raise InvalidInputError(
-            f"`num_seeds` must be at least 2. Received: num_seeds={num_seeds}"
-        )
+    num_samples = check_count(num_samples, "num_samples", LEAST_DRAWS)
+    num_seeds = check_count(num_seeds, "num_seeds", 2)
     seeds = []
     for index in range(num_seeds):
         pair, parts = (seed[0], seed[1] + index), []
@@ -63,7 +58,7 @@ def error_coverage(
             parts.append(error_bars(log_weights, rng))
             if on_progress:
                 on_progress(log_weights.shape[1])
-        seeds.append(_join(parts))
+        seeds.append(_each(np.concatenate, parts, axis=-1))
     estimates = np.stack([found["delta method"][0] for found in seeds])
     reference = special.logsumexp(estimates, axis=0) - math.log(num_seeds)
     return compare(seeds, reference) | {"num_samples": num_samples}
@@ -100,7 +95,7 @@ def known_cases(
 
 def error_bars(
     log_weights: ArrayLike, rng: np.random.Generator
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+) -> dict[str, np.ndarray]:
     """Estimates of log E w with error bars, by several methods.
 
     Args:
@@ -108,7 +103,7 @@ def error_bars(
       rng: NumPy generator, of the bootstrap.
 
     Returns:
-      dict of name to (estimate, error): float64 arrays [B]. "delta method" and
+      dict of name to (estimate, error): a float64 array [2, B]. "delta method" and
       "jackknife" are those of `log_likelihood`; "jackknife, bias reduced" moves the
       estimate as well; "blocks" leaves out one of 25 blocks at a time; "bootstrap"
       resamples draws; "Pareto-smoothed" is the delta method on smoothed weights.
@@ -120,19 +115,19 @@ def error_bars(
     smoothed = _streamed(smoothed_log_weights(log_weights - peak)[0])
     weights = np.exp(log_weights - peak)
     bias, _ = leave_one_out(log_weights)
-    jackknife_error = np.asarray(plain.jackknife_error)
-    return {
+    found = {
         "delta method": (estimate, plain.standard_error),
-        "jackknife": (estimate, jackknife_error),
-        "jackknife, bias reduced": (estimate - bias, jackknife_error),
+        "jackknife": (estimate, plain.jackknife_error),
+        "jackknife, bias reduced": (estimate - bias, plain.jackknife_error),
         "blocks": (estimate, _block_error(weights)),
         "bootstrap": (estimate, _bootstrap_error(weights, rng)),
         "Pareto-smoothed": (smoothed.estimate + peak, smoothed.standard_error),
     }
+    return {name: np.asarray(pair, np.float64) for name, pair in found.items()}
 
 
 def compare(
-    seeds: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]], reference: np.ndarray
+    seeds: Sequence[Mapping[str, np.ndarray]], reference: np.ndarray
 ) -> dict[str, Any]:
     """What error bars say, against what happens between seeds.
 
@@ -149,23 +144,24 @@ def compare(
       of +- 1.96 errors that cover: `image_coverage` and `mean_coverage` the reference,
       `repeat_coverage` the expected value of the mean (what other seeds tend to).
     """
+    errors = _each(np.stack, seeds, axis=1)
     return {
         "num_seeds": len(seeds),
         "num_images": len(reference),
         "reference": float(np.mean(reference)),
-        "errors": {
-            name: _compare_one(
-                np.stack([found[name][0] for found in seeds]),
-                np.stack([found[name][1] for found in seeds]),
-                reference,
-            )
-            for name in seeds[0]
-        },
+        "errors": {n: _compare_one(*e, reference=reference) for n, e in errors.items()},
     }
 
 
+def _each(
+    join: Callable, found: Sequence[Mapping[str, np.ndarray]], **options: int
+) -> dict[str, np.ndarray]:
+    """The arrays of each name in a list of dicts, joined."""
+    return {name: join([each[name] for each in found], **options) for name in found[0]}
+
+
 def _compare_one(
-    estimates: np.ndarray, errors: np.ndarray, reference: np.ndarray
+    estimates: np.ndarray, errors: np.ndarray, *, reference: np.ndarray
 ) -> dict[str, float]:
     """`compare` of one kind of error: estimates and errors [S, N]."""
     means = estimates.mean(axis=1)
@@ -173,12 +169,12 @@ def _compare_one(
     truth = reference.mean()
 
     def coverage(distance, error):
-        return float(np.mean(np.abs(distance) <= Z_95 * error))
+        return np.mean(np.abs(distance) <= Z_95 * error)
 
-    return {
-        "mean": float(means.mean()),
-        "bias": float(means.mean() - truth),
-        "spread": float(means.std(ddof=1)),
+    found = {
+        "mean": means.mean(),
+        "bias": means.mean() - truth,
+        "spread": means.std(ddof=1),
         "stated": _root_mean_square(stated),
         "image_spread": _root_mean_square(estimates.std(axis=0, ddof=1)),
         "image_stated": _root_mean_square(errors),
@@ -186,6 +182,7 @@ def _compare_one(
         "mean_coverage": coverage(means - truth, stated),
         "repeat_coverage": coverage(means - means.mean(), stated),
     }
+    return {name: float(value) for name, value in found.items()}
 
 
 def _streamed(log_weights: np.ndarray) -> LogLikelihood:
@@ -211,18 +208,5 @@ def _bootstrap_error(weights: np.ndarray, rng: np.random.Generator) -> np.ndarra
     return np.log(np.maximum(means, np.finfo(float).tiny)).std(axis=0, ddof=1)
 
 
-def _join(
-    parts: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]],
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Batches of `error_bars` end to end."""
-    return {
-        name: (
-            np.concatenate([part[name][0] for part in parts]),
-            np.concatenate([part[name][1] for part in parts]),
-        )
-        for name in parts[0]
-    }
-
-
-def _root_mean_square(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))
+def _root_mean_square(values: np.ndarray) -> np.floating:
+    return np.sqrt(np.mean(np.square(values)))

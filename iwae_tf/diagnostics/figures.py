@@ -1,4 +1,7 @@
-"""Charts of the diagnostics: dicts of numbers in, one PNG file out."""
+"""Charts of the diagnostics: a path and a dict of numbers in, one PNG file out.
+
+Each function takes the path of the PNG and what it draws, and returns the path.
+"""
 
 import math
 import os
@@ -6,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from scipy import stats
 
 from iwae_tf.plots.drawing import (
     BLUE,
@@ -26,17 +29,25 @@ from iwae_tf.plots.drawing import (
 
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE, DARK, GREY)
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_BAR = {"capsize": 2, "linewidth": 1.3, "markersize": 4}
+_POINTS = {"linewidth": 1.3, "markersize": 4}
+_BAR = {"capsize": 2} | _POINTS
+_DASHED = {"color": ORANGE, "linewidth": 1.2, "linestyle": "--"}
+_DOTTED = {"color": DARK, "linewidth": 1, "linestyle": ":"}
 _CURVES = {"reparameterized": (BLUE, "o"), "dreg": (ORANGE, "s"), "stl": (GREEN, "^")}
 HALVES = ("encoder", "decoder")
 
+Path = str | os.PathLike[str]
+Found = Mapping[str, Any]
+
+
+def _two_panels(height, **options):
+    figure = new_figure(height=height)
+    return figure, figure.subplots(1, 2, **options)
+
 
 def gradient_noise(
-    path: str | os.PathLike[str],
-    lines: Sequence[Mapping[str, Any]],
-    *,
-    title: str | None = None,
-) -> str | os.PathLike[str]:
+    path: Path, lines: Sequence[Found], *, title: str | None = None
+) -> Path:
     """Draws SNR against the number of draws, one panel for each half of the model.
 
     Args:
@@ -48,8 +59,7 @@ def gradient_noise(
     Returns:
       path: as given.
     """
-    figure = new_figure(height=470)
-    axes = figure.subplots(1, 2, squeeze=False)[0]
+    figure, axes = _two_panels(470)
     for ax, half in zip(axes, HALVES):
         floors: dict[int, float] = {}
         for line in (line for line in lines if line["half"] == half):
@@ -59,16 +69,14 @@ def gradient_noise(
             label = f"{line['estimator']}, {line['varied']}"
             if line.get("slope") is not None:
                 label += f": slope {line['slope']:+.2f}"
-            ax.plot(
-                line["counts"], line["snr"], color=color, marker=marker, label=label
-            )
-            ax.lines[-1].set(markersize=4, linewidth=1.3)
-            if line["estimator"] != "reparameterized":  # the decoder's are the same
-                ax.lines[-1].set_linestyle("--")
+            # Dashed: of the decoder the estimators are the same, and lie on each other.
+            dashes = "-" if line["estimator"] == "reparameterized" else "--"
+            look = {"color": color, "marker": marker, "linestyle": dashes} | _POINTS
+            ax.plot(line["counts"], line["snr"], label=label, **look)
             floors |= dict(zip(line["counts"], line["floor"]))
         counts = sorted(floors)
-        ax.plot(counts, [floors[c] for c in counts], ":", color=GREY, linewidth=1.2)
-        ax.lines[-1].set_label("noise alone")
+        floor = [floors[count] for count in counts]
+        ax.plot(counts, floor, ":", color=GREY, linewidth=1.2, label="noise alone")
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.tick_params(which="both", labelsize=SMALL_TEXT_SIZE)
@@ -80,121 +88,102 @@ def gradient_noise(
     return save(figure, path)
 
 
-def bound_sweep(
-    path: str | os.PathLike[str], sweep: Mapping[str, Any]
-) -> str | os.PathLike[str]:
+def bound_sweep(path: Path, sweep: Found) -> Path:
     """Draws bounds against K with error bars, and their gap to log p(x)."""
-    figure = new_figure(height=470)
-    left, right = figure.subplots(1, 2, squeeze=False)[0]
+    figure, (left, right) = _two_panels(470)
     limit = sweep["log_likelihood"] or {}
     best = limit.get("power_law") or limit.get("jackknife")
     counts = np.asarray(sweep["counts"], float)
-    for index, (name, values) in enumerate(sweep["bounds"].items()):
-        color, marker = _COLORS[index], _MARKERS[index]
-        value, error = (np.asarray(values[n]) for n in ("value", "standard_error"))
-        corrected = np.asarray(values["corrected"], float)
+    for color, marker, (name, found) in zip(_COLORS, _MARKERS, sweep["bounds"].items()):
+        value, error, corrected = (
+            np.asarray(found[n], float)
+            for n in ("value", "standard_error", "corrected")
+        )
+        look = {"color": color, "marker": marker, "markersize": 4}
+        dashed = {"color": color, "linewidth": 1, "linestyle": "--"}
         left.errorbar(counts, value, 2 * error, color=color, marker=marker, **_BAR)
         left.lines[-1].set_label("")
-        left.plot([], [], color=color, marker=marker, markersize=4, label=name)
-        label = f"{name}, jackknife"
-        left.plot(counts, corrected, "--", color=color, linewidth=1, label=label)
+        left.plot([], [], label=name, **look)
+        left.plot(counts, corrected, label=f"{name}, jackknife", **dashed)
         if best is not None:
-            gap = np.maximum(best - value, 1e-9)
-            right.plot(counts, gap, color=color, marker=marker, markersize=4)
-            rest = np.abs(best - corrected)
-            right.plot(counts, rest, "--", color=color, linewidth=1)
+            right.plot(counts, np.maximum(best - value, 1e-9), **look)
+            right.plot(counts, np.abs(best - corrected), **dashed)
     if best is not None:
-        left.axhline(best, color=DARK, linewidth=1, linestyle=":")
-        left.lines[-1].set_label("extrapolated log p(x)")
+        left.axhline(best, label="extrapolated log p(x)", **_DOTTED)
         reached = best - np.asarray(next(iter(sweep["bounds"].values()))["value"])
         right.set_ylim(max(reached.min(), 1e-4) / 4, None)
         right.set_yscale("log")
-    for ax in (left, right):
-        ax.set_xscale("log")
     style(left, title="bound (bars: +- 2 errors)", ylabel="nats an image")
     style(right, title="distance from the extrapolated log p(x)", ylabel="nats")
     for ax in (left, right):
+        ax.set_xscale("log")
         style(ax, xlabel="number of draws K")
     legend(left, loc="lower right", bbox_to_anchor=(1.0, 0.02))
     return save(figure, path)
 
 
-def error_bars(
-    path: str | os.PathLike[str], found: Mapping[str, Any]
-) -> str | os.PathLike[str]:
+def error_bars(path: Path, found: Found) -> Path:
     """Draws what each error bar says against the spread between seeds, and coverage."""
-    names = list(found["errors"])
+    names, errors = list(found["errors"]), list(found["errors"].values())
     rows = np.arange(len(names))[::-1]
-    figure = new_figure(height=130 + 60 * len(names))
-    left, right = figure.subplots(1, 2, squeeze=False, sharey=True)[0]
-    pick = {
-        key: [found["errors"][n][key] for n in names]
-        for key in found["errors"][names[0]]
-    }
-    left.barh(rows + 0.18, pick["stated"], 0.34, color=BLUE, label="stated")
-    left.barh(rows - 0.18, pick["spread"], 0.34, color=ORANGE, label="between seeds")
-    left.set_yticks(rows, names)
-    style(left, title="error of the mean over images", xlabel="nats")
-    for offset, key, color, label in (
-        (0.25, "repeat_coverage", GREEN, "mean, of another seed's"),
-        (0.0, "mean_coverage", PURPLE, "mean, of the reference"),
-        (-0.25, "image_coverage", BLUE, "one image, of the reference"),
+    figure, (left, right) = _two_panels(130 + 60 * len(names), sharey=True)
+    for ax, key, offset, height, color, label in (
+        (left, "stated", 0.18, 0.34, BLUE, "stated"),
+        (left, "spread", -0.18, 0.34, ORANGE, "between seeds"),
+        (right, "repeat_coverage", 0.25, 0.22, GREEN, "mean, of another seed's"),
+        (right, "mean_coverage", 0.0, 0.22, PURPLE, "mean, of the reference"),
+        (right, "image_coverage", -0.25, 0.22, BLUE, "one image, of the reference"),
     ):
-        right.barh(rows + offset, pick[key], 0.22, color=color, label=label)
-    right.axvline(0.95, color=DARK, linewidth=1, linestyle=":")
+        values = [error[key] for error in errors]
+        ax.barh(rows + offset, values, height, color=color, label=label)
+    left.set_yticks(rows, names)
+    right.axvline(0.95, **_DOTTED)
     right.set_xlim(0, 1)
+    style(left, title="error of the mean over images", xlabel="nats")
     style(right, title="share of 95 % intervals that cover", xlabel="share")
     for ax in (left, right):
         legend(ax, bbox_to_anchor=(0.0, -0.22))
     return save(figure, path)
 
 
-def proposal_quality(
-    path: str | os.PathLike[str],
-    pareto_k: ArrayLike,
-    sizes: ArrayLike,
-    *,
-    num_samples: int,
-    threshold: float,
-) -> str | os.PathLike[str]:
+def proposal_quality(path: Path, found: Found) -> Path:
     """Draws histograms of Pareto k and of the effective sample size."""
-    figure = new_figure(height=400)
-    left, right = figure.subplots(1, 2, squeeze=False)[0]
-    shown = np.clip(np.asarray(pareto_k, float), -0.5, 2.5)
-    left.hist(shown, bins=np.linspace(-0.5, 2.5, 31), color=BLUE, edgecolor="white")
-    for value, label in ((threshold, "trusted below"), (1.0, "no mean above")):
-        left.axvline(value, color=ORANGE, linewidth=1.2, linestyle="--")
-        place = {"xy": (value, 1), "xycoords": ("data", "axes fraction")}
-        offset = {"xytext": (3, -9), "textcoords": "offset points"}
-        if value < 1:
-            offset = {"xytext": (-3, -9), "textcoords": "offset points", "ha": "right"}
-        left.annotate(label, **place, **offset, size=SMALL_TEXT_SIZE, color=ORANGE)
+    figure, (left, right) = _two_panels(400)
+    num_samples, bars = found["num_samples"], {"color": BLUE, "edgecolor": "white"}
+    shown = np.clip(np.asarray(found["pareto_k"], float), -0.5, 2.5)
+    left.hist(shown, bins=np.linspace(-0.5, 2.5, 31), **bars)
+    for value, label in ((found["threshold"], "trusted below"), (1.0, "no mean above")):
+        left.axvline(value, **_DASHED)
+        is_left = value < 1
+        left.annotate(
+            label,
+            xy=(value, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3 if is_left else 3, -9),
+            textcoords="offset points",
+            ha="right" if is_left else "left",
+            size=SMALL_TEXT_SIZE,
+            color=ORANGE,
+        )
     style(left, title="Pareto k of the weights", xlabel="k", ylabel="number of images")
-    bins = np.geomspace(1, num_samples, 25)
-    right.hist(np.clip(sizes, 1, num_samples), bins=bins, color=BLUE, edgecolor="white")
+    sizes = np.clip(found["effective_sample_size"], 1, num_samples)
+    right.hist(sizes, bins=np.geomspace(1, num_samples, 25), **bars)
     right.set_xscale("log")
-    style(right, title=f"effective sample size of {num_samples:,} draws")
-    style(right, xlabel="draws")
+    title = f"effective sample size of {num_samples:,} draws"
+    style(right, title=title, xlabel="draws")
     for ax in (left, right):
         ax.yaxis.set_major_locator(whole_numbers())
     return save(figure, path)
 
 
-def sandwich(
-    path: str | os.PathLike[str],
-    *,
-    lower: tuple[ArrayLike, ArrayLike],
-    estimate: tuple[ArrayLike, ArrayLike],
-    upper: tuple[ArrayLike, ArrayLike] | None = None,
-    title: str,
-) -> str | os.PathLike[str]:
+def sandwich(path: Path, found: Found, *, title: str) -> Path:
     """Draws estimates of log p(x) of single images relative to the lower witness.
 
     Args:
       path: where to write; ends in .png.
-      lower: (estimates [N], errors [N]) of forward annealing.
-      estimate: the same of importance sampling.
-      upper: the same of reverse annealing, or None.
+      found: dict of `lower`, (estimates [N], errors [N]) of forward annealing, of
+        `estimate`, the same of importance sampling, and optionally of `upper`, the same
+        of reverse annealing.
       title: of the chart.
 
     Returns:
@@ -202,16 +191,17 @@ def sandwich(
     """
     figure = new_figure(height=420)
     ax = figure.subplots()
-    base = np.asarray(lower[0])
-    place = np.arange(len(base))
-    drawn = [("annealing, forward (low)", BLUE, "^", lower, -0.15)]
-    drawn.append(("importance sampling", ORANGE, "o", estimate, 0.0))
-    if upper is not None:
-        drawn.append(("annealing, reverse (high)", GREEN, "v", upper, 0.15))
-    for label, color, marker, (values, errors), offset in drawn:
-        bars = {"fmt": marker, "color": color, "label": label} | _BAR
-        errors = np.nan_to_num(np.asarray(errors, float))
-        ax.errorbar(place + offset, np.asarray(values) - base, 2 * errors, **bars)
+    base = np.asarray(found["lower"][0])
+    for name, label, color, marker, offset in (
+        ("lower", "annealing, forward (low)", BLUE, "^", -0.15),
+        ("estimate", "importance sampling", ORANGE, "o", 0.0),
+        ("upper", "annealing, reverse (high)", GREEN, "v", 0.15),
+    ):
+        if name in found:
+            place = np.arange(len(base)) + offset
+            values, errors = (np.asarray(each, float) for each in found[name])
+            bars = {"fmt": marker, "color": color, "label": label} | _BAR
+            ax.errorbar(place, values - base, 2 * np.nan_to_num(errors), **bars)
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.xaxis.set_major_locator(whole_numbers())
     style(ax, title=title, xlabel="image", ylabel="nats above forward annealing")
@@ -219,25 +209,29 @@ def sandwich(
     return save(figure, path)
 
 
-def units(
-    path: str | os.PathLike[str],
-    variances: Sequence[np.ndarray],
-    kls: Sequence[np.ndarray],
-    *,
-    threshold: float,
-) -> str | os.PathLike[str]:
-    """Draws the histogram of variances of posterior means, and the KL of each unit."""
-    figure = new_figure(height=60 + 330 * len(kls))
-    axes = figure.subplots(len(kls), 2, squeeze=False)
-    for number, (row, variance, kl) in enumerate(zip(axes, variances, kls), 1):
-        left, right = row
+def units(path: Path, found: Found, *, threshold: float) -> Path:
+    """Draws the histogram of variances of posterior means, and the KL of each unit.
+
+    Args:
+      path: where to write; ends in .png.
+      found: dict of `variances` and `kl`, lists over layers of values of each unit.
+      threshold: the variance above which a unit is active.
+
+    Returns:
+      path: as given.
+    """
+    num_layers = len(found["kl"])
+    figure = new_figure(height=60 + 330 * num_layers)
+    axes = figure.subplots(num_layers, 2, squeeze=False)
+    layers = zip(axes, found["variances"], found["kl"])
+    for number, ((left, right), variance, kl) in enumerate(layers, 1):
         logs = np.log10(np.maximum(variance, 1e-8))
         low = min(math.floor(logs.min()), -3)
         left.hist(logs, bins=np.linspace(low, 1.0, 33), color=BLUE, edgecolor="white")
-        left.axvline(math.log10(threshold), color=ORANGE, linewidth=1.2, linestyle="--")
+        left.axvline(math.log10(threshold), **_DASHED)
         style(left, title=f"layer {number}: variance of the posterior mean")
-        style(left, xlabel="log10 of the variance (dashed: active above)")
-        style(left, ylabel="number of units")
+        xlabel = "log10 of the variance (dashed: active above)"
+        style(left, xlabel=xlabel, ylabel="number of units")
         left.yaxis.set_major_locator(whole_numbers())
         right.bar(np.arange(1, len(kl) + 1), np.sort(kl)[::-1], color=GREEN)
         style(right, title=f"KL of each unit, {np.sum(kl):.1f} nats in all")
@@ -246,92 +240,75 @@ def units(
     return save(figure, path)
 
 
-def posterior_maps(
-    path: str | os.PathLike[str],
-    maps: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-) -> str | os.PathLike[str]:
+def posterior_maps(path: Path, found: Found) -> Path:
     """Draws posteriors as filled maps, with q(z|x) as contour lines over them.
 
     Args:
       path: where to write; ends in .png.
-      maps: list of dicts of the arrays of a `representation.PosteriorMap`.
-      names: of the two axes.
+      found: dict of `maps`, dicts of the arrays of a `representation.PosteriorMap`, and
+        of `units`, the numbers of the two units on the axes.
 
     Returns:
       path: as given.
     """
+    maps = found["maps"]
+    xlabel, ylabel = (f"unit {unit + 1}" for unit in found["units"])
     columns = min(4, len(maps))
     rows = math.ceil(len(maps) / columns)
     figure = new_figure(height=70 + 260 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     levels = np.exp([-4.5, -2.0, -0.5])  # 3, 2 and 1 deviations of a Gaussian
-    for index, (ax, found) in enumerate(zip(axes, maps)):
-        grid = found["horizontal"], found["vertical"]
-        ax.pcolormesh(*grid, found["posterior"], cmap="Blues", shading="gouraud")
+    for index, (ax, shown) in enumerate(zip(axes, maps)):
+        grid = shown["horizontal"], shown["vertical"]
+        ax.pcolormesh(*grid, shown["posterior"], cmap="Blues", shading="gouraud")
         across, up = (
             np.exp(-0.5 * ((np.asarray(axis) - loc) / scale) ** 2)
-            for axis, loc, scale in zip(grid, found["loc"], found["scale"])
+            for axis, loc, scale in zip(grid, shown["loc"], shown["scale"])
         )
-        contour = np.multiply.outer(up, across)
-        ax.contour(*grid, contour, levels, colors=ORANGE, linewidths=1.0)
+        q = np.multiply.outer(up, across)
+        ax.contour(*grid, q, levels, colors=ORANGE, linewidths=1.0)
         style(ax, title=f"image {index}")
         ax.grid(False)
         if index % columns == 0:
-            style(ax, ylabel=names[1])
+            style(ax, ylabel=ylabel)
         if index >= len(maps) - columns:
-            style(ax, xlabel=names[0])
+            style(ax, xlabel=xlabel)
     for ax in axes[len(maps) :]:
         ax.set_visible(False)
     return save(figure, path)
 
 
-def log_mean_bias(
-    path: str | os.PathLike[str], found: Mapping[str, Any]
-) -> str | os.PathLike[str]:
+def log_mean_bias(path: Path, found: Found) -> Path:
     """Draws E log mean of k draws against k, and its limit."""
     figure = new_figure(height=360)
     ax = figure.subplots()
-    ax.plot(found["counts"], found["expected"], "o-", color=BLUE, markersize=4)
-    ax.lines[-1].set_label("E log mean of k draws")
-    ax.axhline(found["limit"], color=ORANGE, linestyle="--", linewidth=1.2)
-    ax.lines[-1].set_label("log E X")
+    curve = {"color": BLUE, "marker": "o", "markersize": 4}
+    ax.plot(found["counts"], found["expected"], label="E log mean of k draws", **curve)
+    ax.axhline(found["limit"], label="log E X", **_DASHED)
     ax.set_xscale("log")
     style(ax, title="The bias of log mean exp", xlabel="k", ylabel="nats")
     legend(ax, loc="lower right", bbox_to_anchor=(1.0, 0.05))
     return save(figure, path)
 
 
-def draw_contributions(
-    path: str | os.PathLike[str], found: Mapping[str, Any]
-) -> str | os.PathLike[str]:
+def draw_contributions(path: Path, found: Found) -> Path:
     """Draws where draws of a poor q fall and what each adds to the two bounds."""
     figure = new_figure(height=620)
-    axes = figure.subplots(3, 1, sharex=True)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
     draws = np.asarray(found["draws"])
     grid = np.linspace(min(-3.5, draws.min() - 0.5), max(3.5, draws.max() + 0.5), 400)
-
-    def density(loc, scale):
-        return (
-            np.exp(-0.5 * ((grid - loc) / scale) ** 2) / scale / math.sqrt(2 * math.pi)
-        )
-
-    axes[0].plot(grid, density(0.0, 1.0), color=BLUE, label="posterior p(z|x)")
-    axes[0].plot(grid, density(found["loc"], found["scale"]), color=ORANGE)
-    axes[0].lines[-1].set_label("q(z|x)")
-    axes[0].plot(draws, np.zeros_like(draws), "|", color=DARK, label="draws")
-    axes[0].lines[-1].set_markersize(10)
-    style(axes[0], ylabel="density")
-    axes[1].stem(
-        draws, found["elbo_terms"], linefmt=PURPLE, basefmt=GREY, markerfmt="o"
-    )
-    style(axes[1], ylabel="added to the ELBO\nlog w / K (nats)")
-    axes[2].stem(
-        draws, found["iwae_weights"], linefmt=GREEN, basefmt=GREY, markerfmt="o"
-    )
-    axes[2].axhline(1 / len(draws), color=PURPLE, linestyle="--", linewidth=1)
-    axes[2].lines[-1].set_label("1 / K, every draw's in the ELBO")
-    style(axes[2], ylabel="weight in the\nIWAE gradient", xlabel="z")
-    for ax in (axes[0], axes[2]):
+    top.plot(grid, stats.norm.pdf(grid), color=BLUE, label="posterior p(z|x)")
+    q = stats.norm.pdf(grid, found["loc"], found["scale"])
+    top.plot(grid, q, color=ORANGE, label="q(z|x)")
+    top.plot(draws, 0 * draws, "|", color=DARK, markersize=10, label="draws")
+    stems = {"basefmt": GREY, "markerfmt": "o"}
+    middle.stem(draws, found["elbo_terms"], linefmt=PURPLE, **stems)
+    bottom.stem(draws, found["iwae_weights"], linefmt=GREEN, **stems)
+    equal = {"color": PURPLE, "linestyle": "--", "linewidth": 1}
+    bottom.axhline(1 / len(draws), label="1 / K, every draw's in the ELBO", **equal)
+    style(top, ylabel="density")
+    style(middle, ylabel="added to the ELBO\nlog w / K (nats)")
+    style(bottom, ylabel="weight in the\nIWAE gradient", xlabel="z")
+    for ax in (top, bottom):
         legend(ax, loc="upper right", bbox_to_anchor=(1.0, 1.0))
     return save(figure, path)

@@ -7,7 +7,7 @@ References:
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -84,11 +84,7 @@ def gradient_snr(
       InvalidInputError: a bad argument, an estimator that the bound does not have, a
         half of the model without trainable variables.
     """
-    num_draws = check_count(num_draws, "num_draws")
-    if num_draws < 2:
-        raise InvalidInputError(
-            f"`num_draws` must be at least 2. Received: num_draws={num_draws}"
-        )
+    num_draws = check_count(num_draws, "num_draws", 2)
     shape = _draw_shape(model, num_groups, num_samples)
     x = model.check_x(x)
     with _estimator(model, gradient_estimator or model.gradient_estimator):
@@ -102,6 +98,16 @@ def gradient_snr(
     )
     ratios = [_ratio(m, v) for m, v in zip(mean, variances)]
     return GradientSNR(encoder, decoder, num_draws, program.in_model_order(ratios))
+
+
+def over_counts(
+    counts: Sequence[int], found: Sequence[GradientSNR], half: str
+) -> dict[str, list[Any]]:
+    """Of one half `counts`, `snr`, `median`, `rms`, `dsnr` and `floor`, a list each."""
+    halves = [getattr(each, half) for each in found]
+    names = ("snr", "median", "rms", "dsnr", "floor")
+    lists = {name: [getattr(each, name) for each in halves] for name in names}
+    return {"counts": list(counts)} | lists
 
 
 def _draw_shape(

@@ -19,7 +19,6 @@ from scipy import special
 
 from iwae_tf.checks import check_count
 from iwae_tf.diagnostics.draws import log_weight_batches
-from iwae_tf.errors import InvalidInputError
 
 GOOD_K = 0.7
 LEAST_DRAWS = 25  # so that a fifth of them, the tail, can be fitted
@@ -57,7 +56,7 @@ def proposal_quality(
     Raises:
       InvalidInputError: a bad argument.
     """
-    num_samples = check_draws(num_samples)
+    num_samples = check_count(num_samples, "num_samples", LEAST_DRAWS)
     parts = []
     for _, log_weights in log_weight_batches(model, x, num_samples, seed):
         log_weights = log_weights.astype(np.float64)
@@ -101,7 +100,7 @@ def smoothed_log_weights(log_weights: ArrayLike) -> tuple[np.ndarray, np.ndarray
       InvalidInputError: fewer than 25 draws.
     """
     log_weights = np.asarray(log_weights, np.float64)
-    check_draws(len(log_weights))
+    check_count(len(log_weights), "num_samples", LEAST_DRAWS)
     smoothed = log_weights.copy()
     shapes = np.full(log_weights.shape[1], -np.inf)
     varies = np.ptp(log_weights, axis=0) > 1e-9
@@ -116,20 +115,6 @@ def smoothed_log_weights(log_weights: ArrayLike) -> tuple[np.ndarray, np.ndarray
         smallest = np.argmin(raw, axis=0), np.arange(raw.shape[1])
         smoothed[:, varies] = found + (raw[smallest] - found[smallest])
     return smoothed, shapes
-
-
-def check_draws(num_samples: int, name: str = "num_samples") -> int:
-    """`num_samples` as an int, enough draws to fit a tail.
-
-    Raises:
-      InvalidInputError: there are too few.
-    """
-    num_samples = check_count(num_samples, name)
-    if num_samples < LEAST_DRAWS:
-        raise InvalidInputError(
-            f"`{name}` must be at least {LEAST_DRAWS}. Received: {name}={num_samples}"
-        )
-    return num_samples
 
 
 def trusted_k(num_samples: int) -> float:

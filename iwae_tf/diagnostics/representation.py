@@ -109,24 +109,15 @@ def collapse(
     for number, (active, kl) in enumerate(zip(active_units, kls), 1):
         total, units = float(kl.sum()), len(kl)
         collapsed = active == 0 or total < COLLAPSED_KL
-        verdict = f"layer {number}: {active} of {units} units active, KL {total:.2f}"
-        verdict += " nats"
+        verdict = f"layer {number}: {active} of {units} units active"
+        verdict += f", KL {total:.2f} nats"
         if collapsed:
-            verdict += (
-                ": posterior collapse, q(z|x) is the prior and tells nothing of x"
-            )
+            verdict += ": posterior collapse, q(z|x) is the prior"
+            verdict += " and tells nothing of x"
         elif active < units:
             verdict += f"; {units - active} units unused"
-        layers.append(
-            {
-                "layer": number,
-                "units": units,
-                "active": active,
-                "kl": total,
-                "collapsed": collapsed,
-                "verdict": verdict,
-            }
-        )
+        found = {"layer": number, "units": units, "active": active, "kl": total}
+        layers.append(found | {"collapsed": collapsed, "verdict": verdict})
     return layers
 
 
@@ -204,16 +195,11 @@ def _box(axes, log_values, loc, scale):
     weights = np.exp(log_values - log_values.max())
     weights /= weights.sum()
     ends = []
-    for axis, marginal, m, s in zip(
-        axes, (weights.sum(axis=0), weights.sum(axis=1)), loc, scale
-    ):
+    marginals = weights.sum(axis=0), weights.sum(axis=1)
+    for axis, marginal, m, s in zip(axes, marginals, loc, scale):
         mean = np.sum(marginal * axis)
         deviation = math.sqrt(np.sum(marginal * (axis - mean) ** 2))
         deviation = max(deviation, (axis[1] - axis[0]) / 2, SMALLEST_SCALE)
-        ends.append(
-            (
-                min(mean - MARGIN * deviation, m - MARGIN * s),
-                max(mean + MARGIN * deviation, m + MARGIN * s),
-            )
-        )
+        low = min(mean - MARGIN * deviation, m - MARGIN * s)
+        ends.append((low, max(mean + MARGIN * deviation, m + MARGIN * s)))
     return ends

@@ -51,24 +51,18 @@ def jackknife(
         return np.full(num_rows, np.nan), np.full(num_rows, np.nan)
     count = divisors[-1]
     blocks = log_weights[0].reshape(count, -1, num_rows)
-    means, without_one = [], np.empty(0)
-    for left_out in range(order + 1):
+    corrected = np.zeros(num_rows)
+    for j in range(order + 1):
         values = np.stack(
             [
                 evaluate_bound(bound, np.delete(blocks, list(which), axis=0))
-                for which in itertools.combinations(range(count), left_out)
+                for which in itertools.combinations(range(count), j)
             ]
         )
-        means.append(values.mean(axis=0))
-        without_one = values if left_out == 1 else without_one
-    coefficients = [
-        (-1) ** j
-        * (count - j) ** order
-        / (math.factorial(order - j) * math.factorial(j))
-        for j in range(order + 1)
-    ]
-    corrected = sum(c * mean for c, mean in zip(coefficients, means))
-    error = np.sqrt((count - 1) * without_one.var(axis=0))
+        size = (count - j) ** order / (math.factorial(order - j) * math.factorial(j))
+        corrected += (-1) ** j * size * values.mean(axis=0)
+        if j == 1:
+            error = np.sqrt((count - 1) * values.var(axis=0))
     return corrected, error
 
 

@@ -9,29 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from iwae_tf.diagnostics.parts import errors as error_parts
-from iwae_tf.diagnostics.parts import estimate as estimate_parts
-from iwae_tf.diagnostics.parts import learning as learning_parts
-from iwae_tf.diagnostics.parts.part import Part, Subject
+from iwae_tf.diagnostics.parts import DEFAULT_PARTS, PARTS
+from iwae_tf.diagnostics.parts.base import Part, Results, Subject
 from iwae_tf.diagnostics.report import Section, write_report
 from iwae_tf.io import terminal
 from iwae_tf.io.files import write_json
-
-PARTS = {
-    part.name: part
-    for part in (
-        estimate_parts.PROPOSAL,
-        estimate_parts.SWEEP,
-        error_parts.ERRORS,
-        estimate_parts.ANNEALING,
-        learning_parts.GRADIENTS,
-        learning_parts.REPRESENTATION,
-        learning_parts.THEORY,
-        learning_parts.TOY,
-        error_parts.KNOWN,
-    )
-}
-DEFAULT_PARTS = tuple(name for name in PARTS if name not in ("toy", "known"))
 
 
 def diagnose(
@@ -41,62 +23,61 @@ def diagnose(
     parts: Iterable[str] = DEFAULT_PARTS,
     title: str = "",
     facts: Iterable[tuple[str, object]] = (),
-) -> dict[str, Any]:
+) -> dict[str, Results]:
     """Runs parts, draws them and writes the report.
 
     A finished part is kept as `NAME.json` and not measured again by a later call with
     the same subject: an interrupted diagnosis goes on where it was.
 
     Args:
-      subject: part.Subject.
+      subject: what is diagnosed.
       folder: where everything is written; made if missing.
       parts: names among `PARTS`.
       title: of the report.
-      facts: list of (name, value) that the report begins with.
+      facts: of (name, value), that the report begins with.
 
     Returns:
       dict of part name to its results.
     """
     folder = pathlib.Path(folder)
-    found: dict[str, Any] = {}
+    found: dict[str, Results] = {}
     sections = []
     for name in parts:
-        found[name], drawn = do_part(name, subject, folder)
-        figures = [(folder / file, caption) for file, caption in drawn]
         part = PARTS[name]
-        sections.append(Section(part.title, part.judge(found[name]), figures))
+        found[name], figures = do_part(part, subject, folder)
+        sections.append(Section(part.title, list(part.judge(found[name])), figures))
     write_report(folder / "report.html", title=title, facts=facts, sections=sections)
     return found
 
 
 def do_part(
-    name: str, subject: Subject, folder: pathlib.Path
-) -> tuple[Any, list[tuple[str, str]]]:
+    part: Part, subject: Subject, folder: pathlib.Path
+) -> tuple[Results, list[tuple[pathlib.Path, str]]]:
     """Measures one part, unless that is done, and draws it.
 
     Args:
-      name: a key of `PARTS`.
-      subject: part.Subject.
-      folder: pathlib.Path, where `NAME.json` and the figures are written.
+      part: one of `PARTS`.
+      subject: what is diagnosed.
+      folder: where `NAME.json` and the figures are written.
 
     Returns:
-      (its results, list of (file name of a figure, caption)).
+      (its results, list of (path of a figure, caption)).
     """
-    part, path, identity = PARTS[name], folder / f"{name}.json", _identity(subject)
+    path, identity = folder / f"{part.name}.json", _identity(subject)
     results = _kept(path, identity)
     if results is None:
         measured = _measure(part, subject)
         write_json(path, {"subject": identity, "results": measured})
         results = _kept(path, identity)
     folder.mkdir(parents=True, exist_ok=True)
-    return results, part.draw(subject, results, folder)
+    return results, list(part.draw(subject, results, folder))
 
 
-def _measure(part: Part, subject: Subject) -> Any:
+def _measure(part: Part, subject: Subject) -> Results:
     """Results of a part, under a progress bar."""
     with terminal.progress(label=part.name) as bar:
 
-        def on_progress(done, total):
+        def on_progress(total, done):
             bar.total = total
             bar.update(done)
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from iwae_tf.bounds import MultiplyImportanceWeighted
-from iwae_tf.diagnostics.gradient_noise import gradient_snr
+from iwae_tf.diagnostics.gradient_noise import gradient_snr, over_counts
 from iwae_tf.models import ImportanceWeightedAutoencoder
 from iwae_tf.probability.distributions import standard_normal
 
@@ -51,6 +51,7 @@ LINES = (
     Line("K", "reparameterized", "decoder", 0.5, 64),
     Line("K", "dreg", "encoder", None, 16),
 )
+SETTINGS = sorted({(line.varied, line.estimator) for line in LINES})
 
 
 class _ToyEncoder(keras.layers.Layer):
@@ -154,40 +155,38 @@ def toy_slopes(
 
     Returns:
       dict with `lines`, a list of dicts: the fields of `Line`, lists over `counts` of
-      `num_draws`, `snr`, `rms`, `dsnr` and `floor`, and the fitted `slope`.
+      `num_draws`, `snr`, `median`, `rms`, `dsnr` and `floor`, and the fitted `slope`.
     """
     model, x = toy_problem(seed=seed, num_points=num_points)
-    measured, lines = {}, []
-    for line in LINES:
-        for count in counts:
-            key = (line.varied, line.estimator, count)
-            if key not in measured:
-                measured[key] = gradient_snr(
-                    model,
-                    x,
-                    num_draws=_draws_at(count, num_draws, work),
-                    seed=(seed, count),
-                    num_groups=count if line.varied == "M" else 1,
-                    num_samples=count if line.varied == "K" else 1,
-                    gradient_estimator=line.estimator,
-                    on_progress=on_progress,
-                )
-        found = [measured[line.varied, line.estimator, count] for count in counts]
-        lines.append(_line_results(line, counts, found))
-    return {
-        "num_points": num_points,
-        "latent_dim": LATENT_DIM,
-        "seed": seed,
-        "lines": lines,
+    measured = {
+        (varied, estimator): [
+            gradient_snr(
+                model,
+                x,
+                num_draws=_draws_at(count, num_draws, work),
+                seed=(seed, count),
+                num_groups=count if varied == "M" else 1,
+                num_samples=count if varied == "K" else 1,
+                gradient_estimator=estimator,
+                on_progress=on_progress,
+            )
+            for count in counts
+        ]
+        for varied, estimator in SETTINGS
     }
+    lines = [
+        _line_results(line, counts, measured[line.varied, line.estimator])
+        for line in LINES
+    ]
+    sizes = {"num_points": num_points, "latent_dim": LATENT_DIM, "seed": seed}
+    return sizes | {"lines": lines}
 
 
 def num_gradients(
     *, counts: Sequence[int] = COUNTS, num_draws: int = NUM_DRAWS, work: int = WORK
 ) -> int:
     """How many gradients `toy_slopes` takes in all."""
-    settings = {(line.varied, line.estimator) for line in LINES}
-    return len(settings) * sum(2 * _draws_at(c, num_draws, work) for c in counts)
+    return len(SETTINGS) * sum(2 * _draws_at(c, num_draws, work) for c in counts)
 
 
 def _draws_at(count: int, num_draws: int, work: int) -> int:
@@ -196,13 +195,8 @@ def _draws_at(count: int, num_draws: int, work: int) -> int:
 
 def _line_results(line, counts, found):
     """A `Line` with its measured points and slope, as a dict."""
-    halves = [getattr(each, line.half) for each in found]
-    results = line._asdict() | {
-        "counts": list(counts),
-        "num_draws": [each.num_draws for each in found],
-    }
-    for name in ("snr", "rms", "dsnr", "floor"):
-        results[name] = [getattr(half, name) for half in halves]
+    results = line._asdict() | over_counts(counts, found, line.half)
+    results["num_draws"] = [each.num_draws for each in found]
     kept = [count >= line.fitted_from for count in counts]
     points = [np.asarray(v)[kept] for v in (counts, results["snr"], results["floor"])]
     return results | {"slope": fitted_slope(*points)}

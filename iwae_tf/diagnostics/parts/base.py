@@ -1,0 +1,65 @@
+"""What the parts of a diagnosis have in common."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+GOOD, WARNING, BAD, PLAIN = "good", "warning", "bad", "plain"  # grades of a sentence
+Results = dict[str, Any]
+Progress = Callable[[int, int], object]  # (work in all, what of it was just done)
+Figures = Iterator[tuple[Any, str]]  # (PNG, caption)
+Sentences = Iterator[tuple[str, str]]  # (grade, sentence)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is diagnosed, and how hard to look."""
+
+    model: Any  # a built model of this package; None for the parts about theory
+    images: Any  # float array [N, *event], scored as given; None likewise
+    num_samples: int = 5000  # draws an image of the estimate that is judged
+    seed: tuple = (0, 0)
+    quick: bool = False  # about a tenth of the work
+
+    def effort(self, full: int, least: int = 2) -> int:
+        """`full`, or with `quick` a tenth of it but `least`."""
+        return max(least, full // 10) if self.quick else full
+
+
+class Part:
+    """One question of a diagnosis: how it is measured, drawn and judged."""
+
+    name: str
+    title: str
+    needs_model = True
+
+    def measure(self, subject: Subject, on_progress: Progress) -> Results:
+        """Plain numbers, which are kept as JSON."""
+        raise NotImplementedError
+
+    def draw(self, subject: Subject, results: Results, folder: pathlib.Path) -> Figures:
+        """Writes PNGs into a folder, and yields each with its caption."""
+        raise NotImplementedError
+
+    def judge(self, results: Results) -> Sentences:
+        """What the results mean, each sentence with its grade."""
+        raise NotImplementedError
+
+
+def grade(value: float, good: float, warning: float) -> str:
+    """The grade of a value of which less is better: the limits are the most allowed."""
+    return GOOD if value <= good else WARNING if value <= warning else BAD
+
+
+def floats(values: Iterable[float | None]) -> np.ndarray:
+    """A list as a float array; null is NaN."""
+    return np.asarray([math.nan if v is None else v for v in values], float)
+
+
+def capitalized(text: str) -> str:
+    """Text with a capital; the rest stays, unlike with `str.capitalize`."""
+    return text[0].upper() + text[1:]
