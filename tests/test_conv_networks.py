@@ -1,5 +1,7 @@
 """Convolutional networks: shapes, seeds, independence of rows, save and export."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -20,6 +22,11 @@ from iwae_tf.runs.training import compiled_model
 CHANNELS = (3, 5)
 
 
+RNG = np.random.default_rng(0)
+X = np.float32(RNG.integers(0, 256, [16, 8, 12, 1])) / np.float32(255)
+Z = np.float32(RNG.normal(size=[6, 4]))
+
+
 def pair(event=(8, 12, 1), seed=1, **kwargs):
     settings = {"channels": CHANNELS, "hidden_dims": (6,), **kwargs}
     output = (*event[:-1], 2 * event[-1])
@@ -29,43 +36,34 @@ def pair(event=(8, 12, 1), seed=1, **kwargs):
     )
 
 
-def eight_bit(rows=6, event=(8, 12, 1)):
-    levels = np.random.default_rng(0).integers(0, 256, [rows, *event])
-    return np.float32(levels) / np.float32(255)
-
-
 @pytest.mark.parametrize("event", [(28, 28, 1), (32, 32, 3), (8, 12, 2)])
 def test_shapes(event):
     encoder, decoder = pair(event)
-    assert encoder(eight_bit(3, event)).shape == (3, 8)
+    assert encoder(tf.zeros([3, *event])).shape == (3, 8)
     assert decoder(tf.zeros([3, 4])).shape == (3, *event[:-1], 2 * event[-1])
     assert encoder.compute_output_shape((None, *event)) == (None, 8)
 
 
 def test_blocks_of_pixels():
-    images = np.float32(np.random.default_rng(0).normal(size=[2, 4, 6, 3]))
+    images = np.float32(RNG.normal(size=[2, 4, 6, 3]))
     found = pixels_to_channels(images)
     np.testing.assert_array_equal(found, tf.nn.space_to_depth(images, 2))
     np.testing.assert_array_equal(channels_to_pixels(found), images)
 
 
 def test_one_seed_is_one_network():
-    x, z = eight_bit(), np.float32(np.random.default_rng(1).normal(size=[6, 4]))
     (e1, d1), (e2, d2), (e3, d3) = pair(), pair(), pair(seed=2)
-    np.testing.assert_array_equal(e1(x), e2(x))
-    np.testing.assert_array_equal(d1(z), d2(z))
-    assert not np.allclose(e1(x), e3(x)) and not np.allclose(d1(z), d3(z))
+    np.testing.assert_array_equal(e1(X), e2(X))
+    np.testing.assert_array_equal(d1(Z), d2(Z))
+    assert not np.allclose(e1(X), e3(X)) and not np.allclose(d1(Z), d3(Z))
     kernels = [w.numpy() for w in (*e1.weights, *d1.weights) if "kernel" in w.path]
-    for i, kernel in enumerate(kernels):
-        for other in kernels[i + 1 :]:
-            same = kernel.shape == other.shape
-            assert not (same and np.array_equal(kernel, other))
+    for one, other in itertools.combinations(kernels, 2):
+        assert not (one.shape == other.shape and np.array_equal(one, other))
 
 
 def test_rows_are_independent():
     encoder, decoder = pair()
-    x, z = eight_bit(), np.float32(np.random.default_rng(1).normal(size=[6, 4]))
-    for network, rows in ((encoder, x), (decoder, z)):
+    for network, rows in ((encoder, X[:6]), (decoder, Z)):
         assert network.rows_are_independent
         alone = np.concatenate([network(row[None]) for row in rows])
         np.testing.assert_allclose(network(rows), alone, atol=1e-5)
@@ -81,44 +79,68 @@ def test_the_output_starts_at_its_bias():
     np.testing.assert_allclose(biased(z) - plain(z), [bias, bias], atol=1e-5)
 
 
-def test_bad_arguments():
-    with pytest.raises(InvalidInputError, match="divisible by 4.*Received.*30"):
-        ConvDecoder((30, 28, 2))
-    with pytest.raises(InvalidInputError, match=r"\[H, W, C\]"):
-        ConvEncoder(4).build((None, 784))
-    with pytest.raises(InvalidInputError, match="`channels` must be positive"):
-        ConvEncoder(4, channels=())
-    with pytest.raises(InvalidInputError, match="`output_bias`"):
-        ConvDecoder((8, 8, 2), output_bias=np.zeros([8, 8, 1]))
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: ConvDecoder((30, 28, 2)), "divisible by 4.*Received.*30"),
+        (lambda: ConvEncoder(4).build((None, 784)), r"\[H, W, C\]"),
+        (lambda: ConvEncoder(4, channels=()), "`channels` must be positive"),
+        (
+            lambda: ConvDecoder((8, 8, 2), output_bias=np.zeros([8, 8, 1])),
+            "`output_bias`",
+        ),
+        (lambda: conv_config(network="resnet"), "`network` must be one of mlp, conv"),
+        (
+            lambda: conv_config(conv_channels=[0]),
+            "`conv_channels` must be a list of positive",
+        ),
+        (
+            lambda: conv_config(binarization="dynamic"),
+            "`binarization` must be none for discretized",
+        ),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(InvalidInputError, match=message):
+        make()
 
 
-def train(model_class=iwae_tf.IWAE, jit_compile=False, num_layers=1, **kwargs):
+def trained(model_class=iwae_tf.IWAE, num_layers=1, **kwargs):
     encoder, decoder = pair()
     if num_layers == 2:
         encoder = [encoder, MLP([5], (6,), seed=7)]
         decoder = [decoder, MLP([5], (8,), seed=8)]
     kwargs = {"likelihood": "discretized_logistic", "num_samples": 3, **kwargs}
     model = model_class(encoder, decoder, **kwargs)
-    model.compile(keras.optimizers.SGD(1e-4), jit_compile=jit_compile)
-    model.fit(eight_bit(16), batch_size=8, shuffle=False, verbose=0)
+    model.compile(keras.optimizers.SGD(1e-4), run_eagerly=True)
+    model.fit(X, batch_size=8, shuffle=False, verbose=0)
     return model
 
 
 def test_xla_and_graph_agree():
-    graph, compiled = (train(jit_compile=jit) for jit in (False, True))
-    assert compiled.jit_compile and not graph.jit_compile
-    for one, other in zip(graph.weights, compiled.weights):
+    encoder, decoder = pair()
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            outputs = decoder(encoder(X[:6])[:, :4])
+            loss = tf.reduce_sum(outputs**2)
+        variables = [v.value for v in (*encoder.weights, *decoder.weights)]
+        return [outputs, *tape.gradient(loss, variables)]
+
+    graph, compiled = (tf.function(gradients, jit_compile=j)() for j in (False, True))
+    assert len(graph) == 1 + len(encoder.weights) + len(decoder.weights)
+    for one, other in zip(graph, compiled):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("estimator", ["reparameterized", "dreg"])
 def test_piwae(estimator):
-    model = train(iwae_tf.PIWAE, num_groups=2, gradient_estimator=estimator)
+    model = trained(iwae_tf.PIWAE, num_groups=2, gradient_estimator=estimator)
     assert np.all([np.all(np.isfinite(w)) for w in model.get_weights()])
 
 
 def test_two_layers_are_saved_and_exported(tmp_path):
-    model, x = train(num_layers=2), eight_bit()
+    model, x = trained(num_layers=2), X[:6]
     expected = model.log_weights(x, num_samples=4, seed=(1, 2))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -136,7 +158,7 @@ def test_two_layers_are_saved_and_exported(tmp_path):
 
 def test_mixed_precision():
     encoder, decoder = pair(dtype="mixed_bfloat16")
-    assert encoder(eight_bit()).dtype == tf.bfloat16
+    assert encoder(X).dtype == tf.bfloat16
     assert decoder(tf.zeros([2, 4])).dtype == tf.bfloat16
     assert all(w.dtype == "float32" for w in (*encoder.weights, *decoder.weights))
 
@@ -144,12 +166,15 @@ def test_mixed_precision():
 def conv_config(**values):
     config = default_config()
     config.update(
-        network="conv",
-        likelihood="discretized_logistic",
-        binarization="none",
-        conv_channels=[2, 3],
-        **values,
+        {
+            "network": "conv",
+            "likelihood": "discretized_logistic",
+            "binarization": "none",
+            "conv_channels": [2, 3],
+            **values,
+        }
     )
+    validate(config)
     return config
 
 
@@ -171,19 +196,7 @@ def test_runs_leave_xla_out_by_themselves():
     assert config.jit_compile
     for network, expected in (("conv", False), ("mlp", True)):
         config.network = network
-        assert compiled_model(config, images, 1).jit_compile is expected
-
-
-@pytest.mark.parametrize(
-    "key, value, message",
-    [
-        ("network", "resnet", "`network` must be one of mlp, conv"),
-        ("conv_channels", [0], "`conv_channels` must be a list of positive"),
-        ("binarization", "dynamic", "`binarization` must be none for discretized"),
-    ],
-)
-def test_bad_config(key, value, message):
-    config = conv_config()
-    config[key] = value
-    with pytest.raises(InvalidInputError, match=message):
-        validate(config)
+        model = compiled_model(config, images, 1)
+        assert model.jit_compile is expected
+        model.compile("sgd", jit_compile=True)
+        assert model.jit_compile  # where it is asked for

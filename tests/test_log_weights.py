@@ -17,13 +17,33 @@ def tolerance(dtype):
     return 20 * np.finfo(dtype).eps
 
 
+def kish(log_weights, axis=(0, 1)):
+    weights = np.exp(log_weights)
+    return weights.sum(axis=axis) ** 2 / (weights**2).sum(axis=axis)
+
+
 @each_axis
 @each_dtype
-def test_logmeanexp(axis, dtype):
-    value = lib.logmeanexp(tf.constant(LOG_WEIGHTS, dtype), axis=axis)
-    expected = np.log(np.mean(np.exp(LOG_WEIGHTS), axis=axis))
-    assert value.dtype == dtype and value.shape == expected.shape
-    np.testing.assert_allclose(value, expected, rtol=tolerance(dtype))
+def test_sums_along_any_axis(axis, dtype):
+    log_weights = tf.constant(LOG_WEIGHTS, dtype)
+    softmax = scipy.special.softmax(LOG_WEIGHTS, axis=axis)
+    mean = np.mean(np.exp(LOG_WEIGHTS), axis=axis)
+    weights = lib.normalized_weights(log_weights, axis=axis)
+    np.testing.assert_allclose(np.sum(weights, axis=axis), 1, rtol=tolerance(dtype))
+    for value, expected, ulps in (
+        (lib.logmeanexp(log_weights, axis=axis), np.log(mean), 1),
+        (weights, softmax, 1),
+        (lib.effective_sample_size(log_weights, axis), kish(LOG_WEIGHTS, axis), 3),
+        (lib.num_draws(log_weights, axis), softmax.size / mean.size, 0),
+    ):
+        assert value.dtype == dtype and value.shape == np.shape(expected)
+        np.testing.assert_allclose(value, expected, rtol=ulps * tolerance(dtype))
+
+
+def test_draws_are_all_but_the_examples():
+    size = lib.effective_sample_size(LOG_WEIGHTS)
+    assert np.array_equal(size, lib.effective_sample_size(LOG_WEIGHTS, (0, 1)))
+    assert lib.num_draws(tf.constant(LOG_WEIGHTS), [0, 1, 2]) == 30  # a list, too
 
 
 @each_dtype
@@ -36,29 +56,29 @@ def test_logmeanexp_at_large_magnitudes(shift, dtype):
     np.testing.assert_allclose(value, expected, rtol=2 * np.finfo(dtype).eps)
 
 
-def test_logmeanexp_of_zero_weights():
-    values = np.array([[0.5, -np.inf], [-np.inf, -np.inf]])
-    np.testing.assert_allclose(
-        lib.logmeanexp(tf.constant(values), axis=1), [0.5 - np.log(2), -np.inf]
-    )
+@pytest.mark.parametrize("shift", [-100.0, -1e4])
+def test_a_common_factor_is_ignored_in_float32(shift):
+    # Shifts by whole numbers keep these log-weights exact in float32.
+    exact = np.round(LOG_WEIGHTS * 64) / 64
+    size = lib.effective_sample_size(tf.constant(exact + shift, tf.float32))
+    np.testing.assert_allclose(size, kish(exact), rtol=1e-4)
+    log_weights = tf.constant(LOG_WEIGHTS + shift, tf.float32)
+    total = tf.reduce_sum(lib.normalized_weights(log_weights, (0, 1)), (0, 1))
+    np.testing.assert_allclose(total, 1.0, rtol=3e-5)  # 4 ulps of 100
 
 
-def test_logmeanexp_gradient_is_zero_at_a_zero_weight():
-    log_weights = tf.constant([[1.0], [-np.inf], [2.0]])
+def test_zero_weights():
+    values = tf.constant([[0.5, -np.inf], [-np.inf, -np.inf]], tf.float64)
+    found = lib.logmeanexp(values, axis=1)
+    np.testing.assert_allclose(found, [0.5 - np.log(2), -np.inf])
+    weights = lib.normalized_weights(tf.constant([[[1e4], [-np.inf], [-1e4]]]), (0, 1))
+    np.testing.assert_array_equal(weights, [[[1.0], [0.0], [0.0]]])
+    log_weights = tf.constant([1.0, -np.inf, 2.0])
     with tf.GradientTape() as tape:
         tape.watch(log_weights)
         value = lib.logmeanexp(log_weights, axis=0)
-    expected = scipy.special.softmax([1.0, -np.inf, 2.0])[:, np.newaxis]
+    expected = scipy.special.softmax([1.0, -np.inf, 2.0])
     np.testing.assert_allclose(tape.gradient(value, log_weights), expected, rtol=1e-6)
-
-
-@each_dtype
-@pytest.mark.parametrize(
-    "axis, count", [(0, 2), (1, 3), (-1, 5), ((0, 1), 6), ([0, 1, 2], 30)]
-)
-def test_num_draws(axis, count, dtype):
-    result = lib.num_draws(tf.constant(LOG_WEIGHTS, dtype), axis)
-    assert result.dtype == dtype and result == count
 
 
 def test_sizes_known_only_at_run_time():
@@ -71,47 +91,9 @@ def test_sizes_known_only_at_run_time():
         )
 
     mean, weights, size = results(LOG_WEIGHTS)
-    pooled = scipy.special.softmax(LOG_WEIGHTS, axis=(0, 1))
     np.testing.assert_allclose(mean, np.log(np.exp(LOG_WEIGHTS).mean(axis=(0, 1))))
     np.testing.assert_allclose(weights, scipy.special.softmax(LOG_WEIGHTS, axis=1))
-    np.testing.assert_allclose(size, 1 / (pooled**2).sum(axis=(0, 1)))
-
-
-@each_axis
-@each_dtype
-def test_normalized_weights(axis, dtype):
-    weights = lib.normalized_weights(tf.constant(LOG_WEIGHTS, dtype), axis=axis)
-    assert weights.dtype == dtype
-    expected = scipy.special.softmax(LOG_WEIGHTS, axis=axis)
-    np.testing.assert_allclose(weights, expected, rtol=tolerance(dtype))
-    np.testing.assert_allclose(np.sum(weights, axis=axis), 1, rtol=tolerance(dtype))
-
-
-def test_normalized_weight_of_a_zero_weight():
-    log_weights = tf.constant([[[1e4], [-np.inf], [-1e4]]])
-    weights = lib.normalized_weights(log_weights, axis=(0, 1))
-    np.testing.assert_array_equal(weights, [[[1.0], [0.0], [0.0]]])
-
-
-@pytest.mark.parametrize("shift", [-100.0, -1e4])
-def test_normalized_weights_sum_to_one_in_float32(shift):
-    log_weights = tf.constant(LOG_WEIGHTS + shift, tf.float32)
-    total = tf.reduce_sum(lib.normalized_weights(log_weights, (0, 1)), (0, 1))
-    np.testing.assert_allclose(total, 1.0, rtol=3e-5)  # 4 ulps of 100
-
-
-@each_dtype
-def test_effective_sample_size(dtype):
-    log_weights = tf.constant(LOG_WEIGHTS, dtype)
-    weights = np.exp(LOG_WEIGHTS)
-    for axis in ((0, 1), 1):
-        expected = weights.sum(axis=axis) ** 2 / (weights**2).sum(axis=axis)
-        size = lib.effective_sample_size(log_weights, axis)
-        np.testing.assert_allclose(size, expected, rtol=tolerance(dtype) * 3)
-    assert np.array_equal(
-        lib.effective_sample_size(log_weights),
-        lib.effective_sample_size(log_weights, (0, 1)),
-    )
+    np.testing.assert_allclose(size, kish(LOG_WEIGHTS))
 
 
 @each_dtype
@@ -124,21 +106,7 @@ def test_effective_sample_size_extremes(dtype):
     assert lib.effective_sample_size(log_weights[:1, :1])[0] == 1
 
 
-@pytest.mark.parametrize("shift", [-100.0, -1e4])
-def test_effective_sample_size_ignores_a_common_factor(shift):
-    # Shifts by whole numbers keep these log-weights exact in float32.
-    log_weights = np.round(LOG_WEIGHTS * 64) / 64
-    size = lib.effective_sample_size(tf.constant(log_weights + shift, tf.float32))
-    weights = np.exp(log_weights)
-    expected = weights.sum(axis=(0, 1)) ** 2 / (weights**2).sum(axis=(0, 1))
-    np.testing.assert_allclose(size, expected, rtol=1e-4)
-
-
 # Standard error.
-
-
-def sum_of_squares(weights, axis=0):
-    return ((weights / weights.sum(axis=axis)) ** 2).sum(axis=axis)
 
 
 @each_dtype
@@ -147,7 +115,8 @@ def test_standard_error_is_the_delta_method(num_samples, dtype):
     weights = np.random.default_rng(4).lognormal(0, 1, [num_samples, B])
     mean, deviation = weights.mean(axis=0), weights.std(axis=0, ddof=1)
     expected = deviation / np.sqrt(num_samples) / mean
-    error = lib.standard_error(tf.constant(sum_of_squares(weights), dtype), num_samples)
+    squares = ((weights / weights.sum(axis=0)) ** 2).sum(axis=0)
+    error = lib.standard_error(tf.constant(squares, dtype), num_samples)
     assert error.dtype == dtype
     np.testing.assert_allclose(error, expected, rtol=1e3 * np.finfo(dtype).eps)
 

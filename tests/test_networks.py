@@ -16,15 +16,8 @@ ACTIVATIONS = {
     "relu": lambda v: np.maximum(v, 0),
     "silu": lambda v: v * scipy.special.expit(v),
 }
+ONE_HOT = np.eye(4, dtype=np.float32)
 SHAPES = [((5,), (3,)), ((4, 3, 1), (6,)), ((2,), (4, 3, 1)), ((3, 2), (2, 2))]
-
-
-@pytest.fixture
-def mixed_bfloat16():
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    yield
-    keras.config.set_dtype_policy(policy)
 
 
 def randomized(network, input_shape):
@@ -60,28 +53,16 @@ def test_forward_pass(hidden_dims, input_shape, output_shape, activation):
         np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_default_activation_is_tanh():
-    network = randomized(MLP([7], (3,)), (5,))
-    inputs = np.float32(RNG.normal(size=[6, 5]))
-    np.testing.assert_allclose(network(inputs), forward(network, inputs), rtol=1e-4)
-
-
-def test_rows_do_not_mix():
-    network = randomized(MLP([7], (2, 2)), (4, 3, 1))
-    inputs = np.float32(RNG.normal(size=[6, 4, 3, 1]))
-    whole = network(inputs)
-    parts = [network(inputs[:2]), network(inputs[2:])]
-    np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-5, atol=1e-6)
-
-
 def test_graph_with_any_number_of_rows():
-    network = randomized(MLP([7], (2, 3)), (4, 3, 1))
+    network = randomized(MLP([7], (2, 3)), (4, 3, 1))  # tanh, by default
     signature = [tf.TensorSpec([None, 4, 3, 1], tf.float32)]
     compiled = tf.function(network, input_signature=signature)
-    for rows in (0, 1, 5):
-        inputs = np.float32(RNG.normal(size=[rows, 4, 3, 1]))
-        expected = forward(network, inputs)
-        np.testing.assert_allclose(compiled(inputs), expected, rtol=1e-5, atol=1e-5)
+    inputs = np.float32(RNG.normal(size=[6, 4, 3, 1]))
+    for rows in (0, 1, 5, 6):
+        found, expected = compiled(inputs[:rows]), forward(network, inputs[:rows])
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    parts = np.concatenate([network(inputs[:2]), network(inputs[2:])])
+    np.testing.assert_allclose(network(inputs), parts, rtol=1e-5, atol=1e-6)
 
 
 def test_static_shapes():
@@ -114,18 +95,16 @@ def test_every_variable_gets_the_exact_gradient():
 # Where the output starts.
 
 
-@pytest.mark.parametrize("as_list", [True, False])
-def test_output_bias(as_list):
-    bias = np.float32(RNG.normal(size=[4, 3, 1]))
-    network = MLP([7], (4, 3, 1), output_bias=bias.tolist() if as_list else bias)
+BIAS = np.float32(RNG.normal(size=[4, 3, 1]))
+
+
+@pytest.mark.parametrize("bias", [BIAS, BIAS.tolist(), None])
+def test_output_bias(bias):
+    network = MLP([7], (4, 3, 1), output_bias=bias)
     outputs = network(np.zeros([2, 5], np.float32))  # tanh(0) = 0 leaves the bias
-    np.testing.assert_allclose(outputs, np.stack([bias, bias]), rtol=1e-6)
+    expected = np.zeros([4, 3, 1]) if bias is None else BIAS
+    np.testing.assert_allclose(outputs, [expected, expected], rtol=1e-6)
     assert any(v is network.out.bias for v in network.trainable_variables)
-
-
-def test_output_starts_at_zero_without_a_bias():
-    outputs = MLP([7], (3,))(np.zeros([2, 5], np.float32))
-    np.testing.assert_array_equal(outputs, np.zeros([2, 3]))
 
 
 @pytest.mark.parametrize("bias", [[1.0, 2.0], [0.0] * 4, 1.0])
@@ -188,8 +167,17 @@ def test_saved_file_round_trip(tmp_path, bias):
 # Precision.
 
 
-def test_mixed_precision(mixed_bfloat16):
-    network = randomized(MLP([7], (3,)), (5,))
+def test_float64():
+    network = randomized(MLP([7], (3,), dtype="float64"), (5,))
+    inputs = RNG.normal(size=[6, 5])
+    outputs = network(inputs)
+    assert outputs.dtype == tf.float64
+    assert all(v.dtype == "float64" for v in network.variables)
+    np.testing.assert_allclose(outputs, forward(network, inputs), rtol=1e-12)
+
+
+def test_mixed_precision():
+    network = randomized(MLP([7], (3,), dtype="mixed_bfloat16"), (5,))
     inputs = np.float32(RNG.normal(size=[6, 5]))
     outputs = network(inputs)
     assert outputs.dtype == tf.bfloat16
@@ -200,25 +188,20 @@ def test_mixed_precision(mixed_bfloat16):
     assert np.abs(np.asarray(outputs, np.float32) - expected).max() > 1e-5
 
 
-@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "float64"])
-def test_dtype_argument(dtype):
-    network = MLP([7], (3,), dtype=dtype)
-    outputs = network(np.zeros([2, 5], np.float32))
-    assert outputs.dtype == network.compute_dtype
-    assert all(v.dtype == network.variable_dtype for v in network.variables)
-
-
-def test_config_round_trip_keeps_the_policy(mixed_bfloat16):
-    network = randomized(MLP([7], (3,)), (5,))
+def test_config_round_trip_keeps_the_policy():
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        network = randomized(MLP([7], (3,)), (5,))
+    finally:
+        keras.config.set_dtype_policy(policy)
     config = keras.saving.serialize_keras_object(network)
-    keras.config.set_dtype_policy("float32")
     restored = keras.saving.deserialize_keras_object(config)  # builds it, too
     restored.set_weights(network.get_weights())
     inputs = np.float32(RNG.normal(size=[6, 5]))
     assert restored.compute_dtype == "bfloat16"
-    np.testing.assert_array_equal(
-        tf.cast(restored(inputs), tf.float32), tf.cast(network(inputs), tf.float32)
-    )
+    found, expected = (tf.cast(n(inputs), tf.float32) for n in (restored, network))
+    np.testing.assert_array_equal(found, expected)
 
 
 # Mistakes that Keras tells.
@@ -230,9 +213,6 @@ def test_config_round_trip_keeps_the_policy(mixed_bfloat16):
 def test_impossible_networks_are_refused(arguments):
     with pytest.raises(ValueError):
         MLP(*arguments)
-
-
-# Labels ---------------------------------------------------------------------------
 
 
 def test_a_layer_as_activation(tmp_path):
@@ -260,22 +240,22 @@ def test_a_layer_as_activation_must_fit_all_hidden_layers():
     assert network(np.zeros([2, 3], "float32")).shape == (2, 4)
 
 
+# Labels.
+
+
 def test_inputs_of_a_list_are_flattened_and_concatenated():
-    rng = np.random.default_rng(0)
-    x, labels = rng.normal(size=(5, 2, 3)), np.eye(4)[[0, 3, 1, 1, 2]]
-    both, joined = MLP([7], (3, 2), seed=1), MLP([7], (3, 2), seed=1)
-    found = both([x.astype("float32"), labels.astype("float32")])
-    flat = np.concatenate([x.reshape(5, 6), labels], axis=1).astype("float32")
-    np.testing.assert_allclose(found, joined(flat), atol=1e-6)
-    assert both.compute_output_shape([(5, 2, 3), (5, 4)]) == (5, 3, 2)
+    x, labels = np.float32(RNG.normal(size=(5, 2, 3))), ONE_HOT[[0, 3, 1, 1, 2]]
+    network = MLP([7], (3, 2), seed=1)
+    flat = np.concatenate([x.reshape(5, 6), labels], axis=1)
+    found = network([x, labels])
+    np.testing.assert_allclose(found, forward(network, flat), atol=1e-6)
+    assert network.compute_output_shape([(5, 2, 3), (5, 4)]) == (5, 3, 2)
 
 
 @pytest.mark.parametrize("shape", [(6,), (5, 4, 2)])
 def test_with_labels_appends_them_to_the_last_axis(shape):
     """A vector gets more elements, an image constant channels."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(3, *shape)).astype("float32")
-    labels = np.eye(4, dtype="float32")[[2, 0, 3]]
+    x, labels = np.float32(RNG.normal(size=(3, *shape))), ONE_HOT[[2, 0, 3]]
     layer = WithLabels(keras.layers.Activation("linear"))
     found = layer([x, labels]).numpy()
     assert found.shape == (3, *shape[:-1], shape[-1] + 4)
@@ -293,13 +273,13 @@ def test_with_labels_is_as_good_as_its_network(tmp_path):
     assert WithLabels(MLP([3], (2,))).rows_are_independent
     assert not WithLabels(keras.layers.Dense(2)).takes_row_weights
     dropout = WithLabels(keras.layers.Dropout(0.5))
-    x, labels = np.ones([4, 50], "float32"), np.eye(4, dtype="float32")
-    assert np.all(dropout([x, labels])[:, :50] == 1)
-    assert np.any(dropout([x, labels], training=True)[:, :50] == 0)
+    x = np.ones([4, 50], "float32")
+    assert np.all(dropout([x, ONE_HOT])[:, :50] == 1)
+    assert np.any(dropout([x, ONE_HOT], training=True)[:, :50] == 0)
     inputs = [keras.Input((6,)), keras.Input((4,))]
     network = WithLabels(keras.Sequential([keras.layers.Dense(3), MLP([2], (2,))]))
     model = keras.Model(inputs, network(inputs))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    rows = [np.random.default_rng(1).normal(size=(4, 6)).astype("float32"), labels]
+    rows = [np.float32(RNG.normal(size=(4, 6))), ONE_HOT]
     np.testing.assert_allclose(model(rows), loaded(rows), atol=1e-6)
