@@ -17,7 +17,12 @@ from iwae_tf.evaluation import log_likelihood
 from iwae_tf.models import IWAE, MODELS
 from iwae_tf.networks import MLP
 from iwae_tf.probability.distributions import LIKELIHOODS
-from iwae_tf.saved_model import export_saved_model, exporting, load_saved_model
+from iwae_tf.saved_model import (
+    export,
+    export_saved_model,
+    load_saved_model,
+    signatures,
+)
 
 tfd = tfp.distributions
 EVENT = (3, 2, 1)
@@ -563,13 +568,12 @@ def quick_save(monkeypatch):
     """Saving that writes one small file, for what is about folders alone."""
 
     def save(module, path, signatures):
-        os.makedirs(path)
         with open(os.path.join(path, "saved_model.pb"), "w") as file:
             file.write(str(len(os.listdir(os.path.dirname(path)))))
 
-    monkeypatch.setattr(exporting.tf.saved_model, "save", save)
-    monkeypatch.setattr(exporting, "_signatures", lambda model, num_samples: {})
-    monkeypatch.setattr(exporting.warmup, "is_available", lambda: False)
+    monkeypatch.setattr(export.tf.saved_model, "save", save)
+    monkeypatch.setattr(signatures, "trace", lambda model, num_samples: {})
+    monkeypatch.setattr(export.warmup, "is_available", lambda: False)
 
 
 def names(folder):
@@ -596,23 +600,37 @@ def test_a_version_that_appears_meanwhile_is_left_alone(
 ):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "mark").write_text("theirs")
-    real = exporting._move_into_place
-
-    def moves_late(temporary, folder):
-        (tmp_path / "2").mkdir()
-        (tmp_path / "2" / "mark").write_text("theirs")
-        # The listing is older than the rename: as if 2 had come in between.
-        monkeypatch.setattr(
-            type(folder), "iterdir", lambda self: iter([tmp_path / "1"])
-        )
-        try:
-            return real(temporary, folder)
-        finally:
-            monkeypatch.undo()
-
-    monkeypatch.setattr(exporting, "_move_into_place", moves_late)
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "mark").write_text("theirs")
+    # The listing is older than the rename: as if 2 had come in between.
+    monkeypatch.setattr(export, "version_numbers", lambda folder: [1])
     assert export_saved_model(exported[0], tmp_path) == tmp_path / "3"
     assert (tmp_path / "2" / "mark").read_text() == "theirs"
+
+
+def test_what_killed_exports_left_is_swept_up(exported, tmp_path, quick_save):
+    dead, live = (tmp_path / f".{digit * 32}.tmp" for digit in "ab")
+    for folder in (dead, live):
+        (folder / "variables").mkdir(parents=True)
+    with export._locked(live) as is_ours:
+        assert is_ours
+        export_saved_model(exported[0], tmp_path)
+        assert names(tmp_path) == [live.name, "1"]
+    export_saved_model(exported[0], tmp_path)
+    assert names(tmp_path) == ["1", "2"]
+
+
+def test_a_live_export_keeps_its_folder(exported, tmp_path, quick_save, monkeypatch):
+    save = export.tf.saved_model.save
+
+    def slow(*arguments):
+        monkeypatch.setattr(export.tf.saved_model, "save", save)
+        assert export_saved_model(exported[0], tmp_path).name == "1"
+        save(*arguments)
+
+    monkeypatch.setattr(export.tf.saved_model, "save", slow)
+    assert export_saved_model(exported[0], tmp_path).name == "2"
+    assert names(tmp_path) == ["1", "2"]
 
 
 FULL = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
@@ -628,8 +646,8 @@ def test_nothing_is_left_after_a_failure_half_way(
         os.makedirs(os.path.join(path, "variables"))
         raise error
 
-    monkeypatch.setattr(exporting.tf.saved_model, "save", half)
-    monkeypatch.setattr(exporting, "_signatures", lambda model, num_samples: {})
+    monkeypatch.setattr(export.tf.saved_model, "save", half)
+    monkeypatch.setattr(signatures, "trace", lambda model, num_samples: {})
     expected = OSError if error is FULL else type(error)
     with pytest.raises(expected):
         export_saved_model(exported[0], tmp_path)
@@ -645,12 +663,12 @@ def test_a_bad_number_of_draws_writes_nothing(exported, tmp_path, num_samples):
 
 def test_draws_counted_by_numpy(exported, tmp_path, monkeypatch):
     """`serving_default` alone holds the number, so that it is all that is written."""
-    every = exporting._signatures
+    every = signatures.trace
 
     def one(model, num_samples):
         return {"serving_default": every(model, num_samples)["serving_default"]}
 
-    monkeypatch.setattr(exporting, "_signatures", one)
+    monkeypatch.setattr(signatures, "trace", one)
     model, folder = exported[0], tmp_path / "name"
     export_saved_model(model, folder, np.int64(SERVED), warmup_requests=False)
     x = np.zeros((2, *EVENT), "float32")

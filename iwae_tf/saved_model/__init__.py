@@ -1,10 +1,15 @@
 """Models as SavedModels that load and score with TensorFlow alone.
 
+  export      the next version of a folder, whole or not there
+  signatures  what an export can be asked
+  loading     the newest version, its signatures and its weights
+  warmup      requests that TensorFlow Serving replays
+
 May import `evaluation`, `models`, `probability`, `io`, `errors` and `checks`.
 """
 
-from iwae_tf.saved_model.exporting import (
-    export_saved_model,
+from iwae_tf.saved_model.export import export_saved_model
+from iwae_tf.saved_model.loading import (
     find_version,
     load_saved_model,
     refusal,

@@ -1,0 +1,97 @@
+"""Reads exports: finds the version, its signatures and its weights."""
+
+import os
+import pathlib
+import re
+from typing import Any
+
+import tensorflow as tf
+
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.models.autoencoder import Autoencoder
+
+# What TensorFlow raises on a damaged export.
+DAMAGE = (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError)
+
+
+def version_numbers(folder: pathlib.Path) -> list[int]:
+    """Numbers of the versions in a folder."""
+    names = (entry.name for entry in folder.glob("*"))
+    return [int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)]
+
+
+def find_version(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder of one version: `path` itself, or the newest in it.
+
+    Raises:
+      InvalidInputError: there is none.
+    """
+    folder = pathlib.Path(path).resolve()
+    if (folder / "saved_model.pb").is_file():
+        return folder
+    versions = version_numbers(folder)
+    if not versions:
+        raise InvalidInputError(
+            "`saved_model` must be a folder NAME or NAME/1 of an export. "
+            f"Received: {path}"
+        )
+    return folder / str(max(versions))
+
+
+def restore_weights(model: Autoencoder, version: pathlib.Path) -> None:
+    """Sets the weights of a built model to those of an export of such a model.
+
+    Args:
+      model: a built model of the export's architecture.
+      version: folder of one version.
+
+    Raises:
+      InvalidInputError: the export is damaged, or of another architecture.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
+        model.set_weights(
+            [
+                reader.get_tensor(f"weights/{index}/.ATTRIBUTES/VARIABLE_VALUE")
+                for index in range(len(model.weights))
+            ]
+        )
+    except DAMAGE as error:
+        raise InvalidInputError(
+            "`saved_model` must be an intact export of its config's model. "
+            f"Received: {version}, {type(error).__name__}: {error}"
+        ) from error
+
+
+def load_saved_model(
+    path: str | os.PathLike[str],
+) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Loads an export of this package.
+
+    Args:
+      path: the folder of the versions, whose newest is taken, or of one version.
+
+    Returns:
+      (pathlib.Path of the version, dict of signature functions). The functions work
+      as long as the dict is kept.
+
+    Raises:
+      InvalidInputError: there is none, it is damaged, or not one of ours.
+    """
+    folder = find_version(path)
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        signatures = dict(loaded.signatures, loaded=loaded)
+        signatures["log_likelihood"]
+    except DAMAGE as error:
+        raise InvalidInputError(
+            f"`saved_model` must be an intact export. Received: {folder}, "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return folder, signatures
+
+
+def refusal(message: str) -> str:
+    """The part of TensorFlow's report on a refused input that says what was wrong."""
+    found = re.search(r"assertion failed: \[(.*?)\]( \[Op|\s*\[\[|$)", message, re.S)
+    return " ".join((found[1] if found else message).split())

@@ -1,0 +1,171 @@
+"""What an export can be asked: the functions of a SavedModel, traced.
+
+| signature | inputs | outputs |
+| --- | --- | --- |
+| serving_default | x | log_likelihood, standard_error, effective_sample_size |
+| log_likelihood | x, num_samples [], seed [2] | the same |
+| error_bars | x, num_samples [], seed [2] | the same and jackknife_error |
+| encode | x | loc, scale; with more layers loc_2, scale_2, ... |
+| decode | z | mean |
+| sample | num_samples [], seed [2] | mean, sample |
+| reconstruct | x, seed [2] | mean |
+
+Those of a conditional model take one input more, `y` int32 [batch], the class labels;
+`sample` has one for each of `num_samples` images.
+"""
+
+import functools
+from typing import Any
+
+import tensorflow as tf
+
+from iwae_tf.evaluation import estimate_in_graph
+from iwae_tf.models.autoencoder import Autoencoder
+from iwae_tf.probability import noise
+
+SCORES = (  # in the order of LogLikelihood's fields
+    *("log_likelihood", "standard_error", "effective_sample_size"),
+    "jackknife_error",
+)
+WARMUP_SAMPLES = 100  # draws of a warm-up request that says how many
+
+
+def trace(model: Autoencoder, num_samples: int) -> dict[str, Any]:
+    """Name of each signature to its concrete function.
+
+    Args:
+      model: a built model of this package.
+      num_samples: draws of `serving_default`.
+    """
+    images = tf.TensorSpec((None, *model.event_shape), tf.float32, "x")
+    seed = tf.TensorSpec([2], tf.int32, "seed")
+    count = tf.TensorSpec([], tf.int32, "num_samples")
+    latents = tf.TensorSpec([None, model.latent_dims[0]], tf.float32, "z")
+    labels = [tf.TensorSpec([None], tf.int32, "y")] if model.is_conditional else []
+
+    @functools.partial(tf.function, autograph=False)  # traced once for three signatures
+    def error_bars(x, num_samples, seed, y=None):
+        y = _checked_labels(model, y, tf.shape(x)[0])
+        x, num_samples = _checked_images(model, x), _at_least_one(num_samples)
+        first_row = tf.constant(0, tf.int64)
+        result = estimate_in_graph(
+            model, x, num_samples, noise.make_key(seed), first_row, y
+        )
+        return dict(zip(SCORES, result, strict=True))
+
+    def log_likelihood(x, num_samples, seed, y=None):
+        outputs = error_bars(x, num_samples, seed, y)
+        return {name: outputs[name] for name in SCORES[:3]}
+
+    def serving_default(x, y=None):
+        return log_likelihood(x, tf.constant(num_samples), tf.constant([0, 0]), y)
+
+    def encode(x, y=None):
+        y = _checked_labels(model, y, tf.shape(x)[0])
+        proposals = model.encode_layers(_checked_images(model, x), labels=y)
+        outputs = {}
+        for layer, proposal in enumerate(proposals, 1):
+            suffix = f"_{layer}" if layer > 1 else ""
+            outputs[f"loc{suffix}"] = proposal.mean()
+            outputs[f"scale{suffix}"] = proposal.stddev()
+        return outputs
+
+    def decode(z, y=None):
+        y = _checked_labels(model, y, tf.shape(z)[0])
+        z = _require(z, _finite(z, "z"))
+        return {"mean": model.decode(z, labels=y).mean()}
+
+    def sample(num_samples, seed, y=None):
+        num_samples = _at_least_one(num_samples)
+        y = _checked_labels(model, y, num_samples)
+        return {
+            "mean": model.sample(num_samples, seed, labels=y, mean=True),
+            "sample": model.sample(num_samples, seed, labels=y),
+        }
+
+    def reconstruct(x, seed, y=None):
+        y = _checked_labels(model, y, tf.shape(x)[0])
+        return {"mean": model.reconstruct(_checked_images(model, x), seed, labels=y)}
+
+    specs = {
+        serving_default: [images],
+        log_likelihood: [images, count, seed],
+        error_bars: [images, count, seed],
+        encode: [images],
+        decode: [latents],
+        sample: [count, seed],
+        reconstruct: [images, seed],
+    }
+    return {
+        function.__name__: tf.function(
+            _float32(function), autograph=False
+        ).get_concrete_function(*spec, *labels)
+        for function, spec in specs.items()
+    }
+
+
+def example_inputs(model: Autoencoder, num_samples: int) -> dict[str, dict[str, Any]]:
+    """One request of each signature, with an image that the model itself drew."""
+    x = model.sample(1, labels=0 if model.is_conditional else None)
+    image, seed = {"x": tf.cast(x, tf.float32)}, {"seed": tf.constant([0, 0])}
+    draws = {"num_samples": tf.constant(min(num_samples, WARMUP_SAMPLES))}
+    labels = {"y": tf.constant([0])} if model.is_conditional else {}
+    requests = {
+        "serving_default": image,
+        "log_likelihood": image | draws | seed,
+        "error_bars": image | draws | seed,
+        "encode": image,
+        "decode": {"z": tf.zeros([1, model.latent_dims[0]])},
+        "sample": {"num_samples": tf.constant(1)} | seed,
+        "reconstruct": image | seed,
+    }
+    return {name: inputs | labels for name, inputs in requests.items()}
+
+
+def _float32(function):
+    """`function` with every output cast to float32, under its own argument names."""
+
+    @functools.wraps(function)
+    def cast(*args):
+        return {name: tf.cast(v, tf.float32) for name, v in function(*args).items()}
+
+    return cast
+
+
+def _checked_images(model, x):
+    """`x`, once its values have been found fit to be scored."""
+    rules = [_finite(x, "x")]
+    if model.in_unit_interval:
+        is_within = tf.reduce_all((x >= 0.0) & (x <= 1.0))
+        rules.append((is_within, "x: must be in [0, 1]"))
+    return _require(x, *rules)
+
+
+def _checked_labels(model, y, num_rows):
+    """`y`, once it has been found to be a class for each row; None without labels."""
+    if y is None:
+        return None
+    is_class = tf.reduce_all((y >= 0) & (y < model.num_classes))
+    return _require(
+        y,
+        (is_class, f"y: must be in [0, {model.num_classes})"),
+        (tf.size(y) == num_rows, "y: must have one label a row"),
+    )
+
+
+def _at_least_one(num_samples):
+    """`num_samples`, once it has been found to be positive."""
+    rule = "num_samples: must be a positive integer"
+    return _require(num_samples, (num_samples > 0, rule, num_samples))
+
+
+def _finite(values, name):
+    """The rule that an input holds no NaN or infinity."""
+    return tf.reduce_all(tf.math.is_finite(values)), f"{name}: not finite"
+
+
+def _require(tensor, *rules):
+    """`tensor`, once each rule (a condition, and what to say) has been found kept."""
+    checks = [tf.debugging.Assert(holds, list(words)) for holds, *words in rules]
+    with tf.control_dependencies(checks):
+        return tf.identity(tensor)
