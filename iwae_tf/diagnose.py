@@ -113,7 +113,7 @@ def _subject():
     from iwae_tf.config import override
     from iwae_tf.diagnostics.parts.base import Subject
     from iwae_tf.errors import InvalidInputError
-    from iwae_tf.runs import results
+    from iwae_tf.runs.splits import load_eval_split
     from iwae_tf.runs.workdir import Workdir, load_exported
     from iwae_tf.versions import library_versions
 
@@ -140,7 +140,7 @@ def _subject():
             "the model must not be conditional: the diagnosis has no labels. "
             "Received: conditional=True"
         )
-    images, _ = results.load_eval_split(config, _SPLIT.value, _NUM_IMAGES.value)
+    images, _ = load_eval_split(config, _SPLIT.value, _NUM_IMAGES.value)
     subject = Subject(
         model, images, _NUM_SAMPLES.value, (config.eval_seed, 0), _QUICK.value
     )

@@ -80,6 +80,7 @@ def _finish(config, workdir, trained, distribution):
     from iwae_tf.io.files import write_json
     from iwae_tf.runs import results
     from iwae_tf.runs.callbacks import StopTraining
+    from iwae_tf.runs.figures import draw_figures
     from iwae_tf.runs.tensorboard import write_hyperparameters
 
     model = trained.model
@@ -95,7 +96,7 @@ def _finish(config, workdir, trained, distribution):
     if not distribution.is_chief:
         return
     try:
-        results.draw_figures(model, config, trained.history, workdir.figures)
+        draw_figures(model, config, trained.history, workdir.figures)
     except StopTraining:
         raise
     except Exception as error:  # which is no reason to lose what was trained

@@ -16,7 +16,7 @@ from iwae_tf.config import build_model, default_config, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import keras_loop as execution
 from iwae_tf.networks import MLP, WithLabels
-from iwae_tf.runs import results, training
+from iwae_tf.runs import splits, training
 from iwae_tf.runs.workdir import Workdir, load_exported
 from iwae_tf.serving import batch_seed, score
 
@@ -113,7 +113,7 @@ def test_labels_that_are_no_classes_are_one_line(changes, message, tmp_path):
     config = make_config(write_npz(tmp_path / "data.npz", **changes))
     with pytest.raises(InvalidInputError, match=message) as error:
         build_model(config)
-        results.load_eval_split(config, "test")
+        splits.load_eval_split(config, "test")
     assert "\n" not in str(error.value)
 
 
@@ -247,8 +247,8 @@ def test_the_batch_of_a_bad_step_is_kept_with_its_labels(folder, tmp_path, monke
     monkeypatch.setattr(training, "build_model", broken)
     with pytest.raises(FloatingPointError, match="the bound is nan at step 1"):
         train(config, tmp_path, monkeypatch=monkeypatch)
-    examples = training.load_examples(config, "train")
-    x, y = next(iter(training._batches(config, examples, 0, 0)))
+    examples = splits.load_examples(config, "train")
+    x, y = next(iter(training.batches(config, examples, 0, 0)))
     with np.load(tmp_path / "nonfinite_batch.npz") as batch:
         np.testing.assert_array_equal(batch["x"], x)
         np.testing.assert_array_equal(batch["y"], y)

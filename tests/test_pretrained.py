@@ -14,7 +14,7 @@ import iwae_tf
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import SCORES_PER_CALL
 from iwae_tf.runs import pretrained
-from iwae_tf.runs.results import load_eval_split
+from iwae_tf.runs.splits import load_eval_split
 from iwae_tf.runs.workdir import load_exported, read_config
 from iwae_tf.saved_model import load_saved_model
 

@@ -16,6 +16,7 @@ from iwae_tf.models import keras_loop as execution
 from iwae_tf.runs import callbacks, training
 from iwae_tf.runs.checkpoints import CheckpointStore, variables_of
 from iwae_tf.runs.devices import make_distribution
+from iwae_tf.runs.splits import load_examples
 from iwae_tf.runs.workdir import Workdir
 from torture.damage import make_model
 from torture.job import tiny_config, write_data
@@ -142,8 +143,8 @@ def test_training_stops_at_the_step_that_is_not_finite(config, tmp_path, monkeyp
     store = CheckpointStore(tmp_path / "checkpoints")
     assert store.newest.name == "epoch-00001.npz"
     with np.load(tmp_path / "nonfinite_batch.npz") as batch:
-        examples = training.load_examples(config, "train")
-        expected = next(iter(training._batches(config, examples, 1, 1)))
+        examples = load_examples(config, "train")
+        expected = next(iter(training.batches(config, examples, 1, 1)))
         np.testing.assert_array_equal(batch["x"], expected)
         assert (batch["epoch"], batch["batch"]) == (2, 2)
 

@@ -19,6 +19,7 @@ from iwae_tf.models import keras_loop as execution
 from iwae_tf.networks import MLP
 from iwae_tf.runs import callbacks, tensorboard, training
 from iwae_tf.runs.devices import make_distribution
+from iwae_tf.runs.splits import load_examples
 from iwae_tf.runs.tensorboard import (
     TensorBoard,
     remove_later_events,
@@ -140,7 +141,7 @@ def test_histograms_are_of_weights_and_of_what_the_latents_hold(run, config):
     assert buckets[0, 0] == pytest.approx(np.min(variable))
     assert buckets[-1, 1] == pytest.approx(np.max(variable))
     reader = read(folder / "tensorboard/validation")
-    x = training.load_examples(config, "validation").images
+    x = load_examples(config, "validation").images
     units = evaluation.active_units(trained.model, x, (config.eval_seed, 2))
     assert values(reader, "latents/active_units_z1")[-1] == (3, units[0])
     assert 0 <= values(reader, "latents/active_units_z2")[-1][1] <= 2
@@ -166,7 +167,7 @@ def test_pictures_are_of_validation_images(run, config, opened):
         assert first != last
         assert picture.shape[0] > 100 and picture.shape[1] > 300
     # Where the first original is: white where its pixels are one.
-    x = training.load_examples(config, "validation").images
+    x = load_examples(config, "validation").images
     scale = min(8, (tensorboard.PIXELS - 2 * (len(x) + 1)) // (len(x) * 8))
     tile = picture[12 : 12 + 8 * scale : scale, 2 : 2 + 8 * scale : scale, 0]
     np.testing.assert_array_equal(tile, 255 * x[0].reshape(8, 8))

@@ -4,7 +4,9 @@
   callbacks    what `fit` calls
   checkpoints  exact resume
   workdir      the files of a run
-  results      its evaluation and pictures
+  splits       its data, as trained on and as scored
+  results      its evaluation, for `results.json`
+  figures      its pictures
   tensorboard  its curves
   devices      replicas and workers
   model_card   what is told with an export

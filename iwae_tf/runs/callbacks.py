@@ -1,9 +1,9 @@
 """Keras callbacks of the training script."""
 
 import csv
+import dataclasses
 import io
 import math
-import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,9 +15,11 @@ from iwae_tf.config import Stage, set_draws
 from iwae_tf.io import terminal
 from iwae_tf.io.files import write_atomically
 from iwae_tf.runs.checkpoints import CheckpointStore
+from iwae_tf.runs.devices import Distribution
+from iwae_tf.runs.workdir import Workdir
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
-EXPECT_SECONDS = 2.0  # of steps, from which the time of all is foretold
+EXPECT_SECONDS = 2.0  # of steps, after which the time of the rest is estimated
 
 
 class RunStages(keras.callbacks.Callback):
@@ -36,7 +38,7 @@ class RunStages(keras.callbacks.Callback):
 
 
 class ResumeInEpoch(keras.callbacks.Callback):
-    """Has the first epoch go on after the steps that an earlier sitting took of it.
+    """Continues the first epoch after the steps that were taken before the resume.
 
     Keras counts those steps, but the model does not take them again. Comes after
     callbacks that have the steps compiled anew.
@@ -73,47 +75,56 @@ class ResumeInEpoch(keras.callbacks.Callback):
             self.model.train_function = skip_steps
 
 
+@dataclasses.dataclass
+class Sitting:
+    """One process' part of a run: what its callbacks share.
+
+    Args:
+      workdir: Workdir.
+      checkpoints: CheckpointStore.
+      distribution: devices.Distribution; its chief writes.
+      steps_per_epoch: int.
+      stop_request: threading.Event; once set, the run ends after the step.
+      history: list of dicts, the epochs that are done; grows.
+      seconds: float, what the run took so far.
+    """
+
+    workdir: Workdir
+    checkpoints: CheckpointStore
+    distribution: Distribution
+    steps_per_epoch: int
+    stop_request: threading.Event
+    history: list[dict[str, Any]]
+    seconds: float
+
+    def what_to_try(self) -> str:
+        """The end of a message about numbers that are not finite."""
+        newest = self.checkpoints.newest
+        kept = (
+            f"the last good checkpoint is {newest}" if newest else "no checkpoint yet"
+        )
+        return (
+            f"{kept}; try a lower learning_rate, a larger adam_epsilon or precision "
+            "float32, in a new workdir"
+        )
+
+
 class Record(keras.callbacks.Callback):
     """After each epoch the history to `metrics.csv`; checkpoints then and between.
 
-    Once `stop_request` is set a checkpoint is written after the step, and StopTraining
+    Once a stop is requested, a checkpoint is written after the step, and StopTraining
     raised.
 
     Args:
-      path: of the CSV file, rewritten whole.
-      checkpoints: CheckpointStore.
-      rows: list of dicts, the epochs that are done; grows.
-      seconds: float, what the run took so far.
-      steps_per_epoch: int.
-      stop_request: threading.Event.
-      distribution: distribution.Distribution; its chief writes.
-      interval: seconds between two checkpoints of one epoch.
+      sitting: Sitting, whose `history` and `seconds` it keeps up to date.
     """
 
     counts_batches = True
 
-    def __init__(
-        self,
-        path: pathlib.Path,
-        checkpoints: CheckpointStore,
-        rows: list[dict[str, Any]],
-        seconds: float,
-        *,
-        steps_per_epoch: int,
-        stop_request: threading.Event,
-        distribution: Any,
-        interval: float | None = None,
-    ) -> None:
+    def __init__(self, sitting: Sitting) -> None:
         super().__init__()
-        self.rows = rows
-        self.seconds = seconds
-        self._path = path
-        self._checkpoints = checkpoints
-        self.steps_per_epoch = steps_per_epoch
-        self.writes = distribution.is_chief
-        self._stop_request = stop_request
-        self._distribution = distribution
-        self._interval = CHECKPOINT_SECONDS if interval is None else interval
+        self._sitting = sitting
+        self._distribution = sitting.distribution
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._counted = self._saved = time.monotonic()
@@ -121,10 +132,9 @@ class Record(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if int(self.model.train_steps.numpy()) % self._distribution.agree_steps:
             return
-        is_due = time.monotonic() - self._saved >= self._interval
-        is_due, is_over = self._distribution.agree(
-            [is_due, self._stop_request.is_set()]
-        )
+        is_due = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+        flags = [is_due, self._sitting.stop_request.is_set()]
+        is_due, is_over = self._distribution.agree(flags)
         if (is_due or is_over) and self._save_in_epoch() and is_over:
             raise StopTraining
 
@@ -137,12 +147,12 @@ class Record(keras.callbacks.Callback):
         Returns:
           whether there is one: otherwise that of the end of the epoch comes next.
         """
-        epoch, step = divmod(int(self.model.train_steps.numpy()), self.steps_per_epoch)
-        left = self.steps_per_epoch - step
-        if step == 0 or left <= self.model.steps_per_execution:
+        steps = self._sitting.steps_per_epoch
+        epoch, step = divmod(int(self.model.train_steps.numpy()), steps)
+        if step == 0 or steps - step <= self.model.steps_per_execution:
             return False
         metrics = [v.numpy().tolist() for v in _metric_variables(self.model)]
-        self._save(epoch, {"metrics": metrics}, step)
+        self._save(epoch, step, metrics=metrics)
         return True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -152,40 +162,40 @@ class Record(keras.callbacks.Callback):
             "num_groups": self.model.num_groups,
             "num_samples": self.model.num_samples,
             "learning_rate": float(self.model.optimizer.learning_rate),
-            "seconds": self.seconds,
+            "seconds": self._sitting.seconds,
         }
-        logs = {name: float(value) for name, value in (logs or {}).items()}
-        self.rows.append(row | logs)
-        if self.writes:
-            write_atomically(self._path, self._write)
-        self._save(epoch + 1, {})
-        if self._distribution.agree([self._stop_request.is_set()])[0]:
+        row |= {name: float(value) for name, value in (logs or {}).items()}
+        self._sitting.history.append(row)
+        if self._distribution.is_chief:
+            write_atomically(self._sitting.workdir.metrics, self._write)
+        self._save(epoch + 1)
+        if self._distribution.agree([self._sitting.stop_request.is_set()])[0]:
             raise StopTraining
 
-    def _save(self, epoch, state, step=0):
+    def _save(self, epoch, step=0, **state):
         self._count_seconds()
-        state = {"history": self.rows, "seconds": self.seconds, **state}
+        state |= {"history": self._sitting.history, "seconds": self._sitting.seconds}
         try:
-            if self.writes:
-                self._checkpoints.save(epoch, self.model, state, step=step)
+            if self._distribution.is_chief:
+                self._sitting.checkpoints.save(epoch, self.model, state, step=step)
         except FloatingPointError as error:
+            where = f"after step {int(self.model.train_steps.numpy())}"
             raise FloatingPointError(
-                f"{error} after step {int(self.model.train_steps.numpy())}; "
-                f"{_what_to_try(self._checkpoints)}"
+                f"{error} {where}; {self._sitting.what_to_try()}"
             ) from error
         self._saved = time.monotonic()
 
     def _count_seconds(self):
         now = time.monotonic()
-        self.seconds += now - self._counted
+        self._sitting.seconds += now - self._counted
         self._counted = now
 
     def _write(self, file):
-        text = io.StringIO()
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        text, rows = io.StringIO(), self._sitting.history
+        names = list(dict.fromkeys(name for row in rows for name in row))
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows(rows)
         file.write(text.getvalue().encode())
 
 
@@ -195,52 +205,34 @@ class StopOnNonFinite(keras.callbacks.Callback):
     The model must have `stops_at_nonfinite`, so that no step follows in the same call.
 
     Args:
+      sitting: Sitting.
       keep: function of (epoch, batch) that saves the images of a step; returns where.
-      checkpoints: CheckpointStore.
-      steps_per_epoch: int.
     """
 
     counts_batches = True
 
-    def __init__(
-        self,
-        keep: Callable[[int, int], object],
-        checkpoints: CheckpointStore,
-        *,
-        steps_per_epoch: int,
-    ) -> None:
+    def __init__(self, sitting: Sitting, keep: Callable[[int, int], object]) -> None:
         super().__init__()
+        self._sitting = sitting
         self._keep = keep
-        self._checkpoints = checkpoints
-        self._steps_per_epoch = steps_per_epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        values = {name: float(logs[name]) for name in ("bound", "loss")}
-        name = next((n for n, v in values.items() if not math.isfinite(v)), None)
-        if name is None:
-            return
-        step = int(self.model.train_steps.numpy())
-        epoch, batch = divmod(step - 1, self._steps_per_epoch)
-        raise FloatingPointError(
-            f"the {name} is {values[name]} at step {step}, batch {batch + 1} of epoch "
-            f"{epoch + 1}; its images are in {self._keep(epoch, batch)}; "
-            f"{_what_to_try(self._checkpoints)}"
-        )
+        for name in ("bound", "loss"):
+            value = float(logs[name])
+            if math.isfinite(value):
+                continue
+            step = int(self.model.train_steps.numpy())
+            epoch, batch = divmod(step - 1, self._sitting.steps_per_epoch)
+            raise FloatingPointError(
+                f"the {name} is {value} at step {step}, batch {batch + 1} of epoch "
+                f"{epoch + 1}; its images are in {self._keep(epoch, batch)}; "
+                f"{self._sitting.what_to_try()}"
+            )
 
 
 def _metric_variables(model):
     """What the metrics of an epoch are summed up in, each once."""
     return list({id(v): v for v in model.metrics_variables}.values())
-
-
-def _what_to_try(checkpoints):
-    """The end of a message about numbers that are not finite."""
-    newest = checkpoints.newest
-    kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint yet"
-    return (
-        f"{kept}; try a lower learning_rate, a larger adam_epsilon or precision "
-        "float32, in a new workdir"
-    )
 
 
 class Progress(keras.callbacks.Callback):
@@ -270,8 +262,7 @@ class Progress(keras.callbacks.Callback):
         self._report = report
         self._bar: Any = None
         self._is_compiled = False  # by the first call, which says nothing of the others
-        self._timed = 0.0  # seconds of the calls after it
-        self._timed_work = 0.0
+        self._timed = self._timed_work = 0.0  # seconds of the calls after it
 
     def _work(self, step):
         """What the first `step` steps cost."""
@@ -303,18 +294,12 @@ class Progress(keras.callbacks.Callback):
             self._timed += time.monotonic() - self._begun
             self._timed_work += work
         self._is_compiled = True
-        if self._timed >= EXPECT_SECONDS and self._bar.n < self._bar.total:
-            self._expect()
-
-    def _expect(self):
-        """Tells once what the steps so far promise."""
-        if self._report is None:
-            return
-        work = self._bar.total - self._bar.n
-        left = terminal.duration(work * self._timed / self._timed_work)
-        with self._bar.above():
-            self._report(f"training is expected to take {left} more")
-        self._report = None
+        left = self._bar.total - self._bar.n
+        if self._report and self._timed >= EXPECT_SECONDS and left > 0:
+            expected = terminal.duration(left * self._timed / self._timed_work)
+            with self._bar.above():
+                self._report(f"training is expected to take {expected} more")
+            self._report = None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         shown = {name: logs[name] for name in ("bound", "val_bound") if name in logs}

@@ -4,10 +4,7 @@ import json
 import os
 import pathlib
 import re
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,18 +16,7 @@ from iwae_tf.io.files import save_arrays
 
 KEPT = 2
 STATE = "state"  # member that holds the JSON beside the variables
-DAMAGE = (  # what NumPy and zipfile raise on broken archives
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    tokenize.TokenError,
-)
+NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.npz")
 
 
 class Restored(NamedTuple):
@@ -70,11 +56,10 @@ class CheckpointStore:
         Raises:
           FloatingPointError: a variable is not finite; nothing was written.
         """
-        arrays = {name: v.numpy() for name, v in variables_of(model).items()}
+        arrays = pack(model, state)
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise FloatingPointError(f"the variable {name} is not finite")
-        arrays[STATE] = np.frombuffer(json.dumps(state).encode(), np.uint8)
         in_epoch = f"-step-{step:06d}" if step else ""
         path = self.folder / f"epoch-{epoch:05d}{in_epoch}.npz"
         save_arrays(path, **arrays)
@@ -105,11 +90,8 @@ class CheckpointStore:
         paths = self._paths()
         for position, path in reversed(paths):
             try:
-                arrays = _read(path)
-                state = json.loads(arrays.pop(STATE).tobytes())
-                _assign(model, arrays)
-                return Restored(*position, state)
-            except DAMAGE as error:
+                return Restored(*position, unpack(model, path))
+            except Exception as error:  # of many kinds: zipfile's, zlib's, NumPy's
                 report(f"checkpoint {path} is damaged, passed over: {error}")
         if paths:
             raise InvalidInputError(
@@ -120,37 +102,52 @@ class CheckpointStore:
 
     def _paths(self) -> list[tuple[tuple[int, int], pathlib.Path]]:
         """((epoch, step), path) of each checkpoint, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        matches = (
-            (re.fullmatch(r"epoch-(\d+)(?:-step-(\d+))?\.npz", path.name), path)
-            for path in self.folder.iterdir()
-        )
         return sorted(
             ((int(match[1]), int(match[2] or 0)), path)
-            for match, path in matches
-            if match
+            for path in self.folder.glob("epoch-*.npz")
+            if (match := NAME.fullmatch(path.name))
         )
 
 
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """All members of an archive, each checked against its CRC."""
-    with zipfile.ZipFile(path) as archive:  # before any header is parsed
+def pack(model: keras.Model, state: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of a checkpoint: every variable by its name, and the state as JSON."""
+    arrays = {name: v.numpy() for name, v in variables_of(model).items()}
+    return arrays | {STATE: np.frombuffer(json.dumps(state).encode(), np.uint8)}
+
+
+def unpack(model: keras.Model, file: Any) -> dict[str, Any]:
+    """Sets all variables of a model from an archive of what `pack` gives, or none.
+
+    Args:
+      model: built and compiled Keras model.
+      file: path or binary file.
+
+    Returns:
+      the state.
+
+    Raises:
+      Exception: of many kinds, where it is damaged or of another model.
+    """
+    with zipfile.ZipFile(file) as archive:  # before any header is parsed
         damaged = archive.testzip()
     if damaged:
         raise ValueError(f"bad CRC of {damaged}")
-    with np.load(path, allow_pickle=False) as archive:
+    with np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # a member of another format
-            raise ValueError(f"{name} is not an array")
-    return arrays
+    state, variables = json.loads(arrays.pop(STATE).tobytes()), variables_of(model)
+    ours, theirs = ({n: v.shape for n, v in d.items()} for d in (variables, arrays))
+    if ours != theirs:
+        raise ValueError("its variables are not those of this model")
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+    return state
 
 
 def copy_variables(source: keras.Model, target: keras.Model) -> None:
     """Gives every variable of a model and its optimiser the value of another's."""
-    arrays = {name: v.numpy() for name, v in variables_of(source).items()}
-    _assign(target, arrays)
+    theirs = variables_of(source).values()
+    for variable, value in zip(variables_of(target).values(), theirs, strict=True):
+        variable.assign(value)
 
 
 def variables_of(model: keras.Model) -> dict[str, keras.Variable]:
@@ -168,14 +165,3 @@ def _name(variable: keras.Variable) -> str:
     """A variable's path without the number of the optimiser or model in the process."""
     path = re.sub(r"^([^/]*?)_\d+/", r"\1/", variable.path)
     return re.sub("[^a-zA-Z0-9_]", "_", path)
-
-
-def _assign(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
-    """Sets all variables, or none where names or shapes differ."""
-    variables = variables_of(model)
-    if {n: v.shape for n, v in variables.items()} != {
-        n: a.shape for n, a in arrays.items()
-    }:
-        raise ValueError("its variables are not those of this model")
-    for name, variable in variables.items():
-        variable.assign(arrays[name])

@@ -83,22 +83,22 @@ class Distribution:
         """Steps between two calls of `agree`, which waits for all workers."""
         return 1 if self.num_workers == 1 else AGREE_STEPS
 
-    def dataset(
-        self, make_batches: Callable[[Sequence[int], int], tf.data.Dataset]
-    ) -> Any:
+    def dataset(self, make_batches: Callable[..., tf.data.Dataset]) -> Any:
         """What `fit` takes, of the batches of all replicas; of several without an end.
 
         Args:
-          make_batches: function of (shards, num_shards) to the `tf.data.Dataset` of
-            those shards of each batch, one after the other.
+          make_batches: function of the keywords `shards` and `num_shards` to the
+            `tf.data.Dataset` of those shards of each batch, one after the other.
         """
         if self.num_replicas == 1:
-            return make_batches(range(1), 1)
+            return make_batches(shards=range(1), num_shards=1)
         first = self.worker * len(self.devices)
         shards = range(first, first + len(self.devices))
         # Without an end: otherwise all workers would have to ask each other for one.
         return self.strategy.distribute_datasets_from_function(
-            lambda context: make_batches(shards, self.num_replicas).repeat()
+            lambda context: make_batches(
+                shards=shards, num_shards=self.num_replicas
+            ).repeat()
         )
 
     def sum(self, array: np.ndarray) -> np.ndarray:
@@ -224,29 +224,25 @@ def make_distribution(
         or wrong.
     """
     check_choice(kind, "distribute", KINDS)
-    if kind == "none" and num_devices is not None:
+    strategy, devices, cluster = tf.distribute.get_strategy(), ["CPU:0"], (0, 1)
+    allowed = kind == "mirrored"
+    if kind == "multi_worker":
+        cluster = read_cluster(os.environ.get("TF_CONFIG"))
+        allowed = 1 in (num_devices, cluster[1])
+    if num_devices is not None and not allowed:
         raise InvalidInputError(
-            "`num_devices` must be left out without `distribute`. "
-            f"Received: num_devices={num_devices}"
+            "`num_devices` must be left out unless distribute=mirrored (multi_worker "
+            "takes every GPU of a machine, or its CPU). "
+            f"Received: num_devices={num_devices}, distribute={kind}"
         )
-    if kind == "none":
-        return Distribution(tf.distribute.get_strategy(), ["CPU:0"])
     if kind == "mirrored":
         devices = _devices(num_devices)
-        if len(devices) == 1:
-            return Distribution(tf.distribute.get_strategy(), devices)
-        return Distribution(tf.distribute.MirroredStrategy(devices), devices)
-    worker, num_workers = read_cluster(os.environ.get("TF_CONFIG"))
-    if num_workers == 1:
-        return Distribution(tf.distribute.get_strategy(), ["CPU:0"])
-    if num_devices not in (None, 1):
-        raise InvalidInputError(
-            "`num_devices` must be left out for multi_worker, which takes every GPU of "
-            f"a machine or its CPU. Received: num_devices={num_devices}"
-        )
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    devices = list(strategy.extended.worker_devices)
-    return Distribution(strategy, devices, worker, num_workers)
+        if len(devices) > 1:
+            strategy = tf.distribute.MirroredStrategy(devices)
+    elif cluster[1] > 1:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        devices = list(strategy.extended.worker_devices)
+    return Distribution(strategy, devices, *cluster)
 
 
 def read_cluster(text: str | None) -> tuple[int, int]:
@@ -265,7 +261,7 @@ def read_cluster(text: str | None) -> tuple[int, int]:
     try:
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
-        chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
+        chiefs, workers = (cluster.get(kind, []) for kind in ("chief", "worker"))
         index = int(task["index"])
         good = (
             set(cluster) <= {"chief", "worker"}
@@ -280,8 +276,8 @@ def read_cluster(text: str | None) -> tuple[int, int]:
             "`TF_CONFIG` must name the workers and which of them this is, such as "
             f"{CLUSTER_EXAMPLE}. Received: TF_CONFIG={text!r}"
         )
-    worker = index if task["type"] == "chief" else index + len(chiefs)
-    return worker, len(chiefs) + len(workers)
+    before = 0 if task["type"] == "chief" else len(chiefs)
+    return before + index, len(chiefs) + len(workers)
 
 
 def _copy(model):

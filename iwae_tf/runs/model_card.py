@@ -32,19 +32,22 @@ BINARIZATIONS = {
 TEMPLATE = """\
 # {name}, version {version}
 
-{model}. It estimates {estimate}, encodes, decodes, samples and reconstructs.
+{model} (M = {c[num_groups]}, K = {c[num_samples]}, \
+{c[gradient_estimator]} gradients). It estimates {estimate}, \
+encodes, decodes, samples and reconstructs.
 
 | | |
 | --- | --- |
 | input | `x` float32 [batch, {event}]{values}{labels} |
-| likelihood | {likelihood} |
+| likelihood | {c[likelihood]} |
 | latent units | {latent_dims}, z1 first |
 | hidden units | {hidden_dims} |
 | training data | {data}, split `train` |
 | presentation | {binarization} |
-| training | {epochs} epochs{start}, batch {batch_size}, {optimizer}, seed {seed} |
+| training | {c[epochs]} epochs{start}, batch {c[batch_size]}, {c[optimizer]}, \
+seed {c[seed]} |
 {measured}
-| `serving_default` | {eval_num_samples:,} draws an image, seed (0, 0) |
+| `serving_default` | {c[eval_num_samples]:,} draws an image, seed (0, 0) |
 | warm-up requests | {warmup} |
 | versions | {versions} |
 | licence | code and weights MIT; the data's is above |
@@ -53,7 +56,7 @@ TEMPLATE = """\
 
 ## Limits
 
-- {values_limit}
+- {limit}
 - The estimate is biased low in log p(x), less so with more draws, and no error bar
   covers that. `standard_error` is that of importance sampling by the delta method:
   where `effective_sample_size` is a few draws it is too small. `jackknife_error` of the
@@ -68,6 +71,13 @@ VALUES = {
     "bernoulli": " in [0, 1], meant to be binary",
     "discretized_logistic": " in [0, 1], one of the 256 levels i / 255",
 }
+LIMITS = {
+    "bernoulli": "Values between 0 and 1 are scored as given, which is not the "
+    "log-likelihood\n  of a binary image: binarize first.",
+    "discretized_logistic": "Values off the levels i / 255 are scored as the nearest "
+    "level.",
+}
+REAL_LIMIT = "Log-densities of real values: they change with the scale of `x`."
 
 
 def write(
@@ -91,38 +101,29 @@ def write(
       versions: dict of library to version.
       results: optional dict, the run's `results.json`.
     """
-    objective = f"{config['model'].upper()} (M = {config['num_groups']}, " + (
-        f"K = {config['num_samples']}, {config['gradient_estimator']} gradients)"
-    )
+    likelihood, run = config["likelihood"], config.get("start_from")
+    name = pathlib.Path(run or "").name
+    own = f"a file of the user's (`{config['dataset']}`)"
     text = TEMPLATE.format(
-        **{key: config[key] for key in ("epochs", "batch_size", "optimizer", "seed")},
+        c=config,
         name=path.resolve().name,
         version=version,
-        model=objective,
-        likelihood=config["likelihood"],
-        event=", ".join(map(str, event_shape)),
+        model=config["model"].upper(),
+        event=_joined(event_shape),
         estimate="log p(x|y)" if config["conditional"] else "log p(x)",
         labels="; `y` int32 [batch], the class" if config["conditional"] else "",
-        values=VALUES.get(config["likelihood"], ""),
+        values=VALUES.get(likelihood, ""),
         latent_dims=_joined(config["latent_dims"]),
         hidden_dims=_hidden_units(config),
-        data=DATA.get(
-            config["dataset"], f"a file of the user's (`{config['dataset']}`)"
-        ),
+        data=DATA.get(config["dataset"], own),
         binarization=BINARIZATIONS[config["binarization"]],
-        start=_start(config.get("start_from")),
+        start=f" from the weights of the run `{name}`" if run else "",
         measured=_measured(results),
-        eval_num_samples=config["eval_num_samples"],
         warmup="one of each signature" if has_warmup else "none",
         versions=", ".join(f"{name} {number}" for name, number in versions.items()),
-        values_limit=_values_limit(config["likelihood"]),
+        limit=LIMITS.get(likelihood, REAL_LIMIT),
     )
     write_atomically(path / FILE, lambda file: file.write(text.encode()))
-
-
-def _start(run: str | None) -> str:
-    """Whose weights were the first, by the name of its folder."""
-    return f" from the weights of the run `{pathlib.Path(run).name}`" if run else ""
 
 
 def _hidden_units(config: Mapping[str, Any]) -> str:
@@ -139,57 +140,33 @@ def _measured(results: Mapping[str, Any] | None) -> str:
     if results is None:
         return "| NLL | not measured: exported without the results of a run |"
     config = results["config"]
-    images = f"{results['num_examples']:,} images of split `{results['split']}`"
-    drawn = ""
+    protocol = f"{results['num_examples']:,} images of split `{results['split']}`"
     if config["binarization"] == "dynamic":
-        drawn = f", binarized once from seed {config['eval_seed']}"
+        protocol += f", binarized once from seed {config['eval_seed']}"
+    draws_error = results.get("jackknife_error")
+    if draws_error is None:  # of an older run
+        draws_error = results["standard_error"]
     errors = [
         f"+- {error:{form}} of the {what}"
         for error, form, what in (
-            (_draws_error(results), ".3f", "draws"),
+            (draws_error, ".3f", "draws"),
             (results["data_standard_error"], ".2f", "images"),
         )
         if error is not None and math.isfinite(error)
     ]
-    units = " + ".join(
-        f"{active} of {dim}"
-        for active, dim in zip(results["active_units"], results["latent_dims"])
-    )
     rows = {
-        "protocol": f"{images}{drawn}; {results['num_samples']:,} draws an image",
+        "protocol": f"{protocol}; {results['num_samples']:,} draws an image",
         "NLL": f"{results['nll']:.2f} nats an image"
         + (f" ({', '.join(errors)})" if errors else ""),
-        **_bits(results),
+    }
+    if results.get("bits_per_dim") is not None:  # 8-bit images
+        rows["bits per dimension"] = f"{results['bits_per_dim']:.3f}"
+    units = zip(results["active_units"], results["latent_dims"])
+    rows |= {
         "bound": f"{results['bound']:.2f} nats an image, the one that was trained",
-        "active units": units,
+        "active units": " + ".join(f"{active} of {dim}" for active, dim in units),
     }
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-
-
-def _bits(results: Mapping[str, Any]) -> dict[str, str]:
-    """The row of bits per dimension, of 8-bit images alone."""
-    bits = results.get("bits_per_dim")
-    return {} if bits is None else {"bits per dimension": f"{bits:.3f}"}
-
-
-def _draws_error(results: Mapping[str, Any]) -> float | None:
-    """The jackknife error of the NLL; the delta method's where it is not known.
-
-    None or NaN of a single draw, which has none.
-    """
-    error = results.get("jackknife_error")
-    return results["standard_error"] if error is None else error
-
-
-def _values_limit(likelihood: str) -> str:
-    if likelihood == "bernoulli":
-        return (
-            "Values between 0 and 1 are scored as given, which is not the "
-            "log-likelihood\n  of a binary image: binarize first."
-        )
-    if likelihood == "discretized_logistic":
-        return "Values off the levels i / 255 are scored as the nearest level."
-    return "Log-densities of real values: they change with the scale of `x`."
 
 
 def _joined(values: Iterable[object]) -> str:

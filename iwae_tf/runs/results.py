@@ -1,64 +1,30 @@
-"""What a trained model is worth on a split, and the pictures of it."""
+"""What a trained model is worth on a split: what `results.json` holds."""
 
 import contextlib
 import functools
 import hashlib
 import math
-import os
-import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from iwae_tf import datasets, evaluation, plots
+from iwae_tf import datasets, evaluation
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation.classes import class_log_likelihoods
 from iwae_tf.io import terminal
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.probability.discretized_logistic import NUM_LEVELS
 from iwae_tf.probability.distributions import LIKELIHOODS
+from iwae_tf.runs.splits import load_eval_split
 from iwae_tf.saved_model import refusal
 from iwae_tf.versions import library_versions
 
 DEAD_UNIT_IMAGES = 1000  # enough for a paired difference
 CLASS_IMAGES, CLASS_SAMPLES = 1000, 500  # at most, of what is scored under each class
-NUM_ROWS, NUM_COLUMNS, MOST_CLASSES = 10, 10, 20  # of a grid of images; rows of classes
-NUM_LATENT = 5000  # points in a latent plot
-
-
-def load_eval_split(
-    config: ConfigDict, split: str, limit: int | None = None
-) -> datasets.Split:
-    """Images and labels of a split as they are scored.
-
-    Dynamic binarization is drawn once, from `config.eval_seed`.
-
-    Args:
-      config: ConfigDict.
-      split: "train", "validation" or "test".
-      limit: optional int, the first images only.
-
-    Returns:
-      datasets.Split.
-    """
-    binarization = config.binarization
-    loaded = datasets.load_arrays(
-        config.dataset,
-        split=split,
-        data_dir=config.data_dir,
-        binarization="fixed" if binarization == "dynamic" else binarization,
-        seed=config.eval_seed,
-    )
-    if config.conditional:
-        datasets.require_labels(loaded, split)
-    labels = loaded.labels
-    return datasets.Split(
-        loaded.images[:limit], labels if labels is None else labels[:limit]
-    )
 
 
 def score(
@@ -121,13 +87,9 @@ def evaluate_model(
         score(images, num_samples, seed, labels=labels, on_batch=on_batch)
 
     def describe(images, labels, result):
+        size = config.batch_size
         batches = datasets.batches(
-            images,
-            labels,
-            batch_size=config.batch_size,
-            seed=0,
-            epochs=1,
-            shuffle=False,
+            images, labels, batch_size=size, seed=0, epochs=1, shuffle=False
         )
         logs = model.evaluate(batches, verbose=0, return_dict=True)
         statistics = evaluation.layer_statistics(model, images, seed, labels=labels)
@@ -182,9 +144,8 @@ def evaluate_signature(
                 f"Received: dataset={config.dataset}, of shape {images.shape[1:]}"
             )
         for first in range(0, len(images), batch_size):
-            rows, given = slice(first, first + batch_size), {}
-            if labels is not None:
-                given["y"] = tf.constant(labels[rows], tf.int32)
+            rows = slice(first, first + batch_size)
+            given = {} if labels is None else {"y": tf.constant(labels[rows], tf.int32)}
             try:
                 outputs = log_likelihood(
                     x=tf.constant(images[rows]),
@@ -197,15 +158,10 @@ def evaluate_signature(
                     "`dataset` must be one that the model takes. Received: "
                     f"dataset={config.dataset}, {refusal(error.message)}"
                 ) from error
-            unknown = tf.fill(outputs["log_likelihood"].shape, np.float32(np.nan))
-            on_batch(
-                evaluation.LogLikelihood(
-                    outputs["log_likelihood"].numpy(),
-                    outputs["standard_error"].numpy(),
-                    outputs["effective_sample_size"].numpy(),
-                    outputs.get("jackknife_error", unknown).numpy(),
-                )
-            )
+            estimate = outputs["log_likelihood"].numpy()
+            outputs = {"jackknife_error": np.full_like(estimate, np.nan), **outputs}
+            errors = (outputs[name] for name in evaluation.LogLikelihood._fields[1:])
+            on_batch(evaluation.LogLikelihood(estimate, *map(np.asarray, errors)))
 
     return _evaluate(config, split, num_samples, limit, score_images)
 
@@ -294,72 +250,3 @@ def _without_dead_units(model, images, labels, result, statistics, num_samples, 
         ),
         "num_examples": len(images),
     }
-
-
-def draw_figures(
-    model: Autoencoder,
-    config: ConfigDict,
-    history: Sequence[dict[str, Any]],
-    folder: pathlib.Path,
-) -> list[str | os.PathLike[str]]:
-    """Draws a run into `folder`: samples, reconstructions, curves, latents, units.
-
-    Args:
-      model: trained model.
-      config: its ConfigDict.
-      history: list of dicts, one an epoch.
-      folder: pathlib.Path.
-
-    Returns:
-      list of the paths.
-    """
-    seed = (config.eval_seed, 1)
-    split = config.eval_split
-    images, labels = load_eval_split(config, split, NUM_LATENT)
-    given = labels if config.conditional else None
-    statistics = evaluation.layer_statistics(model, images, seed, labels=given)
-    names = list(dict.fromkeys(name for row in history for name in row))
-    curves = {name: [row.get(name, np.nan) for row in history] for name in names}
-    paths = [
-        plots.training_curves(folder / "training_curves.png", curves),
-        plots.active_units(
-            folder / "active_units.png", [layer.variances for layer in statistics]
-        ),
-    ]
-    for number, layer in enumerate(statistics, 1):
-        suffix = f"_z{number}" if len(statistics) > 1 else ""
-        paths.append(plots.latent(folder / f"latent{suffix}.png", layer.means, labels))
-    if plots.is_image(images.shape[1:]):
-        paths += _draw_images(model, images, given, seed, folder)
-    return paths
-
-
-def _draw_images(model, images, labels, seed, folder):
-    """The pictures that only image data has."""
-    most_rows, most_columns = plots.most_in_grid(images.shape[1:])
-    columns = min(NUM_COLUMNS, most_columns)
-    rows, classes = min(NUM_ROWS, most_rows), None
-    originals = images[: columns * min(NUM_ROWS // 2, max(most_rows // 2, 1))]
-    title = "Draws from the prior: mean of p(x|z)"
-    if model.is_conditional:
-        rows = min(model.num_classes, MOST_CLASSES, most_rows)
-        classes = np.repeat(np.arange(rows), columns)
-        title = "Draws from p(z|y), a row a class: mean of p(x|z, y)"
-        labels = labels[: len(originals)]
-    samples = model.sample(rows * columns, seed, labels=classes, mean=True)
-    reconstructions = model.reconstruct(originals, seed, labels=labels)
-    reconstructions = np.clip(reconstructions, 0.0, 1.0)
-    return [
-        plots.image_grid(
-            folder / "samples.png",
-            np.clip(samples, 0.0, 1.0),
-            num_columns=columns,
-            title=title,
-        ),
-        plots.reconstructions(
-            folder / "reconstructions.png",
-            originals,
-            reconstructions,
-            num_columns=columns,
-        ),
-    ]

@@ -96,60 +96,58 @@ class TensorBoard(keras.callbacks.Callback):
         if not self._writers:
             remove_later_events(self._folder, epoch)
             with _told_as_os_error(self._folder):
-                for name in (TRAIN, VALIDATION):
-                    path = str(self._folder / name)
-                    self._writers[name] = tf.summary.create_file_writer(path)
+                for run in (TRAIN, VALIDATION):
+                    path = str(self._folder / run)
+                    self._writers[run] = tf.summary.create_file_writer(path)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        step, logs = epoch + 1, logs or {}
-        epochs = self.params["epochs"]
+        step, epochs = epoch + 1, self.params["epochs"]
         every = self._every or max(1, epochs // MOST_SETS)
+        is_drawn = step in (1, epochs) or step % every == 0
         with _told_as_os_error(self._folder):
-            self._write_scalars(step, logs)
-            if step in (1, epochs) or step % every == 0:
-                self._write_histograms(step)
-                self._write_pictures(step)
+            with self._writers[TRAIN].as_default(step):
+                self._write_training(logs or {}, is_drawn)
+            with self._writers[VALIDATION].as_default(step):
+                self._write_validation(logs or {}, is_drawn)
             for writer in self._writers.values():
                 writer.flush()
 
-    def _write_scalars(self, step, logs):
-        with self._writers[TRAIN].as_default(step):
-            for name, value in logs.items():
-                if not name.startswith("val_"):
-                    _scalar(TAGS.get(name, f"other/{name}"), value)
-            rate = self.model.optimizer.learning_rate
-            _scalar("optimizer/learning_rate", rate)
-            for name in ("num_groups", "num_samples"):
-                _scalar(f"draws/{name}", getattr(self.model, name))
-        with self._writers[VALIDATION].as_default(step):
-            for name, value in logs.items():
-                if name.startswith("val_"):
-                    name = name.removeprefix("val_")
-                    _scalar(TAGS.get(name, f"other/{name}"), value)
+    def _write_training(self, logs, is_drawn):
+        _write_metrics({k: v for k, v in logs.items() if not k.startswith("val_")})
+        _scalar("optimizer/learning_rate", self.model.optimizer.learning_rate)
+        for name in ("num_groups", "num_samples"):
+            _scalar(f"draws/{name}", getattr(self.model, name))
+        for variable in self.model.trainable_variables if is_drawn else ():
+            # Not the model's name, which no other run needs to share.
+            name = variable.path.partition("/")[2] or variable.path
+            tf.summary.histogram(f"weights/{name}", variable.value)
 
-    def _write_histograms(self, step):
-        with self._writers[TRAIN].as_default(step):
-            for variable in self.model.trainable_variables:
-                # Not the model's name, which no other run needs to share.
-                name = variable.path.partition("/")[2] or variable.path
-                tf.summary.histogram(f"weights/{name}", variable.value)
-        if self._images is None:
-            return
-        model, seed = self.model, self._seed
-        statistics = evaluation.layer_statistics(
-            model, self._images, seed, labels=self._labels, num_draws=LAYER_DRAWS
-        )
-        kls = kl_per_unit(
-            model, self._images, seed, labels=self._labels, num_draws=LAYER_DRAWS
-        )
-        counts = evaluation.count_active(statistics)
-        with self._writers[VALIDATION].as_default(step):
-            for layer, (found, kl, count) in enumerate(zip(statistics, kls, counts), 1):
-                tf.summary.histogram(f"latents/posterior_means_z{layer}", found.means)
-                tf.summary.histogram(f"latents/kl_of_each_unit_z{layer}", kl)
-                _scalar(f"latents/active_units_z{layer}", count)
-                _scalar(f"latents/kl_z{layer}", kl.sum())
+    def _write_validation(self, logs, is_drawn):
+        _write_metrics({k[4:]: v for k, v in logs.items() if k.startswith("val_")})
+        if is_drawn and self._images is not None:
+            self._write_latents()
             tf.summary.histogram("draws/log_weights", self._log_weights())
+        if is_drawn and is_image(self.model.event_shape):
+            try:
+                pictures = list(self._pictures())
+            except Exception as error:  # which is no reason to end a run
+                warnings.warn(f"pictures could not be drawn: {error}", stacklevel=2)
+                return
+            for tag, canvas in pictures:
+                tf.summary.image(tag, canvas[np.newaxis])
+
+    def _write_latents(self):
+        images = (self.model, self._images, self._seed)
+        settings: dict[str, Any]
+        settings = {"labels": self._labels, "num_draws": LAYER_DRAWS}
+        statistics = evaluation.layer_statistics(*images, **settings)
+        kls = kl_per_unit(*images, **settings)
+        counts = evaluation.count_active(statistics)
+        for layer, (found, kl, count) in enumerate(zip(statistics, kls, counts), 1):
+            tf.summary.histogram(f"latents/posterior_means_z{layer}", found.means)
+            tf.summary.histogram(f"latents/kl_of_each_unit_z{layer}", kl)
+            _scalar(f"latents/active_units_z{layer}", count)
+            _scalar(f"latents/kl_z{layer}", kl.sum())
 
     def _log_weights(self):
         """log w of some draws of some images, relative to the mean w of each image."""
@@ -164,29 +162,15 @@ class TensorBoard(keras.callbacks.Callback):
     def _first_labels(self, count):
         return None if self._labels is None else self._labels[:count]
 
-    def _write_pictures(self, step):
-        if not is_image(self.model.event_shape):
-            return
-        try:
-            pictures = dict(self._pictures())
-        except Exception as error:  # which is no reason to end a run
-            warnings.warn(f"pictures could not be drawn: {error}", stacklevel=2)
-            return
-        with self._writers[VALIDATION].as_default(step):
-            for tag, canvas in pictures.items():
-                tf.summary.image(tag, canvas[np.newaxis])
-
     def _pictures(self):
         """Yields (tag, canvas)."""
         model, seed = self.model, self._seed
         most_rows, most_columns = most_in_grid(model.event_shape)
-        side = math.isqrt(NUM_SAMPLES)
-        classes = None
+        columns, classes = min(math.isqrt(NUM_SAMPLES), most_columns), None
         if model.is_conditional:  # one after the other
             classes = np.arange(NUM_SAMPLES) % model.num_classes
         samples = model.sample(NUM_SAMPLES, seed, labels=classes, mean=True)
-        samples = as_images(np.clip(samples, 0.0, 1.0), "samples")
-        rows = split_rows(samples, min(side, most_columns))[: min(side, most_rows)]
+        rows = _rows(samples, columns)[: min(math.isqrt(NUM_SAMPLES), most_rows)]
         yield "pictures/samples", _canvas(rows, [GAP] * len(rows))
         if self._images is None:
             return
@@ -195,13 +179,9 @@ class TensorBoard(keras.callbacks.Callback):
         originals = self._images[: columns * pairs]
         labels = self._first_labels(len(originals))
         copies = model.reconstruct(originals, seed, labels=labels)
-        copies = np.clip(copies, 0.0, 1.0)
-        above_below = zip(
-            split_rows(as_images(originals, "images"), columns),
-            split_rows(as_images(copies, "reconstructions"), columns),
-        )
+        above_below = zip(_rows(originals, columns), _rows(copies, columns))
         rows = [row for pair in above_below for row in pair]
-        gaps = [GAP if index % 2 else PAIR_GAP for index in range(len(rows))]
+        gaps = [PAIR_GAP, GAP] * (len(rows) // 2)
         yield "pictures/originals_above_reconstructions", _canvas(rows, gaps)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -239,20 +219,17 @@ def write_hyperparameters(
         for key, value in sorted(config.items())
         if value is not None
     }
-    values = {key: np.sum(results[key]) for key in METRICS if key in results}
+    known = [key for key in METRICS if key in results]
+    metrics = [
+        hparams_api.Metric(f"result/{k}", display_name=METRICS[k]) for k in known
+    ]
     with _told_as_os_error(folder):
         writer = tf.summary.create_file_writer(str(folder))
         with writer.as_default(step=0):
-            hparams_api.hparams_config(
-                hparams=[hparams_api.HParam(key) for key in settings],
-                metrics=[
-                    hparams_api.Metric(f"result/{key}", display_name=METRICS[key])
-                    for key in values
-                ],
-            )
+            hparams_api.hparams_config(list(map(hparams_api.HParam, settings)), metrics)
             hparams_api.hparams(settings, trial_id=str(name))
-            for key, value in values.items():
-                _scalar(f"result/{key}", value)
+            for key in known:
+                _scalar(f"result/{key}", np.sum(results[key]))
         writer.close()
 
 
@@ -281,8 +258,18 @@ def _write_records(file, records):
         writer.write(data)
 
 
+def _write_metrics(logs):
+    for name, value in logs.items():
+        _scalar(TAGS.get(name, f"other/{name}"), value)
+
+
 def _scalar(tag, value):
     tf.summary.scalar(tag, float(value))
+
+
+def _rows(images, num_columns):
+    """Images, or means that may lie outside [0, 1], as rows of a picture."""
+    return split_rows(as_images(np.clip(images, 0.0, 1.0), "images"), num_columns)
 
 
 def _canvas(rows, gaps):

@@ -3,14 +3,15 @@
 import contextlib
 import dataclasses
 import functools
-import json
+import io
 import os
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 from ml_collections import ConfigDict
 
 from iwae_tf import datasets
@@ -23,16 +24,18 @@ from iwae_tf.runs.callbacks import (
     Record,
     ResumeInEpoch,
     RunStages,
+    Sitting,
     StopOnNonFinite,
 )
 from iwae_tf.runs.checkpoints import (
     CheckpointStore,
     Restored,
     copy_variables,
-    variables_of,
+    pack,
+    unpack,
 )
 from iwae_tf.runs.devices import Distribution
-from iwae_tf.runs.results import load_eval_split
+from iwae_tf.runs.splits import load_eval_split, load_examples
 from iwae_tf.runs.tensorboard import NUM_IMAGES, TensorBoard
 from iwae_tf.runs.workdir import Workdir
 
@@ -64,7 +67,7 @@ def train(
       config: valid ConfigDict.
       workdir: Workdir, new or of the same config.
       stop_request: threading.Event; when it is set, training ends after that step.
-      distribution: distribution.Distribution, where the job runs.
+      distribution: devices.Distribution, where the job runs.
       report: function of one line.
 
     Returns:
@@ -77,46 +80,41 @@ def train(
       StopTraining: `stop_request` was set; the last checkpoint is on the disk.
       WorkerLostError: another worker of the job is gone.
     """
-    examples = load_examples(config, "train")
-    images, validation = examples.images, load_examples(config, "validation")
-    steps = datasets.num_batches(len(images), config.batch_size)
+    examples, validation = (load_examples(config, s) for s in ("train", "validation"))
+    steps = datasets.num_batches(len(examples.images), config.batch_size)
     first = _load_start(config)
-    checkpoints = CheckpointStore(workdir.checkpoints)
     with distribution.watch():
         with distribution.strategy.scope():
-            model = compiled_model(config, images, steps, distribution)
+            model = compiled_model(config, examples.images, steps, distribution)
             if first is not None:
                 copy_weights(first, model)
         if distribution.is_chief:
             workdir.claim(config)  # once nothing can be wrong with the config
+        checkpoints = CheckpointStore(workdir.checkpoints)
         start = _restore(checkpoints, model, distribution, report)
         if distribution.is_chief:
             where = distribution.describe()
-            report(describe(config, len(images), steps, start, where))
-        record = Record(
-            workdir.metrics,
+            report(describe(config, len(examples.images), steps, start, where))
+        sitting = Sitting(
+            workdir,
             checkpoints,
-            start.state.get("history", []),
-            start.state.get("seconds", 0.0),
-            steps_per_epoch=steps,
-            stop_request=stop_request,
-            distribution=distribution,
+            distribution,
+            steps,
+            stop_request,
+            history=start.state.get("history", []),
+            seconds=start.state.get("seconds", 0.0),
         )
         if start.epoch < config.epochs:
-            data = functools.partial(_batches, config, examples)
-            callbacks = _callbacks(config, workdir, start, record, checkpoints, data)
             with contextlib.ExitStack() as stack:
-                if distribution.is_chief:
-                    callbacks += _displays(workdir, config, start, steps, report, stack)
-                callbacks.append(record)  # the last one: it may end the run
-                _fit(model, config, data, validation, start, callbacks, distribution)
+                callbacks = _callbacks(config, sitting, start, examples, report, stack)
+                _fit(model, config, sitting, start, examples, validation, callbacks)
         else:  # `fit` would have put averaged weights in place, where there are any
             model.optimizer.finalize_variable_values(model.trainable_variables)
     if distribution.num_replicas > 1:
-        trained, model = model, compiled_model(config, images, steps)
+        trained, model = model, compiled_model(config, examples.images, steps)
         copy_variables(trained, model)
     set_draws(model, config)
-    return Trained(model, record.rows, record.seconds)
+    return Trained(model, sitting.history, sitting.seconds)
 
 
 def compiled_model(
@@ -131,7 +129,7 @@ def compiled_model(
       config: valid ConfigDict.
       images: float [N, *event_shape], whose mean the output bias starts from.
       steps: int, of an epoch.
-      distribution: distribution.Distribution; None: of this process alone.
+      distribution: devices.Distribution; None: of this process alone.
     """
     model = build_model(config, mean_image=images.mean(axis=0))
     optimizer = build_optimizer(config, steps_per_epoch=steps)
@@ -157,85 +155,74 @@ def _restore(checkpoints, model, distribution, report):
         start = checkpoints.restore_latest(model, report) or start
     if distribution.num_workers == 1:
         return start
-    variables = list(variables_of(model).values())
-    header = json.dumps([start.epoch, start.step, start.state.get("metrics", [])])
-    values = [variable.numpy() for variable in variables]
-    data = b"\0".join([header.encode(), b"".join(v.tobytes() for v in values)])
-    header, _, data = distribution.broadcast(data).partition(b"\0")
-    for variable, value in zip(variables, values):
-        mine, data = data[: value.nbytes], data[value.nbytes :]
-        variable.assign(np.frombuffer(mine, value.dtype).reshape(value.shape))
-    epoch, step, metrics = json.loads(header)
-    return Restored(epoch, step, {**start.state, "metrics": metrics})
+    file = io.BytesIO()
+    np.savez(file, **pack(model, start._asdict()))
+    return Restored(
+        **unpack(model, io.BytesIO(distribution.broadcast(file.getvalue())))
+    )
 
 
-def _callbacks(config, workdir, start, record, checkpoints, data):
-    """What every worker does beside the steps."""
+def _callbacks(config, sitting, start, examples, report, stack):
+    """What is done beside the steps; `stack` closes what shows it."""
+    workdir, steps = sitting.workdir, sitting.steps_per_epoch
+    is_chief, of_run = sitting.distribution.is_chief, stages(config)
 
     def keep(epoch, batch):
-        (first,) = data(epoch, batch).take(1).as_numpy_iterator()
+        (first,) = batches(config, examples, epoch, batch).take(1).as_numpy_iterator()
         x, y, _ = keras.utils.unpack_x_y_sample_weight(first)
         arrays = {"x": x} if y is None else {"x": x, "y": y}
-        if record.writes:
+        if is_chief:
             save_arrays(workdir.bad_batch, **arrays, epoch=epoch + 1, batch=batch + 1)
         return workdir.bad_batch
 
-    return [
-        RunStages(stages(config)),
+    callbacks = [
+        RunStages(of_run),
         ResumeInEpoch(start.step, start.state.get("metrics", [])),
-        StopOnNonFinite(keep, checkpoints, steps_per_epoch=record.steps_per_epoch),
+        StopOnNonFinite(sitting, keep),
     ]
-
-
-def _displays(workdir, config, start, steps, report, stack):
-    """What shows how far the run is; `stack` closes it."""
-    draws = [
-        stage.num_groups * stage.num_samples
-        for stage in stages(config)
-        for _ in range(stage.epochs)
-    ]
-    progress = Progress(
-        [OTHER_COSTS + count for count in draws[: config.epochs]],
-        steps_per_epoch=steps,
-        first_step=start.epoch * steps + start.step,
-        report=report,
-    )
-    images, labels = load_eval_split(config, "validation", NUM_IMAGES)
-    board = TensorBoard(
-        workdir.tensorboard,
-        images=images,
-        labels=labels if config.conditional else None,
-        seed=(config.eval_seed, PICTURE_SEED),
-    )
-    return [stack.enter_context(contextlib.closing(c)) for c in (board, progress)]
-
-
-def _fit(model, config, data, validation, start, callbacks, distribution):
-    """`fit` from the epoch and step on at which the run is."""
-
-    def validation_batches(shards, num_shards):
-        return datasets.batches(
-            *validation,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epochs=1,
-            shuffle=False,
-            shards=shards,
-            num_shards=num_shards,
+    if is_chief:
+        costs = [
+            OTHER_COSTS + stage.num_groups * stage.num_samples
+            for stage in of_run
+            for _ in range(stage.epochs)
+        ]
+        images, labels = load_eval_split(config, "validation", NUM_IMAGES)
+        board = TensorBoard(
+            workdir.tensorboard,
+            images=images,
+            labels=labels if config.conditional else None,
+            seed=(config.eval_seed, PICTURE_SEED),
         )
+        progress = Progress(
+            costs[: config.epochs],
+            steps_per_epoch=steps,
+            first_step=start.epoch * steps + start.step,
+            report=report,
+        )
+        displays = (board, progress)
+        callbacks += [stack.enter_context(contextlib.closing(c)) for c in displays]
+    return [*callbacks, Record(sitting)]  # the last one: it may end the run
 
-    *_, record = callbacks
-    validation_steps = datasets.num_batches(len(validation.images), config.batch_size)
+
+def _fit(model, config, sitting, start, examples, validation, callbacks):
+    """`fit` from the epoch and step on at which the run is."""
+    distribution, size = sitting.distribution, config.batch_size
+    of_training = functools.partial(batches, config, examples, start.epoch, start.step)
+    of_validation = functools.partial(
+        datasets.batches,
+        *validation,
+        batch_size=size,
+        seed=config.seed,
+        epochs=1,
+        shuffle=False,
+    )
+    validation_steps = datasets.num_batches(len(validation.images), size)
     model.fit(
-        distribution.dataset(
-            lambda shards, num_shards: data(
-                start.epoch, start.step, shards=shards, num_shards=num_shards
-            )
-        ),
+        distribution.dataset(of_training),
         initial_epoch=start.epoch,
         epochs=config.epochs,
-        steps_per_epoch=record.steps_per_epoch,
-        validation_data=distribution.dataset(validation_batches),
+        steps_per_epoch=sitting.steps_per_epoch,
+        validation_data=distribution.dataset(of_validation),
         validation_steps=validation_steps if distribution.num_replicas > 1 else None,
         shuffle=False,
         verbose=0,
@@ -243,8 +230,22 @@ def _fit(model, config, data, validation, start, callbacks, distribution):
     )
 
 
-def _batches(config, examples, first_epoch, first_batch, **shards):
-    """The training batches from one of them on."""
+def batches(
+    config: ConfigDict,
+    examples: datasets.Split,
+    first_epoch: int,
+    first_batch: int,
+    **shards: Any,
+) -> tf.data.Dataset:
+    """The training batches of a run from one of them on.
+
+    Args:
+      config: valid ConfigDict.
+      examples: datasets.Split, of `load_examples`.
+      first_epoch: int.
+      first_batch: int, of that epoch.
+      **shards: `shards` and `num_shards` of `datasets.batches`.
+    """
     return datasets.batches(
         *examples,
         batch_size=config.batch_size,
@@ -276,25 +277,6 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
         )
     for variable, value in zip(ours, theirs):
         variable.assign(value)
-
-
-def load_examples(config: ConfigDict, split: str) -> datasets.Split:
-    """A split as training sees it: dynamic binarization stays grey.
-
-    Returns:
-      datasets.Split; its labels are None but for a conditional model.
-    """
-    drawn = "none" if config.binarization == "dynamic" else config.binarization
-    loaded = datasets.load_arrays(
-        config.dataset,
-        split=split,
-        data_dir=config.data_dir,
-        binarization=drawn,
-        seed=config.seed,
-    )
-    if config.conditional:
-        return datasets.require_labels(loaded, split)
-    return loaded._replace(labels=None)
 
 
 def describe(

@@ -10,7 +10,7 @@ import numpy as np
 from iwae_tf.config import stages
 from iwae_tf.datasets import num_batches
 from iwae_tf.io.files import write_json
-from iwae_tf.runs.training import load_examples
+from iwae_tf.runs.splits import load_examples
 from iwae_tf.runs.workdir import Workdir, read_json
 from iwae_tf.studies import step_times
 from iwae_tf.studies.cells import Cell

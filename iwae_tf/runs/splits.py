@@ -1,0 +1,57 @@
+"""The data of a run: a split as training sees it, and as it is scored."""
+
+from ml_collections import ConfigDict
+
+from iwae_tf import datasets
+
+
+def load_examples(config: ConfigDict, split: str) -> datasets.Split:
+    """A split as training sees it: dynamic binarization stays grey.
+
+    Args:
+      config: valid ConfigDict.
+      split: "train", "validation" or "test".
+
+    Returns:
+      datasets.Split; its labels are None but for a conditional model.
+
+    Raises:
+      InvalidInputError: no such data, or no labels for a conditional model.
+    """
+    loaded = _load(config, split, "none", config.seed)
+    return loaded if config.conditional else loaded._replace(labels=None)
+
+
+def load_eval_split(
+    config: ConfigDict, split: str, limit: int | None = None
+) -> datasets.Split:
+    """Images and labels of a split as they are scored.
+
+    Dynamic binarization is drawn once, from `config.eval_seed`.
+
+    Args:
+      config: valid ConfigDict.
+      split: "train", "validation" or "test".
+      limit: optional int, the first images only.
+
+    Returns:
+      datasets.Split.
+
+    Raises:
+      InvalidInputError: no such data, or no labels for a conditional model.
+    """
+    images, labels = _load(config, split, "fixed", config.eval_seed)
+    return datasets.Split(images[:limit], None if labels is None else labels[:limit])
+
+
+def _load(config, split, dynamic, seed):
+    """A split in which `dynamic` stands for dynamic binarization."""
+    binarization = config.binarization
+    loaded = datasets.load_arrays(
+        config.dataset,
+        split=split,
+        data_dir=config.data_dir,
+        binarization=dynamic if binarization == "dynamic" else binarization,
+        seed=seed,
+    )
+    return datasets.require_labels(loaded, split) if config.conditional else loaded
