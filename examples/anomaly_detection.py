@@ -17,8 +17,7 @@ from scipy import stats
 from sklearn import metrics
 
 from examples import auroc
-from iwae_tf import datasets, serving
-from iwae_tf.cli import scripts as cli
+from iwae_tf import cli, datasets, serving
 from iwae_tf.io.files import write_json
 from iwae_tf.plots import scores as score_plots
 from iwae_tf.runs.workdir import read_config
@@ -32,16 +31,14 @@ _FASHION = flags.DEFINE_string(
 )
 _OMNIGLOT = flags.DEFINE_string("omniglot", None, "Burda et al.'s chardata.mat.")
 _OUTPUT = flags.DEFINE_string("output", "runs/anomaly", "Folder for what is made.")
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 500, "Images of each set, at most.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1000, "Draws an image, K.")
+_NUM_IMAGES = cli.count_flag("num_images", 500, "Images of each set, at most.")
+_NUM_SAMPLES = cli.count_flag("num_samples", 1000, "Draws an image, K.")
 NORMAL = "test images"
 
 
 def main(argv):
     """Scores all sets; writes results.json, histogram.png and roc.png."""
     del argv
-    cli.check_positive("num_images", _NUM_IMAGES.value)
-    cli.check_positive("num_samples", _NUM_SAMPLES.value)
     output = pathlib.Path(_OUTPUT.value)
     version, _ = load_saved_model(_SAVED_MODEL.value)
     sets = image_sets(

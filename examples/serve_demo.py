@@ -15,8 +15,7 @@ from absl import flags
 
 import iwae_tf
 from examples.loopback_server import LoopbackServer
-from iwae_tf import datasets, serving
-from iwae_tf.cli import scripts as cli
+from iwae_tf import cli, datasets, serving
 from iwae_tf.plots import scores as score_plots
 from iwae_tf.runs.workdir import Workdir, export, load_exported
 
@@ -25,8 +24,8 @@ _SAVED_MODEL = flags.DEFINE_string(
     "saved_model", "saved_models/mnist5k_iwae", "Export to serve instead."
 )
 _OUTPUT = flags.DEFINE_string("output", "runs/serve_demo", "Folder for what is made.")
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 1000, "Digits, 1,000 at most.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 500, "Draws an image, K.")
+_NUM_IMAGES = cli.count_flag("num_images", 1000, "Digits, 1,000 at most.")
+_NUM_SAMPLES = cli.count_flag("num_samples", 500, "Draws an image, K.")
 SEED, BATCH_SIZE = (0, 0), 50
 TOLERANCE = 1e-4  # nats
 
@@ -34,8 +33,6 @@ TOLERANCE = 1e-4  # nats
 def main(argv):
     """Runs the steps and prints what each of them found."""
     del argv
-    cli.check_positive("num_images", _NUM_IMAGES.value)
-    cli.check_positive("num_samples", _NUM_SAMPLES.value)
     output = pathlib.Path(_OUTPUT.value)
     (output / "scores.csv").unlink(missing_ok=True)  # of an earlier demo
     if _WORKDIR.value:

@@ -1,11 +1,11 @@
-"""Diagnoses a trained model: its bounds, error bars, gradients, proposals and latents.
+"""Diagnoses a model: its bounds, error bars, gradients, proposals and latents.
 
 python -m iwae_tf.diagnose --workdir=runs/a
 python -m iwae_tf.diagnose --saved_model=saved_models/mnist5k_iwae --output=runs/b
 python -m iwae_tf.diagnose --parts=toy,known,theory --output=runs/known_answers
 
-Writes a JSON file for each part, PNGs and report.html. Started again with the same
-flags it goes on after the last finished part.
+Writes a JSON file for each part, PNGs and report.html. Started again with the
+same flags it goes on after the last finished part.
 """
 
 import pathlib
@@ -14,12 +14,9 @@ import sys
 
 from absl import flags
 
-from iwae_tf.cli import scripts as cli
+from iwae_tf import cli
 
-_WORKDIR = cli.path_flag("workdir", "Folder of a finished run.")
-_SAVED_MODEL = cli.path_flag(
-    "saved_model", "Exported model, NAME or NAME/1, instead of a workdir."
-)
+_MODEL = cli.ModelFlags()
 _OUTPUT = cli.path_flag(
     "output", "Folder of the report; WORKDIR/diagnostics by default."
 )
@@ -27,14 +24,14 @@ _PARTS = flags.DEFINE_list(
     "parts", None, "Some of the parts, by name; all of a model's by default."
 )
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 100, "The first images of the split.")
+_NUM_IMAGES = cli.count_flag("num_images", 100, "The first images of the split.")
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 5000, "Draws an image of the estimate that is judged."
 )
 _QUICK = flags.DEFINE_bool("quick", False, "A tenth of the work, for a first look.")
-_DATASET = flags.DEFINE_string("dataset", None, "Instead of the config's data set.")
-_DATA_DIR = cli.path_flag("data_dir", "Instead of the config's data_dir.")
-_BINARIZATION = flags.DEFINE_string("binarization", None, "Instead of the config's.")
+_DATA = cli.DataFlags()
+_MODEL.require(unless="parts")
+cli.require("output", unless="workdir")
 
 
 class Stopped(BaseException):
@@ -56,7 +53,6 @@ def main(argv: list[str]) -> int:
     from iwae_tf.io import terminal
     from iwae_tf.io.files import check_writable
 
-    cli.check_positive("num_images", _NUM_IMAGES.value)
     check_count(_NUM_SAMPLES.value, "--num_samples", LEAST_DRAWS)
     parts = _chosen_parts()
     subject, facts = Subject(None, None, quick=_QUICK.value), []
@@ -86,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 
 def _title():
-    model = _WORKDIR.value or _SAVED_MODEL.value
+    model = _MODEL.workdir or _MODEL.saved_model
     return f"Diagnosis of {model}" if model else "Diagnosis"
 
 
@@ -105,7 +101,7 @@ def _output():
     """The folder of the report."""
     if _OUTPUT.value:
         return pathlib.Path(_OUTPUT.value)
-    return pathlib.Path(cli.require("output", _WORKDIR.value)) / "diagnostics"
+    return pathlib.Path(_MODEL.workdir) / "diagnostics"
 
 
 def _subject():
@@ -117,24 +113,13 @@ def _subject():
     from iwae_tf.runs.workdir import Workdir, load_exported
     from iwae_tf.versions import library_versions
 
-    if (_WORKDIR.value is None) == (_SAVED_MODEL.value is None):
-        raise InvalidInputError(
-            "one of `--workdir` and `--saved_model` must be given. Received: "
-            f"--workdir={_WORKDIR.value}, --saved_model={_SAVED_MODEL.value}"
-        )
-    _output()
-    data = {
-        "dataset": _DATASET.value,
-        "data_dir": _DATA_DIR.value,
-        "binarization": _BINARIZATION.value,
-    }
-    if _WORKDIR.value:
-        workdir = Workdir(_WORKDIR.value)
+    _MODEL.check()
+    if _MODEL.workdir is not None:
+        workdir = Workdir(_MODEL.workdir)
         config, model = workdir.read_config(), workdir.load_model()
-        override(config, **data)
+        override(config, **_DATA.values())
     else:
-        path = cli.require("saved_model", _SAVED_MODEL.value)
-        model, config = load_exported(path, **data)
+        model, config = load_exported(_MODEL.saved_model, **_DATA.values())
     if config.conditional:
         raise InvalidInputError(
             "the model must not be conditional: the diagnosis has no labels. "
@@ -146,7 +131,7 @@ def _subject():
     )
     versions = ", ".join(f"{k} {v}" for k, v in library_versions().items())
     return subject, [
-        ("model", _WORKDIR.value or _SAVED_MODEL.value),
+        ("model", _MODEL.workdir or _MODEL.saved_model),
         ("bound", f"{config.model}, {config.num_samples} draws in training"),
         ("latent units", " + ".join(map(str, config.latent_dims))),
         ("images", f"the first {len(images)} of {config.dataset}, {_SPLIT.value}"),

@@ -4,22 +4,21 @@ python -m iwae_tf.evaluate --workdir=runs/a --split=test --num_samples=5000
 python -m iwae_tf.evaluate --saved_model=saved_models/mnist5k_iwae --limit=100
 """
 
+import functools
 import os
 
 from absl import flags
 
-from iwae_tf.cli import scripts as cli
+from iwae_tf import cli
 
-_WORKDIR = cli.path_flag("workdir", "Folder of a finished run.")
-_SAVED_MODEL = cli.path_flag("saved_model", "Exported model, NAME or NAME/1.")
+_MODEL = cli.ModelFlags()
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Draws an image, K.")
-_LIMIT = flags.DEFINE_integer("limit", None, "Score the first images only.")
+_NUM_SAMPLES = cli.count_flag("num_samples", None, "Draws an image, K.")
+_LIMIT = cli.count_flag("limit", None, "Score the first images only.")
 _OUTPUT = cli.path_flag("output", "JSON file for the results.")
-_DATASET = flags.DEFINE_string("dataset", None, "Instead of the config's data set.")
-_DATA_DIR = cli.path_flag("data_dir", "Instead of the config's data_dir.")
+_DATA = cli.DataFlags()
 _DEVICES = cli.DeviceFlags()
-_BINARIZATION = flags.DEFINE_string("binarization", None, "Instead of the config's.")
+_MODEL.require()
 
 
 def main(argv: list[str]) -> int:
@@ -30,13 +29,6 @@ def main(argv: list[str]) -> int:
     from iwae_tf.io.files import check_writable, write_json
     from iwae_tf.runs import results
 
-    if (_WORKDIR.value is None) == (_SAVED_MODEL.value is None):
-        raise InvalidInputError(
-            "one of `--workdir` and `--saved_model` must be given. Received: "
-            f"--workdir={_WORKDIR.value}, --saved_model={_SAVED_MODEL.value}"
-        )
-    for name, value in (("num_samples", _NUM_SAMPLES.value), ("limit", _LIMIT.value)):
-        cli.check_positive(name, value)
     distribution = _DEVICES.distribution()
     if _OUTPUT.value and distribution.is_chief:
         if os.path.isdir(_OUTPUT.value):
@@ -45,16 +37,12 @@ def main(argv: list[str]) -> int:
                 f"Received: --output={_OUTPUT.value}"
             )
         check_writable(_OUTPUT.value)
-    if _WORKDIR.value:
-        found, is_complete = _from_workdir(_WORKDIR.value, distribution)
-    else:
-        if distribution.num_replicas > 1:
-            raise InvalidInputError(
-                "`--distribute` must be none for a SavedModel, which runs on one "
-                f"device. Received: --saved_model={_SAVED_MODEL.value}"
-            )
-        path = cli.require("saved_model", _SAVED_MODEL.value)
-        found, is_complete = _from_saved_model(path)
+    if _MODEL.workdir is None and distribution.num_replicas > 1:
+        raise InvalidInputError(
+            "`--distribute` must be none for a SavedModel, which runs on one device. "
+            f"Received: --saved_model={_MODEL.saved_model}"
+        )
+    found, is_complete = _score(distribution)
     if found is not None and distribution.is_chief:
         fields = results.summary_fields(found)
         if _OUTPUT.value:
@@ -66,49 +54,32 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _from_workdir(path, distribution):
+def _score(distribution):
+    """(results, whether every image was scored) of the model of the flags."""
+    from iwae_tf.config import override
     from iwae_tf.runs import results
-    from iwae_tf.runs.workdir import Workdir
-
-    workdir = Workdir(path)
-    config = _overridden(workdir.read_config())
-    model = workdir.load_model()
-    return results.evaluate_model(
-        model,
-        config,
-        split=_SPLIT.value,
-        num_samples=_NUM_SAMPLES.value or config.eval_num_samples,
-        limit=_LIMIT.value,
-        score=distribution.scorer(model),
-    )
-
-
-def _from_saved_model(path):
-    from iwae_tf.runs import results
-    from iwae_tf.runs.workdir import read_config
+    from iwae_tf.runs.workdir import Workdir, read_config
     from iwae_tf.saved_model import load_saved_model
 
-    version, signatures = load_saved_model(path)
-    config = _overridden(read_config(version.parent / "config.json"))
-    return results.evaluate_signature(
+    if _MODEL.workdir is not None:
+        workdir = Workdir(_MODEL.workdir)
+        config = override(workdir.read_config(), **_DATA.values())
+        model = workdir.load_model()
+        score = functools.partial(
+            results.evaluate_model, model, score=distribution.scorer(model)
+        )
+    else:
+        version, signatures = load_saved_model(_MODEL.saved_model)
+        config = read_config(version.parent / "config.json")
+        override(config, **_DATA.values())
         # Exports of before there was `error_bars` have no jackknife error.
-        signatures.get("error_bars", signatures["log_likelihood"]),
+        signature = signatures.get("error_bars", signatures["log_likelihood"])
+        score = functools.partial(results.evaluate_signature, signature)
+    return score(
         config,
         split=_SPLIT.value,
         num_samples=_NUM_SAMPLES.value or config.eval_num_samples,
         limit=_LIMIT.value,
-    )
-
-
-def _overridden(config):
-    """The config with the data flags put in."""
-    from iwae_tf.config import override
-
-    return override(
-        config,
-        dataset=_DATASET.value,
-        data_dir=_DATA_DIR.value,
-        binarization=_BINARIZATION.value,
     )
 
 

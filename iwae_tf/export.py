@@ -3,10 +3,11 @@
 python -m iwae_tf.export --workdir=runs/a --output=saved_models/NAME
 """
 
-from iwae_tf.cli import scripts as cli
+from iwae_tf import cli
 
 _WORKDIR = cli.path_flag("workdir", "Folder of a finished run.")
 _OUTPUT = cli.path_flag("output", "Folder of the SavedModel's versions.")
+cli.require("workdir", "output")
 
 
 def main(argv: list[str]) -> int:
@@ -14,10 +15,9 @@ def main(argv: list[str]) -> int:
     del argv
     from iwae_tf.runs.workdir import Workdir, export
 
-    workdir = Workdir(cli.require("workdir", _WORKDIR.value))
-    output = cli.require("output", _OUTPUT.value)
+    workdir = Workdir(_WORKDIR.value)
     model, config = workdir.load_model(), workdir.read_config()
-    print(export(model, config, output, workdir.read_results()))
+    print(export(model, config, _OUTPUT.value, workdir.read_results()))
     return 0
 
 

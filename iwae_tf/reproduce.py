@@ -3,10 +3,11 @@ r"""Reproduces a table or figure of the papers, beside what they report.
   python -m iwae_tf.reproduce --study=burda_table1 --budget=short \
       --data_dir=DIR --workdir=results/burda_table1
 
-Trains the cells of the study, scores them and writes a report. Started again with the
-same flags it does what is left to do. `--cells` takes some of the cells, `--reuse` runs
-of the same config that are finished elsewhere. `--report_only` makes the report anew
-from what is there, without `--study` those of all studies below the workdir.
+Trains the cells of the study, scores them and writes a report. Started again
+with the same flags it does what is left to do. `--cells` takes some of the
+cells, `--reuse` runs of the same config that are finished elsewhere.
+`--report_only` makes the report anew from what is there, without `--study`
+those of all studies below the workdir.
 """
 
 import fnmatch
@@ -14,7 +15,7 @@ import pathlib
 
 from absl import flags
 
-from iwae_tf.cli import scripts as cli
+from iwae_tf import cli
 
 _STUDY = flags.DEFINE_string(
     "study",
@@ -28,9 +29,11 @@ _DATASET = flags.DEFINE_string("dataset", "mnist", "mnist, mnist_fixed or omnigl
 _DATA_DIR = cli.path_flag("data_dir", "Where the data set lies.")
 _SEEDS = flags.DEFINE_multi_integer("seed", [0], "Of a run of each cell; repeatable.")
 _CELLS = flags.DEFINE_string("cells", "*", "Pattern of cell names, such as iwae_*_1l.")
-_PROCESSES = flags.DEFINE_integer("processes", 1, "Runs at a time.")
+_PROCESSES = cli.count_flag("processes", 1, "Runs at a time.")
 _REUSE = cli.path_flag("reuse", "Folder with finished runs, at any depth.")
 _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Train nothing.")
+cli.require("workdir")
+cli.require("study", unless="report_only")
 
 
 def main(argv: list[str]) -> int:
@@ -40,15 +43,14 @@ def main(argv: list[str]) -> int:
     from iwae_tf.studies import cells as studies
     from iwae_tf.studies import report as study_report
 
-    folder = pathlib.Path(cli.require("workdir", _WORKDIR.value))
+    folder = pathlib.Path(_WORKDIR.value)
     if _REPORT_ONLY.value and not folder.is_dir():
         raise InvalidInputError(
             f"`--workdir` must be the folder of a study. Received: --workdir={folder}"
         )
-    if _REPORT_ONLY.value and _STUDY.value is None:
+    name = _STUDY.value
+    if name is None:
         return _rebuild(folder)
-    name = cli.require("study", _STUDY.value)
-    cli.check_positive("processes", _PROCESSES.value)
     protocol = studies.Protocol(_BUDGET.value, _DATASET.value, _DATA_DIR.value)
     cells = studies.cells(name, protocol, _SEEDS.value, folder)
     chosen = [cell for cell in cells if _is_chosen(cell.name)]

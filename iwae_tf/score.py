@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from iwae_tf.cli import scripts as cli
+from iwae_tf import cli
 
 _SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.")
 _ENDPOINT = flags.DEFINE_string(
@@ -30,11 +30,12 @@ _LABELS = cli.path_flag(
 )
 _OUTPUT = cli.path_flag("output", "CSV file for the scores.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws an image, K.")
-_SEED = flags.DEFINE_list("seed", ["0", "0"], "Pair of integers.")
+_SEED = cli.pair_flag("seed", "0,0", "Pair of integers.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a request.")
 _CONCURRENCY = flags.DEFINE_integer("concurrency", 1, "Requests at a time.")
 _TIMEOUT = flags.DEFINE_float("timeout", 120.0, "Seconds for one attempt.")
 _RETRIES = flags.DEFINE_integer("retries", 5, "Attempts after the first one.")
+cli.require("input", "output")
 
 
 def main(argv: list[str]) -> int:
@@ -46,10 +47,10 @@ def main(argv: list[str]) -> int:
     from iwae_tf.runs import results
     from iwae_tf.serving import score_files
 
-    images = score_files.read_images(cli.require("input", _INPUT.value))
+    images = score_files.read_images(_INPUT.value)
     path = _LABELS.value
     labels = None if path is None else score_files.read_labels(path)
-    output = cli.require("output", _OUTPUT.value)
+    output = _OUTPUT.value
     score = functools.partial(
         serving.score,
         images,
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> int:
         saved_model=_SAVED_MODEL.value,
         endpoint=_ENDPOINT.value,
         num_samples=_NUM_SAMPLES.value,
-        seed=cli.pair("seed", _SEED.value),
+        seed=_SEED.value,
         batch_size=_BATCH_SIZE.value,
         concurrency=_CONCURRENCY.value,
         timeout=_TIMEOUT.value,

@@ -10,26 +10,22 @@ import logging
 
 from absl import flags
 
-from iwae_tf.cli import scripts as cli
+from iwae_tf import cli
 from iwae_tf.errors import InvalidInputError
 
 _SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.")
 _INPUT = cli.path_flag("input", "Pattern of the shards, NAME*.npy.")
 _OUTPUT = cli.path_flag("output", "NAME.csv or NAME.parquet.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws an image, K.")
-_SEED = flags.DEFINE_list("seed", ["0", "0"], "Pair of integers.")
+_NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws an image, K.")
+_SEED = cli.pair_flag("seed", "0,0", "Pair of integers.")
 _RUNNER = flags.DEFINE_string("runner", "DirectRunner", "Beam's runner.")
 _OPTION = flags.DEFINE_multi_string("option", [], "Option of Beam, NAME=VALUE.")
+cli.require("input", "output", "saved_model")
 
 
 def main(argv: list[str]) -> int:
     """Builds the pipeline of the flags and runs it to its end."""
     del argv
-    source = cli.require("input", _INPUT.value)
-    output = cli.require("output", _OUTPUT.value)
-    saved_model = cli.require("saved_model", _SAVED_MODEL.value)
-    cli.check_positive("num_samples", _NUM_SAMPLES.value)
-    seed = cli.pair("seed", _SEED.value)
     apache_beam, beam = _import_beam()
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -37,7 +33,7 @@ def main(argv: list[str]) -> int:
     if _RUNNER.value not in beam.REMOTE_OPTIONS:
         beam.check_options(options)
     handler = beam.SavedModelHandler(
-        saved_model, num_samples=_NUM_SAMPLES.value, seed=seed
+        _SAVED_MODEL.value, num_samples=_NUM_SAMPLES.value, seed=_SEED.value
     )
     handler.load_model()  # a mistake is told before any worker starts
     try:
@@ -46,13 +42,13 @@ def main(argv: list[str]) -> int:
         raise InvalidInputError(f"`--runner` must be one of Beam's. {error}") from error
     try:
         with root:
-            beam.pipeline(source, output, handler, root)
+            beam.pipeline(_INPUT.value, _OUTPUT.value, handler, root)
     except Exception as error:
         mistake = beam.user_mistake(error)
         if mistake is None or isinstance(error, InvalidInputError):
             raise
         raise InvalidInputError(mistake) from error
-    print(f"scores  {output}")
+    print(f"scores  {_OUTPUT.value}")
     return 0
 
 

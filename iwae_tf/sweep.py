@@ -3,25 +3,24 @@ r"""Trains every combination of some values of a config, some runs at a time.
   python -m iwae_tf.sweep --config=mnist5k_iwae --folder=runs/sweep \
       --grid=num_samples=1,5,50 --grid=seed=0,1,2 --processes=2
 
-Started again with the same flags it does what is left to do. `--task=I` does the I-th
-run alone, for the array jobs of a cluster; `--list` prints the runs in that order.
+Started again with the same flags it does what is left to do. `--task=I` does
+the I-th run alone, for the array jobs of a cluster; `--list` prints the runs
+in that order.
 """
 
 import pathlib
 
 from absl import flags
-from ml_collections import config_flags
 
-from iwae_tf.cli import scripts as cli
+from iwae_tf import cli
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, or the name of one that ships.", lock_config=True
-)
+_CONFIG = cli.config_flag()
 _FOLDER = cli.path_flag("folder", "Folder of the runs' workdirs.")
 _GRID = flags.DEFINE_multi_string("grid", [], "KEY=VALUE,VALUE,...; may be repeated.")
-_PROCESSES = flags.DEFINE_integer("processes", 1, "Runs at a time.")
+_PROCESSES = cli.count_flag("processes", 1, "Runs at a time.")
 _TASK = flags.DEFINE_integer("task", None, "Do run I alone, counted from 0.")
 _LIST = flags.DEFINE_bool("list", False, "Print the runs and do nothing.")
+cli.require("folder", unless="list")
 
 
 def main(argv: list[str]) -> int:
@@ -30,14 +29,12 @@ def main(argv: list[str]) -> int:
     from iwae_tf.checks import check_choice
     from iwae_tf.studies import runner as sweeps
 
-    cli.require("config", _CONFIG.value)
-    cli.check_positive("processes", _PROCESSES.value)
     runs = sweeps.expand_grid(_CONFIG.value, _GRID.value)
     if _LIST.value:
         for index, run in enumerate(runs):
             print(index, run.name)
         return 0
-    folder = pathlib.Path(cli.require("folder", _FOLDER.value))
+    folder = pathlib.Path(_FOLDER.value)
     table: pathlib.Path | None = folder / "sweep.json"
     if _TASK.value is not None:
         check_choice(_TASK.value, "task", range(len(runs)))

@@ -2,22 +2,19 @@
 
   python -m iwae_tf.train --config=mnist5k_iwae --workdir=runs/a [--config.KEY=VALUE]
 
-Started again with the same flags it goes on from its last checkpoint, and ends with the
-very weights of a run that was never stopped.
+Started again with the same flags it goes on from its last checkpoint, and ends
+with the very weights of a run that was never stopped.
 """
 
 import signal
 import sys
 import threading
 
-from ml_collections import config_flags
+from iwae_tf import cli
 
-from iwae_tf.cli import scripts as cli
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, or the name of one that ships.", lock_config=True
-)
+_CONFIG = cli.config_flag()
 _WORKDIR = cli.path_flag("workdir", "Folder of the run.")
+cli.require("workdir")
 _DEVICES = cli.DeviceFlags()
 
 
@@ -28,8 +25,7 @@ def main(argv: list[str]) -> int:
     from iwae_tf.io import terminal
     from iwae_tf.runs.workdir import Workdir
 
-    cli.require("config", _CONFIG.value)
-    config, workdir = _CONFIG.value, Workdir(cli.require("workdir", _WORKDIR.value))
+    config, workdir = _CONFIG.value, Workdir(_WORKDIR.value)
     validate(config)
     distribution = _DEVICES.distribution()
     if distribution.is_chief:

@@ -1,26 +1,33 @@
 """Configs: what is refused, and schedules and optimisers against formulas in NumPy."""
 
 import math
+import pathlib
+import re
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from iwae_tf import models
+from iwae_tf import bounds, datasets, models
 from iwae_tf.config import (
     build_model,
     build_optimizer,
     check_key,
     default_config,
+    keys,
     optimizers,
     plainest,
+    put,
     set_draws,
     stages,
     validate,
 )
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.models.gradients import GRADIENT_ESTIMATORS
+from iwae_tf.probability.distributions import LIKELIHOODS
 
+ROOT = pathlib.Path(__file__).parents[1]
 # The public surface: a key may be added to it, none may go.
 PUBLIC_KEYS = {
     "model",
@@ -168,13 +175,43 @@ def test_unknown_and_missing_keys_are_named():
     with pytest.raises(InvalidInputError, match="`beta` must be in the config"):
         validate(config)
     check_key("latent_dims.0")
-    with pytest.raises(InvalidInputError, match="`latent_dim` must be a config key"):
+    message = r"`latent_dim` must be a config key, .*\. Did you mean latent_dims\?$"
+    with pytest.raises(InvalidInputError, match=message):
         check_key("latent_dim")
 
 
 @pytest.mark.parametrize("beta", [0, 0.0, 0.5, 1, 1.0])
 def test_betas_that_are_good(beta):
     validate(make_config(model="ciwae", beta=beta))
+
+
+def test_the_choices_are_what_the_code_knows():
+    """The table is read without TensorFlow, and so without these modules."""
+    choices = {key.name: key.rule.choices for key in keys.KEYS if key.rule.choices}
+    assert choices["model"] == tuple(bounds.OBJECTIVES) == tuple(models.MODELS)
+    assert choices["gradient_estimator"] == tuple(GRADIENT_ESTIMATORS)
+    assert choices["likelihood"] == tuple(LIKELIHOODS)
+    assert choices["dataset"] == datasets.DATASETS
+    assert choices["binarization"] == datasets.BINARIZATIONS
+
+
+def test_the_page_on_the_command_line_has_every_key_and_its_choices():
+    page = (ROOT / "docs/howto/command_line.md").read_text()
+    table = page[page.index("## The keys") : page.index("The defaults are in")]
+    rows = [set(re.findall(r"`([^`]+)`", row)) for row in table.splitlines()]
+    for key in keys.KEYS:
+        assert any({key.name, *key.rule.choices} <= row for row in rows), key.name
+
+
+def test_values_are_put_in_with_the_type_of_their_key():
+    config = default_config()
+    put(config, "learning_rate", 1)
+    assert config.learning_rate == 1.0 and isinstance(config.learning_rate, float)
+    put(config, "shuffle", "false")
+    assert config.shuffle is False
+    for key, value in (("seed", "a"), ("shuffle", "no"), ("data_dir", 3)):
+        with pytest.raises(InvalidInputError, match=f"`{key}` must have the type of"):
+            put(config, key, value)
 
 
 # Stages ----------------------------------------------------------------------------

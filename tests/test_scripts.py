@@ -17,14 +17,22 @@ import pytest
 from absl import flags
 
 import iwae_tf
-from iwae_tf import evaluation
-from iwae_tf.cli import scripts as cli
+from iwae_tf import cli, evaluation
 from iwae_tf.datasets import sources as data_sources
 from iwae_tf.runs import callbacks
 from iwae_tf.saved_model import load_saved_model
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = REPOSITORY / "configs"
+SCRIPTS = (
+    "train",
+    "evaluate",
+    "export",
+    "sweep",
+    "diagnose",
+    "score",
+    "score_beam",
+) + ("reproduce",)
 OWN_FLAGS = {
     *("workdir", "saved_model", "split", "num_samples", "limit", "output"),
     *("dataset", "data_dir", "binarization", "parts", "num_images", "quick"),
@@ -567,11 +575,7 @@ def test_bad_arguments_of_evaluate_are_one_line(finished, tmp_path, capsys):
         assert_one_line(run_script("evaluate", *options), capsys, words)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ("train", "evaluate", "export", "sweep", "diagnose", "score", "score_beam")
-    + ("reproduce",),
-)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_the_home_folder_is_meant_by_every_path(name, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     import_script(name)
@@ -686,13 +690,41 @@ def test_a_bound_that_is_not_finite_ends_with_one(tiny, tmp_path, capsys):
 # Processes of their own ------------------------------------------------------------
 
 
-def test_a_mistake_is_one_line_of_the_real_stderr(tmp_path):
-    done = run_process(
-        "iwae_tf.train", "--config=mnist_iwae", "--config.foo=1", "--workdir=x"
-    )
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: `foo` must be a config key")
+MNIST = "--config=mnist_iwae"
+QUICK = [  # (command, exit code, how stdout or stderr begins)
+    *((f"{name} --help", 0, "") for name in SCRIPTS),
+    (f"train {MNIST} --config.foo=1 --workdir=x", 2, "`foo` must be a config key"),
+    (f"train {MNIST} --config.model=gan --workdir=x", 2, "`model` must be one of vae"),
+    (f"train {MNIST} --config.epochs=many --workdir=x", 2, "flag --config.epochs=many"),
+    (
+        f"train {MNIST} --wrkdir=x",
+        2,
+        "Unknown command line flag 'wrkdir'. Did you mean",
+    ),
+    ("train --config=mnist_iwea --workdir=x", 2, "`--config` must be a config file or"),
+    (f"train {MNIST}", 2, "`--workdir` must be given"),
+    (f"sweep {MNIST}", 2, "`--folder` must be given"),
+    ("evaluate", 2, "one of `--workdir` and `--saved_model` must be given"),
+    ("export --workdir=x", 2, "`--output` must be given"),
+    ("diagnose --workdir=x --num_images=0", 2, "`--num_images` must be a positive"),
+    ("score --input=x", 2, "`--output` must be given"),
+    ("score_beam --input=x --seed=1", 2, "`--seed` must be a pair of integers"),
+    ("reproduce --workdir=x", 2, "`--study` must be given"),
+]
+
+
+@pytest.mark.parametrize("command, code, words", QUICK)
+def test_help_and_mistakes_do_not_wait_for_tensorflow(command, code, words):
+    name, *options = command.split()
+    python = [sys.executable, "-X", "importtime", "-m", f"iwae_tf.{name}", *options]
+    done = subprocess.run(python, cwd=REPOSITORY, capture_output=True, text=True)
+    lines = done.stderr.splitlines()
+    imported = [line for line in lines if line.startswith("import time:")]
+    error = [line for line in lines if line not in imported]
+    assert any("iwae_tf.cli" in line for line in imported)
+    assert not any("tensorflow" in line or "keras" in line for line in imported)
+    assert done.returncode == code and bool(done.stdout) == (code == 0)
+    assert len(error) == bool(code) and f"error: {words}" in ["error: ", *error][-1]
 
 
 def limit_file_size():

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from iwae_tf.cli import scripts as cli
+from iwae_tf import cli
 from iwae_tf.config import default_config
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.studies import runner as sweeps

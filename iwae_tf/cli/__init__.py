@@ -1,5 +1,37 @@
 """What the scripts share: flags, help, one-line errors, exit codes.
 
+  run      from the command line to the exit code
+  options  flags that several scripts have, checked as they are read
+  usage    `--help`
+
 May import `runs` and what that imports, but only where a script has begun: `--help`
 and a wrong flag must not wait for TensorFlow.
 """
+
+from iwae_tf.cli.options import (
+    DataFlags,
+    DeviceFlags,
+    ModelFlags,
+    config_flag,
+    config_path,
+    count_flag,
+    pair_flag,
+    path_flag,
+    require,
+)
+from iwae_tf.cli.run import FAILED, run, stop_at_sigterm
+
+__all__ = [
+    "FAILED",
+    "DataFlags",
+    "DeviceFlags",
+    "ModelFlags",
+    "config_flag",
+    "config_path",
+    "count_flag",
+    "pair_flag",
+    "path_flag",
+    "require",
+    "run",
+    "stop_at_sigterm",
+]

@@ -1,37 +1,44 @@
 """What a run is: keys with their defaults and rules, and the objects they name.
 
+  keys        the table: name, default, rule, help, group
+  stages      how many draws for how long
+  build       the model and the optimiser, of `networks` and `optimizers`
+
 May import `models`, `datasets`, `networks`, `probability`, `bounds`, `errors` and
-`checks`.
+`checks`. What a config file calls needs no TensorFlow: a wrong flag must not wait.
 """
 
-from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
-
-# isort: split
+import importlib
+from typing import Any
 
 from iwae_tf.config.keys import (
-    CHOICES,
-    Stage,
-    build_model,
-    build_optimizer,
     check_key,
+    check_values,
     default_config,
     override,
-    plainest,
-    set_draws,
-    stages,
+    put,
     validate,
 )
+from iwae_tf.config.stages import Stage, plainest, set_draws, stages
 
 __all__ = [
-    "CHOICES",
     "Stage",
-    "build_model",
-    "build_optimizer",
+    "build_model",  # noqa: F822
+    "build_optimizer",  # noqa: F822
     "check_key",
+    "check_values",
     "default_config",
     "override",
     "plainest",
+    "put",
     "set_draws",
     "stages",
     "validate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`build_model` and `build_optimizer`, which import TensorFlow."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no {name!r}")
+    return getattr(importlib.import_module("iwae_tf.config.build"), name)

@@ -10,7 +10,6 @@ from iwae_tf.networks import MLP, with_labels
 from iwae_tf.networks.conv import ConvDecoder, ConvEncoder
 from iwae_tf.probability.distributions import LIKELIHOODS
 
-NETWORKS = ("mlp", "conv")
 # Where log_scale of the discretized logistic starts: a deviation of 0.25 in [0, 1].
 FIRST_LOG_SCALE = -2.0
 

@@ -10,7 +10,6 @@ from keras.optimizers.schedules import LearningRateSchedule as Schedule
 
 MUON_RATE = 8.0  # Muon's step on a matrix, in units of Adam's learning rate
 GRAM_RATIO = 1.5  # longer to shorter side from which Muon's Gram form is cheaper
-COSINE_FLOOR = 0.01  # where the cosine schedule ends, as a share of where it starts
 
 
 @keras.saving.register_keras_serializable("iwae_tf")

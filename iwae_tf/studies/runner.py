@@ -11,7 +11,6 @@ import ast
 import concurrent.futures
 import glob
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -27,7 +26,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from iwae_tf.checks import check_count
-from iwae_tf.config import check_key, plainest, validate
+from iwae_tf.config import check_key, plainest, put, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import write_json
 from iwae_tf.runs.workdir import (
@@ -87,7 +86,7 @@ def expand_grid(config: ConfigDict, axes: Iterable[str]) -> list[Run]:
     for values in itertools.product(*(values for _, values in parsed)):
         variant = config.copy_and_resolve_references()
         for key, value in zip(keys, values):
-            _set(variant, key, value)
+            put(variant, key, value)
         words = [f"{key}={value}" for key, value in zip(keys, values)]
         name = re.sub(r"[^\w.=+-]+", "_", ",".join(words)).strip("_.")
         runs.append(Run(name or "run", variant))
@@ -328,16 +327,3 @@ def _parse_axis(axis: str) -> tuple[str, tuple[Any, ...]]:
     if any(values.count(value) > 1 for value in values):
         raise InvalidInputError(f"`grid` must not repeat a value. Received: {axis!r}")
     return key, values
-
-
-def _set(config: ConfigDict, key: str, value: Any) -> None:
-    if isinstance(config[key], float) and isinstance(value, int):
-        value = float(value)
-    if isinstance(config[key], bool) and value in ("true", "false"):
-        value = json.loads(value)
-    try:
-        config[key] = value
-    except TypeError as error:
-        raise InvalidInputError(
-            f"`{key}` must have the type of {config[key]!r}. Received: {key}={value!r}"
-        ) from error

@@ -1,0 +1,207 @@
+"""Flags that several scripts have. Each is checked as it is read."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from iwae_tf.config import check_values
+from iwae_tf.config.keys import did_you_mean
+from iwae_tf.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from iwae_tf.runs.devices import Distribution
+
+flags.disclaim_key_flags()  # they are of the scripts that call the functions below
+
+
+class _Parser(flags.ArgumentParser[Any]):
+    """Reads the value of a flag, or says in one line what it has to be."""
+
+    def __init__(self, name: str, convert: Callable[[Any], Any], rule: str) -> None:
+        self._name, self._convert, self._rule = name, convert, rule
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            return self._convert(argument)
+        except ValueError as error:
+            raise flags.IllegalFlagValueError(
+                f"`--{self._name}` must be {self._rule}. "
+                f"Received: --{self._name}={argument}"
+            ) from error
+
+    def flag_type(self) -> str:
+        return "int" if self._convert is _to_count else "string"
+
+
+def _to_count(argument):
+    count = int(argument)
+    if not 1 <= count < 2**31:
+        raise ValueError(count)
+    return count
+
+
+def _to_pair(argument):
+    first, second = argument.split(",")
+    return int(first), int(second)
+
+
+def path_flag(name: str, meaning: str) -> flags.FlagHolder[Any]:
+    """Defines a flag for a path; shells leave the ~ of `--name=~/runs` as it is."""
+    parser = _Parser(name, os.path.expanduser, "a path")
+    return flags.DEFINE(parser, name, None, meaning)
+
+
+def count_flag(name: str, default: int | None, meaning: str) -> flags.FlagHolder[Any]:
+    """Defines a flag for a positive int32."""
+    parser = _Parser(name, _to_count, "a positive integer below 2**31")
+    return flags.DEFINE(parser, name, default, meaning)
+
+
+def pair_flag(name: str, default: str, meaning: str) -> flags.FlagHolder[Any]:
+    """Defines a flag for two integers, `--name=0,0`."""
+    parser = _Parser(name, _to_pair, "a pair of integers")
+    return flags.DEFINE(parser, name, default, meaning)
+
+
+def config_flag() -> flags.FlagHolder[Any]:
+    """Defines `--config`, which has to be given, and checks each of its keys."""
+    config = config_flags.DEFINE_config_file(
+        "config", None, "Config file, or the name of one that ships.", lock_config=True
+    )
+    require("config")
+
+    @flags.validator("config")
+    def check(config):
+        check_values(config)
+        return True
+
+    return config
+
+
+def require(*names: str, unless: str | None = None) -> None:
+    """Has each of these flags given, unless that one is."""
+    for name in names:
+
+        def check(values, name=name):
+            if values[name] is None and not (unless and values[unless]):
+                raise InvalidInputError(f"`--{name}` must be given. Received: none")
+            return True
+
+        involved = [name, unless] if unless else [name]
+        flags.register_multi_flags_validator(involved, check)
+
+
+class ModelFlags:
+    """The flags `--workdir` and `--saved_model`, of which one is given."""
+
+    def __init__(self) -> None:
+        self._workdir = path_flag("workdir", "Folder of a finished run.")
+        self._saved_model = path_flag(
+            "saved_model", "Exported model, NAME or NAME/1, instead of a workdir."
+        )
+
+    @property
+    def workdir(self) -> Any:
+        """Folder of a run, or None."""
+        return self._workdir.value
+
+    @property
+    def saved_model(self) -> Any:
+        """Folder of an export, where there is no workdir."""
+        return self._saved_model.value
+
+    def require(self, unless: str | None = None) -> None:
+        """Has one of the two given, unless that flag is."""
+        names = ["workdir", "saved_model", *([unless] if unless else [])]
+        flags.register_multi_flags_validator(
+            names, lambda values: bool(unless and values[unless]) or self.check()
+        )
+
+    def check(self) -> bool:
+        """Raises InvalidInputError unless one of the two was given."""
+        if (self.workdir is None) == (self.saved_model is None):
+            raise InvalidInputError(
+                "one of `--workdir` and `--saved_model` must be given. Received: "
+                f"--workdir={self.workdir}, --saved_model={self.saved_model}"
+            )
+        return True
+
+
+class DataFlags:
+    """The flags `--dataset`, `--data_dir` and `--binarization`."""
+
+    def __init__(self) -> None:
+        self._flags = (
+            flags.DEFINE_string("dataset", None, "Instead of the config's data set."),
+            path_flag("data_dir", "Instead of the config's data_dir."),
+            flags.DEFINE_string("binarization", None, "Instead of the config's."),
+        )
+
+    def values(self) -> dict[str, str | None]:
+        """What to put into a config, None for what was not given."""
+        return {flag.name: flag.value for flag in self._flags}
+
+
+class DeviceFlags:
+    """The flags `--distribute` and `--num_devices`."""
+
+    def __init__(self) -> None:
+        self._kind = flags.DEFINE_string(
+            "distribute", "none", "none, mirrored (devices) or multi_worker (machines)."
+        )
+        self._num_devices = count_flag(
+            "num_devices", None, "Devices of this machine; without GPUs logical CPUs."
+        )
+
+    def distribution(self) -> "Distribution":
+        """The Distribution that the flags name."""
+        from iwae_tf.runs.devices import make_distribution
+
+        return make_distribution(self._kind.value, self._num_devices.value)
+
+
+def config_path(value: str) -> str:
+    """The file that `--config` means: a path, or the name of one that ships.
+
+    A JSON file, such as the `config.json` of a run, is read by a config that ships.
+
+    Args:
+      value: what the user gave, with an optional `:argument` of the config.
+
+    Returns:
+      path: str, with the argument.
+
+    Raises:
+      InvalidInputError: neither a file nor a shipped config.
+    """
+    value = os.path.expanduser(value)
+    path, colon, argument = value.partition(":")
+    shipped = _shipped_configs()
+    if value.endswith(".json"):
+        return f"{shipped / '_json.py'}:{value}"
+    if pathlib.Path(path).is_file():
+        return value
+    names = sorted(
+        entry.name[:-3]
+        for entry in shipped.iterdir()
+        if entry.name.endswith(".py") and not entry.name.startswith("_")
+    )
+    if path in names:
+        return str(shipped / f"{path}.py") + colon + argument
+    raise InvalidInputError(
+        f"`--config` must be a config file or one of {', '.join(names)}. "
+        f"Received: --config={value}{did_you_mean(path, names)}"
+    )
+
+
+def _shipped_configs():
+    """The folder of configs: in the installed package, or beside it in a checkout."""
+    try:
+        return resources.files("iwae_tf.configs")
+    except ModuleNotFoundError:
+        return pathlib.Path(__file__).parents[2] / "configs"

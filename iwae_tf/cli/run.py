@@ -1,0 +1,105 @@
+"""From a command line to an exit code."""
+
+import contextlib
+import functools
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from iwae_tf.cli import usage
+from iwae_tf.cli.options import config_path
+from iwae_tf.config import check_key
+from iwae_tf.errors import InvalidInputError, WorkerLostError
+
+INVALID_INPUT, INTERRUPTED, FAILED = 2, 130, 1
+HELP = {"-h", "-help", "--help", "-helpshort", "--helpshort"}
+FULL_HELP = {"-helpfull", "--helpfull"}
+
+
+def run(main: Callable[[list[str]], int]) -> None:
+    """Runs a script: 0 done, 2 the user's mistake, 130 Ctrl-C, 1 anything else.
+
+    Args:
+      main: function of the command line's leftover arguments.
+    """
+
+    def guarded(argv):
+        if not flags.FLAGS["verbosity"].present:
+            absl_logging.set_verbosity(absl_logging.WARNING)
+        logging.getLogger("tensorflow").setLevel(logging.WARNING)
+        if len(argv) > 1:
+            return _fail(f"arguments must be flags, --name=value. Received: {argv[1]}")
+        from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
+
+        try:
+            return main(argv)
+        except (InvalidInputError, OSError) as error:
+            return _fail(error)
+        except (FloatingPointError, WorkerLostError) as error:
+            return _fail(error, code=FAILED)
+        except KeyboardInterrupt:
+            return _fail("interrupted", code=INTERRUPTED)
+
+    parser = functools.partial(_parse_flags, module=main.__module__)
+    app.run(guarded, flags_parser=parser)
+
+
+@contextlib.contextmanager
+def stop_at_sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, until the end of the block."""
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _parse_flags(argv, module):
+    """absl's parser, with one line and exit code 2 for a mistake, and 0 for help."""
+    wanted = {argument for argument in argv[1:] if argument in HELP | FULL_HELP}
+    argv = [argument for argument in argv if argument not in wanted]
+    flags.FLAGS.unparse_flags()
+    try:
+        rest = flags.FLAGS(_resolve_config(argv))
+    except (flags.Error, InvalidInputError) as error:
+        # Help is not for those alone who have given every flag.
+        if not (wanted and flags.FLAGS.is_parsed()):
+            # Of a config file that raised, absl's message holds the whole traceback.
+            head, traceback, tail = str(error).partition("Traceback")
+            line = head + tail.strip().splitlines()[-1] if traceback else head
+            sys.exit(_fail(line))
+    except Exception as error:  # of the user's config file
+        kind = type(error).__name__
+        sys.exit(_fail(f"`--config` must name a config that loads. {kind}: {error}"))
+    if not wanted:
+        return rest
+    print(usage.full_text(module) if wanted & FULL_HELP else usage.text(module))
+    sys.exit(0)
+
+
+def _resolve_config(argv):
+    """`argv` with the config's name replaced by its path, override keys checked."""
+    argv = list(argv)
+    for index, argument in enumerate(argv):
+        name, has_value, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-"):
+            continue
+        if name == "config" and has_value:
+            argv[index] = f"--config={config_path(value)}"
+        elif name == "config" and index + 1 < len(argv):
+            argv[index + 1] = config_path(argv[index + 1])
+        elif name.startswith(("config.", "noconfig.")):
+            check_key(name.partition(".")[2])
+    return argv
+
+
+def _fail(message, code=INVALID_INPUT):
+    """Prints one line on stderr and returns the exit code."""
+    print("error:", " ".join(str(message).split()), file=sys.stderr)
+    return code
