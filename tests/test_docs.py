@@ -22,10 +22,12 @@ from iwae_tf import bounds, diagnostics
 DOCS = ROOT / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 # Their commands are the README's, which are run as well, or train convolutions, which
-# test_conv_networks.py does: `make test-all` has these.
+# test_conv_networks.py does, or a conditional model, which test_conditional_scripts.py
+# does: `make test-all` has these, and of the last one the Python blocks always run.
 SLOW = {
     "tutorial.md",
     "howto/command_line.md",
+    "howto/conditional.md",
     "howto/many_machines.md",
     "howto/natural_images.md",
 }
@@ -52,12 +54,19 @@ def run_command(words):
 
 
 @pytest.mark.parametrize(
-    "page",
-    [pytest.param(p, marks=[pytest.mark.slow] * (p in SLOW)) for p in PAGES],
+    "page, languages",
+    [
+        ("howto/conditional.md", ["python"]),
+        *(
+            pytest.param(p, ["python", "bash"], marks=[pytest.mark.slow] * (p in SLOW))
+            for p in PAGES
+        ),
+    ],
+    ids=str,
 )
-def test_blocks_run_in_the_order_of_the_page(page, tmp_path, monkeypatch):
+def test_blocks_run_in_the_order_of_the_page(page, languages, tmp_path, monkeypatch):
     pytest.importorskip("mlxtend")
-    found = blocks((DOCS / page).read_text(), "python", "bash")
+    found = blocks((DOCS / page).read_text(), *languages)
     make_checkout(tmp_path)
     monkeypatch.chdir(tmp_path)
     namespace = {}
@@ -83,6 +92,9 @@ def test_the_site_is_made_by_ci():
     assert "\nmake docs\n" in (ROOT / ".ci/run").read_text()
 
 
+NAVIGATION = ("canonical", "prev", "next")
+
+
 class Targets(html.parser.HTMLParser):
     """Collects the links of a page, and the files that a browser loads for it."""
 
@@ -95,11 +107,7 @@ class Targets(html.parser.HTMLParser):
         attributes = dict(attributes)
         if tag == "a" and "href" in attributes:
             self.links.append(attributes["href"])
-        elif tag == "link" and attributes.get("rel") not in (
-            "canonical",
-            "prev",
-            "next",
-        ):
+        elif tag == "link" and attributes.get("rel") not in NAVIGATION:
             self.loaded.append(attributes["href"])
         elif attributes.get("src"):
             self.loaded.append(attributes["src"])
