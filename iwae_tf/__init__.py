@@ -24,36 +24,21 @@ sys.meta_path.append(Finder())
 
 __version__ = package_version()
 
-# Name to the module that has it.
-_PUBLIC = {
-    **dict.fromkeys(("CIWAE", "IWAE", "MIWAE", "PIWAE", "VAE"), "models"),
-    **dict.fromkeys(("build_model", "default_config"), "config"),
-    **dict.fromkeys(("active_units", "log_likelihood"), "evaluation"),
-    **dict.fromkeys(("from_pretrained", "pretrained_models"), "runs.pretrained"),
-    "class_log_likelihoods": "evaluation.classes",
-    "export_saved_model": "saved_model",
-    "load": "runs.workdir",
-    "load_dataset": "datasets",
-}
-__all__ = ["bounds", "serving", *_PUBLIC]  # noqa: PLE0604
-
 
 def __getattr__(name: str) -> Any:
-    """A public name, or a package such as `iwae_tf.networks`, at its first use."""
+    """A package such as `iwae_tf.networks`, or a public name, at its first use."""
     if name.startswith("_"):
         raise AttributeError(name)
-    home, path = _PUBLIC.get(name), f"{__name__}.{_PUBLIC.get(name, name)}"
+    path = f"{__name__}.{name}"
     try:
-        found = importlib.import_module(path)
+        return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name != path:
             raise
-        raise AttributeError(f"module {__name__!r} has no {name!r}") from None
-    return getattr(found, name) if home else found
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    public = importlib.import_module("iwae_tf.public")
+    if name not in public.__all__:
+        raise AttributeError(f"module {__name__!r} has no {name!r}")
+    return getattr(public, name)
 
 
 def _is_script() -> bool:
@@ -64,6 +49,5 @@ def _is_script() -> bool:
 # A script answers `--help` and wrong flags before it waits for TensorFlow. All others
 # get everything now: Keras can load a model once its classes are registered.
 if not _is_script():
-    importlib.import_module("iwae_tf.startup")  # before anything imports TensorFlow
-    for _name in __all__:
-        __getattr__(_name)
+    from iwae_tf.public import *  # noqa: F403
+    from iwae_tf.public import __all__  # noqa: F401

@@ -20,7 +20,7 @@ FLOORS = (
     {"saved_model", "diagnostics"},
     {"runs", "serving"},
     {"cli", "studies"},
-    SCRIPTS,
+    SCRIPTS | {"public"},
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 OPEN_TO_ALL = {"errors", "checks"}

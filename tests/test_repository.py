@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import iwae_tf
-from iwae_tf import versions
+from iwae_tf import models, versions
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
@@ -45,7 +45,7 @@ def copy_of_versions(folder, setup):
     (package / "versions.py").write_text(pathlib.Path(versions.__file__).read_text())
     if setup:
         (folder / "setup.cfg").write_text(setup)
-    code = "from iwae_tf import versions; print(versions.package_version())"
+    code = "from iwae_tf import models, versions; print(versions.package_version())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -215,6 +215,12 @@ def test_public_functions_have_hints(name):
         bare = [a.arg for a in arguments if a.annotation is None]
         assert set(bare) <= {"self", "cls"}, (function.name, bare)
         assert function.returns is not None, function.name
+
+
+def test_models_are_public():
+    assert {cls.__name__ for cls in models.MODELS.values()} <= set(iwae_tf.__all__)
+    with pytest.raises(AttributeError, match="module 'iwae_tf' has no 'GAN'"):
+        iwae_tf.GAN  # noqa: B018
 
 
 def test_modules_without_hints_are_listed_by_their_names():

@@ -9,7 +9,7 @@ May import `models`, `datasets`, `networks`, `probability`, `bounds`, `errors` a
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from iwae_tf.config.keys import (
     check_key,
@@ -21,10 +21,13 @@ from iwae_tf.config.keys import (
 )
 from iwae_tf.config.stages import Stage, plainest, set_draws, stages
 
+if TYPE_CHECKING:
+    from iwae_tf.config.build import build_model, build_optimizer
+
 __all__ = [
     "Stage",
-    "build_model",  # noqa: F822
-    "build_optimizer",  # noqa: F822
+    "build_model",
+    "build_optimizer",
     "check_key",
     "check_values",
     "default_config",
