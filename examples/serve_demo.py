@@ -10,12 +10,12 @@ SavedModel's in this process and with the Keras model's, and draws their histogr
 import pathlib
 
 import numpy as np
-import tqdm
 from absl import flags
 
 import iwae_tf
 from examples.loopback_server import LoopbackServer
 from iwae_tf import cli, datasets, serving
+from iwae_tf.io import terminal
 from iwae_tf.plots import scores as score_plots
 from iwae_tf.runs.workdir import Workdir, export, load_exported
 
@@ -37,11 +37,8 @@ def main(argv):
     (output / "scores.csv").unlink(missing_ok=True)  # of an earlier demo
     if _WORKDIR.value:
         workdir = Workdir(_WORKDIR.value)
-        model, config, found = (
-            workdir.load_model(),
-            workdir.read_config(),
-            workdir.read_results(),
-        )
+        model, config = workdir.load_model(), workdir.read_config()
+        found = workdir.read_results()
     else:
         (model, config), found = load_exported(_SAVED_MODEL.value), None
     version = export(model, config, output / config.dataset, found)
@@ -79,18 +76,15 @@ def digits():
 
 
 def _arguments():
-    return {
-        "num_samples": _NUM_SAMPLES.value,
-        "seed": SEED,
-        "batch_size": BATCH_SIZE,
-    }
+    samples = {"num_samples": _NUM_SAMPLES.value}
+    return samples | {"seed": SEED, "batch_size": BATCH_SIZE}
 
 
 def _through_a_server(folder, images, path):
     """LogLikelihood by way of HTTP, the scores in a file."""
     with (
         LoopbackServer(folder, fault=lambda n: 503 if n % 10 == 9 else None) as server,
-        tqdm.tqdm(total=len(images), unit="image", desc=server.endpoint) as bar,
+        terminal.progress(len(images), label=server.endpoint) as bar,
     ):
         result = serving.score(
             images,

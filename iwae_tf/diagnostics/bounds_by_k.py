@@ -68,13 +68,11 @@ def bound_sweep(
     counts = _check_counts(counts)
     functions = functions or {"iwae": bounds.iwae}
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in functions}
-    for _, log_weights in log_weight_batches(model, x, counts[-1], seed):
+    for log_weights in log_weight_batches(model, x, counts[-1], seed, on_progress):
         for name, bound in functions.items():
             pieces[name].append(
                 np.stack([_at_count(bound, log_weights, count) for count in counts])
             )
-        if on_progress:
-            on_progress(log_weights.shape[1])
     images = {name: np.concatenate(parts, -1) for name, parts in pieces.items()}
     results: dict[str, Any] = {
         "counts": counts,

@@ -1,7 +1,7 @@
 """Log-weights of given images, drawn in bounded memory."""
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -67,19 +67,20 @@ def log_weight_batches(
     x: np.ndarray | tf.Tensor,
     num_samples: int,
     seed: Sequence[int] = (0, 0),
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields `draw_log_weights` of batches of images, as (first row, [K, b]).
+    on_progress: Callable[[int], object] | None = None,
+) -> Iterator[np.ndarray]:
+    """Yields `draw_log_weights` of batches of images, [K, b] each.
 
-    A batch is as large as `VALUES_AT_ONCE` log-weights, and one image at least.
+    A batch is as large as `VALUES_AT_ONCE` log-weights, and one image at least. When it
+    is done with, `on_progress` is told its number of images.
     """
     num_samples = check_count(num_samples, "num_samples")
     size = max(1, VALUES_AT_ONCE // num_samples)
     for first in range(0, len(x), size):
         batch = x[first : first + size]
-        yield (
-            first,
-            draw_log_weights(model, batch, num_samples, seed, first_row=first),
-        )
+        yield draw_log_weights(model, batch, num_samples, seed, first_row=first)
+        if on_progress:
+            on_progress(len(batch))
 
 
 def _compiled_chunk(model, num_rows, count):

@@ -14,7 +14,6 @@ from scipy import stats
 from iwae_tf.plots.drawing import (
     BLUE,
     DARK,
-    FONT,
     GREEN,
     GREY,
     ORANGE,
@@ -45,16 +44,13 @@ def _two_panels(height, **options):
     return figure, figure.subplots(1, 2, **options)
 
 
-def gradient_noise(
-    path: Path, lines: Sequence[Found], *, title: str | None = None
-) -> Path:
+def gradient_noise(path: Path, lines: Sequence[Found]) -> Path:
     """Draws SNR against the number of draws, one panel for each half of the model.
 
     Args:
       path: where to write; ends in .png.
       lines: list of dicts with `varied` ("M" or "K"), `estimator`, `half`, `counts`,
         `snr`, `floor` (lists) and optionally the fitted `slope`.
-      title: what is drawn, or None.
 
     Returns:
       path: as given.
@@ -83,16 +79,13 @@ def gradient_noise(
         style(ax, title=half, xlabel="number of draws (M or K)")
         legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.24))
     style(axes[0], ylabel="SNR: mean over parameters\nof |mean| / sd")
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", size=9, family=FONT, color=DARK)
     return save(figure, path)
 
 
 def bound_sweep(path: Path, sweep: Found) -> Path:
     """Draws bounds against K with error bars, and their gap to log p(x)."""
     figure, (left, right) = _two_panels(470)
-    limit = sweep["log_likelihood"] or {}
-    best = limit.get("power_law") or limit.get("jackknife")
+    best = sweep["log_likelihood"]["power_law"] or sweep["log_likelihood"]["jackknife"]
     counts = np.asarray(sweep["counts"], float)
     for color, marker, (name, found) in zip(_COLORS, _MARKERS, sweep["bounds"].items()):
         value, error, corrected = (
@@ -105,14 +98,12 @@ def bound_sweep(path: Path, sweep: Found) -> Path:
         left.lines[-1].set_label("")
         left.plot([], [], label=name, **look)
         left.plot(counts, corrected, label=f"{name}, jackknife", **dashed)
-        if best is not None:
-            right.plot(counts, np.maximum(best - value, 1e-9), **look)
-            right.plot(counts, np.abs(best - corrected), **dashed)
-    if best is not None:
-        left.axhline(best, label="extrapolated log p(x)", **_DOTTED)
-        reached = best - np.asarray(next(iter(sweep["bounds"].values()))["value"])
-        right.set_ylim(max(reached.min(), 1e-4) / 4, None)
-        right.set_yscale("log")
+        right.plot(counts, np.maximum(best - value, 1e-9), **look)
+        right.plot(counts, np.abs(best - corrected), **dashed)
+    left.axhline(best, label="extrapolated log p(x)", **_DOTTED)
+    reached = best - np.asarray(sweep["bounds"]["iwae"]["value"])
+    right.set_ylim(max(reached.min(), 1e-4) / 4, None)
+    right.set_yscale("log")
     style(left, title="bound (bars: +- 2 errors)", ylabel="nats an image")
     style(right, title="distance from the extrapolated log p(x)", ylabel="nats")
     for ax in (left, right):
@@ -241,7 +232,7 @@ def units(path: Path, found: Found, *, threshold: float) -> Path:
 
 
 def posterior_maps(path: Path, found: Found) -> Path:
-    """Draws posteriors as filled maps, with q(z|x) as contour lines over them.
+    """Draws posteriors as maps beside each other, q(z|x) as contour lines over them.
 
     Args:
       path: where to write; ends in .png.
@@ -252,11 +243,9 @@ def posterior_maps(path: Path, found: Found) -> Path:
       path: as given.
     """
     maps = found["maps"]
+    figure = new_figure(height=330)
+    axes = figure.subplots(1, len(maps), squeeze=False)[0]
     xlabel, ylabel = (f"unit {unit + 1}" for unit in found["units"])
-    columns = min(4, len(maps))
-    rows = math.ceil(len(maps) / columns)
-    figure = new_figure(height=70 + 260 * rows)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     levels = np.exp([-4.5, -2.0, -0.5])  # 3, 2 and 1 deviations of a Gaussian
     for index, (ax, shown) in enumerate(zip(axes, maps)):
         grid = shown["horizontal"], shown["vertical"]
@@ -267,14 +256,9 @@ def posterior_maps(path: Path, found: Found) -> Path:
         )
         q = np.multiply.outer(up, across)
         ax.contour(*grid, q, levels, colors=ORANGE, linewidths=1.0)
-        style(ax, title=f"image {index}")
+        style(ax, title=f"image {index}", xlabel=xlabel)
         ax.grid(False)
-        if index % columns == 0:
-            style(ax, ylabel=ylabel)
-        if index >= len(maps) - columns:
-            style(ax, xlabel=xlabel)
-    for ax in axes[len(maps) :]:
-        ax.set_visible(False)
+    style(axes[0], ylabel=ylabel)
     return save(figure, path)
 
 

@@ -58,7 +58,7 @@ def proposal_quality(
     """
     num_samples = check_count(num_samples, "num_samples", LEAST_DRAWS)
     parts = []
-    for _, log_weights in log_weight_batches(model, x, num_samples, seed):
+    for log_weights in log_weight_batches(model, x, num_samples, seed, on_progress):
         log_weights = log_weights.astype(np.float64)
         weights = special.softmax(log_weights, axis=0)
         total = special.logsumexp(log_weights, axis=0)
@@ -70,8 +70,6 @@ def proposal_quality(
                 largest_weight=weights.max(axis=0),
             )
         )
-        if on_progress:
-            on_progress(log_weights.shape[1])
     return ProposalQuality(*(np.concatenate(part) for part in zip(*parts)))
 
 

@@ -1,7 +1,12 @@
 """The parts of a diagnosis: each measures, draws and judges one question."""
 
-from iwae_tf.diagnostics.parts.errors import ErrorBars, KnownErrorBars
-from iwae_tf.diagnostics.parts.estimate import Annealing, BoundSweep, Proposal
+from iwae_tf.diagnostics.parts.estimate import (
+    Annealing,
+    BoundSweep,
+    ErrorBars,
+    KnownErrorBars,
+    Proposal,
+)
 from iwae_tf.diagnostics.parts.learning import Gradients, Representation, Theory, Toy
 
 PARTS = {
