@@ -36,9 +36,8 @@ _NUM_SAMPLES = cli.count_flag("num_samples", 1000, "Draws an image, K.")
 NORMAL = "test images"
 
 
-def main(argv):
+def main():
     """Scores all sets; writes results.json, histogram.png and roc.png."""
-    del argv
     output = pathlib.Path(_OUTPUT.value)
     version, _ = load_saved_model(_SAVED_MODEL.value)
     sets = image_sets(

@@ -30,9 +30,8 @@ SEED, BATCH_SIZE = (0, 0), 50
 TOLERANCE = 1e-4  # nats
 
 
-def main(argv):
+def main():
     """Runs the steps and prints what each of them found."""
-    del argv
     output = pathlib.Path(_OUTPUT.value)
     (output / "scores.csv").unlink(missing_ok=True)  # of an earlier demo
     if _WORKDIR.value:

@@ -8,6 +8,7 @@ Writes a JSON file for each part, PNGs and report.html. Started again with the
 same flags it goes on after the last finished part.
 """
 
+import functools
 import pathlib
 import signal
 import sys
@@ -42,9 +43,8 @@ def _stop(*_):
     raise Stopped
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Diagnoses the model of the flags and prints where the report is."""
-    del argv
     from iwae_tf.checks import check_count
     from iwae_tf.diagnostics.parts import PARTS
     from iwae_tf.diagnostics.parts.base import Subject
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 
 def _title():
-    model = _MODEL.workdir or _MODEL.saved_model
+    model = _MODEL.workdir.value or _MODEL.saved_model.value
     return f"Diagnosis of {model}" if model else "Diagnosis"
 
 
@@ -101,7 +101,7 @@ def _output():
     """The folder of the report."""
     if _OUTPUT.value:
         return pathlib.Path(_OUTPUT.value)
-    return pathlib.Path(_MODEL.workdir) / "diagnostics"
+    return pathlib.Path(_MODEL.workdir.value) / "diagnostics"
 
 
 def _subject():
@@ -114,12 +114,12 @@ def _subject():
     from iwae_tf.versions import library_versions
 
     _MODEL.check()
-    if _MODEL.workdir is not None:
-        workdir = Workdir(_MODEL.workdir)
+    if _MODEL.workdir.value is not None:
+        workdir = Workdir(_MODEL.workdir.value)
         config, model = workdir.read_config(), workdir.load_model()
         override(config, **_DATA.values())
     else:
-        model, config = load_exported(_MODEL.saved_model, **_DATA.values())
+        model, config = load_exported(_MODEL.saved_model.value, **_DATA.values())
     if config.conditional:
         raise InvalidInputError(
             "the model must not be conditional: the diagnosis has no labels. "
@@ -131,7 +131,7 @@ def _subject():
     )
     versions = ", ".join(f"{k} {v}" for k, v in library_versions().items())
     return subject, [
-        ("model", _MODEL.workdir or _MODEL.saved_model),
+        ("model", _MODEL.workdir.value or _MODEL.saved_model.value),
         ("bound", f"{config.model}, {config.num_samples} draws in training"),
         ("latent units", " + ".join(map(str, config.latent_dims))),
         ("images", f"the first {len(images)} of {config.dataset}, {_SPLIT.value}"),
@@ -140,9 +140,7 @@ def _subject():
     ]
 
 
-def run() -> None:
-    """The console command."""
-    cli.run(main)
+run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

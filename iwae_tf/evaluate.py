@@ -21,9 +21,8 @@ _DEVICES = cli.DeviceFlags()
 _MODEL.require()
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Scores the split that the flags name and prints a table."""
-    del argv
     from iwae_tf.errors import InvalidInputError
     from iwae_tf.io import terminal
     from iwae_tf.io.files import check_writable, write_json
@@ -37,10 +36,10 @@ def main(argv: list[str]) -> int:
                 f"Received: --output={_OUTPUT.value}"
             )
         check_writable(_OUTPUT.value)
-    if _MODEL.workdir is None and distribution.num_replicas > 1:
+    if _MODEL.workdir.value is None and distribution.num_replicas > 1:
         raise InvalidInputError(
             "`--distribute` must be none for a SavedModel, which runs on one device. "
-            f"Received: --saved_model={_MODEL.saved_model}"
+            f"Received: --saved_model={_MODEL.saved_model.value}"
         )
     found, is_complete = _score(distribution)
     if found is not None and distribution.is_chief:
@@ -61,15 +60,15 @@ def _score(distribution):
     from iwae_tf.runs.workdir import Workdir, read_config
     from iwae_tf.saved_model import load_saved_model
 
-    if _MODEL.workdir is not None:
-        workdir = Workdir(_MODEL.workdir)
+    if _MODEL.workdir.value is not None:
+        workdir = Workdir(_MODEL.workdir.value)
         config = override(workdir.read_config(), **_DATA.values())
         model = workdir.load_model()
         score = functools.partial(
             results.evaluate_model, model, score=distribution.scorer(model)
         )
     else:
-        version, signatures = load_saved_model(_MODEL.saved_model)
+        version, signatures = load_saved_model(_MODEL.saved_model.value)
         config = read_config(version.parent / "config.json")
         override(config, **_DATA.values())
         # Exports of before there was `error_bars` have no jackknife error.
@@ -83,9 +82,7 @@ def _score(distribution):
     )
 
 
-def run() -> None:
-    """The console command."""
-    cli.run(main)
+run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

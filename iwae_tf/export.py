@@ -3,6 +3,8 @@
 python -m iwae_tf.export --workdir=runs/a --output=saved_models/NAME
 """
 
+import functools
+
 from iwae_tf import cli
 
 _WORKDIR = cli.path_flag("workdir", "Folder of a finished run.")
@@ -10,9 +12,8 @@ _OUTPUT = cli.path_flag("output", "Folder of the SavedModel's versions.")
 cli.require("workdir", "output")
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Exports the workdir of the flags; prints the path of the new version."""
-    del argv
     from iwae_tf.runs.workdir import Workdir, export
 
     workdir = Workdir(_WORKDIR.value)
@@ -21,9 +22,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def run() -> None:
-    """The console command."""
-    cli.run(main)
+run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

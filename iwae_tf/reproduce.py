@@ -11,6 +11,7 @@ those of all studies below the workdir.
 """
 
 import fnmatch
+import functools
 import pathlib
 
 from absl import flags
@@ -36,9 +37,8 @@ cli.require("workdir")
 cli.require("study", unless="report_only")
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Does the study of the flags and prints its table."""
-    del argv
     from iwae_tf.errors import InvalidInputError
     from iwae_tf.studies import cells as studies
     from iwae_tf.studies import report as study_report
@@ -154,9 +154,7 @@ def _rebuild(folder):
     return 0
 
 
-def run() -> None:
-    """The console command."""
-    cli.run(main)
+run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

@@ -38,9 +38,8 @@ _RETRIES = flags.DEFINE_integer("retries", 5, "Attempts after the first one.")
 cli.require("input", "output")
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Scores what the flags name, under a progress bar, and prints the mean."""
-    del argv
     from iwae_tf import serving
     from iwae_tf.evaluation import summarize
     from iwae_tf.io import terminal
@@ -84,9 +83,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def run() -> None:
-    """The console command."""
-    cli.run(main)
+run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ python -m iwae_tf.score_beam --saved_model=DIR --input='images-*.npy' --output=s
 Shards in: .npy, .tfrecord or .parquet. Shards out: .csv or .parquet.
 """
 
+import functools
 import logging
 
 from absl import flags
@@ -23,9 +24,8 @@ _OPTION = flags.DEFINE_multi_string("option", [], "Option of Beam, NAME=VALUE.")
 cli.require("input", "output", "saved_model")
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Builds the pipeline of the flags and runs it to its end."""
-    del argv
     apache_beam, beam = _import_beam()
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -77,9 +77,7 @@ def _is_of_interest(record):
     return "memory usage cannot be fetched" not in record.getMessage()
 
 
-def run() -> None:
-    """The console command."""
-    cli.run(main)
+run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ the I-th run alone, for the array jobs of a cluster; `--list` prints the runs
 in that order.
 """
 
+import functools
 import pathlib
 
 from absl import flags
@@ -23,9 +24,8 @@ _LIST = flags.DEFINE_bool("list", False, "Print the runs and do nothing.")
 cli.require("folder", unless="list")
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Does the runs of the flags and prints a table."""
-    del argv
     from iwae_tf.checks import check_choice
     from iwae_tf.studies import runner as sweeps
 
@@ -50,9 +50,7 @@ def main(argv: list[str]) -> int:
     return cli.FAILED if any(o.status == sweeps.FAILED for o in outcomes) else 0
 
 
-def run() -> None:
-    """The console command."""
-    cli.run(main)
+run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

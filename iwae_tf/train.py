@@ -6,6 +6,7 @@ Started again with the same flags it goes on from its last checkpoint, and ends
 with the very weights of a run that was never stopped.
 """
 
+import functools
 import signal
 import sys
 import threading
@@ -18,9 +19,8 @@ cli.require("workdir")
 _DEVICES = cli.DeviceFlags()
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Runs the config of the flags in the workdir of the flags."""
-    del argv
     from iwae_tf.config import validate
     from iwae_tf.io import terminal
     from iwae_tf.runs.workdir import Workdir
@@ -111,9 +111,7 @@ def _finish(config, workdir, trained, distribution):
     terminal.print_fields(fields.items())
 
 
-def run() -> None:
-    """The console command."""
-    cli.run(main)
+run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

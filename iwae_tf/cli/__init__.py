@@ -20,18 +20,3 @@ from iwae_tf.cli.options import (
     require,
 )
 from iwae_tf.cli.run import FAILED, run, stop_at_sigterm
-
-__all__ = [
-    "FAILED",
-    "DataFlags",
-    "DeviceFlags",
-    "ModelFlags",
-    "config_flag",
-    "config_path",
-    "count_flag",
-    "pair_flag",
-    "path_flag",
-    "require",
-    "run",
-    "stop_at_sigterm",
-]

@@ -100,20 +100,10 @@ class ModelFlags:
     """The flags `--workdir` and `--saved_model`, of which one is given."""
 
     def __init__(self) -> None:
-        self._workdir = path_flag("workdir", "Folder of a finished run.")
-        self._saved_model = path_flag(
+        self.workdir = path_flag("workdir", "Folder of a finished run.")
+        self.saved_model = path_flag(
             "saved_model", "Exported model, NAME or NAME/1, instead of a workdir."
         )
-
-    @property
-    def workdir(self) -> Any:
-        """Folder of a run, or None."""
-        return self._workdir.value
-
-    @property
-    def saved_model(self) -> Any:
-        """Folder of an export, where there is no workdir."""
-        return self._saved_model.value
 
     def require(self, unless: str | None = None) -> None:
         """Has one of the two given, unless that flag is."""
@@ -124,10 +114,11 @@ class ModelFlags:
 
     def check(self) -> bool:
         """Raises InvalidInputError unless one of the two was given."""
-        if (self.workdir is None) == (self.saved_model is None):
+        workdir, saved_model = self.workdir.value, self.saved_model.value
+        if (workdir is None) == (saved_model is None):
             raise InvalidInputError(
                 "one of `--workdir` and `--saved_model` must be given. Received: "
-                f"--workdir={self.workdir}, --saved_model={self.saved_model}"
+                f"--workdir={workdir}, --saved_model={saved_model}"
             )
         return True
 

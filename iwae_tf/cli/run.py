@@ -21,11 +21,11 @@ HELP = {"-h", "-help", "--help", "-helpshort", "--helpshort"}
 FULL_HELP = {"-helpfull", "--helpfull"}
 
 
-def run(main: Callable[[list[str]], int]) -> None:
+def run(main: Callable[[], int]) -> None:
     """Runs a script: 0 done, 2 the user's mistake, 130 Ctrl-C, 1 anything else.
 
     Args:
-      main: function of the command line's leftover arguments.
+      main: function that does what the flags say and returns the exit code.
     """
 
     def guarded(argv):
@@ -37,7 +37,7 @@ def run(main: Callable[[list[str]], int]) -> None:
         from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
 
         try:
-            return main(argv)
+            return main()
         except (InvalidInputError, OSError) as error:
             return _fail(error)
         except (FloatingPointError, WorkerLostError) as error:

@@ -24,24 +24,9 @@ from iwae_tf.config.stages import Stage, plainest, set_draws, stages
 if TYPE_CHECKING:
     from iwae_tf.config.build import build_model, build_optimizer
 
-__all__ = [
-    "Stage",
-    "build_model",
-    "build_optimizer",
-    "check_key",
-    "check_values",
-    "default_config",
-    "override",
-    "plainest",
-    "put",
-    "set_draws",
-    "stages",
-    "validate",
-]
-
 
 def __getattr__(name: str) -> Any:
     """`build_model` and `build_optimizer`, which import TensorFlow."""
-    if name not in __all__:
+    if name not in ("build_model", "build_optimizer"):
         raise AttributeError(f"module {__name__!r} has no {name!r}")
     return getattr(importlib.import_module("iwae_tf.config.build"), name)
