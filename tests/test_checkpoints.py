@@ -1,5 +1,6 @@
 """Checkpoints and atomic files: whole or not there, and damage is told."""
 
+import io
 import json
 import os
 import pickle
@@ -147,30 +148,6 @@ def test_nothing_in_it_needs_unpickling(store):
 # Damage ----------------------------------------------------------------------------
 
 
-def truncated(path):
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-
-
-def without_its_end(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-def bit_flipped(path):
-    """One bit of the last number of the first array."""
-    data = bytearray(path.read_bytes())
-    name, extra = (int.from_bytes(data[i : i + 2], "little") for i in (26, 28))
-    with zipfile.ZipFile(path) as archive:
-        first = archive.infolist()[0]
-    assert first.header_offset == 0
-    data[30 + name + extra + first.file_size - 1] ^= 4
-    path.write_bytes(data)
-
-
 class Exploit:
     """Says so where it is unpickled."""
 
@@ -178,67 +155,57 @@ class Exploit:
         return (pytest.fail, ("unpickled",))
 
 
-def pickled(path):
-    path.write_bytes(pickle.dumps(Exploit()))
+def written(save, *args, **arrays):
+    """The bytes that one of NumPy's functions writes."""
+    file = io.BytesIO()
+    save(file, *args, **arrays)
+    return file.getvalue()
 
 
-def pickled_member(path):
-    np.savez(path, state=np.array([Exploit()], dtype=object))
+def flipped(data, position, bits):
+    """`data` with some bits of one byte flipped."""
+    return data[:position] + bytes([data[position] ^ bits]) + data[position + 1 :]
 
 
-def one_array(path):
-    with open(path, "wb") as file:
-        np.save(file, np.zeros(3))
+def last_number_flipped(data):
+    """One bit of the last number of the first array."""
+    name, extra = (int.from_bytes(data[i : i + 2], "little") for i in (26, 28))
+    first = zipfile.ZipFile(io.BytesIO(data)).infolist()[0]
+    assert first.header_offset == 0
+    return flipped(data, 30 + name + extra + first.file_size - 1, 4)
 
 
-def other_archive(path):
-    np.savez(path, weights=np.zeros(3))
+def with_state(data, text=None):
+    """With another state, or with none."""
+    arrays = dict(np.load(io.BytesIO(data)))
+    del arrays["state"]
+    if text is not None:
+        arrays["state"] = np.frombuffer(text, np.uint8)
+    return written(np.savez, **arrays)
 
 
-def no_state(path):
-    with np.load(path) as archive:
-        arrays = {name: archive[name] for name in archive.files if name != "state"}
-    np.savez(path, **arrays)
+DAMAGES = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "without its end": lambda data: data[:-1],
+    "empty": lambda data: b"",
+    "bit flipped": last_number_flipped,
+    "pickled": lambda data: pickle.dumps(Exploit()),
+    "pickled member": lambda data: written(
+        np.savez, state=np.array([Exploit()], dtype=object)
+    ),
+    "one array": lambda data: written(np.save, np.zeros(3)),
+    "other archive": lambda data: written(np.savez, weights=np.zeros(3)),
+    "no state": with_state,
+    "bad state": lambda data: with_state(data, b"{'a': "),
+    "encrypted": lambda data: flipped(data, data.index(b"PK\x01\x02") + 8, 1),
+    "compressed": lambda data: flipped(data, data.index(b"PK\x01\x02") + 10, 77),
+}
 
 
-def bad_state(path):
-    with np.load(path) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    arrays["state"] = np.frombuffer(b"{'a': ", np.uint8)
-    np.savez(path, **arrays)
-
-
-def encrypted_flag(path):
-    data = bytearray(path.read_bytes())
-    data[data.index(b"PK\x01\x02") + 8] |= 1
-    path.write_bytes(data)
-
-
-def unknown_compression(path):
-    data = bytearray(path.read_bytes())
-    data[data.index(b"PK\x01\x02") + 10] = 77
-    path.write_bytes(data)
-
-
-DAMAGES = [
-    truncated,
-    without_its_end,
-    empty,
-    bit_flipped,
-    pickled,
-    pickled_member,
-    one_array,
-    other_archive,
-    no_state,
-    bad_state,
-    encrypted_flag,
-    unknown_compression,
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_newest_is_told_and_the_one_before_used(store, damage):
-    damage(store.folder / "epoch-00002.npz")
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_newest_is_told_and_the_one_before_used(store, name):
+    path = store.folder / "epoch-00002.npz"
+    path.write_bytes(DAMAGES[name](path.read_bytes()))
     model, reports = make_model(), []
     restored = store.restore_latest(model, reports.append)
     assert restored == (1, 0, {"history": [1]})
@@ -252,9 +219,7 @@ def test_any_flipped_byte_is_found_or_harmless(store, trained):
     data = path.read_bytes()
     model, saved, found = make_model(), everything(trained), 0
     for position in np.random.default_rng(0).integers(0, len(data), 200):
-        broken = bytearray(data)
-        broken[position] ^= 0x41
-        path.write_bytes(broken)
+        path.write_bytes(flipped(data, position, 0x41))
         epoch, *_ = store.restore_latest(model, lambda line: None)
         found += epoch == 1
         if epoch == 2:
@@ -264,7 +229,7 @@ def test_any_flipped_byte_is_found_or_harmless(store, trained):
 
 def test_none_intact_is_the_users_to_solve(store):
     for path in store.folder.iterdir():
-        truncated(path)
+        path.write_bytes(path.read_bytes()[:-9])
     model, reports = train(make_model(seed=1), 1), []
     before = everything(model)
     with pytest.raises(InvalidInputError, match="must hold an intact checkpoint") as e:

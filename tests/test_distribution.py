@@ -14,6 +14,7 @@ from benchmarks.scaling import step_of
 from iwae_tf import datasets
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.runs.devices import make_distribution, read_cluster
+from iwae_tf.runs.workdir import read_json
 from torture import processes
 from torture.job import tiny_config, write_data
 from torture.trials import Trials
@@ -121,52 +122,56 @@ def script(name, *arguments):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
-def test_three_devices_train_and_evaluate_as_one(tmp_path):
-    """The scripts with three logical CPUs, and parts of 6, 7 and 7 rows."""
-    write_data(tmp_path / "data.npz")
-    config = tiny_config(str(tmp_path / "data.npz"), epochs=2)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With `config.json` of a tiny run, and that run in `one`, of one device."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_data(folder / "data.npz")
+    config = tiny_config(str(folder / "data.npz"), epochs=2)
     config.eval_num_samples, config.eval_split = 50, "test"
-    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
-    devices = ["--distribute=mirrored", "--num_devices=3"]
-    histories, results = [], []
-    for name, flags in (("one", []), ("three", devices)):
-        workdir = tmp_path / name
-        config_flag = f"--config={tmp_path / 'config.json'}"
-        script("train", config_flag, f"--workdir={workdir}", *flags)
-        with open(workdir / "metrics.csv", newline="") as file:
-            histories.append(list(csv.DictReader(file)))
-        results.append(json.loads((workdir / "results.json").read_text()))
-    for one, three in zip(*histories, strict=True):
-        for key in one:
-            if key != "seconds":
-                assert float(three[key]) == pytest.approx(float(one[key]), rel=1e-3), (
-                    key
-                )
-    assert results[1]["nll"] == pytest.approx(results[0]["nll"], abs=1e-2)
-    # The same model on one device and on three: to rounding.
-    found = []
-    for flags in ([], devices):
-        output = tmp_path / "found.json"
-        script(
-            "evaluate", f"--workdir={tmp_path / 'one'}", f"--output={output}", *flags
-        )
-        found.append(json.loads(output.read_text()))
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    train(folder, "one")
+    return folder
+
+
+def train(folder, name, *flags):
+    config, workdir = folder / "config.json", folder / name
+    script("train", f"--config={config}", f"--workdir={workdir}", *flags)
+
+
+def read_run(workdir):
+    """The rows of a run's history, and its results."""
+    with open(workdir / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file)), read_json(workdir / "results.json")
+
+
+def assert_same_scores(ours, theirs):
     for key in ("nll", "standard_error", "bound"):
-        assert found[1][key] == pytest.approx(found[0][key], abs=1e-5), key
+        assert ours[key] == pytest.approx(theirs[key], abs=1e-5), key
 
 
 @pytest.mark.slow
-def test_two_workers_evaluate_as_one(tmp_path):
+def test_three_devices_train_and_evaluate_as_one(folder):
+    """The scripts with three logical CPUs, and parts of 6, 7 and 7 rows."""
+    devices = ["--distribute=mirrored", "--num_devices=3"]
+    train(folder, "three", *devices)
+    (ones, one), (threes, three) = (read_run(folder / n) for n in ("one", "three"))
+    for ours, theirs in zip(threes, ones, strict=True):
+        for key in set(theirs) - {"seconds"}:
+            expected = pytest.approx(float(theirs[key]), rel=1e-3)
+            assert float(ours[key]) == expected, key
+    assert three["nll"] == pytest.approx(one["nll"], abs=1e-2)
+    # The same model on one device and on three: to rounding.
+    flags, output = [f"--workdir={folder / 'one'}"], folder / "found.json"
+    script("evaluate", *flags, f"--output={output}", *devices)
+    assert_same_scores(read_json(output), one)
+
+
+@pytest.mark.slow
+def test_two_workers_evaluate_as_one(folder):
     """Each scores its share of the images; the chief prints and writes the whole."""
-    write_data(tmp_path / "data.npz")
-    config = tiny_config(str(tmp_path / "data.npz"), epochs=1)
-    config.eval_num_samples = 50
-    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
-    workdir = f"--workdir={tmp_path / 'run'}"
-    script("train", f"--config={tmp_path / 'config.json'}", workdir)
-    outputs = [tmp_path / name for name in ("one.json", "chief.json", "other.json")]
-    flags = [workdir, "--split=train", "--num_samples=5000"]
+    outputs = [folder / name for name in ("one.json", "chief.json", "other.json")]
+    flags = [f"--workdir={folder / 'one'}", "--split=train", "--num_samples=5000"]
     script("evaluate", *flags, f"--output={outputs[0]}")
     jobs = [
         subprocess.Popen(
@@ -183,10 +188,9 @@ def test_two_workers_evaluate_as_one(tmp_path):
     ]
     printed = [job.communicate(timeout=300)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], printed
-    one, chief = (json.loads(output.read_text()) for output in outputs[:2])
+    one, chief = map(read_json, outputs[:2])
     assert one["num_examples"] == chief["num_examples"] == 369
-    for key in ("nll", "standard_error", "bound"):
-        assert chief[key] == pytest.approx(one[key], abs=1e-5), key
+    assert_same_scores(chief, one)
     assert not outputs[2].exists()
 
 

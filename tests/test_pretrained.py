@@ -48,6 +48,7 @@ def test_a_model_is_that_of_its_export(name):
     np.testing.assert_allclose(model.encode(x).mean(), loc, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_nll_is_that_of_the_evaluation():
     """All of it, as `iwae_tf.evaluate` scored the export: a seed for each call."""
     pytest.importorskip("mlxtend")

@@ -39,9 +39,8 @@ def short_calls(monkeypatch):
     monkeypatch.setattr(execution, "MOST_STEPS", 7)
 
 
-def train(config, path, *, stop_at=None, interval=1e9, monkeypatch):
+def train(config, path, *, stop_at=None, interval=1e9):
     """Trains until the end, or until a stop is asked for at a step."""
-    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", interval)
     request, workdir = threading.Event(), Workdir(path)
     real = callbacks.Progress.on_train_batch_end
 
@@ -50,7 +49,8 @@ def train(config, path, *, stop_at=None, interval=1e9, monkeypatch):
         if stop_at is not None and int(self.model.train_steps) >= stop_at:
             request.set()
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "CHECKPOINT_SECONDS", interval)
         patch.setattr(callbacks.Progress, "on_train_batch_end", ask)
         try:
             return training.train(
@@ -83,28 +83,29 @@ def whole(config, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(execution, "MOST_STEPS", 7)
         path = tmp_path_factory.mktemp("runs") / "whole"
-        return state_of(train(config, path, monkeypatch=patch))
+        return state_of(train(config, path))
 
 
-def test_a_run_stopped_within_epochs_ends_bit_for_bit_the_same(
-    config, whole, tmp_path, monkeypatch
-):
+def test_a_run_stopped_within_epochs_ends_bit_for_bit_the_same(config, whole, tmp_path):
     """Stopped after 7 of 19 steps, at the end of an epoch, and at its last call."""
     stopped = []
     for stop_at in (1, 8, STEPS + 8):
-        assert train(config, tmp_path, stop_at=stop_at, monkeypatch=monkeypatch) is None
+        assert train(config, tmp_path, stop_at=stop_at) is None
         stopped.append(CheckpointStore(tmp_path / "checkpoints").newest.name)
     assert stopped == [
         "epoch-00000-step-000007.npz",
         "epoch-00001.npz",  # one call was left: it is not cut off from the others
         "epoch-00002.npz",
     ]
-    assert_same(state_of(train(config, tmp_path, monkeypatch=monkeypatch)), whole)
+    assert_same(state_of(train(config, tmp_path)), whole)
 
 
 def test_checkpoints_within_an_epoch_change_nothing(
     config, whole, tmp_path, monkeypatch
 ):
+    """Nor does a clock that is set back by a year: times are differences of one that
+    only goes forwards."""
+    monkeypatch.setattr("time.time", lambda: 1e9)
     seen, real = [], CheckpointStore.save
 
     def save(self, *args, step=0):
@@ -112,9 +113,10 @@ def test_checkpoints_within_an_epoch_change_nothing(
         seen.append((args[0], step))
 
     monkeypatch.setattr(CheckpointStore, "save", save)
-    trained = train(config, tmp_path, interval=0.0, monkeypatch=monkeypatch)
+    trained = train(config, tmp_path, interval=0.0)
     assert seen == [(0, 7), (1, 0), (1, 7), (2, 0)]
     assert_same(state_of(trained), whole)
+    assert 0 <= trained.history[0]["seconds"] <= trained.history[1]["seconds"] < 1000
 
 
 def test_training_stops_at_the_step_that_is_not_finite(config, tmp_path, monkeypatch):
@@ -136,7 +138,7 @@ def test_training_stops_at_the_step_that_is_not_finite(config, tmp_path, monkeyp
 
     monkeypatch.setattr(training, "build_model", build_model)
     with pytest.raises(FloatingPointError) as error:
-        train(config, tmp_path, monkeypatch=monkeypatch)
+        train(config, tmp_path)
     text = str(error.value)
     assert f"the bound is nan at step {bad_step}, batch 2 of epoch 2" in text
     assert "learning_rate" in text and "epoch-00001.npz" in text
@@ -152,10 +154,10 @@ def test_training_stops_at_the_step_that_is_not_finite(config, tmp_path, monkeyp
 # One folder, two runs --------------------------------------------------------------
 
 
-def test_two_runs_cannot_have_one_workdir(config, tmp_path, monkeypatch):
+def test_two_runs_cannot_have_one_workdir(config, tmp_path):
     lock = FolderLock(tmp_path, "workdir")
     with pytest.raises(InvalidInputError) as error:
-        train(config, tmp_path, monkeypatch=monkeypatch)
+        train(config, tmp_path)
     assert "`workdir` must not be in use by another run" in str(error.value)
     assert f"process {os.getpid()}" in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
@@ -165,12 +167,12 @@ def test_two_runs_cannot_have_one_workdir(config, tmp_path, monkeypatch):
     Workdir(tmp_path).claim(config)
 
 
-def test_a_run_that_starts_from_another_is_another(config, tmp_path, monkeypatch):
+def test_a_run_that_starts_from_another_is_another(config, tmp_path):
     sequel = config.copy_and_resolve_references()
     sequel.start_from = str(tmp_path / "first")
     words = "`start_from` must hold a finished run with a model.keras. Received: start"
     with pytest.raises(InvalidInputError, match=words):
-        train(sequel, tmp_path / "a", monkeypatch=monkeypatch)
+        train(sequel, tmp_path / "a")
     assert not (tmp_path / "a").exists()
     workdir = Workdir(tmp_path / "a")
     workdir.keep(sequel)
@@ -183,7 +185,7 @@ def test_a_run_that_starts_from_another_is_another(config, tmp_path, monkeypatch
     assert workdir.read_config().start_from == "elsewhere"
 
 
-def test_a_start_of_other_networks_leaves_no_folder(config, tmp_path, monkeypatch):
+def test_a_start_of_other_networks_leaves_no_folder(config, tmp_path):
     other = config.copy_and_resolve_references()
     other.latent_dims = [config.latent_dims[0] + 1]
     first = Workdir(tmp_path / "first")
@@ -192,7 +194,7 @@ def test_a_start_of_other_networks_leaves_no_folder(config, tmp_path, monkeypatc
     sequel = config.copy_and_resolve_references()
     sequel.start_from = str(first.path)
     with pytest.raises(InvalidInputError, match="`start_from` must be a run of the"):
-        train(sequel, tmp_path / "a", monkeypatch=monkeypatch)
+        train(sequel, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
@@ -216,15 +218,6 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(mine)
     remove_leftovers(tmp_path / "none")
-
-
-def test_the_clock_may_change(config, whole, tmp_path, monkeypatch):
-    """Times are differences of a clock that only goes forwards: one set back by a
-    year changes neither when checkpoints are written nor what `seconds` says."""
-    monkeypatch.setattr("time.time", lambda: 1e9)
-    trained = train(config, tmp_path, monkeypatch=monkeypatch)
-    assert_same(state_of(trained), whole)
-    assert 0 <= trained.history[0]["seconds"] <= trained.history[1]["seconds"] < 1000
 
 
 def test_a_config_says_what_the_torture_trains():

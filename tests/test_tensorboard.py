@@ -1,7 +1,6 @@
 """The event files, read with TensorBoard's own reader."""
 
 import csv
-import threading
 
 import keras
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
-from test_resume import assert_same, state_of
+from test_resume import assert_same, state_of, train
 from test_scripts import images
 
 from iwae_tf import datasets, evaluation
@@ -18,14 +17,12 @@ from iwae_tf.models import IWAE
 from iwae_tf.models import keras_loop as execution
 from iwae_tf.networks import MLP
 from iwae_tf.runs import callbacks, tensorboard, training
-from iwae_tf.runs.devices import make_distribution
 from iwae_tf.runs.splits import load_examples
 from iwae_tf.runs.tensorboard import (
     TensorBoard,
     remove_later_events,
     write_hyperparameters,
 )
-from iwae_tf.runs.workdir import Workdir
 
 EPOCHS = 3
 
@@ -41,20 +38,6 @@ def config(tmp_path_factory):
     config.lr_schedule, config.learning_rate = "cosine", 1e-2
     config.jit_compile = False
     return config
-
-
-def train(config, path):
-    workdir = Workdir(path)
-    try:
-        return training.train(
-            config,
-            workdir,
-            stop_request=threading.Event(),
-            distribution=make_distribution(),
-            report=lambda line: None,
-        )
-    finally:
-        workdir.release()
 
 
 @pytest.fixture(scope="module")
