@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import children
 import numpy as np
 import pytest
 
@@ -206,6 +207,20 @@ def test_kills_at_any_moment_change_nothing(tmp_path):
     """Some of what `make torture` tries."""
     trials = Trials(tmp_path, kills=5, seed=1)
     for row in (*trials.kill(), *trials.stop(), *trials.damage(5)):
+        assert row.good, row
+
+
+def test_the_copies_of_two_devices_are_equal_to_the_last_bit(tmp_path):
+    """TensorFlow rewrites the graph of each: without a copy Muon's would differ."""
+    write_data(tmp_path / "data.npz")
+    done = children.run("torture.replicas", tmp_path / "data.npz")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"adam": [], "burda_adam": [], "muon": []}
+
+
+@pytest.mark.slow
+def test_kills_on_two_devices_change_nothing(tmp_path):
+    for row in Trials(tmp_path, kills=2, seed=2, mirrored=True).kill():
         assert row.good, row
 
 

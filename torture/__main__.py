@@ -12,6 +12,13 @@ import time
 from torture.trials import Trials
 
 
+def mirrored(folder, kills, seed):
+    """Kills on two devices, against a run on two that goes through."""
+    inner = pathlib.Path(folder, "mirrored")
+    inner.mkdir()
+    return Trials(inner, kills=max(1, kills // 4), seed=seed, mirrored=True).kill()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="processes to kill")
@@ -30,6 +37,7 @@ def main():
             plan.append(lambda: trials.workers(3))
             plan.append(lambda: trials.workers(2, kill=True))
             plan.append(lambda: trials.workers(3, kill=True))
+            plan.append(lambda: mirrored(folder, kills, options.seed))
         for trial in plan:
             for row in trial():
                 rows.append(row)

@@ -4,7 +4,8 @@
 
 FAULT is the place in the N-th write of a file at which the process kills itself:
 "half" of a checkpoint is written, "before" or "after" it is moved into place. At its
-end the job writes every variable, and the history, to `WORKDIR.WORKER.npz`.
+end the job writes every variable, and the history, to `WORKDIR.WORKER.npz`. Where
+TORTURE_DEVICES is set it trains on two devices.
 """
 
 import json
@@ -75,8 +76,9 @@ def set_fault(fault, number):
 
 def main(path, data, epochs, fault="none", number="1"):
     """Trains to the end, or until killed."""
+    devices = os.environ.get("TORTURE_DEVICES")
     kind = "multi_worker" if "TF_CONFIG" in os.environ else "none"
-    distribution = make_distribution(kind)
+    distribution = make_distribution("mirrored" if devices else kind, devices and 2)
     execution.MOST_STEPS = STEPS_PER_CALL
     callbacks.CHECKPOINT_SECONDS = SECONDS
     set_fault(fault, int(number))

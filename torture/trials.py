@@ -1,5 +1,6 @@
 """The trials: each kills or damages something and returns what was lost, in a row."""
 
+import os
 import pathlib
 import random
 import shutil
@@ -33,10 +34,15 @@ class Trials:
       folder: empty folder.
       kills: how many times a process is killed.
       seed: int, of the random moments.
+      mirrored: whether jobs train on two devices.
     """
 
-    def __init__(self, folder, *, kills, seed):
+    def __init__(self, folder, *, kills, seed, mirrored=False):
         self._folder = pathlib.Path(folder)
+        os.environ.pop("TORTURE_DEVICES", None)
+        if mirrored:
+            os.environ["TORTURE_DEVICES"] = "2"
+        self._where = " on two devices" * mirrored
         self._kills = kills
         self._random = random.Random(seed)
         self._data = self._folder / "data.npz"
@@ -67,7 +73,8 @@ class Trials:
             "time": "SIGKILL at a random moment of training",
         }
         found = f"{same} of {runs} runs end bit-identical to the uninterrupted one"
-        return [Row(what[f], n, found, same == runs) for f, n in counts.items() if n]
+        rows = [(what[f] + self._where, n) for f, n in counts.items() if n]
+        return [Row(name, n, found, same == runs) for name, n in rows]
 
     def _one_life(self, workdir, fault):
         """One sitting of a run; its exit code."""

@@ -21,6 +21,7 @@ from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.gradients import GRADIENT_ESTIMATORS, loss_gradients
 from iwae_tf.models.inputs import check_float, check_values
 from iwae_tf.models.metrics import JointMeans
+from iwae_tf.models.replicas import keep_equal
 from iwae_tf.probability import noise
 from iwae_tf.probability.log_weights import DRAW_AXES, effective_sample_size
 
@@ -424,6 +425,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                 penalty_weight=scale / self.distribute_strategy.num_replicas_in_sync,
             )
         self.optimizer.apply(result.gradients, self.trainable_variables)
+        keep_equal([*self.trainable_variables, *self.optimizer.variables])
         self.train_steps.assign_add(1)
         return self._update_metrics(
             result.parts, result.bound, result.penalty, example_weights
