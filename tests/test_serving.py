@@ -24,7 +24,7 @@ from examples.loopback_server import LoopbackServer
 from iwae_tf import serving
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
-from iwae_tf.serving import batch_seed, endpoints, score, score_files
+from iwae_tf.serving import answers, batch_seed, endpoints, score, score_files
 
 EVENT = (3, 2, 1)
 DRAWS = 20
@@ -67,7 +67,7 @@ def expected(folder, x):
 def no_waiting():
     """No pause before another attempt, and each model is loaded once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(endpoints, "FIRST_DELAY", 0.0)
+        patch.setattr(answers, "FIRST_DELAY", 0.0)
         load = functools.cache(endpoints.InProcessScorer)
         patch.setattr(endpoints, "InProcessScorer", load)
         yield
@@ -216,16 +216,16 @@ def test_no_server_is_said(x):
 
 
 def test_pauses_double_and_heed_the_server():
-    pauses, errors = [], [endpoints.TransientError("no", delay) for delay in [None] * 4]
-    errors += [endpoints.TransientError("no", 9.0), endpoints.TransientError("no", 1e9)]
+    pauses, errors = [], [answers.TransientError("no", delay) for delay in [None] * 4]
+    errors += [answers.TransientError("no", 9.0), answers.TransientError("no", 1e9)]
 
     def attempt():
         raise errors[len(pauses)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(endpoints, "FIRST_DELAY", 1.0)
+        patch.setattr(answers, "FIRST_DELAY", 1.0)
         with pytest.raises(ConnectionError):
-            endpoints.with_retries(
+            answers.with_retries(
                 lambda: attempt() if len(pauses) < 6 else errors[0].missing,
                 "it", 5, pauses.append,
             )  # fmt: skip

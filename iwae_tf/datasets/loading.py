@@ -91,7 +91,7 @@ def num_classes(name: str, *, data_dir: Path | None = None) -> int:
             f"which has none"
         )
     count = len(labels) if labels.ndim else 0
-    labels = np.asarray(readers.checked_labels(labels, count))
+    labels = readers.checked_labels(labels, count)
     if labels.size == 0 or labels.min() < 0 or labels.max() >= MAX_CLASSES:
         found = f"{labels.min()} to {labels.max()}" if labels.size else "none"
         raise InvalidInputError(
@@ -173,7 +173,9 @@ def _load_stored(name, split, data_dir):
             f"`{source.name}` must have the training images' event shape {expected}. "
             f"Received: {images.shape[1:]}"
         )
-    labels = readers.checked_labels(source.labels, len(images))
+    labels = source.labels
+    if labels is not None:
+        labels = readers.checked_labels(labels, len(images))
     return images, labels, source.rows
 
 

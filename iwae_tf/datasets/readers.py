@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 
@@ -102,10 +103,9 @@ def to_float(images: np.ndarray, name: str) -> np.ndarray:
         return images.astype(np.float32)
 
 
-def checked_labels(labels: np.ndarray | None, num_examples: int) -> np.ndarray | None:
-    """int64 [N], or None where there are none."""
-    if labels is None:
-        return None
+def checked_labels(labels: ArrayLike, num_examples: int) -> np.ndarray:
+    """`labels` as int64 [N]."""
+    labels = np.asarray(labels)
     if labels.shape != (num_examples,) or not np.issubdtype(labels.dtype, np.integer):
         raise InvalidInputError(
             f"`labels` must be {num_examples} integers, one an image. "

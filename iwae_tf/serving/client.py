@@ -2,19 +2,21 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import math
-import numbers
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from iwae_tf.checks import check_count
+from iwae_tf.checks import check_count, check_integer, is_number
+from iwae_tf.datasets import readers
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood, concatenate
 from iwae_tf.probability import noise
@@ -75,10 +77,16 @@ def score(
         OUTPUT.partial.
     """
     num_samples = check_count(num_samples, "num_samples")
+    check_integer(num_samples, "num_samples", 1, 2**31 - 1)
     batch_size = check_count(batch_size, "batch_size")
     concurrency = check_count(concurrency, "concurrency")
     seed = noise.check_seed(seed)
-    _check_patience(timeout, retries)
+    check_integer(retries, "retries", 0)
+    if not is_number(timeout) or not 0 < timeout < threading.TIMEOUT_MAX:
+        raise InvalidInputError(
+            "`timeout` must be a positive number of seconds. "
+            f"Received: timeout={timeout!r}"
+        )
     scorer = open_scorer(
         saved_model=saved_model, endpoint=endpoint, timeout=timeout, retries=retries
     )
@@ -100,13 +108,15 @@ def score(
     first_row = sum(len(result.estimate) for result in results)
     if on_batch and results:
         on_batch(results[0])
+
+    def score_batch(start):
+        rows = slice(start, min(start + batch_size, len(x)))
+        y = None if labels is None else labels[rows]
+        with _naming(f"rows {start} to {rows.stop - 1}"):
+            return scorer(as_float32(x[rows]), num_samples, batch_seed(seed, start), y)
+
     starts = range(first_row, len(x), batch_size)
-    calls = (
-        functools.partial(
-            _score_batch, scorer, x, labels, start, batch_size, num_samples, seed
-        )
-        for start in starts
-    )
+    calls = (functools.partial(score_batch, start) for start in starts)
     for start, result in zip(starts, in_order(calls, concurrency)):
         if file:
             file.append(start, result)
@@ -116,6 +126,38 @@ def score(
     if file:
         file.finish()
     return concatenate(results)
+
+
+def score_each(
+    rows: Iterable[tuple[int, np.ndarray]],
+    scorer: Scorer,
+    num_samples: int,
+    seed: Sequence[int],
+) -> Iterator[tuple[float, ...]]:
+    """Scores rows by themselves, as `score` does with `batch_size=1`.
+
+    Args:
+      rows: pairs of an id, which the row's seed comes from, and an image [*event], or
+        a flat one.
+      scorer: where the scores come from.
+      num_samples: K.
+      seed: pair of integers.
+
+    Yields:
+      the values of `score_files.COLUMNS`, a tuple a row.
+
+    Raises:
+      InvalidInputError: an image that is refused.
+    """
+    for row, image in rows:
+        image = np.asarray(image)
+        if image.ndim == 1 and image.size == math.prod(scorer.event_shape):
+            image = image.reshape(scorer.event_shape)
+        x = image[np.newaxis]
+        with _naming(f"row id {row}"):
+            check_images(x, scorer.event_shape)
+            found = scorer(as_float32(x), num_samples, batch_seed(seed, row))
+        yield int(row), *(float(values[0]) for values in found)
 
 
 def batch_seed(seed: Sequence[int], first_row: int) -> tuple[int, int]:
@@ -196,12 +238,7 @@ def check_labels(
         raise InvalidInputError(
             f"`labels` must be {rule} conditional. Received: {received}"
         )
-    labels = np.asarray(labels)
-    if labels.shape != (num_rows,) or not np.issubdtype(labels.dtype, np.integer):
-        raise InvalidInputError(
-            f"`labels` must be {num_rows} integers, one an image. "
-            f"Received: shape={labels.shape}, dtype={labels.dtype}"
-        )
+    labels = readers.checked_labels(labels, num_rows)
     return np.clip(labels, -1, np.iinfo(np.int32).max).astype(np.int32)
 
 
@@ -230,34 +267,10 @@ def in_order(calls: Iterable[Callable[[], T]], concurrency: int) -> Iterator[T]:
                 future.cancel()
 
 
-def _score_batch(
-    scorer: Scorer,
-    x: np.ndarray,
-    labels: np.ndarray | None,
-    start: int,
-    batch_size: int,
-    num_samples: int,
-    seed: Sequence[int],
-) -> LogLikelihood:
-    batch = as_float32(x[start : start + batch_size])
-    given = None if labels is None else labels[start : start + batch_size]
+@contextlib.contextmanager
+def _naming(rows: str) -> Iterator[None]:
+    """Puts the rows in front of what is wrong with them."""
     try:
-        return scorer(batch, num_samples, batch_seed(seed, start), given)
+        yield
     except InvalidInputError as error:
-        rows = f"rows {start} to {start + len(batch) - 1}"
         raise InvalidInputError(f"{rows}: {error}") from error
-
-
-def _check_patience(timeout: Any, retries: Any) -> None:
-    """Raises InvalidInputError unless both can be kept to."""
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if not is_number or not 0 < timeout < math.inf:
-        raise InvalidInputError(
-            "`timeout` must be a positive number of seconds. "
-            f"Received: timeout={timeout!r}"
-        )
-    is_integer = isinstance(retries, numbers.Integral)
-    if isinstance(retries, bool) or not is_integer or retries < 0:
-        raise InvalidInputError(
-            f"`retries` must be an integer >= 0. Received: retries={retries!r}"
-        )

@@ -18,11 +18,11 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.ml.inference import base
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from iwae_tf.datasets.readers import readable
+from iwae_tf.datasets.readers import read_npy_header, readable
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.serving import client as serving
+from iwae_tf.serving.client import score_each
 from iwae_tf.serving.endpoints import InProcessScorer
-from iwae_tf.serving.score_files import COLUMNS
+from iwae_tf.serving.score_files import COLUMNS, as_line
 
 ROWS_A_READ = 256  # of an .npy shard, the unit that is handed to a worker
 MAX_BATCH_SIZE = 64  # rows that one call of the handler gets
@@ -75,18 +75,7 @@ class SavedModelHandler(base.ModelHandler):
     ) -> Iterator[tuple[float, ...]]:
         """Yields the values of `score_files.COLUMNS`, a tuple a row."""
         del inference_args
-        for row, image in batch:
-            image = np.asarray(image)
-            if image.ndim == 1 and image.size == np.prod(model.event_shape):
-                image = image.reshape(model.event_shape)
-            x = image[np.newaxis]
-            try:
-                serving.check_images(x, model.event_shape)
-                seed = serving.batch_seed(self._seed, row)
-                found = model(serving.as_float32(x), self._num_samples, seed)
-            except InvalidInputError as error:
-                raise InvalidInputError(f"row id {row}: {error}") from error
-            yield int(row), *(float(np.asarray(values)[0]) for values in found)
+        return score_each(batch, model, self._num_samples, self._seed)
 
     def batch_elements_kwargs(self) -> dict[str, Any]:
         return {"max_batch_size": MAX_BATCH_SIZE}
@@ -155,7 +144,7 @@ def write(output: str) -> beam.PTransform:
             f"{match.metadata_list[0].path}, which exists"
         )
     if suffix == ".csv":
-        lines = beam.Map(lambda score: ",".join(map(_number, score)))
+        lines = beam.Map(as_line)
         sink = beam.io.WriteToText(prefix, suffix, header=",".join(COLUMNS))
         return _Chain(lines, sink)
     records = beam.Map(lambda score: dict(zip(COLUMNS, score)))
@@ -265,21 +254,10 @@ def _read_rows(path, start, size):
     """(number of rows, `size` rows from `start`) of an .npy file on any file system."""
     rule = "`input` must hold readable .npy files"
     with readable(path, rule), FileSystems.open(path) as file:
-        version = np.lib.format.read_magic(file)
-        reader = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, is_fortran, dtype = reader(file)
+        shape, is_fortran, dtype = read_npy_header(file)
         if is_fortran or not shape or dtype.hasobject:
             raise ValueError("an array of rows in C order is needed")
         row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
         file.seek(file.tell() + start * row_bytes)
         data = file.read(size * row_bytes)
         return shape[0], np.frombuffer(data, dtype).reshape(size, *shape[1:])
-
-
-def _number(value):
-    """A field of a CSV line; nine digits are all of a float32."""
-    return format(value, ".9g") if isinstance(value, float) else str(value)

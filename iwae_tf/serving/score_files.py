@@ -14,11 +14,9 @@ from iwae_tf.datasets.readers import readable, to_float
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.io.files import write_atomically
+from iwae_tf.saved_model.signatures import SCORES
 
-COLUMNS = (
-    *("row", "log_likelihood", "standard_error", "effective_sample_size"),
-    "jackknife_error",
-)
+COLUMNS = ("row", *SCORES)
 PARTIAL = ".partial"
 
 
@@ -92,8 +90,10 @@ class ScoreFile:
 
     def append(self, first_row: int, result: LogLikelihood) -> None:
         """Adds the scores of consecutive rows and flushes them to the disk."""
+        rows = range(first_row, first_row + len(result.estimate))
+        lines = [as_line(scores) + "\n" for scores in zip(rows, *result)]
         with open(self.partial, "ab") as file:
-            file.write(as_lines(range(first_row, first_row + len(result[0])), result))
+            file.write("".join(lines).encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -160,13 +160,10 @@ class ScoreFile:
         return LogLikelihood(*np.array(values, np.float32).T), size
 
 
-def as_lines(rows: Iterable[int], result: Iterable[Any]) -> bytes:
-    """CSV lines of row ids and a LogLikelihood; nine digits are all of a float32."""
-    lines = (
-        f"{row},{','.join(format(float(value), '.9g') for value in values)}\n"
-        for row, *values in zip(rows, *result)
-    )
-    return "".join(lines).encode()
+def as_line(scores: Iterable[float]) -> str:
+    """Fields of a CSV line, a row id and floats; nine digits are all of a float32."""
+    row, *values = scores
+    return ",".join([str(row), *(format(float(value), ".9g") for value in values)])
 
 
 def _parsed(line: bytes) -> tuple[float, ...] | None:
