@@ -6,8 +6,16 @@ python -m iwae_tf.score_beam --saved_model=DIR --input='images-*.npy' --output=s
 Shards in: .npy, .tfrecord or .parquet. Shards out: .csv or .parquet.
 """
 
+import contextlib
 import functools
+import glob
+import io
 import logging
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
 
 from absl import flags
 
@@ -27,35 +35,56 @@ cli.require("input", "output", "saved_model")
 def main() -> int:
     """Builds the pipeline of the flags and runs it to its end."""
     apache_beam, beam = _import_beam()
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    options = [f"--runner={_RUNNER.value}", *(f"--{o}" for o in _OPTION.value)]
-    if _RUNNER.value not in beam.REMOTE_OPTIONS:
-        beam.check_options(options)
+    options = beam.parse_options(
+        [f"--runner={_RUNNER.value}", *(f"--{option}" for option in _OPTION.value)]
+    )
     handler = beam.SavedModelHandler(
         _SAVED_MODEL.value, num_samples=_NUM_SAMPLES.value, seed=_SEED.value
     )
     handler.load_model()  # a mistake is told before any worker starts
     try:
-        root = apache_beam.Pipeline(options=PipelineOptions(options))
+        root = apache_beam.Pipeline(options=options)
     except ValueError as error:  # which names the runners that there are
         raise InvalidInputError(f"`--runner` must be one of Beam's. {error}") from error
+    printed = io.StringIO()  # a worker prints what it also raises
     try:
-        with root:
+        with (
+            contextlib.redirect_stderr(printed),
+            _leaving_nothing(_OUTPUT.value),
+            root,
+        ):
             beam.pipeline(_INPUT.value, _OUTPUT.value, handler, root)
     except Exception as error:
         mistake = beam.user_mistake(error)
-        if mistake is None or isinstance(error, InvalidInputError):
+        if mistake is None:
+            print(printed.getvalue(), file=sys.stderr)
             raise
         raise InvalidInputError(mistake) from error
     print(f"scores  {_OUTPUT.value}")
     return 0
 
 
+@contextlib.contextmanager
+def _leaving_nothing(output):
+    """Removes what Beam leaves on this machine, also beside the output of a failure."""
+    path = pathlib.Path(output).absolute()
+    pattern = f"beam-temp-{glob.escape(path.stem)}-*"
+    before, environment = set(path.parent.glob(pattern)), os.environ.get("TMPDIR", "")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            os.environ["TMPDIR"], tempfile.tempdir = environment, None
+            for left in set(path.parent.glob(pattern)) - before:
+                shutil.rmtree(left, ignore_errors=True)
+
+
 def _import_beam():
     """Beam and what is built on it, without the warnings of their import."""
     if not flags.FLAGS["verbosity"].present:
-        logging.getLogger("apache_beam").setLevel(logging.ERROR)
+        # What ends a pipeline is an exception: it need not be logged as well.
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
         logging.disable(logging.WARNING)
         logging.getLogger().addFilter(_is_of_interest)
     try:

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import csv
 import functools
+import gzip
 import hashlib
 import itertools
 import json
@@ -24,7 +25,14 @@ from examples.loopback_server import LoopbackServer
 from iwae_tf import serving
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
-from iwae_tf.serving import answers, batch_seed, endpoints, score, score_files
+from iwae_tf.serving import (
+    answers,
+    batch_seed,
+    client,
+    endpoints,
+    score,
+    score_files,
+)
 
 EVENT = (3, 2, 1)
 DRAWS = 20
@@ -251,6 +259,148 @@ def test_a_version_that_comes_up_meanwhile_is_left_alone(folder, x, expected, tm
                     seed=(3, 4), batch_size=4)  # fmt: skip
     assert not np.allclose(newest.estimate, expected.estimate, atol=0.1)
     assert_same(one, expected)
+
+
+# A server that lies ----------------------------------------------------------------
+
+ONES = dict.fromkeys(score_files.COLUMNS[1:], [1, 1.0])
+
+
+def lie(monkeypatch, server, write):
+    """Has `write` answer each request for scores on the socket's file."""
+
+    def do_POST(handler):
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        with contextlib.suppress(OSError):  # the client has gone
+            write(handler.wfile)
+        handler.close_connection = True
+
+    monkeypatch.setattr(server._server.RequestHandlerClass, "do_POST", do_POST,
+                        raising=False)  # fmt: skip
+
+
+def http(body, status=b"200 OK", *headers):
+    return b"\r\n".join([b"HTTP/1.0 " + status, *headers, b"", body])
+
+
+def drip(wfile, start, byte):
+    """A byte now and then, up to an end that nobody should wait for."""
+    wfile.write(start)
+    for _ in range(60):
+        time.sleep(0.1)
+        wfile.write(byte)
+
+
+@pytest.mark.parametrize("name", ["log_likelihood", "jackknife_error"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "` is not a list of numbers"),
+        (True, "` is not a list of numbers"),
+        ("1.0", "` is not a list of numbers"),
+        ([1.0], "` is not a list of numbers"),
+        (float("nan"), "` of an image is nan"),
+        (float("inf"), "` of an image is inf"),
+        (float("-inf"), "` of an image is -inf"),
+        (1e300, "` of an image is inf"),
+        (10**400, "OverflowError"),
+        ("5000 digits", "ValueError: Exceeds the limit"),
+        (..., "` is not 2 numbers, one an image"),
+    ],
+)
+def test_what_is_no_number_is_no_score(
+    folder, x, tmp_path, monkeypatch, name, value, message
+):
+    outputs = ONES | {name: [1.0] if value is ... else [1.0, value]}
+    body = json.dumps({"outputs": outputs}).replace('"5000 digits"', "9" * 5000)
+    with shared(folder) as server:
+        lie(monkeypatch, server, lambda wfile: wfile.write(http(body.encode())))
+        with pytest.raises(ConnectionError) as caught:
+            ask(server, x[:2], retries=1, output=tmp_path / "s.csv")
+    assert message in str(caught.value) and "2 attempts" in str(caught.value)
+    assert not (tmp_path / "s.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "draws", "message"),
+    [
+        ("standard_error", -0.5, 2, "`standard_error` of an image is -0.5"),
+        ("standard_error", np.nan, 2, "`standard_error` of an image is nan"),
+        ("standard_error", np.inf, 1, "`standard_error` of an image is inf"),
+        ("effective_sample_size", np.nan, 1, "of an image is nan"),
+        ("standard_error", np.nan, 1, None),
+        ("standard_error", 0, 2, None),
+        ("log_likelihood", -7, 2, None),
+    ],
+)
+def test_what_a_score_may_be(name, value, draws, message):
+    for kind in (list, np.float32):
+        outputs = {n: kind([1.0, 1.0]) for n in ONES} | {name: kind([1.0, value])}
+        if message:
+            with pytest.raises(ValueError, match=message):
+                answers.checked_scores(outputs, 2, draws)
+        else:
+            found = answers.checked_scores(outputs, 2, draws)
+            place = score_files.COLUMNS.index(name) - 1
+            np.testing.assert_array_equal(found[place], np.float32([1.0, value]))
+            assert all(part.dtype == np.float32 for part in found)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.bool_, np.str_, object])
+def test_a_tensor_of_another_type_is_no_score(kind):
+    outputs = {name: np.ones(2, np.float32) for name in ONES}
+    with pytest.raises(ValueError, match="`standard_error` is not 2 numbers"):
+        outputs["standard_error"] = np.ones(2).astype(kind)
+        answers.checked_scores(outputs, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda f: f.write(http(b"[" * 100_000)), "RecursionError"),
+        (lambda f: f.write(http(b"null")), "TypeError"),
+        (lambda f: f.write(http(gzip.compress(b" " * 2**26))), "UnicodeDecodeError"),
+        (lambda f: f.write(http(b" " * 2**25)), "more than 16,777,"),
+        (lambda f: f.write(http(b"x" * 10**6, b"503 " + b"no" * 9000)), "HTTP 503, no"),
+        (lambda f: f.write(http(json.dumps({"error": "no" * 9000}).encode(), b"503 X")),
+         "HTTP 503, no"),
+        (lambda f: drip(f, http(b""), b" "), "no whole answer within 0.5 s"),
+        (lambda f: drip(f, b"HTTP/1.0 200 OK\r\nX: ", b"x"), "no whole answer within"),
+        (lambda f: drip(f, http(b"", b"503 X"), b" "), "no whole answer within 0.5 s"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_bounded_and_told_in_one_line(
+    folder, x, monkeypatch, write, message
+):
+    with shared(folder) as server:
+        lie(monkeypatch, server, write)
+        start = time.monotonic()
+        timeout = 0.5 if "within" in message else 30
+        with pytest.raises(ConnectionError) as caught:
+            ask(server, x[:2], timeout=timeout, retries=0)
+        assert time.monotonic() - start < timeout + 2
+    text = str(caught.value)
+    assert message in text and len(text) < 500 and "\n" not in text
+
+
+def test_a_refusal_of_any_length_is_one_line(folder, x, monkeypatch):
+    with shared(folder) as server:
+        body = json.dumps({"error": "no\n" * 9000}).encode()
+        lie(monkeypatch, server, lambda f: f.write(http(body, b"400 Bad")))
+        with pytest.raises(
+            InvalidInputError, match="refused: HTTP 400, no no"
+        ) as found:
+            ask(server, x[:2], retries=0)
+    assert len(str(found.value)) < 500
+
+
+def test_this_process_is_believed_no_more_than_a_server(folder, x, monkeypatch):
+    scorer = endpoints.InProcessScorer(folder)
+    outputs = {name: tf.constant([np.nan]) for name in ONES}
+    signatures = {"error_bars": lambda **inputs: outputs}
+    monkeypatch.setattr(scorer, "_signatures", signatures)
+    with pytest.raises(InvalidInputError, match="row id 7: .*`log_likelihood` of an"):
+        list(client.score_each([(7, x[0])], scorer, DRAWS, (3, 4)))
 
 
 # Files -----------------------------------------------------------------------------
@@ -520,6 +670,7 @@ def serving_grpc(folder):
 
     class Service(service.PredictionServiceServicer):
         requests, fault = [], staticmethod(lambda number: None)
+        lies = None
 
         def Predict(self, request, context):
             self.requests.append(request)
@@ -534,6 +685,7 @@ def serving_grpc(folder):
                 )
             except tf.errors.InvalidArgumentError as error:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+            outputs = dict(outputs) | (self.lies or {})
             answer = predict_pb2.PredictResponse()
             for name, value in outputs.items():
                 answer.outputs[name].CopyFrom(tf.make_tensor_proto(value))
@@ -580,6 +732,15 @@ def test_grpc_says_what_the_process_says(grpc_server, x, expected):
         score(2 * x, endpoint=endpoint, **arguments)
     with pytest.raises(InvalidInputError, match="NOT_FOUND, Servable not found"):
         score(x, endpoint=f"{endpoint}s", **arguments)
+    for value, message in (
+        (tf.constant([np.nan] * 4), "`standard_error` of an image is nan"),
+        (tf.constant([True] * 4), "`standard_error` is not 4 numbers"),
+        (tf.zeros([3]), r"shapes .*\[3\].* for 4 images"),
+        (tf.zeros([answers.MAX_ANSWER // 4]), "RESOURCE_EXHAUSTED"),
+    ):
+        grpc_server.lies = {"standard_error": value}
+        with pytest.raises(ConnectionError, match=message):
+            score(x[:4], endpoint=endpoint, retries=0, **arguments)
 
 
 # The script ------------------------------------------------------------------------

@@ -5,6 +5,8 @@ its score does not depend on shards, bundles, workers or retries, and equals tha
 `serving.score(..., batch_size=1)`. Needs the extra `beam`.
 """
 
+import contextlib
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +29,7 @@ from iwae_tf.serving.score_files import COLUMNS, as_line
 ROWS_A_READ = 256  # of an .npy shard, the unit that is handed to a worker
 MAX_BATCH_SIZE = 64  # rows that one call of the handler gets
 REMOTE_OPTIONS = ("PortableRunner", "FlinkRunner", "SparkRunner")  # have their own
+USER_MISTAKE = "InvalidInputError: (.*)"
 SCHEMA = pyarrow.schema(
     [
         (COLUMNS[0], pyarrow.int64()),
@@ -194,21 +197,35 @@ def parse_example(record: bytes) -> tuple[int, np.ndarray]:
     return rows[0], np.array(values, np.float32)
 
 
-def check_options(options: Sequence[str]) -> None:
-    """Raises InvalidInputError for an option that Beam would leave out silently."""
-    parsed = PipelineOptions(list(options))
-    known = parsed.get_all_options(retain_unknown_options=False)
-    unknown = set(parsed.get_all_options(retain_unknown_options=True)) - set(known)
-    if unknown:
+def parse_options(options: Sequence[str]) -> PipelineOptions:
+    """Beam's options, --NAME=VALUE, the runner's among them.
+
+    Raises:
+      InvalidInputError: a bad value, or an option that Beam would leave out silently.
+    """
+    parsed, usage = PipelineOptions(list(options)), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(usage):
+            known = parsed.get_all_options(retain_unknown_options=False)
+            given = parsed.get_all_options(retain_unknown_options=True)
+    except SystemExit as error:  # argparse, which has printed all that there is
+        reason = usage.getvalue().splitlines()[-1].partition("error: ")[2]
+        raise InvalidInputError(
+            f"`--option` must be an option of Beam, NAME=VALUE. Received: {reason}"
+        ) from error
+    unknown = sorted(set(given) - set(known))
+    if unknown and known["runner"] not in REMOTE_OPTIONS:
         raise InvalidInputError(
             "`--option` must be an option of Beam, NAME=VALUE. Received: "
-            f"--option={', '.join(sorted(unknown))}"
+            f"--option={', '.join(unknown)}"
         )
+    return parsed
 
 
 def user_mistake(error: BaseException) -> str | None:
-    """The line of an InvalidInputError that a worker raised, or None."""
-    found = re.findall(r"InvalidInputError: (.*)", str(error))
+    """The line of an InvalidInputError, raised here or by a worker, or None."""
+    is_ours = isinstance(error, InvalidInputError)
+    found = [str(error)] if is_ours else re.findall(USER_MISTAKE, str(error))
     line = found[-1].replace("\\n", "\n").splitlines()[0] if found else None
     return line and re.sub(r" \[while running .*", "", line)
 
