@@ -83,7 +83,7 @@ def _through_a_server(folder, images, path):
     """LogLikelihood by way of HTTP, the scores in a file."""
     with (
         LoopbackServer(folder, fault=lambda n: 503 if n % 10 == 9 else None) as server,
-        terminal.progress(len(images), label=server.endpoint) as bar,
+        terminal.Progress(len(images), label=server.endpoint) as bar,
     ):
         result = serving.score(
             images,

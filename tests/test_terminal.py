@@ -31,8 +31,15 @@ def tiny(tmp_path_factory):
     ]
 
 
+class TTY(io.StringIO):
+    def isatty(self):
+        return True
+
+
 def start(columns, *arguments, cwd=REPOSITORY, **environment):
-    command = [sys.executable, "-m", *map(str, arguments)]
+    """A script of the package, or the code that is given, on a terminal."""
+    option = "-m" if len(arguments) > 1 else "-c"
+    command = [sys.executable, option, *map(str, arguments)]
     environment = os.environ | PLAIN | {"PYTHONPATH": str(REPOSITORY)} | environment
     return Terminal(command, columns, cwd=cwd, env=environment)
 
@@ -55,9 +62,8 @@ def test_a_narrow_terminal_shows_a_run_whole(tiny, tmp_path):
     assert text.startswith("IWAE (latent 2, reparameterized) on npz, 54 images:")
     assert "maximises log mean w, K=3, for 3 epochs of 3 steps on CPU" in text
     # One line each is left of the bars.
-    assert len([line for line in lines if line.startswith("epoch ")]) == 1
-    (bar,) = [line for line in lines if line.startswith("epoch 3/3 100%")]
-    assert re.search(r"bound -\d+\.\d\d$", bar)
+    (bar,) = [line for line in lines if line.startswith("epoch ")]
+    assert re.fullmatch(r"epoch 3/3 100% \d\d:\d\d bound -\d+\.\d\d", bar)
     (bar,) = [line for line in lines if "samples" in line and "%" in line]
     assert bar.startswith("40 samples 100%")
     # The table: names end, and texts begin, at one column.
@@ -69,30 +75,51 @@ def test_a_narrow_terminal_shows_a_run_whole(tiny, tmp_path):
     assert b"\x1b[1m" in screen.output
 
 
-def test_a_wide_terminal_that_is_made_narrow(tiny, tmp_path):
-    options = ["--config.epochs=60", f"--workdir={tmp_path}/r"]
-    screen = start(200, "iwae_tf.train", *tiny, *options)
+BAR = """
+import time
+from iwae_tf.io import terminal
+with terminal.Progress(60, label="epoch 1/60") as bar:
+    for epoch in range(60):
+        values = {"bound": -100.0 - epoch, "val_bound": -101.5}
+        bar.show(f"epoch {epoch + 1}/60", values)
+        bar.update(1)
+        if epoch == 20:
+            terminal.tell("training is expected to take 2 min more")
+        time.sleep(0.05)
+"""
+
+
+def test_a_wide_terminal_that_is_made_narrow():
+    screen = start(200, BAR)
     screen.read(until=b"val_bound")
-    (wide,) = [line for line in screen.lines if line.startswith("epoch ")]
-    assert len(screen.lines) == 2 and re.search(r"%\|.{10,}\| \d\d:\d\d<", wide)
+    (wide,) = screen.lines
+    assert re.search(r"━{10,} +\d+% +\S+ bound -\S+, val_bound -101.50$", wide)
+    screen.read(until=b"take 2 min more")
     screen.resize(40)
     before = len(screen.output)
     screen.read()
     assert screen.process.returncode == 0
-    later = screen.output[before:].decode().split("40 samples")[0]
-    drawn = re.findall(r"\r(epoch [^\r]*)\x1b\[K", later)
-    assert len(drawn) > 10
+    later = screen.output[before:].decode()
+    drawn = re.sub("\x1b\\[[0-9;]*m", "", later).split("\r\x1b[2K")[1:]
+    assert len(drawn) > 3
     # What was under way when the window changed may still be wide.
-    assert all(len(line) < 40 for line in drawn[3:]), drawn
-    assert any(line.startswith("epoch 60/60 100%") for line in screen.lines)
-    assert all(len(line) <= 40 for line in screen.lines)
+    assert all(line.startswith("epoch ") and len(line) <= 40 for line in drawn[1:-1])
+    first, *_, last = screen.lines
+    assert first.startswith("training is expected to take 2 min more")
+    assert re.fullmatch(r"epoch 60/60 100% \d\d:\d\d bound -159.00", last)
 
 
-def test_no_colour_where_it_is_not_wanted(tmp_path):
-    for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
-        screen = start(80, "iwae_tf.export", "--help", **environment).read()
-        assert screen.process.returncode == 0
-        assert b"\x1b" not in screen.output and b"Flags" in screen.output
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_colour_where_it_is_not_wanted(monkeypatch, environment):
+    screen = start(80, BAR, **environment).read()
+    assert screen.process.returncode == 0 and b"\x1b[3" not in screen.output
+    assert ("\x1b" in screen.output.decode()) == ("TERM" not in environment)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert terminal.bold("title", TTY()) == "\x1b[1mtitle\x1b[0m"
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert terminal.bold("title", TTY()) == "title"
 
 
 def test_a_file_gets_plain_lines(tiny, tmp_path):
@@ -110,12 +137,12 @@ def test_a_file_gets_plain_lines(tiny, tmp_path):
     # First and last, and those between where a second has passed.
     lines = done.stderr.splitlines()
     assert re.fullmatch(
-        r"epoch 1/3: 33 %, \d\d:\d\d passed, "  # what is left is not known yet
+        r"epoch 1/3: 33 %, \d+ s passed, "  # what is left is not known yet
         r"bound -\d+\.\d\d, val_bound -\d+\.\d\d",
         lines[0],
     )
     assert len([line for line in lines if line.startswith("epoch 3/3: 100 %, ")]) == 1
-    scored = r"40 samples: 100 %, \d\d:\d\d passed, nll \d+\.\d\d"
+    scored = r"40 samples: 100 %, \d+ s passed, nll \d+\.\d\d"
     assert re.fullmatch(scored, lines[-1])
 
 
@@ -213,15 +240,15 @@ def test_a_bar_knows_that_draws_cost_time(monkeypatch):
 def test_a_log_says_now_and_then_where_it_is(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    with terminal.progress(100, initial=50, label="work") as shown:
+    with terminal.Progress(100, initial=50, label="work") as shown:
         for _ in range(4):
             clock[0] += 16.0
             shown.update(10)
         shown.show(values={"nll": 1.234})
     assert capsys.readouterr().err.splitlines() == [
-        "work: 70 %, 00:32 passed, 00:48 left",
-        "work: 90 %, 01:04 passed, 00:16 left",
-        "work: 90 %, 01:04 passed, 00:16 left, nll 1.23",
+        "work: 70 %, 32 s passed, 48 s left",
+        "work: 90 %, 1 min passed, 16 s left",
+        "work: 90 %, 1 min passed, 16 s left, nll 1.23",
     ]
 
 
@@ -234,12 +261,10 @@ def test_fields_of_a_file_are_whole(capsys):
 
 
 def test_a_terminal_of_no_width_is_of_the_usual_one(monkeypatch):
-    class Stream(io.StringIO):
-        def isatty(self):
-            return True
-
     monkeypatch.setenv("TERM", "xterm")
-    assert terminal.columns(Stream()) == terminal.DEFAULT_COLUMNS
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((0, 0)))
+    assert terminal.columns(TTY()) == 80
     assert terminal.columns(io.StringIO()) is None
     monkeypatch.setenv("TERM", "dumb")
-    assert terminal.columns(Stream()) is None
+    assert terminal.columns(TTY()) is None

@@ -75,7 +75,7 @@ def do_part(
 
 def _measure(part: Part, subject: Subject) -> Results:
     """Results of a part, under a progress bar."""
-    with terminal.progress(label=part.name) as bar:
+    with terminal.Progress(label=part.name) as bar:
 
         def on_progress(total, done):
             bar.total = total

@@ -1,6 +1,6 @@
 """Files that are whole or not there, and folders that one process has to itself."""
 
-import fcntl
+import contextlib
 import json
 import os
 import pathlib
@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import IO, Any
 
+import filelock
 import numpy as np
 
 from iwae_tf.errors import InvalidInputError
@@ -83,35 +84,26 @@ class FolderLock:
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str) -> None:
-        self._path = pathlib.Path(folder) / ".lock"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            self._file = open(self._path, "a+")  # noqa: SIM115, open until released
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Whoever had it before may have removed the file meanwhile.
-                if os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
-                    break
-            except FileNotFoundError:
-                pass
-            except BlockingIOError as error:
-                self._file.seek(0)
-                owner = self._file.read().strip() or "another process"
-                self._file.close()
-                raise InvalidInputError(
-                    f"`{name}` must not be in use by another run. Received: {folder}, "
-                    f"in use by {owner}"
-                ) from error
-            self._file.close()
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self._file.flush()
+        path = pathlib.Path(folder) / ".lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(path, timeout=0, thread_local=False)
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            owner = "another process"
+            with contextlib.suppress(FileNotFoundError):  # it may end just now
+                owner = path.read_text() or owner
+            raise InvalidInputError(
+                f"`{name}` must not be in use by another run. Received: {folder}, "
+                f"in use by {owner}"
+            ) from error
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
 
     def release(self) -> None:
         """Gives the folder back; once more does nothing."""
-        if not self._file.closed:
-            self._path.unlink(missing_ok=True)
-            self._file.close()
+        if self._lock.is_locked:
+            pathlib.Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -5,28 +5,35 @@ plain lines, no more than one every so often; NO_COLOR (https://no-color.org) ke
 terminal's text plain.
 """
 
-import contextlib
 import os
+import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterable
-from typing import Any, TextIO
+from collections.abc import Iterable, Mapping
+from typing import TextIO
 
-import tqdm
+from rich import live
+from rich import progress as rich_progress
+from rich.console import Console, ConsoleOptions, RenderResult
 
 LINE_SECONDS = 30.0  # between two lines of a log
 MARK_SECONDS = 1.0  # and between two at places of interest, such as the end of an epoch
-DEFAULT_COLUMNS, MOST_COLUMNS = 80, 100
+SPEED_SECONDS = 3600.0  # of the past, from which it is said what is left
 NAME_COLUMNS = 12  # of the names of fields, at least
-BAR_COLUMNS = 10  # a shorter bar says nothing
-LAYOUTS = (  # and how many numbers are shown; the first that fits is taken
-    ("{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}", None),
-    ("{desc} {percentage:3.0f}% {elapsed}<{remaining}{postfix}", None),
-    ("{desc} {percentage:3.0f}% {remaining}{postfix}", 1),
-    ("{desc} {percentage:3.0f}% {remaining}", 0),
-    ("{percentage:3.0f}% {remaining}", 0),
-    ("{percentage:3.0f}%", 0),
+LABEL = rich_progress.TextColumn("{task.description}", markup=False)
+BAR = rich_progress.BarColumn(bar_width=20)
+PERCENT = rich_progress.TaskProgressColumn()
+LEFT = rich_progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True)
+FIRST = rich_progress.TextColumn("{task.fields[first]}", markup=False)
+VALUES = rich_progress.TextColumn("{task.fields[values]}", markup=False)
+LAYOUTS = (  # the first that fits is taken
+    (LABEL, BAR, PERCENT, LEFT, VALUES),
+    (LABEL, PERCENT, LEFT, VALUES),
+    (LABEL, PERCENT, LEFT, FIRST),
+    (LABEL, PERCENT, LEFT),
+    (PERCENT, LEFT),
+    (PERCENT,),
 )
 
 
@@ -37,12 +44,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 def columns(stream: TextIO) -> int | None:
     """Columns of a terminal, or None for a file, whose lines have any length."""
-    if not is_terminal(stream):
-        return None
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or DEFAULT_COLUMNS
-    except (OSError, ValueError):
-        return DEFAULT_COLUMNS
+    return shutil.get_terminal_size().columns if is_terminal(stream) else None
 
 
 def bold(text: str, stream: TextIO) -> str:
@@ -103,131 +105,102 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} day{'s' * (hours >= 48)} {hours % 24} h"
 
 
-def progress(total: float | None = None, *, initial: float = 0, label: str = "") -> Any:
-    """Shows how far something is, on stderr.
+class Progress:
+    """How far something is, on stderr: a bar on a terminal, plain lines elsewhere.
 
     Args:
       total: amount of work, or None for one that is told later, `.total`.
       initial: what of it is done.
-      label: str, what is being done.
-
-    Returns:
-      context manager with `n` (what is done), `update(more)`, `show(label, values)`,
-      `above()` (within it other lines can be printed) and `close()`.
+      label: what is being done.
     """
-    kind = _Bar if is_terminal(sys.stderr) else _Log
-    return kind(total, initial=initial, label=label)
 
-
-class _Bar(tqdm.tqdm):
-    """A line that is drawn again and again, always as wide as the terminal allows."""
-
-    def __init__(self, total, *, initial, label):
-        self._values = {}
-        super().__init__(
-            desc=label,
-            total=total,
-            initial=initial,
-            file=sys.stderr,
-            dynamic_ncols=True,
-            mininterval=0.2,
+    def __init__(
+        self, total: float | None = None, *, initial: float = 0, label: str = ""
+    ) -> None:
+        self._is_log = not is_terminal(sys.stderr)
+        self._bars = rich_progress.Progress(
+            speed_estimate_period=SPEED_SECONDS, get_time=time.monotonic
         )
+        self._id = self._bars.add_task(label, total=total, first="", values="")
+        self._task = self._bars.tasks[0]
+        self._task.completed = self._initial = initial
+        self._told = time.monotonic()
+        self._last: tuple[float, str, str] | None = None  # place of the last log line
+        self._live = live.Live(
+            self,
+            console=Console(stderr=True, force_terminal=True),
+            # Lines that are printed meanwhile stand above the bar.
+            redirect_stdout=is_terminal(sys.stdout),
+        )
+        if not self._is_log:
+            self._live.start()
+            self._live.console.show_cursor(True)  # a killed process could not do it
 
-    def __str__(self):
-        facts = dict(self.format_dict, prefix=self.desc)
-        # One column is left free: some terminals go to the next line at the last one.
-        width = min(facts.pop("ncols") or DEFAULT_COLUMNS, MOST_COLUMNS) - 1
-        for layout, count in LAYOUTS:
-            facts["postfix"] = _format(self._values, count)
-            bar_columns = BAR_COLUMNS if "{bar}" in layout else 0
-            facts["bar_format"] = layout.replace("{bar}", " " * bar_columns)
-            if len(self.format_meter(ncols=None, **facts)) <= width:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> RenderResult:
+        for layout in LAYOUTS:
+            self._bars.columns = layout
+            table = self._bars.make_tasks_table(self._bars.tasks)
+            wanted = console.measure(table, options=options.update_width(1000))
+            if wanted.maximum <= options.max_width:
                 break
-        facts["bar_format"] = layout
-        return self.format_meter(ncols=width, **facts)[:width]
+        yield table
 
-    @staticmethod
-    def status_printer(file):
-        """tqdm's writes blanks over an old line, too many where the terminal shrank."""
-
-        def print_status(line):
-            file.write(f"\r{line}\x1b[K")
-            file.flush()
-
-        return print_status
-
-    def show(self, label=None, values=None):
-        """Changes the label, or the numbers behind the bar."""
-        if label is not None:
-            self.set_description_str(label, refresh=False)
-        if values is not None:
-            self._values = values
-        self.refresh()
-
-    def above(self):
-        return tqdm.tqdm.external_write_mode(file=sys.stderr)
-
-
-class _Log:
-    """The same as plain lines."""
-
-    def __init__(self, total, *, initial, label):
-        self.total = total
-        self.n = self._initial = initial
-        self._label = label
-        self._values = ""
-        self._start = self._told = time.monotonic()
-        self._first = None  # time and work at the first update, which may have compiled
-        self._line = None
-
-    def __enter__(self):
+    def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def update(self, more):
-        self.n += more
-        if self._first is None:
-            self._first = time.monotonic(), self.n
+    @property
+    def n(self) -> float:
+        """What of the work is done."""
+        return self._task.completed
+
+    @property
+    def total(self) -> float | None:
+        """Amount of work."""
+        return self._task.total
+
+    @total.setter
+    def total(self, value: float) -> None:
+        self._task.total = value
+
+    def update(self, more: float) -> None:
+        """Some more work is done."""
+        self._bars.advance(self._id, more)
         if time.monotonic() - self._told >= LINE_SECONDS:
             self._tell()
 
-    def show(self, label=None, values=None):
-        if label is not None:
-            self._label = label
-        if values is None:
-            return
-        self._values = _format(values)
-        if self._line is None or time.monotonic() - self._told >= MARK_SECONDS:
-            self._tell()
+    def show(
+        self, label: str | None = None, values: Mapping[str, float] | None = None
+    ) -> None:
+        """Changes the label, or the numbers behind the bar."""
+        self._bars.update(self._id, description=label)
+        if values is not None:
+            texts = [f"{name} {value:.2f}" for name, value in values.items()]
+            self._task.fields.update(first="".join(texts[:1]), values=", ".join(texts))
+            if self._last is None or time.monotonic() - self._told >= MARK_SECONDS:
+                self._tell()
 
-    def above(self):
-        return contextlib.nullcontext()
-
-    def close(self):
+    def close(self) -> None:
+        """Ends the line; once more does nothing."""
+        self._live.stop()
         if self.n > self._initial:
             self._tell()
 
-    def _tell(self):
-        """Prints where it is, unless that was the last line."""
-        place = (self.n, self._label, self._values)
-        if place == self._line:
+    def _tell(self) -> None:
+        """Prints where it is as a line of a log, unless that was the last one."""
+        task = self._task
+        place = (task.completed, task.description, task.fields["values"])
+        if not self._is_log or place == self._last:
             return
-        self._line, self._told = place, time.monotonic()
-        start, first = self._first or (self._start, self.n)
-        parts = [f"{tqdm.tqdm.format_interval(self._told - self._start)} passed"]
-        if self.total:
-            parts.insert(0, f"{100 * self.n / self.total:.0f} %")
-            if first < self.n < self.total:
-                left = (self._told - start) * (self.total - self.n) / (self.n - first)
-                parts.append(f"{tqdm.tqdm.format_interval(left)} left")
-        if self._values:
-            parts.append(self._values)
-        print(f"{self._label}: {', '.join(parts)}", file=sys.stderr, flush=True)
-
-
-def _format(values, count=None):
-    """The first `count` of a dict of name to number; all of them for None."""
-    parts = [f"{name} {value:.2f}" for name, value in values.items()]
-    return ", ".join(parts[:count])
+        self._last, self._told = place, time.monotonic()
+        parts = [f"{duration(task.elapsed or 0)} passed"]
+        if task.total:
+            parts.insert(0, f"{task.percentage:.0f} %")
+        if task.time_remaining:
+            parts.append(f"{duration(task.time_remaining)} left")
+        parts += filter(None, [task.fields["values"]])
+        print(f"{task.description}: {', '.join(parts)}", file=sys.stderr, flush=True)

@@ -271,7 +271,7 @@ class Progress(keras.callbacks.Callback):
         return whole + (steps * self._costs[epochs] if steps else 0)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._bar = terminal.progress(
+        self._bar = terminal.Progress(
             self._work(len(self._costs) * self._steps),
             initial=self._work(self._done),
             label="training",
@@ -297,8 +297,7 @@ class Progress(keras.callbacks.Callback):
         left = self._bar.total - self._bar.n
         if self._report and self._timed >= EXPECT_SECONDS and left > 0:
             expected = terminal.duration(left * self._timed / self._timed_work)
-            with self._bar.above():
-                self._report(f"training is expected to take {expected} more")
+            self._report(f"training is expected to take {expected} more")
             self._report = None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -44,7 +44,7 @@ def score(
       (LogLikelihood of the images that were done or None, whether that is all).
     """
     done = []
-    with terminal.progress(num_images, label=f"{num_samples:,} samples") as bar:
+    with terminal.Progress(num_images, label=f"{num_samples:,} samples") as bar:
 
         def on_batch(result):
             done.append(result)
