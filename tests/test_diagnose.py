@@ -24,6 +24,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 EXPORTED = ROOT / "saved_models/mnist5k_iwae"
 
 
+def binary(*shape):
+    return np.random.default_rng(0).integers(0, 2, shape).astype("float32")
+
+
 @pytest.fixture
 def subject():
     """An untrained model of two layers on small images."""
@@ -35,8 +39,7 @@ def subject():
     )
     model.build((None, 4, 4, 1))
     model.encoder[0].supports_jit = False  # a graph is faster than the compiler here
-    images = np.random.default_rng(0).integers(0, 2, [12, 4, 4, 1])
-    return base.Subject(model, images.astype("float32"), 40, quick=True)
+    return base.Subject(model, binary(12, 4, 4, 1), 40, quick=True)
 
 
 def test_every_part_of_a_small_model(subject, tmp_path, monkeypatch):
@@ -64,7 +67,7 @@ def test_posterior_maps_keep_what_is_far_away():
     model = IWAE(MLP([6], (4,), seed=0), MLP([6], (9,), seed=1), num_samples=2)
     model.build((None, 9))
     model.decoder[0].out.kernel.assign(9 * model.decoder[0].out.kernel)
-    images = np.random.default_rng(0).integers(0, 2, [3, 9]).astype("float32")
+    images = binary(3, 9)
     subject = base.Subject(model, images, 40, quick=True)
     found = PARTS["representation"].measure(subject, lambda *_: None)["maps"]
     assert len(found) == len(images)
@@ -99,17 +102,16 @@ def test_a_finished_part_is_not_measured_again(subject, tmp_path, monkeypatch, c
         diagnose(subject, tmp_path, parts=("proposal",))
 
 
+def run_on(exported, output, *flags):
+    """Exit code of the script on six images."""
+    flags += f"--saved_model={exported}", f"--output={output}"
+    return run_script("diagnose", *flags, "--num_images=6", "--num_samples=50")
+
+
 def test_the_script_on_an_export(tmp_path, capsys):
     pytest.importorskip("mlxtend")
     output = tmp_path / "deep" / "report"
-    arguments = (
-        f"--saved_model={EXPORTED}",
-        f"--output={output}",
-        "--parts=proposal,representation",
-        "--num_images=6",
-        "--num_samples=50",
-    )
-    assert run_script("diagnose", *arguments) == 0
+    assert run_on(EXPORTED, output, "--parts=proposal,representation") == 0
     printed = capsys.readouterr().out
     assert "Pareto k" in printed and f"{output}/report.html" in printed
     page = (output / "report.html").read_text()
@@ -156,26 +158,19 @@ def test_mistakes_in_one_line(tmp_path, monkeypatch, capsys, arguments, message)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_data_of_an_export_may_lie_elsewhere(tmp_path):
-    x = np.random.default_rng(0).integers(0, 2, [40, 4, 4]).astype("float32")
+def test_an_export_is_the_model_again_wherever_its_data_lie(tmp_path):
+    x = binary(40, 4, 4)
     np.savez(tmp_path / "old.npz", x_train=x, x_test=x)
     config = read_config(EXPORTED / "config.json")
     config.dataset, config.data_dir = "npz", str(tmp_path / "old.npz")
     config.latent_dims, config.hidden_dims = [2], [[4]]
-    export(iwae_tf.build_model(config), config, tmp_path / "exported")
-    (tmp_path / "old.npz").rename(tmp_path / "new.npz")
-    arguments = ["--parts=proposal", "--num_images=6", "--num_samples=50"]
-    arguments += [f"--saved_model={tmp_path / 'exported'}", f"--output={tmp_path}"]
-    new = f"--data_dir={tmp_path / 'new.npz'}"
-    assert run_script("diagnose", *arguments, new) == 0
-    assert (tmp_path / "proposal.json").is_file()
-
-
-def test_an_export_is_the_model_again(tmp_path):
-    config = read_config(EXPORTED / "config.json")
-    config.dataset, config.latent_dims, config.hidden_dims = "mnist", [2], [[4]]
     model = iwae_tf.build_model(config)
     path = export(model, config, tmp_path / "exported")
+    (tmp_path / "old.npz").rename(tmp_path / "new.npz")
+    flags = "--parts=proposal", f"--data_dir={tmp_path / 'new.npz'}"
+    assert run_on(tmp_path / "exported", tmp_path, *flags) == 0
+    assert (tmp_path / "proposal.json").is_file()
+    (tmp_path / "new.npz").rename(tmp_path / "old.npz")
     loaded, found = load_exported(tmp_path / "exported")
     assert found.to_dict() == config.to_dict()
     for ours, theirs in zip(model.get_weights(), loaded.get_weights(), strict=True):

@@ -89,14 +89,15 @@ def gradient_snr(
     x = model.check_x(x)
     with _estimator(model, gradient_estimator or model.gradient_estimator):
         program = _Program(model, x, *shape, noise.make_key(seed))
-        mean, squares, ratios = program.run(num_draws, on_progress)
-    mean, squares = ([part.numpy() for part in parts] for parts in (mean, squares))
-    variances = [square / (num_draws - 1) for square in squares]
+        mean, squares, dsnrs = program.run(num_draws, on_progress)
+    ratios = [
+        _ratio(m.numpy(), square.numpy() / (num_draws - 1))
+        for m, square in zip(mean, squares)
+    ]
     encoder, decoder = (
-        _summarize(mean[part], variances[part], num_draws, float(ratio))
-        for part, ratio in zip(program.halves, ratios)
+        _summarize(ratios[half], num_draws, float(dsnr))
+        for half, dsnr in zip(program.halves, dsnrs)
     )
-    ratios = [_ratio(m, v) for m, v in zip(mean, variances)]
     return GradientSNR(encoder, decoder, num_draws, program.in_model_order(ratios))
 
 
@@ -149,11 +150,11 @@ class _Program:
         self.num_groups, self.num_samples = num_groups, num_samples
         own = {id(v) for net in model.encoder for v in net.trainable_variables}
         variables = model.trainable_variables
-        self.encoder = [i for i, v in enumerate(variables) if id(v) in own]
-        self.halves = slice(len(self.encoder)), slice(len(self.encoder), None)
+        encoder = [i for i, v in enumerate(variables) if id(v) in own]
         decoder = [i for i, v in enumerate(variables) if id(v) not in own]
-        self.order = [*self.encoder, *decoder]
-        for name, half in (("encoder", self.encoder), ("decoder", decoder)):
+        self.order = [*encoder, *decoder]
+        self.halves = slice(len(encoder)), slice(len(encoder), None)
+        for name, half in (("encoder", encoder), ("decoder", decoder)):
             if not half:
                 raise InvalidInputError(
                     "`model` must have trainable variables in encoder and decoder. "
@@ -170,6 +171,9 @@ class _Program:
         """A list in the order of the gradients, in that of the model's variables."""
         return [parts[self.order.index(index)] for index in range(len(parts))]
 
+    def _zeros(self):
+        return [tf.zeros(shape) for shape in self.shapes]
+
     def run(self, num_draws, on_progress):
         """Moments over the first draws, ratios over as many further ones.
 
@@ -179,18 +183,15 @@ class _Program:
         program = tf.function(
             self._pass, autograph=False, jit_compile=self.model.supports_xla
         )
-        directions = [tf.zeros(shape) for shape in self.shapes]
-        mean, squares, _ = self._stream(program, directions, 0, num_draws, on_progress)
+        work, start = (num_draws, on_progress), self._zeros()
+        mean, squares, _ = self._stream(program, start, 0, *work)
         directions = [part for half in self.halves for part in _unit(mean[half])]
-        _, _, ratios = self._stream(
-            program, directions, num_draws, num_draws, on_progress
-        )
+        _, _, ratios = self._stream(program, directions, num_draws, *work)
         return mean, squares, [ratio / num_draws for ratio in ratios]
 
     def _stream(self, program, directions, first, num_draws, on_progress):
         """`_pass` over gradients first, ..., first + num_draws - 1."""
-        zeros = [tf.zeros(shape) for shape in self.shapes]
-        state = [zeros, zeros, [tf.zeros([]), tf.zeros([])]]
+        state = [self._zeros(), self._zeros(), [tf.zeros([]), tf.zeros([])]]
         at_once = max(1, min(100, num_draws // 20))  # gradients between two reports
         for done in range(0, num_draws, at_once):
             count = min(at_once, num_draws - done)
@@ -220,13 +221,7 @@ class _Program:
             ]
             return index + 1, [mean, squares, totals]
 
-        _, state = tf.while_loop(
-            lambda index, _: index < done + count,
-            step,
-            [done, state],
-            parallel_iterations=1,
-        )
-        return state
+        return _loop(done, done + count, step, state)
 
     def _gradient(self, index):
         """Gradient number `index`, summed over the blocks."""
@@ -248,14 +243,15 @@ class _Program:
             totals = [t if g is None else t + g for t, g in zip(totals, found)]
             return block + 1, totals
 
-        zeros = [tf.zeros(shape) for shape in self.shapes]
-        _, totals = tf.while_loop(
-            lambda block, _: block < self.num_blocks,
-            add_block,
-            [0, zeros],
-            parallel_iterations=1,
-        )
-        return totals
+        return _loop(0, self.num_blocks, add_block, self._zeros())
+
+
+def _loop(first, end, step, state):
+    """The state after `step(index, state)` of every index, in order."""
+    _, state = tf.while_loop(
+        lambda index, _: index < end, step, [first, state], parallel_iterations=1
+    )
+    return state
 
 
 def _directional(gradients, directions):
@@ -273,17 +269,13 @@ def _unit(parts):
 def _ratio(mean, variance):
     """|mean| / sd, NaN where the gradient never varies."""
     deviation = np.sqrt(variance)
-    return np.divide(
-        np.abs(mean),
-        deviation,
-        out=np.full_like(deviation, np.nan),
-        where=deviation > 0,
-    )
+    unknown = np.full_like(deviation, np.nan)
+    return np.divide(np.abs(mean), deviation, out=unknown, where=deviation > 0)
 
 
-def _summarize(mean, variance, num_draws, dsnr):
-    """HalfSNR of one half's arrays."""
-    ratios = np.concatenate([_ratio(m, v).ravel() for m, v in zip(mean, variance)])
+def _summarize(ratios, num_draws, dsnr):
+    """HalfSNR of the ratios of one half's variables."""
+    ratios = np.concatenate([ratio.ravel() for ratio in ratios])
     varying = ratios[np.isfinite(ratios)].astype(np.float64)
     if not varying.size:
         raise InvalidInputError(
