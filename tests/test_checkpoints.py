@@ -17,6 +17,7 @@ from iwae_tf.io.files import check_writable, write_atomically, write_json, write
 from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP
 from iwae_tf.runs.checkpoints import CheckpointStore
+from iwae_tf.runs.workdir import deciding_settings
 
 EVENT = (4,)
 
@@ -143,6 +144,51 @@ def test_nothing_in_it_needs_unpickling(store):
         assert json.loads(archive["state"].tobytes()) == {"history": [1, 2]}
         assert any(name.startswith("optimizer:") for name in archive.files)
         assert sum("train_steps" in name for name in archive.files) == 1
+
+
+# Checkpoints of other runs ---------------------------------------------------------
+
+
+def settings(**changes):
+    """What decides the numbers of the default config with some changes."""
+    config = default_config()
+    config.update(changes)
+    return deciding_settings(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"seed": 7}, "whose seed is 7, not 0"),
+        ({"learning_rate": 0.5}, "whose learning_rate is 0.5, not 0.001"),
+        ({"start_from": "a"}, "whose start_from is True, not False"),
+        ({"latent_dims": [7, 2]}, r"whose latent_dims is \[7, 2\], not \[50\]"),
+        ({"epochs": 7}, None),
+        ({"data_dir": "elsewhere"}, None),
+        ({"eval_split": "test", "eval_seed": 7, "eval_num_samples": 7}, None),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, trained, change, shown):
+    CheckpointStore(tmp_path, settings(**change)).save(1, trained, {"history": []})
+    store, reports = CheckpointStore(tmp_path, settings()), []
+    if shown is None:
+        restored = store.restore_latest(make_model(), reports.append)
+        assert restored == (1, 0, {"history": []}) and not reports
+        return
+    model = train(make_model(seed=1), 1)
+    before = everything(model)
+    with pytest.raises(InvalidInputError, match=shown) as error:
+        store.restore_latest(model, reports.append)
+    assert "\n" not in str(error.value) and "epoch-00001.npz" in str(error.value)
+    assert_same(everything(model), before)
+
+
+def test_a_checkpoint_that_does_not_say_of_which_run_is_resumed(store):
+    store.settings, reports = settings(), []  # the fixture wrote without
+    restored = store.restore_latest(make_model(), reports.append)
+    assert restored == (2, 0, {"history": [1, 2]})
+    (line,) = reports
+    assert "epoch-00002.npz does not say of which config it is" in line
 
 
 # Damage ----------------------------------------------------------------------------

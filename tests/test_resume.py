@@ -1,6 +1,7 @@
 """Runs that are stopped anywhere, and folders that two runs want."""
 
 import os
+import shutil
 import signal
 import threading
 
@@ -79,11 +80,15 @@ def assert_same(ours, theirs):
 
 
 @pytest.fixture(scope="module")
-def whole(config, tmp_path_factory):
+def whole_path(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs") / "whole"
+
+
+@pytest.fixture(scope="module")
+def whole(config, whole_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(execution, "MOST_STEPS", 7)
-        path = tmp_path_factory.mktemp("runs") / "whole"
-        return state_of(train(config, path))
+        return state_of(train(config, whole_path))
 
 
 def test_a_run_stopped_within_epochs_ends_bit_for_bit_the_same(config, whole, tmp_path):
@@ -149,6 +154,16 @@ def test_training_stops_at_the_step_that_is_not_finite(config, tmp_path, monkeyp
         expected = next(iter(training.batches(config, examples, 1, 1)))
         np.testing.assert_array_equal(batch["x"], expected)
         assert (batch["epoch"], batch["batch"]) == (2, 2)
+
+
+def test_the_checkpoints_of_another_seed_are_refused(
+    config, whole, whole_path, tmp_path
+):
+    other = config.copy_and_resolve_references()
+    other.seed = 1
+    shutil.copytree(whole_path / "checkpoints", tmp_path / "checkpoints")
+    with pytest.raises(InvalidInputError, match="whose seed is 0, not 1"):
+        train(other, tmp_path)
 
 
 # One folder, two runs --------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Checkpoints of a training run: whole or not there, the last two kept."""
 
+import functools
 import json
 import os
 import pathlib
@@ -13,9 +14,11 @@ import numpy as np
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import save_arrays
+from iwae_tf.runs.workdir import different_keys
 
 KEPT = 2
 STATE = "state"  # member that holds the JSON beside the variables
+SETTINGS = "settings"  # key of the state
 NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.npz")
 
 
@@ -37,10 +40,15 @@ class CheckpointStore:
 
     Args:
       folder: path, made when the first checkpoint is written.
+      settings: optional dict, what decides the numbers of the run. A checkpoint says
+        of which it is, and one of others is refused.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], settings: dict[str, Any] | None = None
+    ) -> None:
         self.folder = pathlib.Path(folder)
+        self.settings = settings
 
     def save(
         self, epoch: int, model: keras.Model, state: dict[str, Any], *, step: int = 0
@@ -56,6 +64,8 @@ class CheckpointStore:
         Raises:
           FloatingPointError: a variable is not finite; nothing was written.
         """
+        if self.settings is not None:
+            state = {**state, SETTINGS: self.settings}
         arrays = pack(model, state)
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -79,26 +89,45 @@ class CheckpointStore:
 
         Args:
           model: built and compiled Keras model of the same config.
-          report: function of one line, told of each damaged file that was passed over.
+          report: function of one line, told of each damaged file that was passed over,
+            and of a checkpoint that does not say what it is of.
 
         Returns:
           Restored, or None where there is no checkpoint.
 
         Raises:
-          InvalidInputError: there are checkpoints, but none is intact.
+          InvalidInputError: there are checkpoints, but none is intact, or the newest
+            intact one is of other settings.
         """
         paths = self._paths()
         for position, path in reversed(paths):
             try:
-                return Restored(*position, unpack(model, path))
+                state = unpack(model, path, functools.partial(self._check, path))
+            except InvalidInputError:
+                raise
             except Exception as error:  # of many kinds: zipfile's, zlib's, NumPy's
                 report(f"checkpoint {path} is damaged, passed over: {error}")
+                continue
+            if self.settings is not None and state.pop(SETTINGS, None) is None:
+                report(f"warning: checkpoint {path} does not say of which config it is")
+            return Restored(*position, state)
         if paths:
             raise InvalidInputError(
                 f"`workdir` must hold an intact checkpoint. Received: {self.folder}, "
                 f"all {len(paths)} damaged; delete the folder to start again"
             )
         return None
+
+    def _check(self, path: pathlib.Path, state: dict[str, Any]) -> None:
+        """Refuses the checkpoint of another run."""
+        theirs = state.get(SETTINGS)
+        if self.settings is None or theirs is None:
+            return
+        for key in different_keys(self.settings, theirs):
+            raise InvalidInputError(
+                f"`workdir` must hold checkpoints of this config. Received: {path}, "
+                f"whose {key} is {theirs.get(key)!r}, not {self.settings.get(key)!r}"
+            )
 
     def _paths(self) -> list[tuple[tuple[int, int], pathlib.Path]]:
         """((epoch, step), path) of each checkpoint, oldest first."""
@@ -115,12 +144,17 @@ def pack(model: keras.Model, state: dict[str, Any]) -> dict[str, Any]:
     return arrays | {STATE: np.frombuffer(json.dumps(state).encode(), np.uint8)}
 
 
-def unpack(model: keras.Model, file: Any) -> dict[str, Any]:
+def unpack(
+    model: keras.Model,
+    file: Any,
+    check: Callable[[dict[str, Any]], object] = lambda state: None,
+) -> dict[str, Any]:
     """Sets all variables of a model from an archive of what `pack` gives, or none.
 
     Args:
       model: built and compiled Keras model.
       file: path or binary file.
+      check: function of the state, called before anything is set.
 
     Returns:
       the state.
@@ -138,6 +172,7 @@ def unpack(model: keras.Model, file: Any) -> dict[str, Any]:
     ours, theirs = ({n: v.shape for n, v in d.items()} for d in (variables, arrays))
     if ours != theirs:
         raise ValueError("its variables are not those of this model")
+    check(state)
     for name, variable in variables.items():
         variable.assign(arrays[name])
     return state

@@ -37,7 +37,7 @@ from iwae_tf.runs.checkpoints import (
 from iwae_tf.runs.devices import Distribution
 from iwae_tf.runs.splits import load_eval_split, load_examples
 from iwae_tf.runs.tensorboard import NUM_IMAGES, TensorBoard
-from iwae_tf.runs.workdir import Workdir
+from iwae_tf.runs.workdir import Workdir, deciding_settings
 
 # What a step costs beside its draws, in draws: benchmarks/results.md has 0.85 ms at
 # K = 1 and 6.68 ms at K = 50.
@@ -90,7 +90,7 @@ def train(
                 copy_weights(first, model)
         if distribution.is_chief:
             workdir.claim(config)  # once nothing can be wrong with the config
-        checkpoints = CheckpointStore(workdir.checkpoints)
+        checkpoints = CheckpointStore(workdir.checkpoints, deciding_settings(config))
         start = _restore(checkpoints, model, distribution, report)
         if distribution.is_chief:
             where = distribution.describe()

@@ -28,6 +28,9 @@ from iwae_tf.saved_model import (
 )
 from iwae_tf.versions import library_versions
 
+# Where the data lie, how far the run goes, and what is done with it afterwards.
+NOT_DECIDING = {*("data_dir", "epochs", "eval_split", "eval_seed", "eval_num_samples")}
+
 
 class Workdir:
     """Paths of a run, and its config.
@@ -265,6 +268,12 @@ def different_keys(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
         for values in (ours, theirs)
     )
     return [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+
+
+def deciding_settings(config: ConfigDict) -> dict[str, Any]:
+    """What of a config decides the numbers of the training, as JSON."""
+    settings = as_json(config) | {"start_from": bool(config.start_from)}
+    return {key: v for key, v in settings.items() if key not in NOT_DECIDING}
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
