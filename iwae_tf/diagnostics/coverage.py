@@ -69,25 +69,34 @@ def known_cases(
     num_images: int = 100,
     num_seeds: int = 40,
     seed: int = 0,
+    on_progress: Callable[[int], object] | None = None,
 ) -> list[dict[str, Any]]:
     """`error_coverage` where the answer is known: log w ~ N(-s^2 / 2, s^2), E w = 1.
 
     That is what a Gaussian proposal beside a Gaussian posterior of the same width
     gives, s posterior deviations away from it.
 
+    Args:
+      spreads: the s, one case each.
+      num_samples: draws an image.
+      num_images: whose errors are averaged.
+      num_seeds: repetitions, at least 2.
+      seed: integer.
+      on_progress: optional function of the number of cases just finished.
+
     Returns:
       list of dicts, see `compare`, one for each of `spreads`, with `spread_of_log_w`.
     """
-    rng, cases = np.random.default_rng(seed), []
+    cases = []
     for spread in spreads:
-        seeds = []
+        rng, seeds = np.random.default_rng(seed), []
         for _ in range(num_seeds):
             normals = rng.standard_normal([num_samples, num_images])
             seeds.append(error_bars(spread * normals - spread**2 / 2, rng))
-        found = compare(seeds, np.zeros(num_images))
-        cases.append(
-            found | {"num_samples": num_samples, "spread_of_log_w": float(spread)}
-        )
+        sizes = {"num_samples": num_samples, "spread_of_log_w": float(spread)}
+        cases.append(compare(seeds, np.zeros(num_images)) | sizes)
+        if on_progress:
+            on_progress(1)
     return cases
 
 

@@ -212,16 +212,13 @@ class KnownErrorBars(Part):
     needs_model = False
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
-        cases = []
-        for spread in coverage.SPREADS:
-            cases += coverage.known_cases(
-                spreads=(spread,),
-                num_samples=subject.num_samples,
-                num_images=subject.effort(100, 20),
-                num_seeds=subject.effort(40, 10),
-                seed=abs(subject.seed[0]),
-            )
-            on_progress(len(coverage.SPREADS), 1)
+        cases = coverage.known_cases(
+            num_samples=subject.num_samples,
+            num_images=subject.effort(100, 20),
+            num_seeds=subject.effort(40, 10),
+            seed=abs(subject.seed[0]),
+            on_progress=functools.partial(on_progress, len(coverage.SPREADS)),
+        )
         return {"cases": cases}
 
     def draw(self, subject: Subject, results: Results, folder: pathlib.Path) -> Figures:
