@@ -63,6 +63,62 @@ def test_every_part_of_a_small_model(subject, tmp_path, monkeypatch):
     assert "http" not in page and "None" not in re.sub(r"base64,[^\"]*", "", page)
 
 
+def sweep(jackknife, power_law=None):
+    found = {"num_samples": 9, "bound": 0.0, "standard_error": 0.1, "exponent": 1.0}
+    found |= {"jackknife": jackknife, "power_law": power_law}
+    return {"log_likelihood": found, "negative_kl": None}
+
+
+def errors(stated, bias):
+    delta = {"stated": 0.1, "spread": 1.0, "bias": -bias}
+    found = {"delta method": delta, "jackknife": delta | {"stated": stated}}
+    return {"errors": found, "num_seeds": 8, "num_samples": 9}
+
+
+def annealing(data, lower):
+    """Importance sampling finds zero for each of two images, of both kinds."""
+    data = {"lower": [[data] * 2], "estimate": [[0.0] * 2]}
+    made = {"lower": [[lower] * 2], "estimate": [[0.0] * 2], "upper": [[1.0] * 2]}
+    return {"data": data, "simulated": made, "num_samples": 9}
+
+
+def proposal(num_bad):
+    shapes = [0.9] * num_bad + [0.1] * (19 - num_bad) + [None]
+    sizes = {"effective_sample_size": [5.0], "num_samples": 9}
+    return {"pareto_k": shapes, "threshold": 0.7} | sizes
+
+
+def toy(*slopes_and_theories):
+    line = {"half": "encoder", "estimator": "dreg", "varied": "K"}
+    pairs = ({"slope": s, "theory": t} for s, t in slopes_and_theories)
+    return {"lines": [line | pair for pair in pairs]}
+
+
+@pytest.mark.parametrize(
+    "part, results, grades",
+    [
+        ("proposal", proposal(1), ["good"]),
+        ("proposal", proposal(2), ["warning"]),
+        ("proposal", proposal(10), ["warning"]),
+        ("proposal", proposal(11), ["bad"]),
+        ("sweep", sweep(-1.0), ["good"]),
+        ("sweep", sweep(0.04), ["good"]),
+        ("sweep", sweep(0.4), ["warning"]),
+        ("sweep", sweep(0.6), ["bad"]),
+        ("sweep", sweep(0.0, power_law=0.6), ["bad"]),
+        ("errors", errors(stated=0.6, bias=0.9), ["good", "good"]),
+        ("errors", errors(stated=0.4, bias=1.1), ["warning", "bad"]),
+        ("annealing", annealing(0.05, 0.6), ["good", "good"]),
+        ("annealing", annealing(0.4, 0.4), ["warning", "warning"]),
+        ("annealing", annealing(0.6, 0.6), ["bad", "good"]),
+        ("toy", toy((0.45, 0.5), (0.3, 0.5), (None, 0.5)), ["good", "bad", "warning"]),
+        ("toy", toy((0.1, None), (-0.1, None)), ["good", "bad"]),
+    ],
+)
+def test_results_are_graded_by_their_limits(part, results, grades):
+    assert [grade for grade, _ in PARTS[part].judge(results)] == grades
+
+
 def test_posterior_maps_keep_what_is_far_away():
     model = IWAE(MLP([6], (4,), seed=0), MLP([6], (9,), seed=1), num_samples=2)
     model.build((None, 9))
