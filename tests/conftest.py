@@ -32,5 +32,23 @@ def graphs(request, monkeypatch):
         )
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Flags of a run of seconds: a config and 60 images of one's own."""
+    from running import write_tiny
+
+    return write_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory):
+    """The workdir of a finished run, to be read; what changes it takes a copy."""
+    from running import run_script
+
+    workdir = tmp_path_factory.mktemp("runs") / "deep" / "run"
+    assert run_script("train", *tiny, f"--workdir={workdir}") == 0
+    return workdir
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in FIRST)  # otherwise as they were

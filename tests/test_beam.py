@@ -6,7 +6,7 @@ import glob
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_scripts import run_script
+from running import run_script
 from test_serving import EVENT, build
 
 import iwae_tf

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from running import read_json, run_script
 from test_saved_model_ops import foreign_ops
-from test_scripts import read_json, run_script
 from test_serving import serving_grpc
 
 import iwae_tf

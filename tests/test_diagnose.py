@@ -9,7 +9,7 @@ import signal
 
 import numpy as np
 import pytest
-from test_scripts import run_script
+from running import run_script
 
 import iwae_tf
 from iwae_tf.diagnostics import representation

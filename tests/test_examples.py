@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from running import import_script, run_script
 from sklearn import metrics
-from test_scripts import import_script, run_script
 
 from examples.auroc import auroc
 from iwae_tf.datasets import load_arrays

@@ -18,7 +18,7 @@ import urllib.request
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_scripts import run_script
+from running import run_script
 
 import iwae_tf
 from examples.loopback_server import LoopbackServer

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from running import images
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from test_resume import assert_same, state_of, train
-from test_scripts import images
 
 from iwae_tf import datasets, evaluation
 from iwae_tf.config import default_config

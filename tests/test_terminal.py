@@ -6,10 +6,9 @@ import re
 import sys
 
 import children
-import numpy as np
 import pytest
 from emulator import Terminal
-from test_scripts import REPOSITORY, SCRIPTS, TINY, images, run_process, run_script
+from running import REPOSITORY, SCRIPTS, run_process, run_script
 
 from iwae_tf.config import default_config
 from iwae_tf.io import terminal
@@ -18,17 +17,9 @@ from iwae_tf.runs import callbacks
 PLAIN = {"NO_COLOR": "", "TERM": "xterm-256color"}
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """Flags of a run of seconds whose every step is seen."""
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "tiny.py").write_text(TINY)
-    np.savez(folder / "data.npz", x_train=images(60, 0), x_test=images(20, 1))
-    return [
-        f"--config={folder / 'tiny.py'}",
-        f"--config.data_dir={folder / 'data.npz'}",
-        "--config.epochs=3",
-    ]
+@pytest.fixture
+def three_epochs(tiny):
+    return [*tiny, "--config.epochs=3"]
 
 
 class TTY(io.StringIO):
@@ -53,8 +44,10 @@ def assert_silent(text):
 # Real runs on a terminal -----------------------------------------------------------
 
 
-def test_a_narrow_terminal_shows_a_run_whole(tiny, tmp_path):
-    screen = start(40, "iwae_tf.train", *tiny, "--workdir=r", cwd=tmp_path).read()
+def test_a_narrow_terminal_shows_a_run_whole(three_epochs, tmp_path):
+    screen = start(
+        40, "iwae_tf.train", *three_epochs, "--workdir=r", cwd=tmp_path
+    ).read()
     lines = screen.lines
     text = " ".join(line.strip() for line in lines)
     assert screen.process.returncode == 0, text
@@ -122,8 +115,8 @@ def test_no_colour_where_it_is_not_wanted(monkeypatch, environment):
     assert terminal.bold("title", TTY()) == "title"
 
 
-def test_a_file_gets_plain_lines(tiny, tmp_path):
-    done = run_process("iwae_tf.train", *tiny, f"--workdir={tmp_path}/r")
+def test_a_file_gets_plain_lines(three_epochs, tmp_path):
+    done = run_process("iwae_tf.train", *three_epochs, f"--workdir={tmp_path}/r")
     assert done.returncode == 0
     for text in (done.stdout, done.stderr):
         assert "\r" not in text and "\x1b" not in text and "█" not in text
