@@ -19,7 +19,7 @@ from torture.damage import make_model
 PACKAGE = pathlib.Path(__file__).parents[1] / "iwae_tf"
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 SHELLS = {"system", "popen", "extractall", "eval", "exec", "unpack_archive"}
-SOURCES = sorted(PACKAGE.glob("*.py")) + sorted(
+SOURCES = sorted(PACKAGE.rglob("*.py")) + sorted(
     (PACKAGE.parent / "configs").glob("*.py")
 )
 
