@@ -49,11 +49,17 @@ def cases(share):
     )
 
 
-def one_line(error):
-    """Checks an InvalidInputError: a line that says what was received."""
-    text = str(error.value if hasattr(error, "value") else error)
-    assert "Received" in text and len(text) < 2000, text
-    return text
+REFUSED = object()
+
+
+def answer_of(function, *arguments, **options):
+    """What a function returns, or REFUSED once a line has said what was received."""
+    try:
+        return function(*arguments, **options)
+    except InvalidInputError as error:
+        text = str(error)
+        assert "Received" in text and len(text) < 2000, text
+        return REFUSED
 
 
 class Exploit:
@@ -92,10 +98,7 @@ def test_any_config_is_valid_or_refused(values):
             config[key] = value
         except (TypeError, ValueError, AttributeError):  # ml_collections' own checks
             hypothesis.reject()
-    try:
-        validate(config)
-    except InvalidInputError as error:
-        one_line(error)
+    if answer_of(validate, config) is REFUSED:
         return
     assert sum(stage.epochs for stage in stages(config)) >= config.epochs
     assert all(0 < stage.first_rate < math.inf for stage in stages(config))
@@ -109,10 +112,8 @@ def test_any_config_file_is_read_or_refused(tmp_path_factory, values, junk, plac
     data = json.dumps(default_config().to_dict() | values).encode()
     place %= len(data)
     path.write_bytes(data[:place] + junk + data[place:])
-    try:
-        config = read_config(path)
-    except InvalidInputError as error:
-        one_line(error)
+    config = answer_of(read_config, path)
+    if config is REFUSED:
         return
     validate(config)
     Workdir(path.parent).check(config)
@@ -178,30 +179,22 @@ def test_any_array_is_scored_or_refused(x):
         and array.size > 0
         and bool(np.isfinite(array).all() and (array >= 0).all() and (array <= 1).all())
     )
-    try:
+
+    def check(x):
         check_values(check_float(x), in_unit_interval=True)
-    except InvalidInputError as error:
-        one_line(error)
-        assert not is_good
-    else:
-        assert is_good or isinstance(x, list)
+
+    is_taken = answer_of(check, x) is not REFUSED
+    assert is_taken == is_good or (is_taken and isinstance(x, list))
     if isinstance(x, np.ndarray) and array.dtype.kind != "U":
-        try:
-            datasets.validate_images(x)
-        except InvalidInputError as error:
-            one_line(error)
-            assert not is_good or array.ndim < 2
-        else:
-            assert is_good and array.ndim >= 2
+        is_taken = answer_of(datasets.validate_images, x) is not REFUSED
+        assert is_taken == (is_good and array.ndim >= 2)
 
 
 @cases(0.1)
 @given(VALUES)
 def test_any_seed_is_a_pair_or_refused(seed):
-    try:
-        pair = noise.check_seed(seed)
-    except InvalidInputError as error:
-        one_line(error)
+    pair = answer_of(noise.check_seed, seed)
+    if pair is REFUSED:
         return
     words = list(seed)
     assert len(words) == 2
@@ -283,11 +276,10 @@ def test_any_npz_file_is_read_or_refused(tmp_path_factory, file):
     data, images = file
     path = tmp_path_factory.mktemp("npz") / "data.npz"
     path.write_bytes(data)
-    try:
-        read = datasets.load_arrays("npz", split="test", data_dir=path).images
-    except InvalidInputError as error:
-        one_line(error)
+    found = answer_of(datasets.load_arrays, "npz", split="test", data_dir=path)
+    if found is REFUSED:
         return
+    read = found.images
     np.testing.assert_array_equal(read[..., 0], images[:2])
 
 
@@ -311,11 +303,10 @@ def test_any_idx_file_is_read_or_refused(tmp_path_factory, file):
     suffix = ".gz" if zipped else ""
     for part in ("train", "t10k"):
         (folder / f"{part}-images-idx3-ubyte{suffix}").write_bytes(data)
-    try:
-        read = datasets.load_arrays("idx", split="train", data_dir=folder).images
-    except InvalidInputError as error:
-        one_line(error)
+    found = answer_of(datasets.load_arrays, "idx", split="train", data_dir=folder)
+    if found is REFUSED:
         return
+    read = found.images
     assert read.ndim == 4 and read.size and 0 <= read.min() <= read.max() <= 1
 
 
@@ -338,10 +329,7 @@ def test_any_checkpoint_is_restored_or_refused(tmp_path_factory, checkpointed, d
     model, whole, saved = checkpointed
     folder = tmp_path_factory.mktemp("store")
     (folder / "epoch-00001.npz").write_bytes(damaged(whole, data.draw))
-    try:
-        CheckpointStore(folder).restore_latest(model, lambda line: None)
-    except InvalidInputError as error:
-        one_line(error)
+    answer_of(CheckpointStore(folder).restore_latest, model, lambda line: None)
     for name, variable in variables_of(model).items():
         np.testing.assert_array_equal(variable.numpy(), saved[name])
 
@@ -359,11 +347,10 @@ def test_any_saved_model_is_loaded_or_refused(tmp_path_factory, data):
         name = data.draw(st.sampled_from(["cut off", "empty", "replaced by a pickle"]))
     DAMAGES[name](path, data.draw(st.randoms(use_true_random=False)))
     x = tf.zeros([1, 28, 28, 1])
-    try:
-        _, signatures = load_saved_model(folder)
-    except InvalidInputError as error:
-        one_line(error)
+    found = answer_of(load_saved_model, folder)
+    if found is REFUSED:
         return
+    _, signatures = found
     found = signatures["encode"](x=x)["loc"]
     _, intact = load_saved_model(SAVED_MODELS / "mnist5k_iwae")
     np.testing.assert_array_equal(found, intact["encode"](x=x)["loc"])
@@ -383,10 +370,8 @@ def test_any_model_file_is_loaded_or_refused(tmp_path_factory, saved, data):
     model, whole = saved
     folder = tmp_path_factory.mktemp("model")
     (folder / "model.keras").write_bytes(damaged(whole, data.draw))
-    try:
-        loaded = Workdir(folder).load_model()
-    except InvalidInputError as error:
-        one_line(error)
+    loaded = answer_of(Workdir(folder).load_model)
+    if loaded is REFUSED:
         return
     for one, other in zip(loaded.get_weights(), model.get_weights()):
         np.testing.assert_array_equal(one, other)
@@ -398,10 +383,8 @@ def test_any_model_file_is_loaded_or_refused(tmp_path_factory, saved, data):
 @cases(0.05)
 @given(KEYS, st.text(max_size=12))
 def test_any_grid_is_expanded_or_refused(key, text):
-    try:
-        runs = expand_grid(default_config(), [f"{key}={text}"])
-    except InvalidInputError as error:
-        one_line(error)
+    runs = answer_of(expand_grid, default_config(), [f"{key}={text}"])
+    if runs is REFUSED:
         return
     assert runs and all("/" not in run.name for run in runs)
 
@@ -413,9 +396,8 @@ def test_any_cluster_is_read_or_refused(text):
         task = {"type": text.draw(SCALARS), "index": text.draw(SCALARS)}
         workers = text.draw(st.lists(st.text(max_size=3) | SCALARS, max_size=3))
         text = json.dumps({"cluster": {"worker": workers}, "task": task})
-    try:
-        worker, count = read_cluster(text)
-    except InvalidInputError as error:
-        one_line(error)
+    found = answer_of(read_cluster, text)
+    if found is REFUSED:
         return
+    worker, count = found
     assert 0 <= worker < count
