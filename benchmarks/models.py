@@ -8,7 +8,7 @@ import numpy as np
 import iwae_tf
 from benchmarks.common import Contender
 from iwae_tf.networks import MLP
-from iwae_tf.studies import step_times
+from iwae_tf.studies import times
 
 LEARNING_RATE = 1e-3
 BATCH_SIZE = 20
@@ -137,4 +137,4 @@ def steps_in_fit(step_flops, quick):
 
 def timed_fit(model, data, steps, batch_size=None):
     """A `Contender` for the steady state of `fit`, warmed up."""
-    return Contender(step_times.timed_fit(model, data, steps, batch_size), steps)
+    return Contender(times.timed_fit(model, data, steps, batch_size), steps)

@@ -23,18 +23,18 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 
 def nlls_by_precision(seeds, quick):
     """NLLs of runs of the training script: dict of precision to one a seed, in nats."""
-    from iwae_tf.studies import runner as sweeps
+    from iwae_tf.studies import runner
 
     config = importlib.import_module(f"configs.{CONFIG}").get_config()
     if quick:
         config.epochs, config.eval_num_samples = 1, 20
     axes = [f"precision={','.join(PRECISIONS)}", f"seed={','.join(map(str, seeds))}"]
-    runs = sweeps.expand_grid(config, axes)
+    runs = runner.expand_grid(config, axes)
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = sweeps.run_all(runs, folder)
+        outcomes = runner.run_all(runs, folder)
     found = {precision: [] for precision in PRECISIONS}
     for run, outcome in zip(runs, outcomes):
-        if outcome.status != sweeps.DONE:
+        if outcome.status != runner.DONE:
             raise RuntimeError(f"{outcome.name}: {outcome.message}")
         found[run.config.precision].append(outcome.nll)
     return found

@@ -18,7 +18,7 @@ MOVED = {
     "iwae_tf.noise": "iwae_tf.probability.noise",
     "iwae_tf.optimizers": "iwae_tf.config.optimizers",
     "iwae_tf.results": "iwae_tf.runs.results",
-    "iwae_tf.step_times": "iwae_tf.studies.step_times",
+    "iwae_tf.step_times": "iwae_tf.studies.times",
     "iwae_tf.sweeps": "iwae_tf.studies.runner",
     "iwae_tf.tensorboard": "iwae_tf.runs.tensorboard",
     "iwae_tf.training": "iwae_tf.runs.training",

@@ -40,8 +40,8 @@ cli.require("study", unless="report_only")
 def main() -> int:
     """Does the study of the flags and prints its table."""
     from iwae_tf.errors import InvalidInputError
-    from iwae_tf.studies import cells as studies
-    from iwae_tf.studies import report as study_report
+    from iwae_tf.studies.cells import Protocol, cells_of
+    from iwae_tf.studies.report import check
 
     folder = pathlib.Path(_WORKDIR.value)
     if _REPORT_ONLY.value and not folder.is_dir():
@@ -51,15 +51,15 @@ def main() -> int:
     name = _STUDY.value
     if name is None:
         return _rebuild(folder)
-    protocol = studies.Protocol(_BUDGET.value, _DATASET.value, _DATA_DIR.value)
-    cells = studies.cells(name, protocol, _SEEDS.value, folder)
+    protocol = Protocol(_BUDGET.value, _DATASET.value, _DATA_DIR.value)
+    cells = cells_of(name, protocol, _SEEDS.value, folder)
     chosen = [cell for cell in cells if _is_chosen(cell.name)]
     if cells and not chosen:
         raise InvalidInputError(
             f"`--cells` must match some of {', '.join(c.name for c in cells)}. "
             f"Received: --cells={_CELLS.value}"
         )
-    study_report.check(name, protocol, cells, folder)
+    check(name, protocol, cells, folder)
     failed = False
     if not _REPORT_ONLY.value:
         failed = _do_cells(name, protocol, cells, chosen, folder)
@@ -76,47 +76,47 @@ def _is_chosen(name):
 
 def _do_cells(name, protocol, cells, chosen, folder):
     """Trains and scores cells; returns whether one failed."""
-    from iwae_tf.studies import cells as studies
-    from iwae_tf.studies import report as study_report
-    from iwae_tf.studies import runner as sweeps
+    from iwae_tf.studies import runner
+    from iwae_tf.studies.cells import in_turn
+    from iwae_tf.studies.report import write
 
     def report(line):
         print(line, flush=True)
-        study_report.write(name, protocol, cells, folder)
+        write(name, protocol, cells, folder)
 
     outcomes = []
     with cli.stop_at_sigterm() as stop:
-        for turn in studies.in_turn(chosen):
-            runs = [sweeps.Run(cell.name, cell.config) for cell in turn]
+        for turn in in_turn(chosen):
+            runs = [runner.Run(cell.name, cell.config) for cell in turn]
             if _REUSE.value is not None:
-                sweeps.take_finished(runs, folder, _REUSE.value)
+                runner.take_finished(runs, folder, _REUSE.value)
             if folder.is_dir():
-                sweeps.take_finished(runs, folder, folder)
-            outcomes += sweeps.run_all(
+                runner.take_finished(runs, folder, folder)
+            outcomes += runner.run_all(
                 runs, folder, num_processes=_PROCESSES.value, stop=stop, report=report
             )
     if outcomes:
-        print(sweeps.format_table(outcomes))
-    return any(outcome.status == sweeps.FAILED for outcome in outcomes)
+        print(runner.format_table(outcomes))
+    return any(outcome.status == runner.FAILED for outcome in outcomes)
 
 
 def _time_steps(name, cells, folder):
     """Times the steps of the first seed's cells in turn, once those are finished."""
-    from iwae_tf.studies import cells as studies
-    from iwae_tf.studies import times as study_times
+    from iwae_tf.studies import times
+    from iwae_tf.studies.cells import STUDIES
 
-    cells = study_times.left_to_measure(cells, folder)
-    if cells and studies.STUDIES[name].timed:
+    cells = times.left_to_measure(cells, folder)
+    if cells and STUDIES[name].timed:
         print("timing the steps of all cells in turn", flush=True)
-        study_times.measure(cells, folder)
+        times.measure_cells(cells, folder)
 
 
 def _write_report(name, protocol, cells, folder):
     """The report of one study, measured first where it has no cells."""
-    from iwae_tf.studies import cells as studies
-    from iwae_tf.studies import report as study_report
+    from iwae_tf.studies import report
+    from iwae_tf.studies.cells import STUDIES
 
-    part = studies.STUDIES[name].part
+    part = STUDIES[name].part
     if part:
         from iwae_tf.diagnostics.parts import PARTS
         from iwae_tf.diagnostics.parts.base import Subject
@@ -126,16 +126,16 @@ def _write_report(name, protocol, cells, folder):
         results, drawn = do_part(PARTS[part], subject, folder)
         sentences = [sentence for _, sentence in PARTS[part].judge(results)]
         figures = [(path.name, caption) for path, caption in drawn]
-        study_report.write_part(name, protocol, folder, sentences, figures)
+        report.write_part(name, protocol, folder, sentences, figures)
     else:
-        study_report.write(name, protocol, cells, folder)
+        report.write(name, protocol, cells, folder)
     print(f"report  {folder / 'report.md'}, {folder / 'report.html'}")
 
 
 def _rebuild(folder):
     """The reports of all studies in a folder and below it, from their results."""
     from iwae_tf.errors import InvalidInputError
-    from iwae_tf.studies import cells as studies
+    from iwae_tf.studies.cells import cells_of
     from iwae_tf.studies.report import REPORT, read_head
 
     found = {path: read_head(path) for path in sorted(folder.rglob(REPORT))}
@@ -149,7 +149,7 @@ def _rebuild(folder):
             print(f"passed over {path}, which is no report of a study")
             continue
         name, protocol, seeds = head
-        cells = studies.cells(name, protocol, seeds, path.parent)
+        cells = cells_of(name, protocol, seeds, path.parent)
         _write_report(name, protocol, cells, path.parent)
     return 0
 

@@ -27,9 +27,9 @@ cli.require("folder", unless="list")
 def main() -> int:
     """Does the runs of the flags and prints a table."""
     from iwae_tf.checks import check_choice
-    from iwae_tf.studies import runner as sweeps
+    from iwae_tf.studies import runner
 
-    runs = sweeps.expand_grid(_CONFIG.value, _GRID.value)
+    runs = runner.expand_grid(_CONFIG.value, _GRID.value)
     if _LIST.value:
         for index, run in enumerate(runs):
             print(index, run.name)
@@ -40,14 +40,14 @@ def main() -> int:
         check_choice(_TASK.value, "task", range(len(runs)))
         runs, table = [runs[_TASK.value]], None
     with cli.stop_at_sigterm() as stop:
-        outcomes = sweeps.run_all(
+        outcomes = runner.run_all(
             runs, folder, num_processes=_PROCESSES.value, stop=stop
         )
-    print(sweeps.format_table(outcomes))
+    print(runner.format_table(outcomes))
     if table is not None:
-        sweeps.write_table(table, outcomes)
+        runner.write_table(table, outcomes)
         print(f"table  {table}")
-    return cli.FAILED if any(o.status == sweeps.FAILED for o in outcomes) else 0
+    return cli.FAILED if any(o.status == runner.FAILED for o in outcomes) else 0
 
 
 run = functools.partial(cli.run, main)  # the console command

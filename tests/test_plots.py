@@ -435,11 +435,11 @@ BAD_INPUT = [
     ),
     (
         lambda p: plots.image_grid(p, IMAGES, num_columns=0),
-        "`num_columns` must be a whole number above 0. Received: num_columns=0",
+        "`num_columns` must be a positive integer. Received: num_columns=0",
     ),
     (
         lambda p: plots.image_grid(p, IMAGES, num_columns=1.5),
-        "`num_columns` must be a whole number above 0. Received: num_columns=1.5",
+        "`num_columns` must be a positive integer. Received: num_columns=1.5",
     ),
     (
         lambda p: plots.image_grid(p, np.zeros((2000, 28, 28)), num_columns=1),

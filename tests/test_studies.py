@@ -12,23 +12,21 @@ import pytest
 from iwae_tf.config import stages, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import keras_loop as execution
-from iwae_tf.studies import cells as studies
-from iwae_tf.studies import report as study_report
-from iwae_tf.studies import rows as study_rows
-from iwae_tf.studies import step_times
-from iwae_tf.studies import times as study_times
+from iwae_tf.studies import report, times
+from iwae_tf.studies.cells import BUDGETS, STUDIES, Protocol, cells_of, in_turn
+from iwae_tf.studies.rows import collect
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 def all_cells(name, budget="short", dataset="mnist", seeds=(0,)):
-    return studies.cells(name, studies.Protocol(budget, dataset), seeds)
+    return cells_of(name, Protocol(budget, dataset), seeds)
 
 
-WITH_CELLS = [name for name, study in studies.STUDIES.items() if not study.part]
+WITH_CELLS = [name for name, study in STUDIES.items() if not study.part]
 
 
-@pytest.mark.parametrize("budget", studies.BUDGETS)
+@pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("name", WITH_CELLS)
 def test_every_cell_is_a_valid_config_under_its_own_name(name, budget):
     cells = all_cells(name, budget, seeds=(0, 3))
@@ -41,7 +39,7 @@ def test_every_cell_is_a_valid_config_under_its_own_name(name, budget):
         assert cell.name.endswith(f"_seed{cell.config.seed}")
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
+@pytest.mark.parametrize("name", STUDIES)
 def test_the_full_budget_is_the_papers_protocol(name):
     for cell in all_cells(name, "full"):
         config = cell.config
@@ -82,8 +80,8 @@ def test_two_layers_are_the_papers():
 
 
 def test_a_swapped_cell_starts_from_the_trained_one():
-    protocol = studies.Protocol("full")
-    cells = studies.cells("burda_swap", protocol, (2,), "runs/swap")
+    protocol = Protocol("full")
+    cells = cells_of("burda_swap", protocol, (2,), "runs/swap")
     cell = {cell.name: cell for cell in cells}["vae_then_iwae_seed2"]
     assert cell.config.model == "iwae" and cell.config.num_samples == 50
     assert cell.config.start_from == "runs/swap/vae_seed2"
@@ -132,13 +130,13 @@ def finished(folder, cell, nll, **found):
 
 
 def test_a_report_holds_what_was_measured_beside_what_was_published(tmp_path):
-    protocol = studies.Protocol("short")
-    cells = studies.cells("burda_table1", protocol, (0, 1))
+    protocol = Protocol("short")
+    cells = cells_of("burda_table1", protocol, (0, 1))
     by_name = {cell.name: cell for cell in cells}
     finished(tmp_path, by_name["iwae_k50_1l_seed0"], 84.50)
     finished(tmp_path, by_name["iwae_k50_1l_seed1"], 84.30, active_units=[26])
     finished(tmp_path, by_name["vae_k50_1l_seed0"], 86.55)
-    rows = study_report.write("burda_table1", protocol, cells, tmp_path)
+    rows = report.write("burda_table1", protocol, cells, tmp_path)
     rows = {row.label: row for row in rows}
     assert len(rows) == 12
 
@@ -166,13 +164,13 @@ def test_a_report_holds_what_was_measured_beside_what_was_published(tmp_path):
 
 
 def test_a_report_says_which_cells_come_in_another_order(tmp_path):
-    protocol = studies.Protocol("short")
-    cells = studies.cells("burda_table1", protocol)
+    protocol = Protocol("short")
+    cells = cells_of("burda_table1", protocol)
     by_name = {cell.name: cell for cell in cells}
     finished(tmp_path, by_name["vae_k50_1l_seed0"], 86.0)  # 86.35
     finished(tmp_path, by_name["vae_k5_1l_seed0"], 86.2)  # 86.47: as good as the first
     finished(tmp_path, by_name["iwae_k5_1l_seed0"], 86.1)  # 85.54
-    study_report.write("burda_table1", protocol, cells, tmp_path)
+    report.write("burda_table1", protocol, cells, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert (
         "apart, 1 of 2 are in the same order here; not 1 stochastic, VAE, k = 50 "
@@ -181,8 +179,8 @@ def test_a_report_says_which_cells_come_in_another_order(tmp_path):
 
 
 def test_a_report_says_which_cells_were_trained_under_another_name(tmp_path):
-    protocol = studies.Protocol("short")
-    cells = studies.cells("rainforth_grid", protocol)
+    protocol = Protocol("short")
+    cells = cells_of("rainforth_grid", protocol)
     by_name = {cell.name: cell for cell in cells}
     vae = by_name["miwae_64_1_seed0"].config.to_dict()
     stages = [(8, 60, 1.5e-3, 2e-4), (64, 10, 5e-4, 5e-6)]
@@ -191,7 +189,7 @@ def test_a_report_says_which_cells_were_trained_under_another_name(tmp_path):
     vae.pop("precision")  # as of a run from before there was such a key
     finished(tmp_path, by_name["miwae_64_1_seed0"], 86.0, config=vae)
     finished(tmp_path, by_name["miwae_8_8_seed0"], 85.0)
-    rows = study_report.write("rainforth_grid", protocol, cells, tmp_path)
+    rows = report.write("rainforth_grid", protocol, cells, tmp_path)
     as_what = "model = vae, num_groups = 1, num_samples = 64"
     as_what += ", gradient_estimator = stl"
     assert [row.trained_as for row in rows if row.trained_as] == [as_what]
@@ -210,32 +208,32 @@ def test_a_report_says_which_cells_were_trained_under_another_name(tmp_path):
     ],
 )
 def test_results_of_another_run_are_no_cell(tmp_path, found, words):
-    protocol = studies.Protocol("short")
-    cells = studies.cells("samples", protocol)
+    protocol = Protocol("short")
+    cells = cells_of("samples", protocol)
     finished(tmp_path, cells[0], 85.0, config=cells[0].config.to_dict() | found)
     if words is None:
-        rows, _ = study_rows.collect(cells, tmp_path)
+        rows, _ = collect(cells, tmp_path)
         assert rows[0].nll == 85.0
         return
     with pytest.raises(InvalidInputError, match=words):
-        study_rows.collect(cells, tmp_path)
+        collect(cells, tmp_path)
     (tmp_path / cells[0].name / "results.json").write_text("{}")
     with pytest.raises(InvalidInputError, match="`results.json` must be of a run"):
-        study_rows.collect(cells, tmp_path)
+        collect(cells, tmp_path)
 
 
 def test_a_report_is_not_overwritten_by_that_of_something_else(tmp_path):
-    protocol = studies.Protocol("short")
-    cells = studies.cells("samples", protocol)
-    study_report.check("samples", protocol, cells, tmp_path)
-    study_report.write("samples", protocol, cells, tmp_path)
-    study_report.check("samples", protocol, cells, tmp_path)
+    protocol = Protocol("short")
+    cells = cells_of("samples", protocol)
+    report.check("samples", protocol, cells, tmp_path)
+    report.write("samples", protocol, cells, tmp_path)
+    report.check("samples", protocol, cells, tmp_path)
     for name, other, words in (
-        ("samples", studies.Protocol("full"), "whose budget is 'short', not 'full'"),
+        ("samples", Protocol("full"), "whose budget is 'short', not 'full'"),
         ("headline", protocol, "whose study is 'samples', not 'headline'"),
     ):
         with pytest.raises(InvalidInputError, match=words):
-            study_report.check(name, other, studies.cells(name, other), tmp_path)
+            report.check(name, other, cells_of(name, other), tmp_path)
 
 
 def test_the_ends_of_the_grid_are_published_as_iwae_and_vae():
@@ -249,11 +247,11 @@ def test_the_ends_of_the_grid_are_published_as_iwae_and_vae():
 
 
 def test_a_report_says_which_cells_start_from_others(tmp_path):
-    protocol = studies.Protocol("short")
-    cells = studies.cells("headline", protocol)
+    protocol = Protocol("short")
+    cells = cells_of("headline", protocol)
     for cell in cells:
         finished(tmp_path, cell, 84.0)
-    study_report.write("headline", protocol, cells, tmp_path)
+    report.write("headline", protocol, cells, tmp_path)
     first = "1 stochastic, IWAE, k = 50"
     assert (
         f"\n{first}, trained further starts from the weights of {first}: epochs and "
@@ -262,83 +260,83 @@ def test_a_report_says_which_cells_start_from_others(tmp_path):
 
 
 def test_equal_objectives_are_trained_once():
-    turns = studies.in_turn(all_cells("burda_table1"))
+    turns = in_turn(all_cells("burda_table1"))
     named = [[cell.name for cell in turn] for turn in turns]
     assert named[1:] == [["iwae_k1_1l_seed0", "iwae_k1_2l_seed0"], []]
     assert len(named[0]) == 10
-    first, equal, after = studies.in_turn(all_cells("burda_swap"))
+    first, equal, after = in_turn(all_cells("burda_swap"))
     assert (len(first), len(equal), len(after)) == (2, 0, 2)
-    first, equal, _ = studies.in_turn(all_cells("rainforth_grid"))
+    first, equal, _ = in_turn(all_cells("rainforth_grid"))
     assert [cell.name for cell in equal] == ["piwae_1_64_seed0"]
 
 
 def test_a_report_of_nothing_yet(tmp_path):
-    protocol = studies.Protocol("short")
-    cells = studies.cells("rainforth_table1", protocol)
-    rows = study_report.write("rainforth_table1", protocol, cells, tmp_path)
+    protocol = Protocol("short")
+    cells = cells_of("rainforth_table1", protocol)
+    rows = report.write("rainforth_table1", protocol, cells, tmp_path)
     assert all(row.nll is None for row in rows)
     assert "0 of 7 cells are done" in (tmp_path / "report.md").read_text()
 
 
 def test_the_grid_is_drawn_against_m(tmp_path):
-    protocol = studies.Protocol("short")
-    cells = studies.cells("rainforth_grid", protocol)
+    protocol = Protocol("short")
+    cells = cells_of("rainforth_grid", protocol)
     for index, cell in enumerate(cells):
         finished(tmp_path, cell, 84.5 + 0.1 * index)
-    study_report.write("rainforth_grid", protocol, cells, tmp_path)
+    report.write("rainforth_grid", protocol, cells, tmp_path)
     assert "](figure.png)" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 def test_estimators_are_drawn_against_epochs_and_time(tmp_path):
-    protocol = studies.Protocol("short")
-    cells = studies.cells("estimators", protocol)
+    protocol = Protocol("short")
+    cells = cells_of("estimators", protocol)
     for cell in cells[:4]:
         finished(tmp_path, cell, 84.5)
         lines = ["epoch,seconds,val_bound", "1,10.5,-99.0", "2,20.5,-95.0"]
         (tmp_path / cell.name / "metrics.csv").write_text("\n".join(lines))
-    study_report.write("estimators", protocol, cells, tmp_path)
+    report.write("estimators", protocol, cells, tmp_path)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 def test_estimators_are_compared_at_equal_time(tmp_path):
     """The second has steps of twice the time, whatever its own seconds say."""
-    protocol = studies.Protocol("short")
-    cells = studies.cells("estimators", protocol)
+    protocol = Protocol("short")
+    cells = cells_of("estimators", protocol)
     for cell in cells[:2]:
         finished(tmp_path, cell, 84.5)
         rows = [f"{n},{5 * n},{-90 - 1 / n}" for n in range(1, 71)]
         text = "\n".join(["epoch,seconds,val_bound", *rows])
         (tmp_path / cell.name / "metrics.csv").write_text(text)
-    assert study_times.at_equal_time(cells, tmp_path) == []
+    assert times.at_equal_time(cells, tmp_path) == []
     # Of two stages, 60 epochs of 8 draws and 10 of 64; three rounds, one of them slow.
     seconds = {
         "reparameterized": [[0.1, 0.9, 0.1], [0.6, 5.4, 0.6]],
         "stl": [[0.2, 1.8, 0.2], [1.2, 10.8, 1.2]],
     }
     kept = {"steps_per_epoch": 10, "seconds": {"IWAE": seconds}}
-    (tmp_path / study_times.FILE).write_text(json.dumps(kept))
-    first, second = study_times.at_equal_time(cells, tmp_path)
+    (tmp_path / times.FILE).write_text(json.dumps(kept))
+    first, second = times.at_equal_time(cells, tmp_path)
     assert first.seconds == pytest.approx(10 * (60 * 0.1 + 10 * 0.6))
     assert (first.ratio, first.value, first.epochs) == (1, -90 - 1 / 70, 70)
     assert first.value_by_then == first.value
     # All of the first's 120 seconds are the second's first stage.
     assert second.seconds == pytest.approx(240) and second.ratio == pytest.approx(2)
     assert second[4:] == (-90 - 1 / 70, 60, -90 - 1 / 60)
-    study_report.write("estimators", protocol, cells, tmp_path)
+    report.write("estimators", protocol, cells, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "| IWAE | stl | 4.0 | 2.00 | -90.01 | -90.02 | 60 |" in text
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["at_equal_time"][1] == second._asdict()
+    table = json.loads((tmp_path / "report.json").read_text())
+    assert table["at_equal_time"][1] == second._asdict()
     # A second seed, of a cell that the first lacks too, makes no difference.
-    both = studies.cells("estimators", protocol, (0, 1))
+    both = cells_of("estimators", protocol, (0, 1))
     finished(tmp_path, both[5], 84.5)
     assert both[5].name == "iwae_dreg_seed1"
-    assert study_times.at_equal_time(both, tmp_path) == [first, second]
+    assert times.at_equal_time(both, tmp_path) == [first, second]
 
 
 def test_a_step_is_timed_between_calls_of_the_train_function():
-    clock = step_times.StepClock()
+    clock = times.StepClock()
     clock.on_train_begin()
     clock.ends = [(10, 100.0), (20, 101.0), (30, 102.5)]  # the last call has 5 steps
     assert clock.seconds_a_step(25) == pytest.approx(2.5 / 15)
@@ -361,14 +359,14 @@ def test_steps_of_a_study_are_timed_in_turn(tmp_path, monkeypatch):
 
     monkeypatch.setattr(keras.Model, "fit", noted)
     monkeypatch.setattr(execution, "MOST_STEPS", 4)  # a short `fit` has several calls
-    study_times.measure(chosen, tmp_path, num_rounds=2)
+    times.measure_cells(chosen, tmp_path, num_rounds=2)
     # Of one seed, two an estimator: one a stage, of one draw and of four.
     models = calls[:4]
     assert calls == models * 3  # to compile, and two rounds
     found = [(model.gradient_estimator, model.num_samples) for model in models]
     estimators = ("reparameterized", "stl")
     assert found == list(itertools.product(estimators, (1, 4)))
-    kept = json.loads((tmp_path / study_times.FILE).read_text())
+    kept = json.loads((tmp_path / times.FILE).read_text())
     assert kept["steps_per_epoch"] == 20  # of 4,000 images, 200 a batch
     assert tuple(kept["seconds"]["VAE"]) == estimators
     for seconds in kept["seconds"]["VAE"].values():
@@ -380,31 +378,31 @@ def test_steps_are_timed_once_the_first_seed_is_done(tmp_path):
     first = cells[::2]
     for cell in [*first[:-1], cells[1]]:
         finished(tmp_path, cell, 84.5)
-    assert study_times.left_to_measure(cells, tmp_path) == []
+    assert times.left_to_measure(cells, tmp_path) == []
     finished(tmp_path, first[-1], 84.5)
-    assert study_times.left_to_measure(cells, tmp_path) == first
+    assert times.left_to_measure(cells, tmp_path) == first
     assert {cell.config.seed for cell in first} == {2}
-    (tmp_path / study_times.FILE).write_text("{}")
-    assert study_times.left_to_measure(cells, tmp_path) == []
+    (tmp_path / times.FILE).write_text("{}")
+    assert times.left_to_measure(cells, tmp_path) == []
 
 
 def test_pictures_of_runs_outlive_them(tmp_path):
-    protocol = studies.Protocol("short")
-    cells = studies.cells("samples", protocol)
+    protocol = Protocol("short")
+    cells = cells_of("samples", protocol)
     assert [cell.config.model for cell in cells] == ["vae", "iwae"]
     for cell in cells:
         finished(tmp_path, cell, 85.0)
         picture = tmp_path / cell.name / "figures" / "latent.png"
         picture.parent.mkdir()
         picture.write_bytes(cell.name.encode())
-    study_report.write("samples", protocol, cells, tmp_path)
+    report.write("samples", protocol, cells, tmp_path)
     first = (tmp_path / "report.md").read_text()
     copy = tmp_path / "pictures" / "iwae_k50_1l_seed0_latent.png"
     assert copy.read_bytes() == b"iwae_k50_1l_seed0"
     assert "## Latent" in first and f"](pictures/{copy.name})" in first
     assert "## Samples" not in first
     shutil.rmtree(picture.parent)
-    study_report.write("samples", protocol, cells, tmp_path)
+    report.write("samples", protocol, cells, tmp_path)
     assert (tmp_path / "report.md").read_text() == first
 
 
@@ -422,7 +420,7 @@ def reproduce(monkeypatch):
 def test_a_report_of_something_else_has_no_head(reproduce, tmp_path, text):
     path = tmp_path / "report.json"
     path.write_text(text)
-    assert study_report.read_head(path) is None
+    assert report.read_head(path) is None
     if text != '{"tool": 1}':  # the script once is enough
         return
     done = reproduce("--report_only", f"--workdir={tmp_path}")
@@ -437,20 +435,20 @@ def test_the_script_runs_a_cell_and_rebuilds_its_report(reproduce, tmp_path):
     done = reproduce(*flags, "--cells=piwae*")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "piwae_8_8_seed0" / "results.json").is_file()
-    report = tmp_path / "report.md"
-    first = report.read_bytes()
+    page = tmp_path / "report.md"
+    first = page.read_bytes()
     assert b"1 of 7 cells are done" in first
-    report.unlink()
+    page.unlink()
     assert reproduce(*flags, "--report_only").returncode == 0
-    assert report.read_bytes() == first
-    report.unlink()  # which is rebuilt from what report.json says of it
+    assert page.read_bytes() == first
+    page.unlink()  # which is rebuilt from what report.json says of it
     foreign = tmp_path / "a" / "report.json"
     foreign.parent.mkdir()
     foreign.write_text('{"tool": "eslint"}')
     below = reproduce("--report_only", f"--workdir={tmp_path.parent}")
     assert below.returncode == 0, below.stderr
     assert f"passed over {foreign}, which is no report of a study" in below.stdout
-    assert report.read_bytes() == first
+    assert page.read_bytes() == first
     # Elsewhere the run is taken, not trained.
     other = tmp_path / "other"
     flags = ["--study=rainforth_grid", "--budget=smoke", f"--workdir={other}"]
@@ -469,7 +467,7 @@ def test_a_pattern_of_cells_means_whole_names(reproduce, tmp_path):
     flags = ["--study=burda_swap", "--budget=smoke", f"--workdir={tmp_path}"]
     done = reproduce(*flags, "--cells=vae_then")
     assert done.returncode == 2 and "`--cells` must match some of" in done.stderr
-    (cell, *_) = studies.cells("burda_swap", studies.Protocol("smoke"), folder=tmp_path)
+    (cell, *_) = cells_of("burda_swap", Protocol("smoke"), folder=tmp_path)
     finished(tmp_path, cell, 100.0)
     done = reproduce(*flags, "--cells=vae")
     assert done.returncode == 0, done.stderr

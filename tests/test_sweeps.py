@@ -13,7 +13,7 @@ import pytest
 from iwae_tf import cli
 from iwae_tf.config import default_config
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.studies import runner as sweeps
+from iwae_tf.studies import runner
 from iwae_tf.studies.runner import Outcome, Run, expand_grid, run_all
 
 
@@ -128,7 +128,7 @@ numbers = {"nll": 80.0 + seed, "jackknife_error": 0.1, "bound": -90.0, "seconds"
 def stand_in(tmp_path, monkeypatch):
     path = tmp_path / "stand_in.py"
     path.write_text(STAND_IN)
-    monkeypatch.setattr(sweeps, "TRAIN", (sys.executable, str(path)))
+    monkeypatch.setattr(runner, "TRAIN", (sys.executable, str(path)))
 
 
 def starts(folder, name):
@@ -231,7 +231,7 @@ def test_the_table_is_aligned():
         Outcome("a", "done", "x/a", 85.961, 0.0041, -87.3, 12.4),
         Outcome("longer", "failed", "x/longer", message="no data"),
     ]
-    assert sweeps.format_table(outcomes) == "\n".join(
+    assert runner.format_table(outcomes) == "\n".join(
         [
             "run     status    NLL     +-   bound  seconds",
             "a       done    85.96  0.004  -87.30       12",
@@ -282,12 +282,12 @@ def test_finished_runs_of_the_same_config_are_taken(tmp_path, config):
         (path / "results.json").write_text(json.dumps({"nll": 1, "config": values}))
         (path / "config.json").write_text(json.dumps(values))
         (path / "model.keras").write_text(name)
-    runs = [sweeps.Run("x", other), sweeps.Run("begun", other)]
+    runs = [runner.Run("x", other), runner.Run("begun", other)]
     begun = tmp_path / "here" / "begun"
     begun.mkdir(parents=True)
     (begun / "config.json").write_text("{}")
     lines = []
-    sweeps.take_finished(
+    runner.take_finished(
         runs, tmp_path / "here", tmp_path / "there", report=lines.append
     )
     assert lines == [f"x: taken from {tmp_path / 'there' / 'b'}"]
@@ -300,7 +300,7 @@ def test_finished_runs_of_the_same_config_are_taken(tmp_path, config):
     ]
     assert [path.name for path in begun.iterdir()] == ["config.json"]
     # `run_one` finds it finished.
-    assert sweeps.run_one(runs[0], tmp_path / "here").status == sweeps.DONE
+    assert runner.run_one(runs[0], tmp_path / "here").status == runner.DONE
 
 
 def test_a_run_of_an_equal_objective_is_taken_and_says_what_was_trained(
@@ -316,16 +316,16 @@ def test_a_run_of_an_equal_objective_is_taken_and_says_what_was_trained(
     shutil.copytree(path, partial)
     equal = config.copy_and_resolve_references()
     equal.model = "piwae"
-    run = sweeps.Run("x", equal)
+    run = runner.Run("x", equal)
     lines, link = [], tmp_path / "link"
     link.mkdir()
     (link / "disk").symlink_to(tmp_path / "there")
-    sweeps.take_finished([run], tmp_path, link, report=lines.append)
+    runner.take_finished([run], tmp_path, link, report=lines.append)
     assert lines == [f"x: taken from {link / 'disk' / 'a'}"]
     assert (tmp_path / "x" / "results.json").read_text() == kept
     taken = json.loads((tmp_path / "x" / "config.json").read_text())
     assert taken["model"] == "piwae"
-    assert sweeps.run_one(run, tmp_path).status == sweeps.DONE
+    assert runner.run_one(run, tmp_path).status == runner.DONE
 
 
 def test_a_different_config_or_a_started_one_is_not_taken(tmp_path, config):
@@ -338,12 +338,12 @@ def test_a_different_config_or_a_started_one_is_not_taken(tmp_path, config):
     started.start_from = str(path)
     longer = config.copy_and_resolve_references()
     longer.batch_size += 1
-    runs = [sweeps.Run("started", started), sweeps.Run("longer", longer)]
+    runs = [runner.Run("started", started), runner.Run("longer", longer)]
     for name, text in (("b", "{}"), ("c", '{"config": []}'), ("d", "[]")):
         (path.parent / name).mkdir()  # results of something else
         (path.parent / name / "results.json").write_text(text)
         (path.parent / name / "model.keras").touch()
-    sweeps.take_finished(runs, tmp_path / "here", tmp_path / "there")
+    runner.take_finished(runs, tmp_path / "here", tmp_path / "there")
     assert not (tmp_path / "here").exists()
     with pytest.raises(InvalidInputError, match="`reuse` must be a folder"):
-        sweeps.take_finished(runs, tmp_path, tmp_path / "nowhere")
+        runner.take_finished(runs, tmp_path, tmp_path / "nowhere")

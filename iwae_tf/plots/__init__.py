@@ -9,16 +9,16 @@
 May import `io`, `errors` and `checks`.
 """
 
+from iwae_tf.plots.drawing import most_in_grid
 from iwae_tf.plots.figures import (
     active_units,
     image_grid,
-    is_image,
     latent,
-    most_in_grid,
     principal_components,
     reconstructions,
     training_curves,
 )
+from iwae_tf.plots.inputs import is_image
 
 __all__ = [
     "active_units",

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from iwae_tf.plots.drawing import CATEGORIES, draw_dots, legend, new_figure, save, style
-from iwae_tf.plots.inputs import check_path
 
 
 def nll_by_cell(
@@ -26,7 +25,6 @@ def nll_by_cell(
     Returns:
       path: as given.
     """
-    check_path(path)
     figure = new_figure(height=110 + 32 * len(labels))
     ax = figure.subplots()
     draw_dots(ax, labels, nlls, published)
@@ -50,22 +48,18 @@ def bounds_by_groups(
     Returns:
       path: as given.
     """
-    check_path(path)
     figure = new_figure(height=900)
     panels = figure.subplots(3, sharex=True)
     names = ("log p(x)\n(nats)", "IWAE bound\n(nats)", "-KL(Q||P)\n(nats)")
-    for marker, source in (("o-", measured), ("none", published)):
+    ring = {"mfc": "none", "markersize": 8, "linestyle": "none"}
+    for suffix, look, source in (("", {}, measured), (", published", ring, published)):
         for color, (model, points) in zip(CATEGORIES[2:], source.items()):
             if not points:
                 continue
             groups, log_p, bound = np.asarray(sorted(points, key=list), float).T
+            options = {"marker": "o", "color": color, "label": model + suffix} | look
             for ax, values in zip(panels, (log_p, bound, bound - log_p)):
-                if marker == "none":
-                    ring = {"mfc": "none", "markersize": 8, "linestyle": "none"}
-                    label = f"{model}, published"
-                    ax.plot(groups, values, "o", color=color, label=label, **ring)
-                else:
-                    ax.plot(groups, values, marker, color=color, label=model)
+                ax.plot(groups, values, **options)
     for ax, name in zip(panels, names):
         ax.set_xscale("log", base=2)
         style(ax, ylabel=name)
@@ -88,7 +82,6 @@ def bounds_by_time(
     Returns:
       path: as given.
     """
-    check_path(path)
     figure = new_figure(height=80 + 260 * len(histories))
     layout = {"sharey": "row", "squeeze": False}
     panels = figure.subplots(len(histories), 2, **layout)

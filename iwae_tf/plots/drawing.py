@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import write_atomically
+from iwae_tf.plots.inputs import check_path
 
 _DPI = 150
 WIDTH = 1000  # Pixels.
@@ -58,7 +59,6 @@ SERIES = {
 
 def split_rows(images: np.ndarray, num_columns: int) -> list[np.ndarray]:
     """The images in rows of `num_columns`, the last one perhaps shorter."""
-    num_columns = int(num_columns)
     return [images[i : i + num_columns] for i in range(0, len(images), num_columns)]
 
 
@@ -330,7 +330,8 @@ def new_figure(
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Writes the figure beside its path, then renames it into place."""
+    """Writes the figure as a PNG file, whole or not at all; returns the path."""
+    check_path(path)
     write_atomically(
         path,
         lambda file: figure.canvas.print_png(file, metadata={"Software": None}),

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from iwae_tf.checks import check_count, is_number
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.plots.drawing import (
     GAP,
@@ -24,7 +25,6 @@ from iwae_tf.plots.drawing import (
     draw_strip,
     draw_variances,
     mosaic,
-    most_in_grid,
     new_figure,
     picture_figure,
     save,
@@ -38,22 +38,7 @@ from iwae_tf.plots.inputs import (
     as_labels,
     as_means,
     as_variances,
-    check_columns,
-    check_path,
-    is_image,
-    is_number,
 )
-
-__all__ = [
-    "active_units",
-    "image_grid",
-    "is_image",
-    "latent",
-    "most_in_grid",
-    "principal_components",
-    "reconstructions",
-    "training_curves",
-]
 
 _MAX_POINTS = 3000
 
@@ -80,11 +65,10 @@ def image_grid(
     Raises:
       InvalidInputError: the images cannot be drawn, or another argument is wrong.
     """
-    check_path(path)
     images = as_images(images, "images")
     if num_columns is None:
         num_columns = math.ceil(math.sqrt(len(images)))
-    check_columns(num_columns)
+    num_columns = check_count(num_columns, "num_columns")
     rows = split_rows(images, num_columns)
     canvas, _ = mosaic(rows, gaps=[GAP] * len(rows), width=WIDTH)
     return save(picture_figure(canvas, title=title), path)
@@ -111,8 +95,7 @@ def reconstructions(
     Raises:
       InvalidInputError: the images cannot be drawn, or their shapes differ.
     """
-    check_path(path)
-    check_columns(num_columns)
+    num_columns = check_count(num_columns, "num_columns")
     above = as_images(originals, "originals")
     below = as_images(reconstructions, "reconstructions")
     if above.shape[:3] != below.shape[:3]:
@@ -150,7 +133,6 @@ def training_curves(
     Raises:
       InvalidInputError: lists of unequal length, no numbers, or nothing to draw.
     """
-    check_path(path)
     curves = as_curves(history, SERIES)
     panels = []
     for label, names in PANELS:
@@ -199,7 +181,6 @@ def latent(
     Raises:
       InvalidInputError: `means` or `labels` has the wrong shape or values.
     """
-    check_path(path)
     means = as_means(means)
     labels = as_labels(labels, len(means))
     size, dims = means.shape
@@ -275,8 +256,7 @@ def active_units(
     References:
       Burda et al., 2016. https://arxiv.org/abs/1509.00519
     """
-    check_path(path)
-    if not (is_number(threshold) and threshold > 0):
+    if not (is_number(threshold) and 0 < threshold < math.inf):
         raise InvalidInputError(
             f"`threshold` must be a positive number. Received: threshold={threshold}"
         )

@@ -2,11 +2,9 @@
 
 import collections.abc
 import math
-import numbers
 import os
 import pathlib
 from collections.abc import Container, Mapping, Sequence
-from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,22 +16,6 @@ def check_path(path: str | os.PathLike[str]) -> None:
     """Refuses a path that does not name a PNG file."""
     if pathlib.Path(path).suffix.lower() != ".png":
         raise InvalidInputError(f"`path` must end in .png. Received: path={path}")
-
-
-def check_columns(num_columns: object) -> None:
-    """Refuses a number of columns that is not a whole number above zero."""
-    if not (is_number(num_columns) and num_columns >= 1 and num_columns % 1 == 0):
-        raise InvalidInputError(
-            "`num_columns` must be a whole number above 0. Received: "
-            f"num_columns={num_columns}"
-        )
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether the value is one finite real number."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        return False
-    return math.isfinite(value)
 
 
 def as_array(value: ArrayLike, name: str, rule: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.plots.drawing import CATEGORIES, legend, new_figure, save, style
-from iwae_tf.plots.inputs import as_array, check_path
+from iwae_tf.plots.inputs import as_array
 
 NUM_BINS = 60
 
@@ -35,7 +35,6 @@ def histogram(
     Raises:
       InvalidInputError: no set, an empty one, or scores that are not finite.
     """
-    check_path(path)
     arrays = {name: _as_scores(values, name) for name, values in scores.items()}
     if not 1 <= len(arrays) <= len(CATEGORIES):
         raise InvalidInputError(
@@ -81,7 +80,6 @@ def roc(
       InvalidInputError: no curve, or rates that are not two lists of one length in
         [0, 1].
     """
-    check_path(path)
     if not 1 <= len(curves) <= len(CATEGORIES):
         raise InvalidInputError(
             f"`curves` must hold 1 to {len(CATEGORIES)} curves. Received: {len(curves)}"

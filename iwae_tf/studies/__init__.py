@@ -3,9 +3,10 @@
   cells        studies as lists of configs
   published    the papers' figures
   runner       many runs, side by side
+  times        of steps, and the estimators at equal time
   rows         what the runs found
-  times        at equal time
-  report       text, tables and figures
+  markdown     what a report says
+  report       its text, tables and figures
 
 May import `runs` and what that imports.
 """

@@ -105,7 +105,7 @@ class Protocol(NamedTuple):
         return config
 
 
-def cells(
+def cells_of(
     study: str,
     protocol: Protocol,
     seeds: Sequence[int] = (0,),

@@ -1,17 +1,15 @@
 """What a report of a study says, as Markdown."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from iwae_tf.io import html
-from iwae_tf.studies import figures as study_figures
-from iwae_tf.studies import times as study_times
 from iwae_tf.studies.cells import STUDIES, Protocol
 from iwae_tf.studies.published import EPOCHS
 from iwae_tf.studies.rows import Row
+from iwae_tf.studies.times import Comparison
 
-CHART = "nll.png"
 BETWEEN_SEEDS = 0.3  # nats by which runs of one config were seen to differ
 NOTES = """NLL: minus log p(x) of the test set in nats, lower is better, and its error
 of importance sampling alone, by the jackknife; "images" is the standard error of the
@@ -30,8 +28,9 @@ def to_markdown(
     protocol: Protocol,
     rows: Sequence[Row],
     runs: Sequence[dict[str, Any]],
+    figures: Mapping[str, str],
     pictures: Iterable[tuple[str, Sequence[tuple[str, str]]]] = (),
-    times: Sequence[study_times.Comparison] = (),
+    times: Sequence[Comparison] = (),
 ) -> str:
     """The report of a study of training runs as Markdown.
 
@@ -40,8 +39,9 @@ def to_markdown(
       protocol: studies.Protocol.
       rows: list of Row.
       runs: list of dicts, the `results.json` of its runs.
+      figures: dict of description to path.
       pictures: list of (name, list of (label of a cell, path)).
-      times: list of study_times.Comparison.
+      times: list of Comparison.
     """
     study = STUDIES[name]
     done = sum(row.nll is not None for row in rows)
@@ -50,10 +50,7 @@ def to_markdown(
         f"Study `{name}`, budget `{protocol.budget}`, data set `{protocol.dataset}`: "
         f"{_progress(rows)}. Published figures: {study.source}.",
         _table(rows),
-        f"![NLL of each cell]({CHART})" if done else "",
-        f"![{study.title}]({study_figures.FILE})"
-        if done and name in study_figures.FIGURES
-        else "",
+        *(f"![{words}]({path})" for words, path in figures.items()),
         NOTES if done else "",
         SEEDS if any(row.seed_deviation is not None for row in rows) else "",
         _equal(rows),
@@ -197,7 +194,7 @@ def _behind(rows: Sequence[Row], runs: Sequence[dict[str, Any]]) -> str:
     return text
 
 
-def _at_equal_time(times: Sequence[study_times.Comparison]) -> str:
+def _at_equal_time(times: Sequence[Comparison]) -> str:
     """What the estimators of a bound reach by the time that the fastest one ends."""
     if not times:
         return ""

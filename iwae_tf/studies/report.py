@@ -4,23 +4,29 @@ Everything is read from the `results.json` and `metrics.csv` of finished runs, s
 report can be made again from them alone.
 """
 
+import functools
+import itertools
 import os
 import pathlib
+import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io import html
-from iwae_tf.io.files import write_atomically, write_json
+from iwae_tf.io.files import write_atomically, write_json, write_through
 from iwae_tf.plots import comparisons
-from iwae_tf.runs.workdir import read_json
-from iwae_tf.studies import figures as study_figures
-from iwae_tf.studies import times as study_times
+from iwae_tf.runs.workdir import Workdir, read_json
+from iwae_tf.studies import times
 from iwae_tf.studies.cells import STUDIES, Cell, Protocol
-from iwae_tf.studies.markdown import CHART, to_markdown
+from iwae_tf.studies.markdown import to_markdown
 from iwae_tf.studies.rows import Row, collect
 
 REPORT = "report.json"
+CHART, FIGURE = "nll.png", "figure.png"
+PICTURES = "pictures"  # folder in that of the study
 
 
 def check(
@@ -69,25 +75,29 @@ def write(
     folder = pathlib.Path(folder)
     rows, runs = collect(cells, folder)
     done = [(row, row.nll) for row in rows if row.nll is not None]
+    figures = {}
     if done:
+        figures["NLL of each cell"] = CHART
         comparisons.nll_by_cell(
             folder / CHART,
             [row.label for row, _ in done],
             [nll for _, nll in done],
             [row.published and row.published.nll for row, _ in done],
         )
-        study_figures.draw(name, cells, folder)
-    pictures = study_figures.take_pictures(STUDIES[name].pictures, cells, folder)
-    times = study_times.at_equal_time(cells, folder)
-    text = to_markdown(name, protocol, rows, runs, pictures, times)
+        if name in FIGURES:
+            figures[STUDIES[name].title] = FIGURE
+            FIGURES[name](folder / FIGURE, cells, folder)
+    pictures = take_pictures(STUDIES[name].pictures, cells, folder)
+    compared = times.at_equal_time(cells, folder)
+    text = to_markdown(name, protocol, rows, runs, figures, pictures, compared)
     table = [
         row._asdict() | {"published": row.published and row.published._asdict()}
         for row in rows
     ]
     seeds = list(dict.fromkeys(cell.config.seed for cell in cells))
     content: dict[str, Any] = {"seeds": seeds, "rows": table}
-    if times:
-        content["at_equal_time"] = [row._asdict() for row in times]
+    if compared:
+        content["at_equal_time"] = [row._asdict() for row in compared]
     _write(name, protocol, folder, text, content)
     return rows
 
@@ -136,3 +146,52 @@ def _write(
 def _head(name: str, protocol: Protocol) -> dict[str, str]:
     """What `report.json` says of which report it is."""
     return {"study": name, "budget": protocol.budget, "dataset": protocol.dataset}
+
+
+def take_pictures(
+    kinds: Iterable[str], cells: Sequence[Cell], folder: pathlib.Path
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Figures of the runs, copied beside the report, which outlives the runs.
+
+    Returns:
+      list of (kind, list of (label of a cell, path from the folder)).
+    """
+    found: dict[str, list[tuple[str, str]]] = {kind: [] for kind in kinds}
+    for kind, cell in itertools.product(kinds, cells):
+        source = Workdir(folder / cell.name).figures / f"{kind}.png"
+        path = f"{PICTURES}/{cell.name}_{kind}.png"
+        if source.is_file():
+            write_through(folder / path, functools.partial(shutil.copyfile, source))
+        if (folder / path).is_file():
+            found[kind].append((cell.label, path))
+    return [(kind, pictures) for kind, pictures in found.items() if pictures]
+
+
+def _draw_grid(path: pathlib.Path, cells: Sequence[Cell], folder: pathlib.Path) -> None:
+    """Bounds against M, mean over the seeds, and the published ones."""
+    measured: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    published: dict[str, set[tuple[float, ...]]] = {}
+    for cell, workdir in times.finished(cells, folder):
+        model, groups = cell.config.model.upper(), cell.config.num_groups
+        run = read_json(workdir.results)
+        point = (-run["nll"], run["iwae"])
+        measured.setdefault(model, {}).setdefault(groups, []).append(point)
+        if cell.published is not None and cell.published.iwae is not None:
+            theirs = (groups, -cell.published.nll, cell.published.iwae)
+            published.setdefault(model, set()).add(theirs)
+    means = {
+        model: [(m, *np.mean(points, axis=0)) for m, points in by_groups.items()]
+        for model, by_groups in measured.items()
+    }
+    known = {model: published.get(model, set()) for model in measured}
+    comparisons.bounds_by_groups(path, means, known)
+
+
+def _draw_estimators(
+    path: pathlib.Path, cells: Sequence[Cell], folder: pathlib.Path
+) -> None:
+    """Validation bounds of the first seed against epochs and against time."""
+    comparisons.bounds_by_time(path, times.histories(cells, folder))
+
+
+FIGURES = {"rainforth_grid": _draw_grid, "estimators": _draw_estimators}

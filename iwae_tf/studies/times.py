@@ -1,22 +1,108 @@
-"""What the estimators of a bound reach in equal steps and in equal time."""
+"""Times of training steps, and what estimators reach in equal steps and equal time."""
 
 import csv
 import pathlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
+import keras
 import numpy as np
+from ml_collections import ConfigDict
 
-from iwae_tf.config import stages
-from iwae_tf.datasets import num_batches
+from iwae_tf import datasets
+from iwae_tf.config import set_draws, stages
 from iwae_tf.io.files import write_json
+from iwae_tf.models.keras_loop import steps_per_call
 from iwae_tf.runs.splits import load_examples
+from iwae_tf.runs.training import compiled_model
 from iwae_tf.runs.workdir import Workdir, read_json
-from iwae_tf.studies import step_times
 from iwae_tf.studies.cells import Cell
 from iwae_tf.versions import library_versions
 
+Name = TypeVar("Name", bound=Hashable)
+LEAST_STEPS = 10  # of a timed `fit`
+CALLS = 3  # of the train function in it, of which the first is not timed
 FILE = "step_times.json"
+
+
+class StepClock(keras.callbacks.Callback):
+    """Times the steps of `fit` from the end of its first call of the train function on.
+
+    What `fit` does once, such as building its input pipeline, does not count: it takes
+    as long for an epoch of a thousand times the steps.
+    """
+
+    counts_batches = True  # lets the package's models take many steps a call
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.ends: list[tuple[int, float]] = []
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        self.ends.append((batch + 1, time.perf_counter()))
+
+    def seconds_a_step(self, steps: int) -> float:
+        """Of a `fit` of `steps` steps in all, which took two calls at least."""
+        if len(self.ends) < 2:
+            raise ValueError(f"{steps} steps in one call: there is nothing to time")
+        (first, start), (last, end) = self.ends[0], self.ends[-1]
+        return (end - start) / (min(last, steps) - first)
+
+
+def timed_fit(
+    model: keras.Model, data: Any, steps: int, batch_size: int | None = None
+) -> Callable[[], float]:
+    """`fit` as a function without arguments that returns the seconds of a step.
+
+    Args:
+      model: a compiled keras.Model. It has been trained once when this returns, so
+        that its programs are compiled.
+      data: of `fit`, an array or tf.data.Dataset of one epoch.
+      steps: int, in that epoch; two calls of the train function at least.
+      batch_size: int, of an array.
+    """
+    clock = StepClock()
+
+    def run():
+        model.fit(data, batch_size=batch_size, verbose=0, callbacks=[clock])
+        return clock.seconds_a_step(steps)
+
+    run()
+    return run
+
+
+def measure(
+    configs: Mapping[Name, ConfigDict], *, num_rounds: int = 7
+) -> dict[Name, list[float]]:
+    """Times the training steps of several configs, with their last stage's draws.
+
+    On random images of the data set's shape. All are timed once a round, so that
+    whatever slows the machine for a while slows all alike.
+
+    Args:
+      configs: dict of a name, anything that is hashable, to valid ConfigDict.
+      num_rounds: positive int.
+
+    Returns:
+      dict of name to list of floats [num_rounds], seconds a step.
+    """
+    fits = {name: _fit_of(config) for name, config in configs.items()}
+    rounds = [{name: fit() for name, fit in fits.items()} for _ in range(num_rounds)]
+    return {name: [seconds[name] for seconds in rounds] for name in fits}
+
+
+def _fit_of(config):
+    """The `timed_fit` of a config."""
+    rows = config.batch_size * config.num_groups * config.num_samples
+    steps = max(LEAST_STEPS, CALLS * steps_per_call(rows))
+    event_shape = datasets.event_shape(config.dataset, data_dir=config.data_dir)
+    shape = (steps * config.batch_size, *event_shape)
+    images = np.random.default_rng(0).random(shape, np.float32)
+    model = compiled_model(config, images, steps)
+    set_draws(model, config)
+    return timed_fit(model, images, steps, config.batch_size)
 
 
 class History(NamedTuple):
@@ -51,13 +137,13 @@ def of_first_seed(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def left_to_measure(cells: Sequence[Cell], folder: pathlib.Path) -> list[Cell]:
-    """What `measure` is due for: the first seed's cells, once all are finished."""
+    """What `measure_cells` is due for: the first seed's cells, all finished."""
     first = of_first_seed(cells)
     is_due = len(finished(first, folder)) == len(first)
     return first if is_due and not (folder / FILE).is_file() else []
 
 
-def measure(
+def measure_cells(
     cells: Sequence[Cell], folder: pathlib.Path, *, num_rounds: int = 7
 ) -> dict[str, Any]:
     """Times the steps of each stage of all cells in turn; writes `step_times.json`.
@@ -79,11 +165,13 @@ def measure(
             config.stages, config.epochs = (stage,), stage.epochs
             variants[_bound(cell), _estimator(cell), index] = config
     by_bound: dict[str, dict[str, list[list[float]]]] = {}
-    measured = step_times.measure(variants, num_rounds=num_rounds)
+    measured = measure(variants, num_rounds=num_rounds)
     for (bound, estimator, _), seconds in measured.items():
         by_bound.setdefault(bound, {}).setdefault(estimator, []).append(seconds)
     config = cells[0].config
-    steps = num_batches(len(load_examples(config, "train").images), config.batch_size)
+    steps = datasets.num_batches(
+        len(load_examples(config, "train").images), config.batch_size
+    )
     result = {
         "steps_per_epoch": steps,
         "seconds": by_bound,
@@ -166,7 +254,7 @@ def at_equal_time(cells: Sequence[Cell], folder: pathlib.Path) -> list[Compariso
 
 
 def _timed(folder):
-    """What `measure` has written, or None."""
+    """What `measure_cells` has written, or None."""
     path = folder / FILE
     return read_json(path) if path.is_file() else None
 
