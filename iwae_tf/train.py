@@ -14,8 +14,7 @@ import threading
 from iwae_tf import cli
 
 _CONFIG = cli.config_flag()
-_WORKDIR = cli.path_flag("workdir", "Folder of the run.")
-cli.require("workdir")
+_WORKDIR = cli.new_workdir_flag()
 _DEVICES = cli.DeviceFlags()
 
 

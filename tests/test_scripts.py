@@ -556,12 +556,30 @@ QUICK = [  # (command, exit code, how stdout or stderr begins)
     (f"train {MNIST}", 2, "`--workdir` must be given"),
     ("train --workdir=x", 2, "`--config` must be given"),
     ("export --output=x", 2, "`--workdir` must be given"),
+    (
+        f"train {MNIST} --workdir=",
+        2,
+        "`--workdir` must be a path. Received: --workdir=",
+    ),
+    (f"train {MNIST} --workdir=setup.cfg/x", 2, "`--workdir` must be a folder that"),
+    (f"train {MNIST} --workdir=setup.cfg", 2, "`--workdir` must be a folder that"),
+    (f"train {MNIST} --workdir=/proc/x", 2, "`--workdir` must be a folder that can be"),
+    (
+        f"train {MNIST} --workdir=x --distribute=mirrored --num_devices=100000",
+        2,
+        "`--num_devices` must be a positive integer below 257",
+    ),
     (f"sweep {MNIST}", 2, "`--folder` must be given"),
     ("evaluate", 2, "one of `--workdir` and `--saved_model` must be given"),
     ("export --workdir=x", 2, "`--output` must be given"),
     ("diagnose --workdir=x --num_images=0", 2, "`--num_images` must be a positive"),
     ("score --input=x", 2, "`--output` must be given"),
     ("score_beam --input=x --seed=1", 2, "`--seed` must be a pair of integers"),
+    (
+        "score --seed=99999999999,0",
+        2,
+        "`--seed` must be a pair of integers from -2**31",
+    ),
     ("reproduce --workdir=x", 2, "`--study` must be given"),
 ]
 

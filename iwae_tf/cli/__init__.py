@@ -15,6 +15,7 @@ from iwae_tf.cli.options import (
     config_flag,
     config_path,
     count_flag,
+    new_workdir_flag,
     pair_flag,
     path_flag,
     require,

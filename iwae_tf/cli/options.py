@@ -1,5 +1,6 @@
 """Flags that several scripts have. Each is checked as it is read."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable
@@ -12,9 +13,12 @@ from ml_collections import config_flags
 from iwae_tf.config import check_values
 from iwae_tf.config.keys import did_you_mean
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.files import check_new_folder
 
 if TYPE_CHECKING:
     from iwae_tf.runs.devices import Distribution
+
+TOO_MANY_DEVICES = 257  # for one machine: TensorFlow takes minutes to make more
 
 flags.disclaim_key_flags()  # they are of the scripts that call the functions below
 
@@ -35,36 +39,48 @@ class _Parser(flags.ArgumentParser[Any]):
             ) from error
 
     def flag_type(self) -> str:
-        return "int" if self._convert is _to_count else "string"
+        return "string" if self._convert in (_to_pair, _to_path) else "int"
 
 
-def _to_count(argument):
+def _to_count(argument, below):
     count = int(argument)
-    if not 1 <= count < 2**31:
+    if not 1 <= count < below:
         raise ValueError(count)
     return count
 
 
 def _to_pair(argument):
-    first, second = argument.split(",")
-    return int(first), int(second)
+    first, second = map(int, argument.split(","))
+    if not all(-(2**31) <= word < 2**32 for word in (first, second)):
+        raise ValueError(argument)
+    return first, second
+
+
+def _to_path(argument):
+    if not argument:  # which Python takes for the current folder
+        raise ValueError(argument)
+    return os.path.expanduser(argument)
 
 
 def path_flag(name: str, meaning: str) -> flags.FlagHolder[Any]:
     """Defines a flag for a path; shells leave the ~ of `--name=~/runs` as it is."""
-    parser = _Parser(name, os.path.expanduser, "a path")
+    parser = _Parser(name, _to_path, "a path")
     return flags.DEFINE(parser, name, None, meaning)
 
 
-def count_flag(name: str, default: int | None, meaning: str) -> flags.FlagHolder[Any]:
-    """Defines a flag for a positive int32."""
-    parser = _Parser(name, _to_count, "a positive integer below 2**31")
+def count_flag(
+    name: str, default: int | None, meaning: str, below: int = 2**31
+) -> flags.FlagHolder[Any]:
+    """Defines a flag for a positive int32, or one below another number."""
+    limit = "2**31" if below == 2**31 else below
+    convert = functools.partial(_to_count, below=below)
+    parser = _Parser(name, convert, f"a positive integer below {limit}")
     return flags.DEFINE(parser, name, default, meaning)
 
 
 def pair_flag(name: str, default: str, meaning: str) -> flags.FlagHolder[Any]:
     """Defines a flag for two integers, `--name=0,0`."""
-    parser = _Parser(name, _to_pair, "a pair of integers")
+    parser = _Parser(name, _to_pair, "a pair of integers from -2**31 to 2**32 - 1")
     return flags.DEFINE(parser, name, default, meaning)
 
 
@@ -94,6 +110,24 @@ def require(*names: str, unless: str | None = None) -> None:
 
         involved = [name, unless] if unless else [name]
         flags.register_multi_flags_validator(involved, check)
+
+
+def new_workdir_flag() -> flags.FlagHolder[Any]:
+    """Defines `--workdir` of a run, which has to be given and can be written to.
+
+    Of several workers the first alone writes, so only the path itself is checked.
+    """
+    workdir = path_flag("workdir", "Folder of the run.")
+    require("workdir")
+
+    @flags.validator("workdir")
+    def check(path):
+        if path is not None:
+            is_one = flags.FLAGS["distribute"].value != "multi_worker"
+            check_new_folder(path, "--workdir", will_write=is_one)
+        return True
+
+    return workdir
 
 
 class ModelFlags:
@@ -146,7 +180,10 @@ class DeviceFlags:
             "distribute", "none", "none, mirrored (devices) or multi_worker (machines)."
         )
         self._num_devices = count_flag(
-            "num_devices", None, "Devices of this machine; without GPUs logical CPUs."
+            "num_devices",
+            None,
+            "Devices of this machine; without GPUs logical CPUs.",
+            below=TOO_MANY_DEVICES,
         )
 
     def distribution(self) -> "Distribution":

@@ -114,6 +114,36 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         pass
 
 
+def check_new_folder(
+    path: str | os.PathLike[str], name: str, *, will_write: bool = True
+) -> None:
+    """Raises InvalidInputError where a folder could not be made or written to.
+
+    Nothing is left behind. A finished run is only read.
+
+    Args:
+      path: of the folder.
+      name: what a message calls it.
+      will_write: whether this process is the one that writes.
+    """
+    folder = pathlib.Path(path)
+    try:
+        if (folder / "results.json").is_file():
+            return
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is a file")
+        if will_write:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise InvalidInputError(
+            f"`{name}` must be a folder that can be written to. "
+            f"Received: {name}={path}, {error}"
+        ) from error
+
+
 def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Writes indented JSON, atomically; NaN and infinity become null."""
     text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
