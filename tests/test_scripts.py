@@ -106,26 +106,26 @@ def test_metrics_have_a_row_an_epoch(finished):
     )
 
 
-def test_a_second_call_says_that_it_is_finished(finished, tiny, capsys):
-    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
-    assert run_script("train", *tiny, f"--workdir={finished}") == 0
-    assert "is finished" in capsys.readouterr().out
-    after = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
-    assert after == before
+def test_a_finished_run_is_left_as_it_is(finished, tiny, tmp_path, capsys):
+    """By its flags, by its own config, with the data elsewhere; another is refused."""
 
+    def files():
+        return {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
 
-def test_the_config_of_a_run_is_a_config(finished, tiny, tmp_path, capsys):
-    config = f"--config={finished / 'config.json'}"
-    assert run_script("train", config, f"--workdir={finished}") == 0
-    assert "is finished" in capsys.readouterr().out
-    code = run_script("train", config, "--config.seed=3", f"--workdir={finished}")
-    assert_one_line(code, capsys, "whose seed is 0, not 3")
-    for text, words in (("{", "intact JSON"), ('{"foo": 1}', "`foo` must be a config")):
-        (tmp_path / "bad.json").write_text(text)
-        options = [f"--config={tmp_path / 'bad.json'}", f"--workdir={tmp_path / 'x'}"]
-        assert_one_line(run_script("train", *options), capsys, words)
-    options = [f"--config={tmp_path / 'none.json'}", f"--workdir={tmp_path / 'x'}"]
-    assert_one_line(run_script("train", *options), capsys, "no file")
+    before, own = files(), f"--config={finished / 'config.json'}"
+    for options, refusal in (
+        (tiny, ""),
+        ([own], ""),
+        ([*tiny, f"--config.data_dir={tmp_path}"], ""),
+        ([*tiny, "--config.seed=5"], "whose seed is 0, not 5"),
+        ([own, "--config.seed=3"], "whose seed is 0, not 3"),
+    ):
+        code = run_script("train", *options, f"--workdir={finished}")
+        if refusal:
+            assert_one_line(code, capsys, refusal)
+        else:
+            assert code == 0 and "is finished" in capsys.readouterr().out
+        assert files() == before
 
 
 def test_load_gives_a_model_that_trains_on(finished):
@@ -440,31 +440,24 @@ def test_the_home_folder_is_meant_by_every_path(name, monkeypatch, tmp_path):
         assert cli.config_path("~/c.py:a") == f"{tmp_path / 'c.py'}:a"
 
 
-def test_a_config_that_raises_is_one_line(tmp_path, capsys):
-    calls = {
-        "other": ("x = 1\n", "get_config"),
-        "broken": ("def get_config(:\n", "broken.py, line 1"),
-        "stops": ("def get_config():\n    raise RuntimeError('no')\n", "Error: no"),
-        "raises": ("def get_config():\n    raise ValueError('sorry')\n", "sorry"),
-    }
-    for name, (text, words) in calls.items():
-        broken = tmp_path / f"{name}.py"
-        broken.write_text(text)
-        code = run_script("train", f"--config={broken}", f"--workdir={tmp_path / 'r'}")
-        assert_one_line(code, capsys, words)
+BAD_CONFIGS = {
+    "bad.json": ("{", "intact JSON"),
+    "unknown.json": ('{"foo": 1}', "`foo` must be a config"),
+    "none.json": (None, "no file"),
+    "other.py": ("x = 1\n", "get_config"),
+    "broken.py": ("def get_config(:\n", "broken.py, line 1"),
+    "stops.py": ("def get_config():\n    raise RuntimeError('no')\n", "Error: no"),
+    "raises.py": ("def get_config():\n    raise ValueError('sorry')\n", "sorry"),
+}
 
 
-def test_a_workdir_of_another_config_is_one_line(finished, tiny, capsys):
-    before = (finished / "config.json").read_bytes()
-    code = run_script("train", *tiny, "--config.seed=5", f"--workdir={finished}")
-    assert_one_line(code, capsys, "whose seed is 0, not 5")
-    assert (finished / "config.json").read_bytes() == before
-
-
-def test_the_data_may_move(finished, tiny, tmp_path, capsys):
-    options = [*tiny, f"--config.data_dir={tmp_path}", f"--workdir={finished}"]
-    assert run_script("train", *options) == 0
-    assert "is finished" in capsys.readouterr().out
+@pytest.mark.parametrize("name", BAD_CONFIGS)
+def test_a_config_that_cannot_be_read_is_one_line(tmp_path, capsys, name):
+    text, words = BAD_CONFIGS[name]
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    options = [f"--config={tmp_path / name}", f"--workdir={tmp_path / 'run'}"]
+    assert_one_line(run_script("train", *options), capsys, words)
 
 
 def test_only_truncated_checkpoints_are_one_line(tiny, unfinished, capsys):
@@ -604,13 +597,18 @@ def limit_file_size():
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
-@pytest.mark.slow
-def test_a_full_disk_is_one_line(tiny, tmp_path):
-    options = ["--config.hidden_dims=[[64]]", f"--workdir={tmp_path / 'run'}"]
-    done = run_process("iwae_tf.train", *tiny, *options, preexec_fn=limit_file_size)
+def assert_full(*arguments, **kwargs):
+    """The script ends with one line that says that the disk is full."""
+    done = run_process(*arguments, **kwargs)
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line(tiny, tmp_path):
+    options = ["--config.hidden_dims=[[64]]", f"--workdir={tmp_path / 'run'}"]
+    assert_full("iwae_tf.train", *tiny, *options, preexec_fn=limit_file_size)
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
@@ -631,10 +629,7 @@ def small_disk(request, tmp_path):
 @pytest.mark.parametrize("small_disk", ["12k", "80k", "360k"], indirect=True)
 def test_a_small_disk_is_one_line(tiny, small_disk):
     options = ["--config.hidden_dims=[[64]]", f"--workdir={small_disk / 'run'}"]
-    done = run_process("iwae_tf.train", *tiny, *options)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert "Traceback" not in done.stderr
+    assert_full("iwae_tf.train", *tiny, *options)
     assert not list(small_disk.rglob("*.tmp"))
     assert not (small_disk / "run" / "results.json").exists()
 
@@ -642,10 +637,7 @@ def test_a_small_disk_is_one_line(tiny, small_disk):
 @pytest.mark.slow
 def test_an_export_to_a_full_disk_is_one_line(finished, tmp_path):
     options = [f"--workdir={finished}", f"--output={tmp_path / 'out'}"]
-    done = run_process("iwae_tf.export", *options, preexec_fn=limit_file_size)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert "Traceback" not in done.stderr
+    assert_full("iwae_tf.export", *options, preexec_fn=limit_file_size)
     assert list((tmp_path / "out").iterdir()) == []
 
 
