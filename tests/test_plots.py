@@ -3,6 +3,7 @@
 import concurrent.futures
 import math
 import os
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -13,6 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from iwae_tf import plots
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.plots import scores
+from iwae_tf.plots.drawing import CATEGORIES
 
 BLUE, ORANGE, GREEN, GREY = (0, 114, 178), (213, 94, 0), (0, 158, 115), (138,) * 3
 GAP = 2
@@ -406,162 +409,187 @@ def test_active_units_of_three_layers(png, figures):
     assert shown[2] == "layer 3: 3 of 3 units active" and len(shown) == 3
 
 
+def count(path, color):
+    """How many pixels have this colour, "#rrggbb"."""
+    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return np.sum(np.all(np.abs(read(path) - rgb) < 5, axis=-1))
+
+
+def test_each_set_of_scores_is_drawn(tmp_path):
+    rng = np.random.default_rng(0)
+    sets = {
+        "digits": rng.normal(-100, 10, 300),
+        "far below": rng.normal(-5000, 10, 300),
+        "all equal": np.full(20, -90.0),
+    }
+    path = scores.histogram(tmp_path / "h.png", sets)
+    assert count(path, CATEGORIES[0]) > 500
+    assert count(path, CATEGORIES[2]) > 100
+    one = scores.histogram(tmp_path / "one.png", {"digits": [1.0]}, title="one")
+    assert count(one, CATEGORIES[0]) > 100
+
+
+def test_roc_curves_are_drawn(tmp_path):
+    curves = {"good": ([0, 0, 1], [0, 1, 1]), "bad": ([0, 1, 1], [0, 0, 1])}
+    path = scores.roc(tmp_path / "roc.png", curves)
+    assert min(count(path, color) for color in CATEGORIES[:2]) > 300
+
+
 IMAGES = np.full((2, 4, 4, 1), 0.5)
-IMAGE_RULE = "images [N, H, W, 1 or 3], [N, H, W] or flat square [N, H * H]"
+PLANE = np.zeros((2, 2))
+IMAGE_RULE = "`images` must be images [N, H, W, 1 or 3], [N, H, W] or flat square [N, "
+IMAGE_RULE += "H * H]. Received: "
+COLUMNS = "`num_columns` must be a positive integer. Received: num_columns="
+HISTORY = "`history` must hold lists of numbers, one an epoch. Received: something else"
+FINITE = (
+    "`history` must hold a finite value of one of bound, inference_bound, iwae, elbo"
+)
+LABELS = "`labels` must be 2 integers, one for each row of `means`. Received: "
+LAYERS = "`variances` must be a list of arrays [D], one for each stochastic layer. "
 BAD_INPUT = [
+    (plots.image_grid, [np.zeros((3, 783))], f"{IMAGE_RULE}shape (3, 783)"),
+    (plots.image_grid, [np.zeros((3, 4, 4, 2))], f"{IMAGE_RULE}shape (3, 4, 4, 2)"),
+    (plots.image_grid, [np.zeros((0, 4, 4))], f"{IMAGE_RULE}shape (0, 4, 4)"),
     (
-        lambda p: plots.image_grid(p, np.zeros((3, 783))),
-        f"`images` must be {IMAGE_RULE}. Received: shape (3, 783)",
+        plots.image_grid,
+        [[[[0.0, 1.0]], [[0.0]]]],
+        f"{IMAGE_RULE}a list that is no array of numbers",
     ),
     (
-        lambda p: plots.image_grid(p, np.zeros((3, 4, 4, 2))),
-        f"`images` must be {IMAGE_RULE}. Received: shape (3, 4, 4, 2)",
-    ),
-    (
-        lambda p: plots.image_grid(p, np.zeros((0, 4, 4))),
-        f"`images` must be {IMAGE_RULE}. Received: shape (0, 4, 4)",
-    ),
-    (
-        lambda p: plots.image_grid(p, [[[0.0, 1.0]], [[0.0]]]),
-        f"`images` must be {IMAGE_RULE}. Received: a list that is no array of numbers",
-    ),
-    (
-        lambda p: plots.image_grid(p, IMAGES * np.nan),
+        plots.image_grid,
+        [IMAGES * np.nan],
         "`images` must be finite. Received: 32 NaN or infinite values",
     ),
     (
-        lambda p: plots.image_grid(p, IMAGES * 510),
+        plots.image_grid,
+        [IMAGES * 510],
         "`images` must be in [0, 1]. Received: values from 255 to 255",
     ),
+    (partial(plots.image_grid, num_columns=0), [IMAGES], f"{COLUMNS}0"),
+    (partial(plots.image_grid, num_columns=1.5), [IMAGES], f"{COLUMNS}1.5"),
     (
-        lambda p: plots.image_grid(p, IMAGES, num_columns=0),
-        "`num_columns` must be a positive integer. Received: num_columns=0",
+        partial(plots.image_grid, num_columns=1),
+        [np.zeros((2000, 28, 28))],
+        "`images` must fit 20000 pixels a side, in fewer images or other columns. "
+        "Received: a grid of 60002 x 32 pixels",
     ),
     (
-        lambda p: plots.image_grid(p, IMAGES, num_columns=1.5),
-        "`num_columns` must be a positive integer. Received: num_columns=1.5",
-    ),
-    (
-        lambda p: plots.image_grid(p, np.zeros((2000, 28, 28)), num_columns=1),
-        (
-            "`images` must fit 20000 pixels a side, in fewer images or other columns. "
-            "Received: a grid of 60002 x 32 pixels"
-        ),
-    ),
-    (
-        lambda p: plots.image_grid(p.with_suffix(".jpg"), IMAGES),
+        lambda path, images: plots.image_grid(path.with_suffix(".jpg"), images),
+        [IMAGES],
         "`path` must end in .png. Received: path={path}.jpg",
     ),
     (
-        lambda p: plots.reconstructions(p, IMAGES, IMAGES[:1]),
-        (
-            "`reconstructions` must have the shape of `originals`. "
-            "Received: (1, 4, 4, 1) and (2, 4, 4, 1)"
-        ),
+        plots.reconstructions,
+        [IMAGES, IMAGES[:1]],
+        "`reconstructions` must have the shape of `originals`. "
+        "Received: (1, 4, 4, 1) and (2, 4, 4, 1)",
     ),
     (
-        lambda p: plots.reconstructions(p, IMAGES, IMAGES - 1),
+        plots.reconstructions,
+        [IMAGES, IMAGES - 1],
         "`reconstructions` must be in [0, 1]. Received: values from -0.5 to -0.5",
     ),
     (
-        lambda p: plots.training_curves(p, [1, 2]),
+        plots.training_curves,
+        [[1, 2]],
         "`history` must be a dict of lists. Received: a list",
     ),
+    (plots.training_curves, [{"kl": ["high"]}], f"{HISTORY} as 'kl'"),
+    (plots.training_curves, [{"kl": 3.0}], f"{HISTORY} as 'kl'"),
     (
-        lambda p: plots.training_curves(p, {"kl": ["high"]}),
-        (
-            "`history` must hold lists of numbers, one an epoch. "
-            "Received: something else as 'kl'"
-        ),
+        plots.training_curves,
+        [{"kl": [1.0], "ess": [1.0, 2.0]}],
+        "`history` must hold lists of one length. "
+        "Received: lengths {'kl': 1, 'ess': 2}",
     ),
     (
-        lambda p: plots.training_curves(p, {"kl": 3.0}),
-        (
-            "`history` must hold lists of numbers, one an epoch. "
-            "Received: something else as 'kl'"
-        ),
+        plots.training_curves,
+        [{"loss": [1.0], "kl": [math.nan]}],
+        f"{FINITE}, elbo, kl, ess. Received: loss, kl",
     ),
+    (plots.training_curves, [{}], f"{FINITE}, elbo, kl, ess. Received: an empty dict"),
     (
-        lambda p: plots.training_curves(p, {"kl": [1.0], "ess": [1.0, 2.0]}),
-        (
-            "`history` must hold lists of one length. "
-            "Received: lengths {'kl': 1, 'ess': 2}"
-        ),
-    ),
-    (
-        lambda p: plots.training_curves(p, {"loss": [1.0], "kl": [math.nan]}),
-        (
-            "`history` must hold a finite value of one of bound, inference_bound, "
-            "iwae, elbo, kl, ess. Received: loss, kl"
-        ),
-    ),
-    (
-        lambda p: plots.training_curves(p, {}),
-        (
-            "`history` must hold a finite value of one of bound, inference_bound, "
-            "iwae, elbo, kl, ess. Received: an empty dict"
-        ),
-    ),
-    (
-        lambda p: plots.latent(p, np.zeros(5)),
+        plots.latent,
+        [np.zeros(5)],
         "`means` must be a matrix [N, D]. Received: shape (5,)",
     ),
     (
-        lambda p: plots.latent(p, np.zeros((0, 2))),
+        plots.latent,
+        [np.zeros((0, 2))],
         "`means` must be a matrix [N, D]. Received: shape (0, 2)",
     ),
     (
-        lambda p: plots.latent(p, [[math.inf, 0.0]]),
+        plots.latent,
+        [[[math.inf, 0.0]]],
         "`means` must be finite. Received: 1 NaN or infinite values",
     ),
+    (plots.latent, [PLANE, [0.5, 1.0]], f"{LABELS}float64 of shape (2,)"),
+    (plots.latent, [PLANE, np.zeros(3, int)], f"{LABELS}int64 of shape (3,)"),
     (
-        lambda p: plots.latent(p, np.zeros((2, 2)), [0.5, 1.0]),
-        (
-            "`labels` must be 2 integers, one for each row of `means`. "
-            "Received: float64 of shape (2,)"
-        ),
-    ),
-    (
-        lambda p: plots.latent(p, np.zeros((2, 2)), np.zeros(3, int)),
-        (
-            "`labels` must be 2 integers, one for each row of `means`. "
-            "Received: int64 of shape (3,)"
-        ),
-    ),
-    (
-        lambda p: plots.principal_components(np.zeros((3, 1))),
+        lambda _, means: plots.principal_components(means),
+        [np.zeros((3, 1))],
         "`means` must have two columns or more. Received: shape (3, 1)",
     ),
+    (plots.active_units, [[]], f"{LAYERS}Received: an empty list"),
+    (plots.active_units, [np.ones(3)], f"{LAYERS}Received: an entry of shape ()"),
     (
-        lambda p: plots.active_units(p, []),
-        (
-            "`variances` must be a list of arrays [D], one for each stochastic layer. "
-            "Received: an empty list"
-        ),
-    ),
-    (
-        lambda p: plots.active_units(p, np.ones(3)),
-        (
-            "`variances` must be a list of arrays [D], one for each stochastic layer. "
-            "Received: an entry of shape ()"
-        ),
-    ),
-    (
-        lambda p: plots.active_units(p, [[0.1, -0.2]]),
+        plots.active_units,
+        [[[0.1, -0.2]]],
         "`variances` must be 0 or more. Received: -0.2",
     ),
     (
-        lambda p: plots.active_units(p, [[0.1]], threshold=0),
+        partial(plots.active_units, threshold=0),
+        [[[0.1]]],
         "`threshold` must be a positive number. Received: threshold=0",
+    ),
+    (scores.histogram, [{}], "`scores` must hold 1 to 10 sets. Received: 0"),
+    (
+        scores.histogram,
+        [{str(n): [1.0] for n in range(11)}],
+        "`scores` must hold 1 to 10 sets. Received: 11",
+    ),
+    (
+        scores.histogram,
+        [{"a": []}],
+        "`scores` must hold non-empty lists. Received: shape (0,) as 'a'",
+    ),
+    (
+        scores.histogram,
+        [{"a": [[1.0]]}],
+        "`scores` must hold non-empty lists. Received: shape (1, 1) as 'a'",
+    ),
+    (
+        scores.histogram,
+        [{"a": [1.0, np.nan]}],
+        "`scores` must be finite. Received: 1 NaN or infinite values",
+    ),
+    (scores.roc, [{}], "`curves` must hold 1 to 10 curves. Received: 0"),
+    (
+        scores.roc,
+        [{"a": ([0, 1], [0, 2])}],
+        "`curves` must hold two lists of rates in [0, 1] each. Received: shape (2, 2) "
+        "as 'a'",
+    ),
+    (
+        scores.roc,
+        [{"a": [0, 1]}],
+        "`curves` must hold two lists of rates in [0, 1] each. Received: shape (2,) "
+        "as 'a'",
+    ),
+    (
+        scores.roc,
+        [{"a": ([0, 1], [0])}],
+        "`curves` must be pairs of lists of one length. "
+        "Received: a tuple that is no array of numbers",
     ),
 ]
 
 
-@pytest.mark.parametrize(("draw", "message"), BAD_INPUT)
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, draw, message):
+@pytest.mark.parametrize(("draw", "arguments", "message"), BAD_INPUT)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, draw, arguments, message):
     path = tmp_path / "new_folder" / "picture.png"
     with pytest.raises(InvalidInputError) as error:
-        draw(path)
+        draw(path, *arguments)
     assert str(error.value) == message.replace("{path}", str(path.with_suffix("")))
     assert list(tmp_path.iterdir()) == []
 

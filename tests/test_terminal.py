@@ -69,7 +69,8 @@ def test_a_narrow_terminal_shows_a_run_whole(three_epochs, tmp_path):
 
 
 BAR = """
-import time
+import sys, time
+sys.argv[0] = "-m"  # as a script, which does not wait for TensorFlow
 from iwae_tf.io import terminal
 with terminal.Progress(60, label="epoch 1/60") as bar:
     for epoch in range(60):
