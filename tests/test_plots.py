@@ -441,9 +441,7 @@ IMAGE_RULE = "`images` must be images [N, H, W, 1 or 3], [N, H, W] or flat squar
 IMAGE_RULE += "H * H]. Received: "
 COLUMNS = "`num_columns` must be a positive integer. Received: num_columns="
 HISTORY = "`history` must hold lists of numbers, one an epoch. Received: something else"
-FINITE = (
-    "`history` must hold a finite value of one of bound, inference_bound, iwae, elbo"
-)
+FINITE = "`history` must hold a finite value of one of bound, inference_bound, iwae"
 LABELS = "`labels` must be 2 integers, one for each row of `means`. Received: "
 LAYERS = "`variances` must be a list of arrays [D], one for each stochastic layer. "
 BAD_INPUT = [
