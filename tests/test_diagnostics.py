@@ -323,6 +323,12 @@ def test_the_other_error_bars():
     for name, (estimate, error) in found.items():
         assert np.sqrt(np.mean(error**2)) == pytest.approx(expected, rel=0.1), name
         np.testing.assert_allclose(estimate, 0.125, atol=5 * expected)
+    few = log_weights[:30]
+    rest = [special.logsumexp(np.delete(few, i, 0), axis=0) for i in range(30)]
+    reduced = 30 * (special.logsumexp(few, axis=0) - math.log(30))
+    reduced -= 29 * (np.mean(rest, axis=0) - math.log(29))
+    found = coverage.error_bars(few, rng)["jackknife, bias reduced"][0]
+    np.testing.assert_allclose(found, reduced, atol=1e-4)  # the bias is some 5e-3
 
 
 # Gradients -------------------------------------------------------------------------
