@@ -81,20 +81,6 @@ def _side_by_side(kind: str, pictures: Sequence[tuple[str, str]]) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    head = (
-        "cell",
-        "NLL",
-        "images",
-        "published",
-        "better by",
-        "active units",
-        "published",
-        "IWAE bound",
-        "published",
-        "-KL",
-        "seeds",
-        "seconds",
-    )
     lines = []
     for row in rows:
         theirs = row.published
@@ -104,22 +90,22 @@ def _table(rows: Sequence[Row]) -> str:
         error = _number(row.error, 3)
         if row.seed_deviation is not None:
             error += f", seeds {row.seed_deviation:.2f}"
-        lines.append(
-            [
-                row.label,
-                f"{row.nll:.2f} (+- {error})" if row.nll is not None else "not yet",
-                _number(row.data_standard_error, 2),
-                _number(theirs and theirs.nll, 2),
-                "" if row.difference is None else f"{row.difference:+.2f}",
-                row.active_units,
-                theirs.active_units if theirs else "",
-                _number(row.iwae, 2),
-                _number(theirs and theirs.iwae, 2),
-                _number(gap, 2),
-                ", ".join(map(str, row.seeds)),
-                _number(row.seconds, 0),
-            ]
-        )
+        columns = [
+            ("cell", row.label),
+            ("NLL", "not yet" if row.nll is None else f"{row.nll:.2f} (+- {error})"),
+            ("images", _number(row.data_standard_error, 2)),
+            ("published", _number(theirs and theirs.nll, 2)),
+            ("better by", "" if row.difference is None else f"{row.difference:+.2f}"),
+            ("active units", row.active_units),
+            ("published", theirs.active_units if theirs else ""),
+            ("IWAE bound", _number(row.iwae, 2)),
+            ("published", _number(theirs and theirs.iwae, 2)),
+            ("-KL", _number(gap, 2)),
+            ("seeds", ", ".join(map(str, row.seeds))),
+            ("seconds", _number(row.seconds, 0)),
+        ]
+        lines.append([text for _, text in columns])
+    head = [name for name, _ in columns]
     used = [i for i in range(len(head)) if i < 2 or any(line[i] for line in lines)]
     return html.table(
         [head[i] for i in used], [[line[i] for i in used] for line in lines]
@@ -198,28 +184,21 @@ def _at_equal_time(times: Sequence[Comparison]) -> str:
     """What the estimators of a bound reach by the time that the fastest one ends."""
     if not times:
         return ""
-    head = (
-        "bound",
-        "estimator",
-        "minutes",
-        "in those of the first",
-        "validation bound, all epochs",
-        "in the fastest one's time",
-        "epochs by then",
-    )
     lines = [
-        [
-            row.bound,
-            row.estimator,
-            _number(row.seconds / 60, 1),
-            _number(row.ratio, 2),
-            _number(row.value, 2),
-            _number(row.value_by_then, 2),
-            str(row.epochs),
-        ]
+        {
+            "bound": row.bound,
+            "estimator": row.estimator,
+            "minutes": _number(row.seconds / 60, 1),
+            "in those of the first": _number(row.ratio, 2),
+            "validation bound, all epochs": _number(row.value, 2),
+            "in the fastest one's time": _number(row.value_by_then, 2),
+            "epochs by then": str(row.epochs),
+        }
         for row in times
     ]
-    table = html.table(head, lines, num_words=2)
+    table = html.table(
+        list(lines[0]), [list(line.values()) for line in lines], num_words=2
+    )
     return "\n\n".join(["## At equal time", table, TIMES])
 
 

@@ -43,6 +43,7 @@ POLL_SECONDS = 0.2
 INTERRUPTED = 130  # exit code of the training script
 DEATHS_OF_STOP = (-signal.SIGTERM, -signal.SIGINT)
 NOT_TAKEN = ("checkpoints", "tensorboard", "saved_model", "log.txt", ".lock")
+FIGURES = ("nll", "jackknife_error", "bound", "seconds")  # of results.json
 
 
 class Run(NamedTuple):
@@ -148,15 +149,14 @@ def run_one(
     try:
         validate(run.config)
         workdir.check(run.config)
+        code = 0
         if not workdir.results.exists():
             if stop.is_set():
                 return Outcome(run.name, STOPPED, str(workdir.path))
             workdir.keep(run.config)
             report(f"{run.name}: started")
             code = _train(workdir, stop, threads)
-            outcome = _outcome(run.name, workdir, code)
-        else:
-            outcome = _outcome(run.name, workdir, 0)
+        outcome = _outcome(run.name, workdir, code)
     except (InvalidInputError, OSError) as error:
         message = " ".join(str(error).split())
         outcome = Outcome(run.name, FAILED, str(workdir.path), message=message)
@@ -229,7 +229,7 @@ def format_table(outcomes: Iterable[Outcome]) -> str:
     """The outcomes as text, a line each, failures with their reason."""
     rows = [["run", "status", "NLL", "+-", "bound", "seconds", ""]]
     for outcome in outcomes:
-        numbers = (outcome.nll, outcome.jackknife_error, outcome.bound, outcome.seconds)
+        numbers = [getattr(outcome, name) for name in FIGURES]
         formats = (".2f", ".3f", ".2f", ".0f")
         cells = ["-" if n is None else format(n, f) for n, f in zip(numbers, formats)]
         rows.append([outcome.name, outcome.status, *cells, outcome.message])
@@ -275,15 +275,8 @@ def _outcome(name: str, workdir: Workdir, code: int) -> Outcome:
     path = str(workdir.path)
     if workdir.results.exists():
         found = read_json(workdir.results)
-        return Outcome(
-            name,
-            DONE,
-            path,
-            nll=found.get("nll"),
-            jackknife_error=found.get("jackknife_error"),
-            bound=found.get("bound"),
-            seconds=found.get("seconds"),
-        )
+        figures: dict[str, Any] = {key: found.get(key) for key in FIGURES}
+        return Outcome(name, DONE, path, **figures)
     if code in (0, INTERRUPTED):
         return Outcome(name, STOPPED, path)
     log = workdir.path / "log.txt"
