@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from benchmarks import common, matmul, models
 from benchmarks.common import Contender, Row
-from iwae_tf.models.gradients import loss_gradients
+from iwae_tf.models.bound_model import Batch
 from iwae_tf.probability import distributions, noise
 
 BATCH_SIZE, NUM_SAMPLES = models.BATCH_SIZE, 50
@@ -80,10 +80,10 @@ def gradients(model, x):
     weights = tf.fill([BATCH_SIZE], 1.0 / BATCH_SIZE)
 
     def part(step, carry):
-        draws = model.draw_noise(
+        draws = model.latent.draw_noise(
             noise.make_key((0, 0)), step, BATCH_SIZE, 1, NUM_SAMPLES
         )
-        result = loss_gradients(model, x + carry, draws, weights)
+        result = model.loss_gradients(Batch(x + carry, None, draws, weights))
         return tf.add_n([tf.reduce_sum(g[..., :1]) for g in result.gradients])
 
     return part

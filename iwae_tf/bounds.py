@@ -166,6 +166,7 @@ class Objective:
     name: ClassVar[str] = ""  # of the model, in configs
     formula: ClassVar[str] = "a bound"  # {m} for M, {k} for K, {0} for this object
     source: ClassVar[str] = ""  # the paper
+    reported: ClassVar[str] = ""  # "elbo" or "iwae", where `bound` is one of them
     has_groups: ClassVar[bool] = False  # whether draws outside the log differ
     draws: ClassVar[tuple[int, int]] = (1, 50)  # M and K unless they are given
 
@@ -219,6 +220,7 @@ class ELBO(Objective):
     name = "vae"
     formula = "mean log w, K={k}"
     source = "https://arxiv.org/abs/1312.6114"
+    reported = "elbo"
     draws = (1, 1)
 
     def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
@@ -235,6 +237,7 @@ class ImportanceWeighted(Objective):
     name = "iwae"
     formula = "log mean w, K={k}"
     source = "https://arxiv.org/abs/1509.00519"
+    reported = "iwae"
 
     def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         return iwae(log_weights)
@@ -299,6 +302,7 @@ class PartiallyImportanceWeighted(MultiplyImportanceWeighted):
         "log mean w (decoder) and mean over M of log mean over K of w (encoder), "
         "M={m}, K={k}"
     )
+    reported = "iwae"
 
     def __call__(self, log_weights: tf.Tensor) -> Bound:
         return Bound(generative=iwae(log_weights), inference=miwae(log_weights))

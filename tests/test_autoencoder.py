@@ -126,7 +126,7 @@ def test_two_layers_agree_with_scipy_at_the_same_latents(likelihood):
         event, x = EVENT, binary(5)
     x = x.astype("float32")
     actual = model.log_weights(x, 2, 3, seed=(4, 5))
-    epsilon = model.draw_noise(noise.make_key((4, 5)), 0, 5, 2, 3).numpy()
+    epsilon = model.latent.draw_noise(noise.make_key((4, 5)), 0, 5, 2, 3).numpy()
     assert epsilon.shape == (2, 3, 5, 5)
 
     def normal(network, inputs):
@@ -177,10 +177,10 @@ def test_a_row_keeps_its_noise_in_any_batch():
     model = two_layer_model()
     model.build((None, *EVENT))
     key = noise.make_key((1, 2))
-    whole = model.draw_noise(key, 0, 5, 2, 3).numpy()
+    whole = model.latent.draw_noise(key, 0, 5, 2, 3).numpy()
     assert len(np.unique(whole)) == whole.size
     for first, count in [(0, 2), (2, 3), (4, 1)]:
-        part = model.draw_noise(key, first, count, 2, 3)
+        part = model.latent.draw_noise(key, first, count, 2, 3)
         np.testing.assert_array_equal(part, whole[:, :, first : first + count])
 
 
@@ -355,7 +355,7 @@ def test_own_networks(networks):
     actual = model.log_weights(x, 2, 3)
     encoder, decoder = model.encoder[0], model.decoder[0]
     loc, log_scale = np.split(np.asarray(encoder(x)), 2, axis=-1)
-    epsilon = model.draw_noise(noise.make_key((0, 0)), 0, 3, 2, 3).numpy()
+    epsilon = model.latent.draw_noise(noise.make_key((0, 0)), 0, 3, 2, 3).numpy()
     z = loc + np.exp(log_scale) * epsilon
     logits = np.asarray(decoder(z.reshape(-1, 3))).reshape(2, 3, 3, 16)
     expected = (
@@ -391,9 +391,7 @@ class LaplaceOfScale:
 
 def test_a_likelihood_of_ones_own():
     model, x = image_model(likelihood=laplace), 3 * binary()
-    parts = model.log_weight_parts(
-        x, model.proposal_parameters(model.check_x(x)), tf.zeros([1, 1, 6, 3])
-    )
+    parts = model.latent.log_weights(model.check_x(x), tf.zeros([1, 1, 6, 3]))
     expected = stats.laplace.logpdf(x, np.asarray(model(x)), 0.5).sum((1, 2, 3))
     np.testing.assert_allclose(parts.log_likelihood[0, 0], expected, rtol=1e-5)
 
@@ -645,7 +643,6 @@ def test_decode_takes_lists():
         lambda m: m.sample_latent(2),
         lambda m: m.sample_latents(2),
         lambda m: m.sample(2),
-        lambda m: m.draw_noise(noise.make_key((0, 0)), 0, 2, 1, 1),
     ],
 )
 def test_what_takes_no_x_needs_a_model_that_is_built(call):

@@ -24,8 +24,8 @@ import iwae_tf
 from iwae_tf import evaluation
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE, MODELS
-from iwae_tf.models.conditional import one_hot
-from iwae_tf.models.gradients import loss_gradients
+from iwae_tf.models.bound_model import Batch
+from iwae_tf.models.latent_model import one_hot
 from iwae_tf.networks import MLP, WithLabels
 from iwae_tf.probability import noise
 
@@ -185,7 +185,7 @@ def numpy_log_weights(model, x, y, epsilon):
 @pytest.mark.parametrize("has_prior", [True, False])
 def test_log_weights_equal_those_of_numpy(num_layers, has_prior):
     model, (x, y) = build("miwae", num_layers, has_prior), data()
-    epsilon = model.draw_noise(noise.make_key((4, 5)), 0, 6, 2, 3).numpy()
+    epsilon = model.latent.draw_noise(noise.make_key((4, 5)), 0, 6, 2, 3).numpy()
     expected = numpy_log_weights(model, x, y, epsilon)
     found = model.log_weights(x, 2, 3, (4, 5), labels=y).numpy()
     np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-5)
@@ -229,8 +229,8 @@ def trainable(networks):
 
 
 def found_gradients(model, x, y, draws, weights):
-    with model.given(tf.constant(y)):
-        result = loss_gradients(model, tf.constant(x), draws, tf.constant(weights))
+    batch = Batch(tf.constant(x), tf.constant(y), draws, tf.constant(weights))
+    result = model.loss_gradients(batch)
     by_id = dict(zip(map(id, model.trainable_variables), result.gradients))
     encoder, decoder = halves(model, by_id)
     prior = [by_id[id(v)] for v in model.prior.trainable_variables]
@@ -245,7 +245,7 @@ EXAMPLE_WEIGHTS = np.array([0.1, 0.4, 0.0, 0.2, 0.2, 0.1], "float32")
 def test_gradients_equal_plain_autodiff(name, num_layers):
     """PIWAE and DReG do with one backward pass for these networks, the prior's too."""
     model, (x, y) = build(name, num_layers), data()
-    draws = model.draw_noise(
+    draws = model.latent.draw_noise(
         noise.make_key((1, 2)), 0, 6, model.num_groups, model.num_samples
     )
     with tf.GradientTape(persistent=True) as tape:
@@ -319,7 +319,7 @@ def test_networks_of_ones_own_have_the_same_gradients(estimator):
         encoder, decoder, prior = networks()
         nets = wrap(encoder), wrap(decoder), prior
         model, (x, y) = build("piwae", nets=nets, gradient_estimator=estimator), data()
-        draws = model.draw_noise(noise.make_key((1, 2)), 0, 6, 3, 5)
+        draws = model.latent.draw_noise(noise.make_key((1, 2)), 0, 6, 3, 5)
         results.append(found_gradients(model, x, y, draws, EXAMPLE_WEIGHTS))
     for ours, theirs in zip(*results):
         assert_close(ours, theirs, rtol=1e-5)
@@ -333,12 +333,13 @@ def test_the_prior_is_told_of_training():
     model, (x, y) = build(nets=(encoder, decoder, prior)), data(40)
     dense = prior.layers[1]
     dense.kernel.assign(np.ones([C, 4]))
-    with model.given(tf.constant(y)):
-        loc = model.top_prior().mean().numpy()
-        dropped = model.top_prior(training=True).mean().numpy()
-        draws = model.draw_noise(noise.make_key((1, 2)), 0, 40, 1, 2)
-        parts = loss_gradients(model, tf.constant(x), draws, tf.ones(40)).parts
-        whole = model.log_weight_parts(x, model.proposal_parameters(x), draws)
+    y = tf.constant(y)
+    loc = model.latent.top_prior(y).mean().numpy()
+    dropped = model.latent.top_prior(y, training=True).mean().numpy()
+    draws = model.latent.draw_noise(noise.make_key((1, 2)), 0, 40, 1, 2)
+    batch = Batch(tf.constant(x), y, draws, tf.ones(40))
+    parts = model.loss_gradients(batch).parts
+    whole = model.latent.log_weights(x, draws, y)
     assert np.all(loc == 1.0)
     # The one element of a one-hot label that is not zero: dropped, or twice as large.
     assert set(np.unique(dropped)) == {0.0, 2.0}
@@ -352,9 +353,8 @@ def test_no_rows_are_no_mistake():
     assert model.decode(z, labels=none).mean().shape == (0, *EVENT)
     assert model([x, none]).shape == (0, *EVENT)
     assert model.sample_latent(0, labels=none).shape == (0, 2)
-    with model.given(tf.constant(none)):
-        draws = model.draw_noise(noise.make_key((0, 0)), 0, 0, 1, 3)
-        parts = model.log_weight_parts(x, model.proposal_parameters(x), draws)
+    draws = model.latent.draw_noise(noise.make_key((0, 0)), 0, 0, 1, 3)
+    parts = model.latent.log_weights(x, draws, tf.constant(none))
     assert parts.log_weights.shape == (1, 3, 0)
 
 
@@ -528,11 +528,8 @@ def test_a_dead_unit_is_taken_out_at_the_prior_of_its_class():
     found = iwae_tf.log_likelihood(model, x, 10, labels=y, masks=masks)
     exact = iwae_tf.log_likelihood(model, x, 10, labels=y)
     np.testing.assert_allclose(found.estimate, exact.estimate, atol=1e-3)
-    with model.given(tf.constant(y)):
-        draws = tf.zeros([1, 1, 60, 2])
-        latents, _ = model.sample_proposal(
-            model.proposal_parameters(x), draws, masks=masks
-        )
+    draws = tf.zeros([1, 1, 60, 2])
+    latents = model.latent.infer(x, draws, tf.constant(y), masks=masks).latents
     np.testing.assert_allclose(
         latents[0][0, 0, :, 1], problem.means[y][:, 1], atol=1e-3
     )
@@ -733,12 +730,9 @@ def test_class_probabilities_that_are_none(shares):
 
 
 def test_the_densities_are_not_to_be_had_without_a_label():
-    model, other = build(), build()
+    model = build()
     with pytest.raises(InvalidInputError, match="`labels` must be given"):
-        model.proposal_parameters(X)
-    refused = pytest.raises(InvalidInputError, match="`labels` must be given")
-    with other.given(tf.constant(Y)), refused:  # of another model
-        model.proposal_parameters(X)
+        model.latent.encode(X)
     with pytest.raises(InvalidInputError, match=r"on the pair \(x, labels\)"):
         model(X)
 

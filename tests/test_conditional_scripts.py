@@ -14,7 +14,7 @@ from examples.loopback_server import LoopbackServer
 from iwae_tf import datasets, evaluation
 from iwae_tf.config import build_model, default_config, validate
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import keras_loop as execution
+from iwae_tf.models import programs
 from iwae_tf.networks import MLP, WithLabels
 from iwae_tf.runs import splits, training
 from iwae_tf.runs.workdir import Workdir, load_exported
@@ -214,7 +214,7 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_the_same(
 ):
     from test_resume import assert_same, state_of, train
 
-    monkeypatch.setattr(execution, "MOST_STEPS", 2)
+    monkeypatch.setattr(programs, "MOST_STEPS", 2)
     config = make_config(folder / "data.npz", epochs=2)
     arguments = {"monkeypatch": monkeypatch}
     whole = state_of(train(config, tmp_path / "whole", **arguments))

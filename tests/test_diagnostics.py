@@ -36,7 +36,7 @@ from iwae_tf.diagnostics import (
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import layer_statistics, log_likelihood
 from iwae_tf.models import IWAE, PIWAE
-from iwae_tf.models.gradients import loss_gradients
+from iwae_tf.models.bound_model import Batch
 from iwae_tf.probability import noise
 from iwae_tf.probability.log_weights import JACKKNIFE_POWERS, jackknife_error
 
@@ -347,9 +347,10 @@ def test_snr_is_that_of_collected_gradients(narrow, monkeypatch, rows_at_once):
 
     def gradient(index):
         key = noise.fold_in(noise.make_key(SEED), index)
-        rows = model.draw_noise(key, 0, len(x), 2, 3)
+        rows = model.latent.draw_noise(key, 0, len(x), 2, 3)
         weights = tf.fill([len(x)], 1 / len(x))
-        parts = loss_gradients(model, tf.constant(x), rows, weights).gradients
+        batch = Batch(tf.constant(x), None, rows, weights)
+        parts = model.loss_gradients(batch).gradients
         return np.concatenate([p.numpy().ravel() for p in parts])
 
     first, second = (
@@ -441,7 +442,7 @@ def test_toy_model_is_its_density():
     mean = model.decoder[0].prior_mean.numpy()
     kernel, bias = (w.numpy() for w in model.encoder[0].trainable_variables)
     rows = noise.make_key(SEED)
-    draws_of_z = model.draw_noise(rows, 0, 5, 1, 4).numpy()
+    draws_of_z = model.latent.draw_noise(rows, 0, 5, 1, 4).numpy()
     latent = x @ kernel + bias + math.sqrt(2 / 3) * draws_of_z
     expected = (
         stats.norm.logpdf(latent, mean)
@@ -528,10 +529,9 @@ def test_near_seeds_anneal_with_draws_of_their_own(narrow, monkeypatch):
 def test_the_noise_behind_latents():
     problem = TwoLayerLinearGaussian()
     model, x = gaussian_model(problem), tf.constant(problem.data(3))
-    parameters = model.proposal_parameters(x)
-    expected = model.draw_noise(noise.make_key(SEED), 0, 3, 1, 4)
-    latents, _ = model.sample_proposal(parameters, expected)
-    found = model.proposal_noise(parameters, latents)
+    expected = model.latent.draw_noise(noise.make_key(SEED), 0, 3, 1, 4)
+    q = model.latent.infer(x, expected)
+    found = model.latent.draws_of(q.latents, model.latent.encode(x))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     first = model.sample_latents(6, SEED)[0]
     np.testing.assert_array_equal(first, model.sample_latent(6, SEED))
@@ -546,9 +546,8 @@ def test_kl_of_all_units_is_that_of_the_bound(problem):
     kls = kl_per_unit(model, x, SEED, num_draws=2000, batch_size=7)
     assert [len(kl) for kl in kls] == model.latent_dims
     # q is the posterior: E log p(x|z) - KL = log p(x).
-    draws_of_z = model.draw_noise(noise.make_key((1, 1)), 0, 20, 1, 2000)
-    parameters = model.proposal_parameters(tf.constant(x))
-    parts = model.log_weight_parts(tf.constant(x), parameters, draws_of_z)
+    draws_of_z = model.latent.draw_noise(noise.make_key((1, 1)), 0, 20, 1, 2000)
+    parts = model.latent.log_weights(tf.constant(x), draws_of_z)
     expected = np.mean(parts.log_likelihood) - problem.log_prob(x).mean()
     assert sum(kl.sum() for kl in kls) == pytest.approx(expected, abs=0.03)
 

@@ -282,7 +282,7 @@ def test_what_is_left_is_not_scored_once_a_report_raises(shifted, monkeypatch):
     def stop(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluation, "_compiled_estimator", estimator)
+    monkeypatch.setattr(importance_sampling, "_compiled_estimator", estimator)
     many = np.repeat(x, 200, axis=0)
     with pytest.raises(KeyboardInterrupt):
         log_likelihood(model, many, 30, SEED, batch_size=1, on_batch=stop)
@@ -562,9 +562,7 @@ def test_a_masked_unit_leaves_each_log_weight_of_its_draws():
     draws = np.random.default_rng(2).normal(size=[1, 5, 4, 6]).astype("float32")
     live = draws[..., [0, 1, 3, 4]]
     ours, theirs = (
-        model.log_weight_parts(
-            tf.constant(x), model.proposal_parameters(x), noise, masks=mask
-        ).log_weights
+        model.latent.log_weights(tf.constant(x), noise, masks=mask).log_weights
         for model, noise, mask in ((full, draws, masks), (small, live, None))
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-4)

@@ -14,8 +14,7 @@ import pytest
 import tensorflow as tf
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import IWAE, MODELS
-from iwae_tf.models import keras_loop as execution
+from iwae_tf.models import IWAE, MODELS, keras_loop, programs
 from iwae_tf.networks import MLP, WithLabels
 
 EVENT = (6,)
@@ -225,9 +224,9 @@ def test_an_explicit_number_of_steps_is_kept_with_a_watcher():
     ],
 )
 def test_who_watches_batches(callback, watches):
-    assert execution.watches_batches(callback) == watches
+    assert keras_loop.watches_batches(callback) == watches
     container = keras.callbacks.CallbackList([callback])
-    assert execution.watches_batches(container) == watches
+    assert keras_loop.watches_batches(container) == watches
 
 
 @pytest.mark.parametrize(
@@ -242,8 +241,8 @@ def test_who_watches_batches(callback, watches):
     ],
 )
 def test_what_a_data_set_tells_of_its_batches(data, batch_size, num_batches):
-    assert execution.batch_size_of(data) == batch_size
-    assert execution.num_batches(data, batch_size) == num_batches
+    assert keras_loop.batch_size_of(data) == batch_size
+    assert keras_loop.num_batches(data, batch_size) == num_batches
 
 
 @pytest.mark.parametrize(
@@ -254,7 +253,7 @@ def test_what_a_data_set_tells_of_its_batches(data, batch_size, num_batches):
     ],
 )  # fmt: skip
 def test_steps_per_call(rows, steps, expected):
-    assert execution.steps_per_call(rows, steps) == expected
+    assert programs.steps_per_call(rows, steps) == expected
 
 
 def test_validation_in_larger_steps_than_training_sees_every_batch(recwarn):

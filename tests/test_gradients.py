@@ -10,7 +10,7 @@ from closed_form import LinearGaussian, TwoLayerLinearGaussian
 from scipy import special
 
 from iwae_tf.models import CIWAE, IWAE, MIWAE, PIWAE, VAE
-from iwae_tf.models.gradients import loss_gradients
+from iwae_tf.models.bound_model import Batch
 from iwae_tf.networks import MLP
 from iwae_tf.probability import noise
 
@@ -55,13 +55,14 @@ def binary(rows=4):
 
 def draw(model, rows, seed=(1, 2), groups=None, samples=None):
     groups, samples = groups or model.num_groups, samples or model.num_samples
-    return model.draw_noise(noise.make_key(seed), 0, rows, groups, samples)
+    return model.latent.draw_noise(noise.make_key(seed), 0, rows, groups, samples)
 
 
 def gradients(model, x, draws, weights=None):
     """Gradients of the loss by id of variable."""
     weights = np.full(len(x), 1 / len(x), "float32") if weights is None else weights
-    result = loss_gradients(model, tf.constant(x), draws, tf.constant(weights))
+    batch = Batch(tf.constant(x), None, draws, tf.constant(weights))
+    result = model.loss_gradients(batch)
     assert len(result.gradients) == len(model.trainable_variables)
     return dict(zip(map(id, model.trainable_variables), result.gradients))
 
@@ -372,13 +373,15 @@ def encoder_means(name, num_layers, estimators, repeats=40, rows=1500):
     def once(index):
         key = noise.fold_in(noise.make_key((3, 4)), index)
         model = models[0]
-        draws = model.draw_noise(key, 0, rows, model.num_groups, model.num_samples)
+        draws = model.latent.draw_noise(
+            key, 0, rows, model.num_groups, model.num_samples
+        )
         draws = tf.ensure_shape(
             draws, [model.num_groups, model.num_samples, rows, None]
         )
         results = []
         for model in models:
-            found = loss_gradients(model, x, draws, weights).gradients
+            found = model.loss_gradients(Batch(x, None, draws, weights)).gradients
             found = dict(zip(map(id, model.trainable_variables), found))
             results.append(halves(model, found)[0])
         with tf.GradientTape() as tape:
@@ -569,7 +572,8 @@ def test_a_shared_penalty_counts_once():
     model, x = IWAE(encoder, decoder, num_samples=K), binary()
     model.build((None, *EVENT))
     draws = draw(model, 4)
-    result = loss_gradients(model, tf.constant(x), draws, tf.fill([4], 0.25))
+    batch = Batch(tf.constant(x), None, draws, tf.fill([4], 0.25))
+    result = model.loss_gradients(batch)
     expected = 0.5 * float(tf.reduce_sum(shared.kernel**2))
     assert float(result.penalty) == pytest.approx(expected, rel=1e-5)
 
@@ -632,7 +636,8 @@ def count_products(model, x, draws):
 
     @tf.function(autograph=False)
     def run(x, draws):
-        return loss_gradients(model, x, draws, tf.ones(x.shape[:1])).gradients
+        batch = Batch(x, None, draws, tf.ones(x.shape[:1]))
+        return model.loss_gradients(batch).gradients
 
     graph = run.get_concrete_function(*specs).graph
     return sum(op.type == "MatMul" for op in graph.get_operations())
@@ -655,7 +660,7 @@ def test_one_backward_pass_equals_two(name, estimator, num_layers, monkeypatch):
     weights = np.float32([0.1, 0.0, 0.7, 1.3])
     one_pass = gradients(model, x, draws, weights)
     products = count_products(model, x, draws)
-    for attribute in ("rows_are_independent", "takes_row_weights"):
+    for attribute in ("rows_are_independent", "takes_records"):
         monkeypatch.setattr(MLP, attribute, False)
     two_passes = gradients(model, x, draws, weights)
     for one, other in zip(halves(model, one_pass), halves(model, two_passes)):

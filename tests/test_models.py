@@ -76,7 +76,7 @@ def test_metrics_are_those_of_the_log_weights(name, num_layers):
     """The loss of a step at rate zero is NumPy's bound of that step's draws."""
     model, x = build(name, rate=0.0, num_layers=num_layers), images(4)
     seen = []
-    original = model.log_joint
+    original = model.latent.log_joint
 
     def record(*args, **kwargs):
         parts = original(*args, **kwargs)
@@ -84,12 +84,12 @@ def test_metrics_are_those_of_the_log_weights(name, num_layers):
         return parts
 
     model.compile("sgd", run_eagerly=True)
-    model.log_joint = record
+    model.latent.log_joint = record
     draws = []
-    draw_noise = model.draw_noise
-    model.draw_noise = lambda *args: draws.append(draw_noise(*args)) or draws[-1]
+    draw_noise = model.latent.draw_noise
+    model.latent.draw_noise = lambda *args: draws.append(draw_noise(*args)) or draws[-1]
     logs = evaluate(model, x, batch_size=4)
-    parts = model.log_weight_parts(x, model.proposal_parameters(x), draws[0])
+    parts = model.latent.log_weights(x, draws[0])
     log_w = np.asarray(parts.log_weights, "float64")
     groups = SETTINGS[name].get("num_groups", 1)
     assert log_w.shape == (groups, 3, 4)
@@ -197,8 +197,8 @@ def test_validation_inside_fit_equals_evaluation():
 def test_dynamic_binarization_is_redrawn_at_each_step():
     model, x = build(rate=0.0, binarization="dynamic"), grey(5)
     seen = []
-    log_joint = model.log_joint
-    model.log_joint = lambda x, *args, **kwargs: (
+    log_joint = model.latent.log_joint
+    model.latent.log_joint = lambda x, *args, **kwargs: (
         seen.append(np.asarray(x)) or log_joint(x, *args, **kwargs)
     )
     model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)

@@ -269,9 +269,9 @@ def test_with_labels_appends_them_to_the_last_axis(shape):
 
 def test_with_labels_is_as_good_as_its_network(tmp_path):
     """It passes `training` and row weights on, and is saved with its weights."""
-    assert WithLabels(MLP([3], (2,))).takes_row_weights
+    assert WithLabels(MLP([3], (2,))).takes_records
     assert WithLabels(MLP([3], (2,))).rows_are_independent
-    assert not WithLabels(keras.layers.Dense(2)).takes_row_weights
+    assert not WithLabels(keras.layers.Dense(2)).takes_records
     dropout = WithLabels(keras.layers.Dropout(0.5))
     x = np.ones([4, 50], "float32")
     assert np.all(dropout([x, ONE_HOT])[:, :50] == 1)

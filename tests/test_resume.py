@@ -13,7 +13,7 @@ from iwae_tf import bounds
 from iwae_tf.config import build_model, default_config
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock, remove_leftovers
-from iwae_tf.models import keras_loop as execution
+from iwae_tf.models import programs
 from iwae_tf.runs import callbacks, training
 from iwae_tf.runs.checkpoints import CheckpointStore, variables_of
 from iwae_tf.runs.devices import make_distribution
@@ -37,7 +37,7 @@ def config(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def short_calls(monkeypatch):
     """Seven steps a call, which do not divide an epoch."""
-    monkeypatch.setattr(execution, "MOST_STEPS", 7)
+    monkeypatch.setattr(programs, "MOST_STEPS", 7)
 
 
 def train(config, path, *, stop_at=None, interval=1e9):
@@ -87,7 +87,7 @@ def whole_path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(config, whole_path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execution, "MOST_STEPS", 7)
+        patch.setattr(programs, "MOST_STEPS", 7)
         return state_of(train(config, whole_path))
 
 

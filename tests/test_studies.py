@@ -12,7 +12,7 @@ from running import assert_one_line, run_script
 
 from iwae_tf.config import stages, validate
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import keras_loop as execution
+from iwae_tf.models import programs
 from iwae_tf.studies import report, times
 from iwae_tf.studies.cells import BUDGETS, STUDIES, Protocol, cells_of, in_turn
 from iwae_tf.studies.rows import collect
@@ -348,7 +348,7 @@ def test_steps_of_a_study_are_timed_in_turn(tmp_path, monkeypatch):
         return fit(model, *args, **kwargs)
 
     monkeypatch.setattr(keras.Model, "fit", noted)
-    monkeypatch.setattr(execution, "MOST_STEPS", 4)  # a short `fit` has several calls
+    monkeypatch.setattr(programs, "MOST_STEPS", 4)  # a short `fit` has several calls
     times.measure_cells(chosen, tmp_path, num_rounds=2)
     # Of one seed, two an estimator: one a stage, of one draw and of four.
     models = calls[:4]

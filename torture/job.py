@@ -19,7 +19,7 @@ import numpy as np
 from iwae_tf.config import default_config
 from iwae_tf.errors import WorkerLostError
 from iwae_tf.io import files as package_files
-from iwae_tf.models import keras_loop as execution
+from iwae_tf.models import programs
 from iwae_tf.runs import callbacks, training
 from iwae_tf.runs.checkpoints import variables_of
 from iwae_tf.runs.devices import make_distribution
@@ -79,7 +79,7 @@ def main(path, data, epochs, fault="none", number="1"):
     devices = os.environ.get("TORTURE_DEVICES")
     kind = "multi_worker" if "TF_CONFIG" in os.environ else "none"
     distribution = make_distribution("mirrored" if devices else kind, devices and 2)
-    execution.MOST_STEPS = STEPS_PER_CALL
+    programs.MOST_STEPS = STEPS_PER_CALL
     callbacks.CHECKPOINT_SECONDS = SECONDS
     set_fault(fault, int(number))
     workdir, stop = Workdir(path), threading.Event()

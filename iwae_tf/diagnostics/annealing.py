@@ -160,34 +160,33 @@ def _one_batch(run, x, latents, num_steps, key):
 
 def _compiled_chains(model, num_chains, num_leapfrog_steps, base):
     """A function from images to log-weights [chains, B] and HMC's acceptance [B]."""
-    width = sum(model.latent_dims)
+    latent, width = model.latent, sum(model.latent_dims)
     standard = standard_normal(width)
 
     def run(x, latents, num_steps, step_size, seed):
-        parameters = model.proposal_parameters(x)
+        parameters = latent.encode(x)
 
         def log_target(draws):
-            parts = model.log_weight_parts(x, parameters, draws)
+            parts = latent.log_weights(x, draws, parameters=parameters)
             return standard.log_prob(draws) + parts.log_weights
 
         def log_base(draws):
             if base == "proposal":
                 return standard.log_prob(draws)
-            found, all_parameters = model.sample_proposal(parameters, draws)
-            log_proposal = model.log_proposal(found, all_parameters)
-            log_prior = model.log_joint(x, found).log_prior
-            return standard.log_prob(draws) + log_prior - log_proposal
+            q = latent.infer(x, draws, parameters=parameters)
+            log_prior = latent.log_joint(x, q.latents).log_prior
+            return standard.log_prob(draws) + log_prior - q.log_prob
 
         shape = [1, num_chains, tf.shape(x)[0]]
         start_seed, chain_seed = tf.unstack(tf.random.split(seed, 2))
         if latents is not None:
-            start = _noise_of(model, parameters, latents, shape)
+            start = _draws_of(latent, parameters, latents, shape)
             log_base, log_target = log_target, log_base
         elif base == "proposal":
             start = tf.random.stateless_normal([*shape, width], start_seed)
         else:
             found = model.sample_latents(num_chains * shape[2], start_seed)
-            start = _noise_of(model, parameters, found, shape)
+            start = _draws_of(latent, parameters, found, shape)
 
         def make_kernel(log_prob):
             return FreshHMC(log_prob, step_size, num_leapfrog_steps)
@@ -201,7 +200,7 @@ def _compiled_chains(model, num_chains, num_leapfrog_steps, base):
     return tf.function(run, autograph=False, jit_compile=model.supports_xla)
 
 
-def _noise_of(model, parameters, latents, shape):
+def _draws_of(latent, parameters, latents, shape):
     """The noise behind latents [B or C * B, D_l], for each chain: [1, C, B, D]."""
 
     def for_each_chain(latent):
@@ -209,4 +208,4 @@ def _noise_of(model, parameters, latents, shape):
             return tf.broadcast_to(latent, [*shape, latent.shape[-1]])
         return tf.reshape(latent, [*shape, latent.shape[-1]])
 
-    return model.proposal_noise(parameters, [for_each_chain(z) for z in latents])
+    return latent.draws_of([for_each_chain(z) for z in latents], parameters)

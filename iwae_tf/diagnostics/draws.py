@@ -48,14 +48,14 @@ def draw_log_weights(
     count = -(-num_samples // num_chunks)
     rows_at_once = max(1, CHUNK_SIZE // num_samples)
     function = _compiled_chunk(model, rows_at_once, count)
-    parameters, key = model.proposal_parameters(x), noise.make_key(seed)
-    columns = []
+    parameters, key = model.latent.encode(x), noise.make_key(seed)
+    columns, all_draws = [], tf.constant(num_samples)
     for first in range(0, len(x), rows_at_once):
         rows = np.minimum(np.arange(first, first + rows_at_once), len(x) - 1)
         inputs = tf.gather(x, rows), tf.gather(parameters, rows)
-        start = (first_row + first) * num_samples
+        row = tf.constant(first_row + first, tf.int64)
         chunks = [
-            function(*inputs, key, tf.constant(start + chunk * count, tf.int64))
+            function(*inputs, key, row, tf.constant(chunk * count), all_draws)
             for chunk in range(num_chunks)
         ]
         columns.append(np.concatenate(chunks)[:num_samples])
@@ -84,18 +84,18 @@ def log_weight_batches(
 
 
 def _compiled_chunk(model, num_rows, count):
-    """A function from rows, their parameters, a key and a record to [count, rows]."""
+    """A function from rows to the log-weights [count, rows] of a chunk of draws."""
     functions = _compiled.setdefault(model, {})
     if (num_rows, count) not in functions:
         reference: Any = weakref.ref(model)  # the cache must not keep the model alive
 
-        def chunk(x, parameters, key, start):
-            model = reference()
-            width = sum(model.latent_dims)
-            records = noise.normal(key, start, num_rows * count, width)
-            draws = tf.reshape(records, [1, num_rows, count, width])
-            draws = tf.transpose(draws, [0, 2, 1, 3])
-            return model.log_weight_parts(x, parameters, draws).log_weights[0]
+        def chunk(x, parameters, key, row, first, all_draws):
+            latent = reference().latent
+            draws = latent.draw_noise(
+                key, row, num_rows, 1, count, first_draw=first, all_draws=all_draws
+            )
+            parts = latent.log_weights(x, draws, parameters=parameters)
+            return parts.log_weights[0]
 
         functions[num_rows, count] = tf.function(
             chunk, autograph=False, jit_compile=model.supports_xla

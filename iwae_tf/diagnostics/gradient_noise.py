@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models.gradients import loss_gradients
+from iwae_tf.models.bound_model import Batch
 from iwae_tf.probability import noise
 
 ROWS_AT_ONCE = 20_000  # rows of the decoder: what bounds the memory
@@ -229,16 +229,12 @@ class _Program:
         size = self.blocks.shape[1]
 
         def add_block(block, totals):
-            draws = self.model.draw_noise(
+            draws = self.model.latent.draw_noise(
                 key, block * size, size, self.num_groups, self.num_samples
             )
-            found = loss_gradients(
-                self.model,
-                self.blocks[block],
-                draws,
-                self.weights[block],
-                penalty_weight=0.0,
-            ).gradients
+            x, weights = self.blocks[block], self.weights[block]
+            batch = Batch(x, None, draws, weights, penalty_weight=0.0)
+            found = self.model.loss_gradients(batch).gradients
             found = [found[index] for index in self.order]
             totals = [t if g is None else t + g for t, g in zip(totals, found)]
             return block + 1, totals

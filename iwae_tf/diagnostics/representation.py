@@ -57,27 +57,27 @@ def kl_per_unit(
     totals = [np.zeros(dim) for dim in model.latent_dims]
     for start in range(0, len(x), batch_size):
         rows = x[start : start + batch_size]
-        draws = model.draw_noise(key, start, len(rows), 1, num_draws)
+        draws = model.latent.draw_noise(key, start, len(rows), 1, num_draws)
         given = None if labels is None else labels[start : start + batch_size]
-        with model.given(model.check_labels(given, len(rows))):
-            found = model.sample_proposal(model.proposal_parameters(rows), draws)
-            for layer, values in enumerate(_layer_kls(model, *found)):
-                values = values.numpy().astype(np.float64).reshape(-1, values.shape[-1])
-                totals[layer] += values.mean(axis=0) * len(rows)
+        y = model.check_labels(given, len(rows))
+        q = model.latent.infer(rows, draws, y)
+        for layer, values in enumerate(_layer_kls(model.latent, q, y)):
+            values = values.numpy().astype(np.float64).reshape(-1, values.shape[-1])
+            totals[layer] += values.mean(axis=0) * len(rows)
     return [total / len(x) for total in totals]
 
 
-def _layer_kls(model, latents, parameters):
+def _layer_kls(model, q, y):
     """KL of each unit of each layer, [..., D_l], averaged over all but the last."""
     kls = []
-    for layer, (latent, proposal) in enumerate(zip(latents, parameters)):
+    for layer, (latent, proposal) in enumerate(zip(q.latents, q.parameters)):
         loc, scale = split_loc_scale(proposal)
-        if layer == len(latents) - 1:
-            prior = model.top_prior().distribution
+        if layer == len(q.latents) - 1:
+            prior = model.top_prior(y).distribution
             kls.append(tfd.Normal(loc, scale).kl_divergence(prior))
             continue
         prior_loc, prior_scale = split_loc_scale(
-            model.prior_parameters(layer + 1, latents[layer + 1])
+            model.prior_parameters(layer + 1, q.latents[layer + 1], y)
         )
         log_q = -0.5 * ((latent - loc) / scale) ** 2 - tf.math.log(scale)
         log_p = -0.5 * ((latent - prior_loc) / prior_scale) ** 2
@@ -163,13 +163,15 @@ def posterior_map(
             "a posterior map must be of one image and one stochastic layer of two "
             f"units or more. Received: {len(x)} images, latent_dims={dims}"
         )
-    loc, scale = (v.numpy()[0] for v in split_loc_scale(model.proposal_parameters(x)))
+    loc, scale = (v.numpy()[0] for v in split_loc_scale(model.latent.encode(x)))
     units = list(units)
 
     def log_joint(axes):
         points = np.tile(loc, [len(axes[0]) * len(axes[1]), 1])
         points[:, units] = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
-        parts = model.log_joint(x, [tf.constant(points[None, :, None], tf.float32)])
+        parts = model.latent.log_joint(
+            x, [tf.constant(points[None, :, None], tf.float32)]
+        )
         values = (parts.log_likelihood + parts.log_prior).numpy()
         return values.reshape(len(axes[1]), len(axes[0])).astype(np.float64)
 

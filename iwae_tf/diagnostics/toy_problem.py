@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from iwae_tf.bounds import MultiplyImportanceWeighted
 from iwae_tf.diagnostics.gradient_noise import gradient_snr, over_counts
 from iwae_tf.models import ImportanceWeightedAutoencoder
+from iwae_tf.models.latent_model import Joint, LatentModel
 from iwae_tf.probability.distributions import standard_normal
 
 LATENT_DIM, NUM_POINTS = 20, 1024
@@ -79,10 +80,20 @@ class _ToyDecoder(keras.layers.Layer):
         return keras.ops.concatenate([z, keras.ops.zeros_like(z)], -1)
 
 
+class ToyLatentModel(LatentModel):
+    """With the prior N(mu, I), mu being a parameter."""
+
+    def log_joint(self, x: tf.Tensor, latents: Any, *args: Any, **kwargs: Any) -> Joint:
+        joint = super().log_joint(x, latents, *args, **kwargs)
+        prior = standard_normal(latents[0].shape[-1])
+        shifted = latents[0] - self.decoder[0].prior_mean
+        return joint._replace(log_prior=prior.log_prob(shifted))
+
+
 class ToyModel(ImportanceWeightedAutoencoder):
     """The toy problem's model, on the MIWAE bound: VAE at K = 1 and IWAE at M = 1."""
 
-    has_groups = True
+    latent_class = ToyLatentModel
 
     def __init__(
         self, prior_mean: np.ndarray, kernel: np.ndarray, bias: np.ndarray
@@ -93,19 +104,6 @@ class ToyModel(ImportanceWeightedAutoencoder):
             objective=MultiplyImportanceWeighted(),
             likelihood="normal",
         )
-
-    def log_joint(
-        self,
-        x: tf.Tensor,
-        latents: Sequence[tf.Tensor],
-        *,
-        masks: Any = None,
-        training: bool = False,
-    ) -> Any:
-        parts = super().log_joint(x, latents, masks=masks, training=training)
-        prior = standard_normal(latents[0].shape[-1])
-        shifted = latents[0] - self.decoder[0].prior_mean
-        return parts._replace(log_prior=prior.log_prob(shifted))
 
 
 def toy_problem(

@@ -1,27 +1,33 @@
 """What a trained model is worth: log-likelihoods and active units.
 
-  importance_sampling  log p(x) by streamed draws, active units
+  streaming            log p(x) from thousands of draws, in a graph
+  importance_sampling  the same of data sets, with error bars
+  latent_units         active units
   classes              log p(x|y) under each class, and Bayes' rule
 
 May import `models`, `probability`, `errors` and `checks`.
 """
 
 from iwae_tf.evaluation.importance_sampling import (
-    ACTIVE_VARIANCE,
-    CHUNK_SIZE,
-    LAYER_DRAWS,
     SCORES_PER_CALL,
+    concatenate,
+    log_likelihood,
+    summarize,
+)
+from iwae_tf.evaluation.latent_units import (
+    ACTIVE_VARIANCE,
+    LAYER_DRAWS,
     LayerStatistics,
-    LogLikelihood,
     active_masks,
     active_units,
-    concatenate,
     count_active,
-    estimate_in_graph,
     layer_statistics,
-    log_likelihood,
+)
+from iwae_tf.evaluation.streaming import (
+    CHUNK_SIZE,
+    LogLikelihood,
+    estimate_in_graph,
     stream_draws,
-    summarize,
 )
 
 __all__ = [

@@ -8,7 +8,8 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.evaluation.importance_sampling import LogLikelihood, log_likelihood
+from iwae_tf.evaluation.importance_sampling import log_likelihood
+from iwae_tf.evaluation.streaming import LogLikelihood
 from iwae_tf.models.autoencoder import Autoencoder
 
 

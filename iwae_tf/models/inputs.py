@@ -1,37 +1,277 @@
-"""What x and z have to be, told in one line where they are not."""
+"""The one gate for data: whatever way x and labels come in, they are checked here.
 
+  x, labels            arrays and tensors, at once; outside of a graph their values too
+  asserted, asserted_labels   the same values inside a graph, as a step is handed them:
+                       batches of tf.data and of Python, inputs of a SavedModel
+
+What x may be is the likelihood's to say: Bernoulli and the discretized logistic take
+[0, 1], all others any finite value.
+"""
+
+import contextlib
+import numbers
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.models.latent_model import LatentModel
+from iwae_tf.probability.discretized_logistic import NUM_LEVELS, is_on_levels
+from iwae_tf.probability.distributions import LIKELIHOODS
+
+BY_FUNCTION = {likelihood.function: likelihood for likelihood in LIKELIHOODS.values()}
 
 
-def check_float(x: ArrayLike | tf.Tensor, name: str = "x") -> tf.Tensor:
-    """`x` as a tensor, which must be float."""
-    try:
-        x = tf.convert_to_tensor(x)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(
-            f"`{name}` must be a float array [batch, *event]. "
-            f"Received: a {type(x).__name__}"
-        ) from error
-    if not x.dtype.is_floating:
-        raise InvalidInputError(
-            f"`{name}` must be float in [0, 1]. Received: dtype={x.dtype.name}"
+class Gate:
+    """What comes into a model, checked.
+
+    Args:
+      latent: LatentModel, whose likelihood and classes make the rules.
+    """
+
+    def __init__(self, latent: LatentModel) -> None:
+        self._latent = latent
+        named = BY_FUNCTION.get(latent.likelihood)
+        self.num_levels = named.num_levels if named else None  # of an element of x
+        self.in_unit_interval = named.in_unit_interval if named else False
+        self._warned = False
+
+    def x(
+        self,
+        x: ArrayLike | tf.Tensor,
+        name: str = "x",
+        *,
+        has_values: bool | None = None,
+        is_scored: bool = True,
+    ) -> tf.Tensor:
+        """`x` as a float32 tensor [batch, *event], or what is wrong with it.
+
+        Values are checked outside of a graph. There grey images that are scored under a
+        Bernoulli likelihood warn once, since their density is not that of binary
+        images; so do values off the 256 levels of the discretized logistic.
+
+        Args:
+          x: float [batch, *event].
+          name: what a message calls it.
+          has_values: whether there are values to check; None: outside of a graph.
+          is_scored: whether x is scored as it is, and not binarized first.
+
+        Raises:
+          InvalidInputError: names the rule that is broken.
+        """
+        x = self.floats(x, name)
+        event_shape = self._latent.event_shape
+        if event_shape is not None:
+            if not x.shape.is_compatible_with([None, *event_shape]):
+                raise InvalidInputError(
+                    f"`{name}` must have the shape [batch, *event], event "
+                    f"{event_shape}. Received: shape={tuple(x.shape)}"
+                )
+            x = tf.ensure_shape(x, [None, *event_shape])  # of a pipeline: unknown yet
+        if tf.executing_eagerly() if has_values is None else has_values:
+            check_values(x, in_unit_interval=self.in_unit_interval, name=name)
+            if is_scored:
+                self._warn_of_grey(x)
+        return tf.cast(x, tf.float32)
+
+    def floats(self, x: ArrayLike | tf.Tensor, name: str = "x") -> tf.Tensor:
+        """`x` as a tensor, which must be float."""
+        try:
+            x = tf.convert_to_tensor(x)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"`{name}` must be a float array [batch, *event]. "
+                f"Received: a {type(x).__name__}"
+            ) from error
+        self.check_dtype(x.dtype, name)
+        return x
+
+    def check_dtype(self, dtype: tf.DType, name: str = "x") -> None:
+        """Raises InvalidInputError for an x that is not float."""
+        if not dtype.is_floating:
+            hint = ", divide by 255" if dtype == tf.uint8 else ""
+            interval = " in [0, 1]" if self.in_unit_interval else ""
+            raise InvalidInputError(
+                f"`{name}` must be float{interval}. Received: dtype={dtype.name}{hint}"
+            )
+
+    def labels(
+        self,
+        labels: ArrayLike | tf.Tensor | None,
+        num_rows: int | tf.Tensor,
+        name: str = "labels",
+    ) -> tf.Tensor | None:
+        """`labels` as int32 [num_rows], or what is wrong with them.
+
+        Values are checked outside of a graph; see `asserted_labels` for those inside.
+
+        Args:
+          labels: integers [num_rows], or one integer for all rows; None.
+          num_rows: integer or integer scalar.
+          name: what a message calls them.
+
+        Returns:
+          labels: None where the model is not conditional and none were given.
+
+        Raises:
+          InvalidInputError: names the rule that is broken.
+        """
+        num_classes = self._latent.num_classes
+        if num_classes is None:
+            if labels is None:
+                return None
+            raise InvalidInputError(
+                f"`{name}` must be left out: the model has no `num_classes`. "
+                f"Received: {name} of shape {np.shape(labels)}"
+            )
+        if labels is None:
+            raise InvalidInputError(
+                f"`{name}` must be given: the model is conditional, num_classes="
+                f"{num_classes}. Received: {name}=None"
+            )
+        return as_labels(labels, num_rows, num_classes, name)
+
+    def arrays(
+        self, x: Any, y: Any = None, names: tuple[str, str] = ("x", "y")
+    ) -> tf.Tensor:
+        """`x` as a tensor, its values and its labels checked."""
+        if isinstance(x, (list, tuple, dict)):
+            raise InvalidInputError(
+                f"`{names[0]}` must be one array [batch, *event]. Received: a "
+                f"{type(x).__name__} of {len(x)}"
+            )
+        x = self.x(x, names[0], has_values=True, is_scored=False)
+        if self._latent.num_classes is not None:
+            self.labels(y, tf.shape(x)[0], names[1])
+        return x
+
+    def shapes(self, x: tf.Tensor, y: tf.Tensor | None) -> None:
+        """Checks a batch whose values have been checked."""
+        self.x(x, has_values=False)
+        if self._latent.num_classes is not None:
+            self.labels(y, tf.shape(x)[0], "y")
+
+    def call(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """What a model is called on, x or the pair (x, labels): may have no rows."""
+        if self._latent.num_classes is None:
+            return self._called(inputs), None
+        if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
+            raise InvalidInputError(
+                "a conditional model must be called on the pair (x, labels). "
+                f"Received: a {type(inputs).__name__}"
+            )
+        x = self._called(inputs[0])
+        return x, self.labels(inputs[1], tf.shape(x)[0])
+
+    def _called(self, x):
+        x = self.x(x, has_values=False)
+        if tf.executing_eagerly() and len(x):
+            check_values(x, in_unit_interval=self.in_unit_interval)
+        return x
+
+    def check_unbuilt(self, num_replicas: int) -> None:
+        """Raises InvalidInputError where Keras cannot build the model from a batch."""
+        if self._latent.num_classes is not None and num_replicas > 1:
+            raise InvalidInputError(
+                "a conditional model must be built before replicas train it, by "
+                "`build((None, *event))`. Received: a model without variables"
+            )
+
+    def batch(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
+        """x [B, *event], labels, a weight an example, of a batch that `fit` hands."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = self.x(x, is_scored=False)
+        y = self.labels(y, tf.shape(x)[0], "y") if self._latent.num_classes else None
+        if sample_weight is None:
+            return x, y, tf.ones(tf.shape(x)[:1])
+        sample_weight = tf.cast(sample_weight, tf.float32)
+        if sample_weight.shape.rank != 1:
+            raise InvalidInputError(
+                "`sample_weight` must have one value an example, shape [batch]. "
+                f"Received: shape={tuple(sample_weight.shape)}"
+            )
+        return x, y, sample_weight
+
+    def asserted(self, x: tf.Tensor) -> tf.Tensor:
+        """`x`, once its values have been found fit to be scored, inside a graph."""
+        rules = [finite(x, "x")]
+        if self.in_unit_interval:
+            is_within = tf.reduce_all((x >= 0.0) & (x <= 1.0))
+            rules.append((is_within, "x: must be in [0, 1]"))
+        return require(x, *rules)
+
+    def asserted_labels(
+        self, y: tf.Tensor | None, num_rows: tf.Tensor
+    ) -> tf.Tensor | None:
+        """`y`, once it has been found to be a class for each row, inside a graph."""
+        if y is None:
+            return None
+        num_classes = self._latent.num_classes
+        is_class = tf.reduce_all((y >= 0) & (y < num_classes))
+        return require(
+            y,
+            (is_class, f"y: must be in [0, {num_classes})"),
+            (tf.size(y) == num_rows, "y: must have one label a row"),
         )
-    return x
 
+    @tf.autograph.experimental.do_not_convert
+    def asserted_batch(self, *data: Any) -> tuple[Any, ...]:
+        """A batch of tf.data as it is, once its values have been found fit.
 
-def check_latents(z: ArrayLike | tf.Tensor, latent_dim: int) -> tf.Tensor:
-    """`z`, numbers [rows, latent_dim], as a float32 tensor."""
-    rule = f"`z` must be numbers [rows, {latent_dim}]."
-    try:
-        z = tf.cast(tf.convert_to_tensor(z), tf.float32)
-    except (TypeError, ValueError, tf.errors.OpError) as error:
-        raise InvalidInputError(f"{rule} Received: a {type(z).__name__}") from error
-    if not z.shape.is_compatible_with([None, latent_dim]):
-        raise InvalidInputError(f"{rule} Received: shape={tuple(z.shape)}")
-    return z
+        Args:
+          *data: x, then labels and weights if there are any; or the pair (x, labels).
+        """
+        is_pair = isinstance(data[0], tuple)
+        inputs = data[0] if is_pair else data
+        x, y = self.asserted(self.x(inputs[0])), inputs[1] if inputs[1:] else None
+        if tf.is_tensor(y) and self._latent.num_classes is not None:
+            y = self.labels(y, tf.shape(x)[0], "y")
+            with tf.control_dependencies([self.asserted_labels(y, tf.shape(x)[0])]):
+                x = tf.identity(x)
+        return ((x, *inputs[1:]), *data[1:]) if is_pair else (x, *data[1:])
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Turns a failed assertion of `asserted_batch` into an InvalidInputError."""
+        try:
+            yield
+        except tf.errors.InvalidArgumentError as error:
+            found = re.fullmatch(
+                r"([xy]): (must .*|not finite)", refusal(error.message)
+            )
+            if not found:
+                raise
+            rule = found[2].replace("not", "must be")
+            if found[1] == "y":
+                rule = rule.replace("be in", "be integers in") + ", one an example"
+            raise InvalidInputError(
+                f"`{found[1]}` {rule}. Received: other values in a batch of the data"
+            ) from None
+
+    def _warn_of_grey(self, x):
+        if not self.in_unit_interval or self._warned:
+            return
+        if self.num_levels == NUM_LEVELS:
+            if not bool(is_on_levels(x)):
+                self._warned = True
+                warnings.warn(
+                    "`x` has values off the 256 levels i / 255, each scored as the "
+                    "nearest level: discretized_logistic is for 8-bit images.",
+                    stacklevel=4,
+                )
+        elif bool(tf.reduce_any((x > 0.0) & (x < 1.0))):
+            self._warned = True
+            warnings.warn(
+                "`x` has values between 0 and 1, scored under a Bernoulli likelihood "
+                "as given: binarize it first for a log-likelihood of binary images.",
+                stacklevel=4,
+            )
 
 
 def check_values(x: tf.Tensor, *, in_unit_interval: bool, name: str = "x") -> None:
@@ -49,3 +289,66 @@ def check_values(x: tf.Tensor, *, in_unit_interval: bool, name: str = "x") -> No
         raise InvalidInputError(
             f"`{name}` must be in [0, 1]. Received: values in [{low:g}, {high:g}]"
         )
+
+
+def check_latents(z: ArrayLike | tf.Tensor, latent_dim: int) -> tf.Tensor:
+    """`z`, numbers [rows, latent_dim], as a float32 tensor."""
+    rule = f"`z` must be numbers [rows, {latent_dim}]."
+    try:
+        z = tf.cast(tf.convert_to_tensor(z), tf.float32)
+    except (TypeError, ValueError, tf.errors.OpError) as error:
+        raise InvalidInputError(f"{rule} Received: a {type(z).__name__}") from error
+    if not z.shape.is_compatible_with([None, latent_dim]):
+        raise InvalidInputError(f"{rule} Received: shape={tuple(z.shape)}")
+    return z
+
+
+def as_labels(
+    labels: Any, num_rows: int | tf.Tensor, num_classes: int, name: str = "labels"
+) -> tf.Tensor:
+    """Integers as an int32 tensor [num_rows]; see `Gate.labels`."""
+    rule = f"must be integers in [0, {num_classes}), one an example"
+    if isinstance(labels, numbers.Integral) and not isinstance(labels, bool):
+        labels = np.array(labels, np.int64)
+    if not tf.is_tensor(labels):
+        labels = np.asarray(labels)
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise InvalidInputError(f"`{name}` {rule}. Received: dtype={labels.dtype}")
+    labels = tf.convert_to_tensor(labels)
+    if not labels.dtype.is_integer:
+        raise InvalidInputError(f"`{name}` {rule}. Received: dtype={labels.dtype.name}")
+    if tf.executing_eagerly():
+        values = labels.numpy()
+        bad = values[(values < 0) | (values >= num_classes)]
+        if bad.size:
+            raise InvalidInputError(f"`{name}` {rule}. Received: {name}={bad[0]}")
+    labels = tf.cast(labels, tf.int32)
+    if labels.shape.rank == 0:
+        return tf.fill([num_rows], labels)
+    fits = labels.shape.rank == 1
+    if fits and tf.executing_eagerly():
+        fits = labels.shape[0] == int(num_rows)
+    if not fits:
+        expected = f" [{int(num_rows)}]" if tf.executing_eagerly() else " [batch]"
+        raise InvalidInputError(
+            f"`{name}` {rule},{expected}. Received: shape={tuple(labels.shape)}"
+        )
+    return labels
+
+
+def finite(values: tf.Tensor, name: str) -> tuple[tf.Tensor, str]:
+    """The rule inside a graph that an input holds no NaN or infinity."""
+    return tf.reduce_all(tf.math.is_finite(values)), f"{name}: not finite"
+
+
+def require(tensor: tf.Tensor, *rules: tuple[Any, ...]) -> tf.Tensor:
+    """`tensor`, once each rule (a condition, and what to say) has been found kept."""
+    checks = [tf.debugging.Assert(holds, list(words)) for holds, *words in rules]
+    with tf.control_dependencies(checks):
+        return tf.identity(tensor)
+
+
+def refusal(message: str) -> str:
+    """What was wrong, from TensorFlow's report on a failed assertion."""
+    found = re.search(r"assertion failed: \[(.*?)\]( \[Op|\s*\[\[|$)", message, re.S)
+    return " ".join((found[1] if found else message).split())

@@ -1,22 +1,24 @@
-"""Many steps of `fit` and `evaluate` as one compiled program.
+"""Keras' `fit`, `evaluate` and `predict` with many steps as one compiled program.
 
-Keras calls a train function once for `steps_per_execution` batches, and compiles one
-step. Here the batches of one call are laid end to end in an array and a loop over them
-is compiled whole. A batch is a window of that array as long as the longest batch so
-far: a shorter one is filled up with copies of its first example, of weight zero, so
-that the shapes, and with them the compiled program, stay the same.
+`OneProgramModel` knows nothing of autoencoders. It is the one module that uses what is
+private to Keras: which train function runs, how a model is built before it, data
+adapters, what was chosen at `compile`. `programs` is the program itself.
 """
 
-import functools
-from collections.abc import Callable, Iterable
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.trainers import data_adapters
 
-MOST_STEPS = 64  # in one call
+from iwae_tf.checks import check_count
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.models import programs
+
 DEFAULT_BATCH_SIZE = 32  # Keras' own
-ROWS_PER_CALL = 20_000  # of the decoder: a fraction of a second for small networks
 BATCH_HOOKS = (
     "on_batch_begin",
     "on_batch_end",
@@ -25,38 +27,314 @@ BATCH_HOOKS = (
     "on_test_batch_begin",
     "on_test_batch_end",
 )
-Step = Callable[[Any], dict[str, tf.Tensor]]  # of a batch to its logs
-_SCALAR = tf.TensorSpec([], tf.int32)
 
 
-class PaddedBatch(tuple):
-    """(x, y, sample_weight) whose first `num_rows` examples are real."""
+class OneProgramModel(keras.Model):
+    """A keras.Model whose `fit` and `evaluate` run many steps as one program.
 
-    num_rows: tf.Tensor
-
-    def __new__(cls, parts: tuple[Any, ...], num_rows: tf.Tensor) -> "PaddedBatch":
-        batch = super().__new__(cls, parts)
-        batch.num_rows = num_rows
-        return batch
-
-
-def steps_per_call(rows_per_step: int, num_steps: int | None = None) -> int:
-    """Steps in one call, so that progress shows and a stop does not wait for long.
-
-    Args:
-      rows_per_step: rows of the decoder in one step.
-      num_steps: steps in an epoch where that is known: calls share them evenly.
+    A subclass has `train_step` and `test_step` of a `programs.PaddedBatch`, logs its
+    loss as a metric of its own, and has a `gate` that checks data, as `inputs.Gate`.
     """
-    most = max(1, min(MOST_STEPS, ROWS_PER_CALL // rows_per_step))
-    if not num_steps:
-        return most
-    num_calls = -(-num_steps // most)
-    return -(-num_steps // num_calls)
 
+    gate: Any
+    train_function: Any  # Keras', None until it is made
+    steps_per_execution: int  # Keras'
+    # Whether of many training steps in one program none follows a loss that is NaN or
+    # infinite; to be set before the first `fit`.
+    stops_at_nonfinite = False
+    steps_in_pass = None  # of an epoch, or of an `evaluate`; None: until the data end
+    steps_done = 0  # of them
 
-def dividing_steps(most: int, num_steps: int) -> int:
-    """The most steps in one call, up to `most`, of which whole calls make an epoch."""
-    return max(n for n in range(1, min(most, num_steps) + 1) if num_steps % n == 0)
+    @property
+    def supports_xla(self) -> bool:
+        """Whether XLA can compile every layer of the networks, to advantage."""
+        return all(
+            layer.supports_jit and not getattr(layer, "is_slow_under_xla", False)
+            for layer in self._flatten_layers()
+        )
+
+    @property
+    def rows_per_example(self) -> int:
+        """Rows of an example in the network that costs most."""
+        return 1
+
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        *,
+        steps_per_execution: int | str = "auto",
+        jit_compile: bool | str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        """As in Keras, without losses and metrics: the loss is minus the bound.
+
+        Args:
+          optimizer: keras.optimizers.Optimizer or its name.
+          steps_per_execution: steps that `fit` and `evaluate` hand to TensorFlow at
+            once. "auto": as many as take about 20,000 rows of the decoder, at most
+            64; one where a callback watches batches.
+          jit_compile: whether XLA compiles those steps, as one program. "auto": yes,
+            but for `run_eagerly`, several replicas and layers that do without.
+          **kwargs: of keras.Model.compile.
+
+        Raises:
+          InvalidInputError: a loss or metric, or a bad `steps_per_execution`.
+        """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            value = kwargs.pop(name, None)
+            if value is not None:
+                raise InvalidInputError(
+                    f"`{name}` must not be given: the model trains on its bound and "
+                    f"logs its parts. Received: {name}={value!r}"
+                )
+        if steps_per_execution != "auto":
+            steps_per_execution = check_count(
+                steps_per_execution, "steps_per_execution"
+            )
+        chosen = {
+            "steps_per_execution": steps_per_execution,
+            "jit_compile": jit_compile,
+        }
+        if jit_compile == "auto":
+            jit_compile = (
+                self.supports_xla
+                and not kwargs.get("run_eagerly", False)
+                and self.distribute_strategy.num_replicas_in_sync == 1
+            )
+        super().compile(
+            optimizer=optimizer,
+            steps_per_execution=(
+                1 if steps_per_execution == "auto" else steps_per_execution
+            ),
+            jit_compile=jit_compile,
+            **kwargs,
+        )
+        self._chosen = chosen
+        self._loss_tracker = None  # Keras' own: the loss is among the model's metrics
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        if not self.compiled:
+            return {}
+        return {**self._compile_config.serialize(), **self._chosen}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def retrace(self) -> None:
+        """Makes the steps that `fit` and `evaluate` have compiled anew."""
+        if self.train_function is not None:
+            self.make_train_function(force=True)
+        self.test_function = None
+
+    # Ways in ------------------------------------------------------------------------
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """As in Keras; data are checked before a step sees them."""
+        arguments = _arguments(keras.Model.fit, x, args, kwargs)
+        validation_data = arguments.get("validation_data")
+        if validation_data is not None:
+            arguments["validation_data"] = self._checked_validation(validation_data)
+        steps = arguments.get("steps_per_epoch")
+        with self._pass_of(arguments, steps), self.gate.told():
+            if steps is not None and isinstance(x, tf.data.Dataset):
+                # Keras counts whole calls, and would find the data at an end too soon.
+                batches = x
+                arguments["x"] = tf.data.Dataset.range(1).flat_map(lambda _: batches)
+            arguments["x"] = self._checked(arguments)
+            return super().fit(**arguments)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As in Keras; data are checked before a step sees them."""
+        if kwargs.get("_use_cached_eval_dataset"):  # `fit` has done the rest
+            with self._set(steps_in_pass=kwargs.get("steps")):
+                return super().evaluate(x, *args, **kwargs)
+        arguments = _arguments(keras.Model.evaluate, x, args, kwargs)
+        with self._pass_of(arguments, arguments.get("steps")), self.gate.told():
+            return super().evaluate(**{**arguments, "x": self._checked(arguments)})
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in Keras; data are checked first."""
+        arguments = _arguments(keras.Model.predict, x, args, kwargs)
+        if _holds_arrays(x):
+            self.gate.call(x)
+        else:
+            arguments["x"] = self._checking(x, arguments)
+        with self.gate.told():
+            return super().predict(**arguments)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As in Keras; the batch is checked first."""
+        x = self.gate.arrays(x, y)
+        with self._set(steps_in_pass=None):
+            return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As in Keras; the batch is checked first."""
+        x = self.gate.arrays(x, y)
+        with self._set(steps_in_pass=None):
+            return super().test_on_batch(x, y, *args, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """As in Keras; the batch is checked first."""
+        self.gate.call(x)
+        return super().predict_on_batch(x)
+
+    def _checked(self, arguments):
+        """x of a call of Keras: arrays checked, and what yields batches made to check
+        each of them."""
+        x = arguments.get("x")
+        if not _holds_arrays(x):
+            return self._checking(x, arguments)
+        self.gate.arrays(x, arguments.get("y"))
+        return x
+
+    def _checked_validation(self, data):
+        """The same of `validation_data`: x, (x,), (x, y) or (x, y, sample_weight)."""
+        if not _holds_arrays(data):
+            return self._checking(data, {})
+        names = ("validation_data", "y")
+        if isinstance(data, (tuple, list)):
+            names = ("validation_data[0]", "validation_data[1]")
+        x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self.gate.arrays(x, labels, names)
+        return data
+
+    def _checking(self, x, arguments):
+        """Keras' adapter of what yields batches, each of which is checked."""
+        is_sequence = isinstance(x, keras.utils.PyDataset)
+        shuffle = is_sequence and arguments.get("shuffle", True)
+        try:
+            adapter = data_adapters.get_data_adapter(
+                x, class_weight=arguments.get("class_weight"), shuffle=shuffle
+            )
+        except ValueError as error:
+            raise InvalidInputError(
+                "`x` must be an array [batch, *event], or yield such batches. "
+                f"Received: a {type(x).__name__}"
+            ) from error
+        unchecked = adapter.get_tf_dataset
+
+        def checked():
+            batches = unchecked()
+            is_local = isinstance(batches, tf.data.Dataset)
+            return batches.map(self.gate.asserted_batch) if is_local else batches
+
+        adapter.get_tf_dataset = checked
+        return adapter
+
+    # The program --------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _set(self, **values: Any) -> Iterator[None]:
+        """Within it these attributes have other values; a `fit` may be around it."""
+        outer = {name: getattr(self, name) for name in (*values, "steps_done")}
+        try:
+            for name, value in values.items():
+                setattr(self, name, value)
+            yield
+        finally:
+            for name, value in outer.items():
+                setattr(self, name, value)
+
+    @contextlib.contextmanager
+    def _pass_of(self, arguments, num_steps):
+        """Within it a pass has so many steps, None where the data end it, in calls of
+        as many as "auto" stands for, or as divide an epoch where they have to."""
+        values: dict[str, Any] = {"steps_in_pass": num_steps}
+        if self.compiled:
+            steps = self.steps_per_execution
+            x = arguments.get("x")
+            if self._chosen["steps_per_execution"] == "auto":
+                steps = self._automatic_steps(arguments, num_steps)
+            if (
+                num_steps
+                and self._makes_programs
+                and not isinstance(x, tf.data.Dataset)
+            ):
+                # Keras counts whole calls to tell when it has to begin with x anew.
+                steps = programs.dividing_steps(steps, num_steps)
+            values["steps_per_execution"] = steps
+        with self._set(**values):
+            yield
+
+    def _automatic_steps(self, arguments, num_steps):
+        """What "auto" stands for in a call of Keras."""
+        callbacks = arguments.get("callbacks") or ()
+        if not isinstance(callbacks, (list, tuple)):
+            callbacks = [callbacks]
+        if not self._makes_programs or any(map(watches_batches, callbacks)):
+            return 1
+        x = arguments.get("x")
+        batch_size = arguments.get("batch_size") or batch_size_of(x)
+        return programs.steps_per_call(
+            batch_size * self.rows_per_example, num_steps or num_batches(x, batch_size)
+        )
+
+    @property
+    def _makes_programs(self):
+        """Whether steps run as one program: each on its own, Keras' way, otherwise."""
+        return (
+            not self.run_eagerly
+            and self.distribute_strategy.num_replicas_in_sync == 1
+            and keeps_rows_apart(self._flatten_layers())
+        )
+
+    def make_train_function(self, force: bool = False) -> None:
+        continues = _is_finite if self.stops_at_nonfinite else None
+        if self.train_function is None or force:
+            self.train_function = self._program_of(self.train_step, continues)
+            if self.train_function is None:
+                super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> None:
+        if self.test_function is None or force:
+            self.test_function = self._program_of(self.test_step)
+            if self.test_function is None:
+                super().make_test_function(force)
+
+    def _program_of(self, step, continues=None):
+        """What takes batches through `step`; None where Keras' own does."""
+        if self._makes_programs:
+            return programs.make_function(
+                self,
+                step,
+                self._prepare,
+                continues=continues,
+                takes_labels=self.takes_labels(step),
+            )
+        multi_worker = tf.distribute.MultiWorkerMirroredStrategy
+        if isinstance(self.distribute_strategy, multi_worker):
+            return make_worker_function(self, step)
+        return None
+
+    def takes_labels(self, step: Callable[..., Any]) -> bool:
+        """Whether a step may look at y, which may be strings where it does not."""
+        del step
+        return True
+
+    def _prepare(self, x, y):
+        """Checks a call's batches; creates variables of the model and its optimiser."""
+        self.gate.shapes(x, y)
+        if not self.built:
+            self.build(x.shape)
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Keras' adds up the parts of a batch, which may be of different sizes."""
+        if not self.built:
+            self.gate.check_unbuilt(self.distribute_strategy.num_replicas_in_sync)
+        if not self.built or not self.compiled:
+            super()._maybe_symbolic_build(iterator, data_batch)
+        elif not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+    def reset_metrics(self) -> None:
+        super().reset_metrics()
+        self.steps_done = 0
 
 
 def batch_size_of(x: Any) -> int:
@@ -105,72 +383,8 @@ def keeps_rows_apart(layers: Iterable[keras.layers.Layer]) -> bool:
     )
 
 
-def make_function(
-    model: keras.Model,
-    step: Step,
-    prepare: Callable[[tf.Tensor, tf.Tensor | None], object],
-    goes_on: Callable[[dict[str, tf.Tensor]], tf.Tensor] | None = None,
-    *,
-    takes_labels: bool = True,
-) -> Callable[[Any], dict[str, tf.Tensor]]:
-    """A function for Keras' `fit` or `evaluate`: an iterator of batches to the logs.
-
-    Args:
-      model: keras.Model, with `steps_per_execution`, `jit_compile`, `steps_of_pass`
-        (steps in an epoch, None: until the data end) and `steps_done`.
-      step: function of a `PaddedBatch` to a dict of scalars.
-      prepare: function of x and y [rows, ...] of a call, y None where there is none.
-        It checks them and, before `step` is traced, creates variables: a trace that
-        creates variables would be made twice.
-      goes_on: optional function of a step's logs to a bool scalar, whether the next one
-        of the same call is to be taken.
-      takes_labels: whether `step` is handed y, which may be strings where it is not.
-
-    Returns:
-      function: takes up to `model.steps_per_execution` batches of a tf.data iterator
-        through `step`, or the next one of any other (Keras' `train_on_batch` has
-        such), and returns the last logs. Raises StopIteration where there is no batch
-        left.
-    """
-    capacity = tf.Variable(0, trainable=False)  # rows of the longest batch so far
-    # A function of its own for each model: TensorFlow warns of one traced many times.
-    parts_of = functools.partial(_parts_of, takes_labels=takes_labels)
-    collect = tf.function(lambda *args: _collect(parts_of, *args), autograph=False)
-    program = tf.function(
-        functools.partial(_run, step, goes_on),
-        autograph=False,
-        jit_compile=bool(model.jit_compile),
-    )
-
-    def function(iterator):
-        if isinstance(iterator, tf.data.Iterator):
-            sizes, num_steps, batches = take(iterator)
-        else:
-            batches = keras.tree.map_structure(_as_tensor, parts_of(next(iterator)))
-            sizes, num_steps = tf.shape(batches[0])[:1], tf.constant(1)
-        if not num_steps:
-            raise StopIteration
-        model.steps_done += int(num_steps)
-        prepare(*batches[:2])
-        # Traced for any number of rows, so that a new one does not trace anew.
-        specs = keras.tree.map_structure(_any_rows, (sizes, batches))
-        traced = program.get_concrete_function(specs[0], _SCALAR, specs[1])
-        return traced(sizes, num_steps, batches)
-
-    def take(iterator):
-        limit = model.steps_per_execution
-        # Keras counts whole calls: the last one of an epoch may have to be shorter,
-        # and the first one where a run goes on within an epoch.
-        most = limit - model.steps_done % limit
-        if model.steps_of_pass is not None:
-            most = min(most, model.steps_of_pass - model.steps_done)
-        return collect(iterator, tf.constant(most), tf.constant(limit), capacity)
-
-    return function
-
-
 def make_worker_function(
-    model: keras.Model, step: Step
+    model: keras.Model, step: programs.Step
 ) -> Callable[[Any], dict[str, tf.Tensor]]:
     """As `make_function`, for several workers: one step a call, without XLA.
 
@@ -193,123 +407,17 @@ def make_worker_function(
     return function if model.run_eagerly else tf.function(function, autograph=False)
 
 
-def _collect(parts_of, iterator, most, limit, capacity):
-    """Up to `most` batches of an iterator, end to end, filled up to `limit`.
-
-    Returns:
-      sizes: int32 [limit], rows of each batch.
-      num_steps: int32 [], batches there were.
-      batches: (x, y, sample_weight), each [limit * capacity, ...] or None.
-    """
-    structure = parts_of(iterator.element_spec)
-    arrays = [
-        tf.TensorArray(
-            spec.dtype,
-            0,
-            dynamic_size=True,
-            infer_shape=False,
-            element_shape=spec.shape,
-        )
-        for spec in keras.tree.flatten(structure)
-        if spec is not None
-    ]
-    sizes = tf.TensorArray(tf.int32, 0, dynamic_size=True, element_shape=[])
-
-    def is_left(step, batch, *_):
-        return (step < most) & batch.has_value()
-
-    def store(step, batch, sizes, arrays):
-        leaves = keras.tree.flatten(parts_of(batch.get_value()))
-        leaves = [leaf for leaf in leaves if leaf is not None]
-        arrays = [array.write(step, leaf) for array, leaf in zip(arrays, leaves)]
-        sizes = sizes.write(step, tf.shape(leaves[0])[0])
-        # Not one more than asked for: it would be lost.
-        more = tf.cond(step + 1 < most, iterator.get_next_as_optional, lambda: batch)
-        return step + 1, more, sizes, arrays
-
-    first = iterator.get_next_as_optional()
-    num_steps, _, sizes, arrays = tf.while_loop(
-        is_left, store, [0, first, sizes, arrays], parallel_iterations=1
-    )
-    sizes = tf.pad(sizes.stack(), [[0, limit - num_steps]])
-    capacity.assign(tf.maximum(capacity, tf.reduce_max(sizes)))
-    leaves = iter([_pad_rows(array.concat(), limit * capacity) for array in arrays])
-    batches = keras.tree.map_structure(
-        lambda spec: None if spec is None else next(leaves), structure
-    )
-    return sizes, num_steps, batches
+def _arguments(method, x, args, kwargs):
+    """Of a call of a method of Keras, by name."""
+    arguments = inspect.signature(method).bind(None, x, *args, **kwargs).arguments
+    own = {name: value for name, value in arguments.items() if name != "self"}
+    return {**own, **own.pop("kwargs", {})}
 
 
-def _run(step, goes_on, sizes, num_steps, batches):
-    """The logs of the last of `num_steps` steps, or of the one that ends them."""
-    starts = tf.cumsum(sizes, exclusive=True)
-    specs = keras.tree.map_structure(_any_rows, (starts, sizes, batches))
-
-    def one_step(index, starts, sizes, batches):
-        capacity = tf.shape(keras.tree.flatten(batches)[0])[0] // tf.shape(sizes)[0]
-        is_row = tf.range(capacity) < sizes[index]
-        rows = starts[index] + tf.where(is_row, tf.range(capacity), 0)
-        # Not tf.slice: XLA would compile for each new value of where it begins.
-        x, y, sample_weight = keras.tree.map_structure(
-            lambda leaf: None if leaf is None else tf.gather(leaf, rows), batches
-        )
-        real = tf.cast(is_row, tf.float32)
-        if sample_weight is None:
-            sample_weight = real
-        else:
-            sample_weight = tf.where(
-                is_row, sample_weight, tf.zeros_like(sample_weight)
-            )
-        num_rows = tf.cast(sizes[index], tf.int64)
-        return step(PaddedBatch((x, y, sample_weight), num_rows))
-
-    # Traced once, by itself: its logs are what the loop starts from.
-    traced = tf.function(one_step, autograph=False).get_concrete_function(
-        _SCALAR, *specs
-    )
-    logs = keras.tree.map_structure(
-        lambda spec: tf.zeros(spec.shape, spec.dtype), traced.structured_outputs
-    )
-
-    def is_left(index, logs):
-        if goes_on is None:
-            return index < num_steps
-        return (index < num_steps) & goes_on(logs)
-
-    _, logs = tf.while_loop(
-        is_left,
-        lambda index, _: (index + 1, traced(index, starts, sizes, batches)),
-        [0, logs],
-        parallel_iterations=1,
-    )
-    return logs
+def _holds_arrays(x):
+    """Whether x is made of arrays, rather than something that yields batches."""
+    return data_adapters.array_data_adapter.can_convert_arrays(x)
 
 
-def _any_rows(leaf):
-    """Spec of a tensor with any number of rows."""
-    if leaf is None:
-        return None
-    return tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype)
-
-
-def _pad_rows(leaf, num_rows):
-    """`leaf` with zeros appended up to `num_rows` rows."""
-    padding = [[0, num_rows - tf.shape(leaf)[0]]] + [[0, 0]] * (leaf.shape.rank - 1)
-    return tf.pad(leaf, padding)
-
-
-def _as_tensor(leaf):
-    return None if leaf is None else tf.convert_to_tensor(leaf)
-
-
-def _parts_of(data, takes_labels):
-    """(x, y, sample_weight) of what Keras hands on, None where there is none.
-
-    Its data adapters hand a missing part on as an empty Optional.
-    """
-    absent = (tf.experimental.Optional, tf.OptionalSpec)
-    data = keras.tree.map_structure(
-        lambda part: None if isinstance(part, absent) else part, data
-    )
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    return x, y if takes_labels else None, sample_weight
+def _is_finite(logs):
+    return tf.math.is_finite(logs["loss"])

@@ -2,7 +2,6 @@
 
   mlp    the papers' fully connected encoder and decoder
   conv   residual convolutional ones
-  dense  the layer whose parameter gradients can weigh each row
 
 May import `errors` and `checks`.
 """

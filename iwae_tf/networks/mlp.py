@@ -10,7 +10,22 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.networks.dense import Dense
+
+
+@keras.saving.register_keras_serializable("iwae_tf")
+class Dense(keras.layers.Dense):
+    """keras.layers.Dense on [rows, I], whose calls can be recorded.
+
+    `records.add(layer, inputs, outputs)` is handed the outputs before the activation:
+    see `models.one_pass`.
+    """
+
+    def call(self, inputs: tf.Tensor, records: Any = None) -> tf.Tensor:
+        kernel, bias = (tf.convert_to_tensor(v) for v in (self.kernel, self.bias))
+        outputs = tf.matmul(inputs, kernel) + bias
+        if records is not None:
+            records.add(self, inputs, outputs)
+        return self.activation(outputs)
 
 
 @keras.saving.register_keras_serializable("iwae_tf")
@@ -74,15 +89,15 @@ class MLP(keras.Layer):
             name="output",
         )
 
-    # Both let DReG and PIWAE do with one backward pass; see `gradients`. An activation
-    # that is a layer may mix rows, and sums its variables' gradients by itself.
+    # Both let DReG and PIWAE do with one backward pass; see `models.one_pass`. An
+    # activation that is a layer may mix rows, and has variables of its own.
 
     @property
     def rows_are_independent(self) -> bool:
         return not isinstance(self.activation, keras.Layer)
 
     @property
-    def takes_row_weights(self) -> bool:
+    def takes_records(self) -> bool:
         return not isinstance(self.activation, keras.Layer)
 
     def build(self, input_shape: Sequence[Any]) -> None:
@@ -106,15 +121,16 @@ class MLP(keras.Layer):
                 f"hidden_dims={self.hidden_dims}"
             ) from error
 
-    def call(self, inputs: Any) -> tf.Tensor:
+    def call(self, inputs: Any, records: Any = None) -> tf.Tensor:
         parts = [
             keras.ops.reshape(part, (-1, math.prod(part.shape[1:])))
             for part in (inputs if isinstance(inputs, (list, tuple)) else [inputs])
         ]
         outputs = keras.ops.concatenate(parts, axis=-1) if parts[1:] else parts[0]
         for dense in self.hidden:
-            outputs = dense(outputs)
-        return keras.ops.reshape(self.out(outputs), (-1, *self.row_shape))
+            outputs = dense(outputs, records=records)
+        outputs = self.out(outputs, records=records)
+        return keras.ops.reshape(outputs, (-1, *self.row_shape))
 
     def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[Any, ...]:
         return (_as_list(input_shape)[0][0], *self.row_shape)
@@ -163,24 +179,27 @@ class WithLabels(keras.Layer):
         return getattr(self.network, "rows_are_independent", False)
 
     @property
-    def takes_row_weights(self) -> bool:
-        return getattr(self.network, "takes_row_weights", False)
+    def takes_records(self) -> bool:
+        return getattr(self.network, "takes_records", False)
 
     def build(self, input_shape: Sequence[Any]) -> None:
         if not self.network.built:
             self.network.build(_appended(input_shape))
         self.built = True
 
-    def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
+    def call(
+        self, inputs: Any, training: bool = False, records: Any = None
+    ) -> tf.Tensor:
         inputs, labels = inputs
         between = inputs.shape[1:-1]
         shape = (-1, *[1] * len(between), labels.shape[-1])
         labels = keras.ops.reshape(keras.ops.cast(labels, inputs.dtype), shape)
         labels = keras.ops.tile(labels, (1, *between, 1))
         joined = keras.ops.concatenate([inputs, labels], axis=-1)
+        keywords: dict[str, Any] = {} if records is None else {"records": records}
         if self.network._call_has_training_arg:
-            return self.network(joined, training=training)
-        return self.network(joined)
+            keywords["training"] = training
+        return self.network(joined, **keywords)
 
     def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[Any, ...]:
         return self.network.compute_output_shape(_appended(input_shape))

@@ -8,11 +8,11 @@
 May import `evaluation`, `models`, `probability`, `io`, `errors` and `checks`.
 """
 
+from iwae_tf.models.inputs import refusal
 from iwae_tf.saved_model.export import export_saved_model
 from iwae_tf.saved_model.loading import (
     find_version,
     load_saved_model,
-    refusal,
     restore_weights,
 )
 

@@ -89,9 +89,3 @@ def load_saved_model(
             f"{type(error).__name__}: {error}"
         ) from error
     return folder, signatures
-
-
-def refusal(message: str) -> str:
-    """The part of TensorFlow's report on a refused input that says what was wrong."""
-    found = re.search(r"assertion failed: \[(.*?)\]( \[Op|\s*\[\[|$)", message, re.S)
-    return " ".join((found[1] if found else message).split())

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from iwae_tf.evaluation import estimate_in_graph
 from iwae_tf.models.autoencoder import Autoencoder
+from iwae_tf.models.inputs import finite, require
 from iwae_tf.probability import noise
 
 SCORES = (  # in the order of LogLikelihood's fields
@@ -45,11 +46,11 @@ def trace(model: Autoencoder, num_samples: int) -> dict[str, Any]:
 
     @functools.partial(tf.function, autograph=False)  # traced once for three signatures
     def error_bars(x, num_samples, seed, y=None):
-        y = _checked_labels(model, y, tf.shape(x)[0])
-        x, num_samples = _checked_images(model, x), _at_least_one(num_samples)
+        y = model.gate.asserted_labels(y, tf.shape(x)[0])
+        x, num_samples = model.gate.asserted(x), _at_least_one(num_samples)
         first_row = tf.constant(0, tf.int64)
         result = estimate_in_graph(
-            model, x, num_samples, noise.make_key(seed), first_row, y
+            model.latent, x, num_samples, noise.make_key(seed), first_row, y
         )
         return dict(zip(SCORES, result, strict=True))
 
@@ -61,8 +62,8 @@ def trace(model: Autoencoder, num_samples: int) -> dict[str, Any]:
         return log_likelihood(x, tf.constant(num_samples), tf.constant([0, 0]), y)
 
     def encode(x, y=None):
-        y = _checked_labels(model, y, tf.shape(x)[0])
-        proposals = model.encode_layers(_checked_images(model, x), labels=y)
+        y = model.gate.asserted_labels(y, tf.shape(x)[0])
+        proposals = model.encode_layers(model.gate.asserted(x), labels=y)
         outputs = {}
         for layer, proposal in enumerate(proposals, 1):
             suffix = f"_{layer}" if layer > 1 else ""
@@ -71,21 +72,21 @@ def trace(model: Autoencoder, num_samples: int) -> dict[str, Any]:
         return outputs
 
     def decode(z, y=None):
-        y = _checked_labels(model, y, tf.shape(z)[0])
-        z = _require(z, _finite(z, "z"))
+        y = model.gate.asserted_labels(y, tf.shape(z)[0])
+        z = require(z, finite(z, "z"))
         return {"mean": model.decode(z, labels=y).mean()}
 
     def sample(num_samples, seed, y=None):
         num_samples = _at_least_one(num_samples)
-        y = _checked_labels(model, y, num_samples)
+        y = model.gate.asserted_labels(y, num_samples)
         return {
             "mean": model.sample(num_samples, seed, labels=y, mean=True),
             "sample": model.sample(num_samples, seed, labels=y),
         }
 
     def reconstruct(x, seed, y=None):
-        y = _checked_labels(model, y, tf.shape(x)[0])
-        return {"mean": model.reconstruct(_checked_images(model, x), seed, labels=y)}
+        y = model.gate.asserted_labels(y, tf.shape(x)[0])
+        return {"mean": model.reconstruct(model.gate.asserted(x), seed, labels=y)}
 
     specs = {
         serving_default: [images],
@@ -132,40 +133,7 @@ def _float32(function):
     return cast
 
 
-def _checked_images(model, x):
-    """`x`, once its values have been found fit to be scored."""
-    rules = [_finite(x, "x")]
-    if model.in_unit_interval:
-        is_within = tf.reduce_all((x >= 0.0) & (x <= 1.0))
-        rules.append((is_within, "x: must be in [0, 1]"))
-    return _require(x, *rules)
-
-
-def _checked_labels(model, y, num_rows):
-    """`y`, once it has been found to be a class for each row; None without labels."""
-    if y is None:
-        return None
-    is_class = tf.reduce_all((y >= 0) & (y < model.num_classes))
-    return _require(
-        y,
-        (is_class, f"y: must be in [0, {model.num_classes})"),
-        (tf.size(y) == num_rows, "y: must have one label a row"),
-    )
-
-
 def _at_least_one(num_samples):
     """`num_samples`, once it has been found to be positive."""
     rule = "num_samples: must be a positive integer"
-    return _require(num_samples, (num_samples > 0, rule, num_samples))
-
-
-def _finite(values, name):
-    """The rule that an input holds no NaN or infinity."""
-    return tf.reduce_all(tf.math.is_finite(values)), f"{name}: not finite"
-
-
-def _require(tensor, *rules):
-    """`tensor`, once each rule (a condition, and what to say) has been found kept."""
-    checks = [tf.debugging.Assert(holds, list(words)) for holds, *words in rules]
-    with tf.control_dependencies(checks):
-        return tf.identity(tensor)
+    return require(num_samples, (num_samples > 0, rule, num_samples))

@@ -42,7 +42,7 @@ class Proposal(Part):
             subject.seed,
             on_progress=functools.partial(on_progress, len(images)),
         )
-        parameters = subject.model.proposal_parameters(subject.model.check_x(images))
+        parameters = subject.model.latent.encode(subject.model.check_x(images))
         reconstruction = _reconstruction_log_prob(subject.model, images, parameters)
         return {name: values.tolist() for name, values in found._asdict().items()} | {
             "num_samples": subject.num_samples,
