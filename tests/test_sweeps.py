@@ -1,11 +1,13 @@
 """Sweeps: what a grid means, and real runs that finish, fail, stop and go on."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ import pytest
 from iwae_tf import cli
 from iwae_tf.config import default_config
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io import processes
+from iwae_tf.io.files import FolderLock
 from iwae_tf.studies import runner
 from iwae_tf.studies.runner import Outcome, Run, expand_grid, run_all
 
@@ -94,7 +98,8 @@ def test_two_runs_of_one_name(config, tmp_path):
 
 # Behaves as the training script does, by the seed of its config, without TensorFlow.
 STAND_IN = """
-import json, os, pathlib, signal, sys, time
+import json, os, pathlib, runpy, signal, sys, time
+runpy.run_path("PROCESSES")["follow_parent"]()
 workdir = pathlib.Path(sys.argv[2].partition("=")[2])
 config = json.loads((workdir / "config.json").read_text())
 seed = config["seed"]
@@ -127,8 +132,15 @@ numbers = {"nll": 80.0 + seed, "jackknife_error": 0.1, "bound": -90.0, "seconds"
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     path = tmp_path / "stand_in.py"
-    path.write_text(STAND_IN)
+    path.write_text(STAND_IN.replace("PROCESSES", processes.__file__))
     monkeypatch.setattr(runner, "TRAIN", (sys.executable, str(path)))
+
+
+def wait_for(path):
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, path
+        time.sleep(0.02)
 
 
 def starts(folder, name):
@@ -162,6 +174,43 @@ def test_failed_runs_end_no_other_and_are_named(config, tmp_path, stand_in):
     again = run_all(runs, folder, report=lines.append)
     assert again == outcomes
     assert [starts(folder, run.name) for run in runs] == [1, 0, 2, 2, 2, 1]
+
+
+def test_trainings_end_with_a_killed_sweep(config, tmp_path, stand_in):
+    """They are asked to stop; the same call again goes on, and appends to the log."""
+    runs, workdir = expand_grid(config, ["seed=4"]), tmp_path / "seed=4"
+    workdir.mkdir()
+    (workdir / "log.txt").write_text("first\n")
+    sweep = os.fork()
+    if sweep == 0:
+        run_all(runs, tmp_path)
+        os._exit(0)
+    wait_for(workdir / "trains")
+    os.kill(sweep, signal.SIGKILL)
+    os.waitpid(sweep, 0)
+    wait_for(workdir / "checkpoint")
+    (outcome,) = run_all(runs, tmp_path)
+    assert outcome.status == "done", outcome.message
+    assert (workdir / "log.txt").read_text().startswith("first\n")
+    assert starts(tmp_path, "seed=4") == 2
+
+
+def test_a_folder_in_use_is_left_as_it_is(config, tmp_path, stand_in):
+    lock = FolderLock(tmp_path / "a", "workdir")
+    (outcome,) = run_all([Run("a", config)], tmp_path)
+    assert outcome.status == "failed"
+    assert f"in use by process {os.getpid()}" in outcome.message
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [".lock"]
+    lock.release()
+
+
+def test_the_reason_is_not_that_of_an_earlier_sitting(config, tmp_path, stand_in):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "log.txt").write_text("error: of before\n")
+    silent = config.copy_and_resolve_references()
+    silent.seed = 3
+    (outcome,) = run_all([Run("a", silent)], tmp_path)
+    assert "a traceback" in outcome.message
 
 
 def test_a_run_that_found_no_data_takes_the_new_place(config, tmp_path, stand_in):

@@ -15,6 +15,7 @@ from iwae_tf.cli import usage
 from iwae_tf.cli.options import config_path
 from iwae_tf.config import check_key
 from iwae_tf.errors import InvalidInputError, WorkerLostError
+from iwae_tf.io.processes import follow_parent
 
 INVALID_INPUT, INTERRUPTED, FAILED = 2, 130, 1
 HELP = {"-h", "-help", "--help", "-helpshort", "--helpshort"}
@@ -36,6 +37,7 @@ def run(main: Callable[[], int]) -> None:
             return _fail(f"arguments must be flags, --name=value. Received: {argv[1]}")
         from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
 
+        follow_parent()
         try:
             return main()
         except (InvalidInputError, OSError) as error:

@@ -2,6 +2,7 @@
 
   files      atomic writes, folders with one owner
   html       Markdown as a page
+  processes  children that end with their parent
   terminal   progress, aligned fields, durations
 
 Imports nothing of the package but `errors`.

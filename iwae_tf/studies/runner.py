@@ -28,7 +28,8 @@ from ml_collections import ConfigDict
 from iwae_tf.checks import check_count
 from iwae_tf.config import check_key, plainest, put, validate
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.io.files import write_json
+from iwae_tf.io.files import FolderLock, write_json
+from iwae_tf.io.processes import child
 from iwae_tf.runs.workdir import (
     Workdir,
     as_json,
@@ -149,14 +150,18 @@ def run_one(
     try:
         validate(run.config)
         workdir.check(run.config)
-        code = 0
+        code = begin = 0
         if not workdir.results.exists():
             if stop.is_set():
                 return Outcome(run.name, STOPPED, str(workdir.path))
+            # Before anything is written: it may be trained by another process.
+            FolderLock(workdir.path, "workdir").release()
             workdir.keep(run.config)
             report(f"{run.name}: started")
+            log = workdir.path / "log.txt"
+            begin = log.stat().st_size if log.exists() else 0
             code = _train(workdir, stop, threads)
-        outcome = _outcome(run.name, workdir, code)
+        outcome = _outcome(run.name, workdir, code, begin)
     except (InvalidInputError, OSError) as error:
         message = " ".join(str(error).split())
         outcome = Outcome(run.name, FAILED, str(workdir.path), message=message)
@@ -256,10 +261,10 @@ def _train(workdir: Workdir, stop: threading.Event, threads: int | None) -> int:
     environment = dict(os.environ)
     if threads is not None:
         environment.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
-    with open(workdir.path / "log.txt", "wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment
-        )
+    with (
+        open(workdir.path / "log.txt", "ab") as log,
+        child(command, environment, stdout=log, stderr=subprocess.STDOUT) as process,
+    ):
         asked = False
         while process.poll() is None:
             if stop.is_set() and not asked:
@@ -270,8 +275,8 @@ def _train(workdir: Workdir, stop: threading.Event, threads: int | None) -> int:
     return INTERRUPTED if died_of_stop else process.returncode
 
 
-def _outcome(name: str, workdir: Workdir, code: int) -> Outcome:
-    """The Outcome of a run whose process ended with `code`."""
+def _outcome(name: str, workdir: Workdir, code: int, begin: int = 0) -> Outcome:
+    """The Outcome of a run whose process ended with `code`, its log from `begin` on."""
     path = str(workdir.path)
     if workdir.results.exists():
         found = read_json(workdir.results)
@@ -280,11 +285,8 @@ def _outcome(name: str, workdir: Workdir, code: int) -> Outcome:
     if code in (0, INTERRUPTED):
         return Outcome(name, STOPPED, path)
     log = workdir.path / "log.txt"
-    lines = [
-        line.strip()
-        for line in re.split("[\r\n]", log.read_text(errors="replace"))
-        if line.strip()
-    ]
+    text = log.read_bytes()[begin:].decode(errors="replace")
+    lines = [line.strip() for line in re.split("[\r\n]", text) if line.strip()]
     reasons = [line for line in lines if line.startswith("error: ")] or lines
     reason = reasons[-1].removeprefix("error: ") if reasons else "no output"
     if code < 0:
