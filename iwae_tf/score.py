@@ -35,6 +35,10 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a request.")
 _CONCURRENCY = flags.DEFINE_integer("concurrency", 1, "Requests at a time.")
 _TIMEOUT = flags.DEFINE_float("timeout", 120.0, "Seconds for one attempt.")
 _RETRIES = flags.DEFINE_integer("retries", 5, "Attempts after the first one.")
+_ARGUMENTS = (  # of `serving.score`, by the same names
+    *(_SAVED_MODEL, _ENDPOINT, _OUTPUT, _NUM_SAMPLES, _SEED),
+    *(_BATCH_SIZE, _CONCURRENCY, _TIMEOUT, _RETRIES),
+)
 cli.require("input", "output")
 
 
@@ -50,20 +54,8 @@ def main() -> int:
     path = _LABELS.value
     labels = None if path is None else score_files.read_labels(path)
     output = _OUTPUT.value
-    score = functools.partial(
-        serving.score,
-        images,
-        labels=labels,
-        saved_model=_SAVED_MODEL.value,
-        endpoint=_ENDPOINT.value,
-        num_samples=_NUM_SAMPLES.value,
-        seed=_SEED.value,
-        batch_size=_BATCH_SIZE.value,
-        concurrency=_CONCURRENCY.value,
-        timeout=_TIMEOUT.value,
-        retries=_RETRIES.value,
-        output=output,
-    )
+    arguments = {flag.name: flag.value for flag in _ARGUMENTS} | {"labels": labels}
+    score = functools.partial(serving.score, images, **arguments)
     result, is_complete = results.score(
         lambda on_batch: score(on_batch=on_batch), len(images), _NUM_SAMPLES.value
     )
