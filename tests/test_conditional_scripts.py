@@ -216,10 +216,9 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_the_same(
 
     monkeypatch.setattr(programs, "MOST_STEPS", 2)
     config = make_config(folder / "data.npz", epochs=2)
-    arguments = {"monkeypatch": monkeypatch}
-    whole = state_of(train(config, tmp_path / "whole", **arguments))
-    assert train(config, tmp_path / "cut", stop_at=3, **arguments) is None
-    assert_same(state_of(train(config, tmp_path / "cut", **arguments)), whole)
+    whole = state_of(train(config, tmp_path / "whole"))
+    assert train(config, tmp_path / "cut", stop_at=3) is None
+    assert_same(state_of(train(config, tmp_path / "cut")), whole)
 
 
 def test_a_run_from_before_there_was_the_key_goes_on(folder, tmp_path):
@@ -246,7 +245,7 @@ def test_the_batch_of_a_bad_step_is_kept_with_its_labels(folder, tmp_path, monke
 
     monkeypatch.setattr(training, "build_model", broken)
     with pytest.raises(FloatingPointError, match="the bound is nan at step 1"):
-        train(config, tmp_path, monkeypatch=monkeypatch)
+        train(config, tmp_path)
     examples = splits.load_examples(config, "train")
     x, y = next(iter(training.batches(config, examples, 0, 0)))
     with np.load(tmp_path / "nonfinite_batch.npz") as batch:
