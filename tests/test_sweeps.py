@@ -37,6 +37,21 @@ def config(tmp_path_factory):
     return config
 
 
+def changed(config, **values):
+    config = config.copy_and_resolve_references()
+    config.update(values)
+    return config
+
+
+def finished(path, config, text=None):
+    """A folder of a run that is done; `text` stands for its results."""
+    path.mkdir(parents=True)
+    results = json.dumps({"nll": 1, "config": config.to_dict()})
+    (path / "results.json").write_text(text or results)
+    (path / "model.keras").write_text(path.name)
+    return path
+
+
 # Grids -----------------------------------------------------------------------------
 
 
@@ -82,16 +97,13 @@ def test_bad_grids(config, axes, words):
         expand_grid(config, axes)
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "a\n"])
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "a\n", "twice"])
 def test_bad_names(config, tmp_path, name):
-    with pytest.raises(InvalidInputError, match="`name` must be"):
-        run_all([Run(name, config)], tmp_path)
+    runs = [Run(name, config)] * (1 + (name == "twice"))
+    words = "twice twice" if name == "twice" else "`name` must be"
+    with pytest.raises(InvalidInputError, match=words):
+        run_all(runs, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_two_runs_of_one_name(config, tmp_path):
-    with pytest.raises(InvalidInputError, match="a twice"):
-        run_all([Run("a", config), Run("a", config)], tmp_path)
 
 
 # Runs ------------------------------------------------------------------------------
@@ -150,8 +162,7 @@ def starts(folder, name):
 
 def test_failed_runs_end_no_other_and_are_named(config, tmp_path, stand_in):
     runs = expand_grid(config, ["seed=0,1,2,3,5"])
-    rule = config.copy_and_resolve_references()
-    rule.num_samples = 0
+    rule = changed(config, num_samples=0)
     runs.insert(1, Run("rule", rule))
     folder, lines = tmp_path / "sweep", []
     outcomes = run_all(runs, folder, num_processes=3, report=lines.append)
@@ -214,8 +225,7 @@ def test_the_reason_is_not_that_of_an_earlier_sitting(config, tmp_path, stand_in
 
 
 def test_a_run_that_found_no_data_takes_the_new_place(config, tmp_path, stand_in):
-    lost = config.copy_and_resolve_references()
-    lost.data_dir = str(tmp_path / "nowhere")
+    lost = changed(config, data_dir=str(tmp_path / "nowhere"))
     (outcome,) = run_all([Run("a", lost)], tmp_path)
     assert outcome.status == "failed" and "`data_dir` must exist" in outcome.message
     (outcome,) = run_all([Run("a", config)], tmp_path)
@@ -267,8 +277,7 @@ def _set_when(path, event):
 
 
 def test_a_workdir_of_another_config_is_a_failure(config, tmp_path):
-    other = config.copy_and_resolve_references()
-    other.seed = 5
+    other = changed(config, seed=5)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "config.json").write_text(json.dumps(other.to_dict()))
     (outcome,) = run_all([Run("a", config)], tmp_path)
@@ -321,16 +330,14 @@ def test_the_script_and_its_array_job(config, tmp_path):
 
 
 def test_finished_runs_of_the_same_config_are_taken(tmp_path, config):
-    other = config.copy_and_resolve_references()
-    other.seed = config.seed + 1
+    other = changed(config, seed=config.seed + 1)
     for name, each in {"a": config, "b": other}.items():
-        path = tmp_path / "there" / name
-        (path / "checkpoints").mkdir(parents=True)
         values = each.to_dict()
         values.pop("precision")  # as of a run from before there was such a key
-        (path / "results.json").write_text(json.dumps({"nll": 1, "config": values}))
+        kept = json.dumps({"nll": 1, "config": values})
+        path = finished(tmp_path / "there" / name, each, kept)
         (path / "config.json").write_text(json.dumps(values))
-        (path / "model.keras").write_text(name)
+        (path / "checkpoints").mkdir()
     runs = [runner.Run("x", other), runner.Run("begun", other)]
     begun = tmp_path / "here" / "begun"
     begun.mkdir(parents=True)
@@ -355,16 +362,12 @@ def test_finished_runs_of_the_same_config_are_taken(tmp_path, config):
 def test_a_run_of_an_equal_objective_is_taken_and_says_what_was_trained(
     tmp_path, config
 ):
-    path = tmp_path / "there" / "a"
-    path.mkdir(parents=True)
     assert (config.model, config.num_groups) == ("iwae", 1)
-    kept = json.dumps({"nll": 1, "config": config.to_dict()})
-    (path / "results.json").write_text(kept)
-    (path / "model.keras").touch()
+    path = finished(tmp_path / "there" / "a", config)
+    kept = (path / "results.json").read_text()
     partial = path.with_name(".a.partial")  # of a copy that was cut off
     shutil.copytree(path, partial)
-    equal = config.copy_and_resolve_references()
-    equal.model = "piwae"
+    equal = changed(config, model="piwae")
     run = runner.Run("x", equal)
     lines, link = [], tmp_path / "link"
     link.mkdir()
@@ -378,21 +381,14 @@ def test_a_run_of_an_equal_objective_is_taken_and_says_what_was_trained(
 
 
 def test_a_different_config_or_a_started_one_is_not_taken(tmp_path, config):
-    path = tmp_path / "there" / "a"
-    path.mkdir(parents=True)
-    values = config.to_dict()
-    (path / "results.json").write_text(json.dumps({"config": values}))
-    (path / "model.keras").touch()
-    started = config.copy_and_resolve_references()
-    started.start_from = str(path)
-    longer = config.copy_and_resolve_references()
-    longer.batch_size += 1
-    runs = [runner.Run("started", started), runner.Run("longer", longer)]
+    there, here = tmp_path / "there", tmp_path / "here"
+    path = finished(there / "a", config)
     for name, text in (("b", "{}"), ("c", '{"config": []}'), ("d", "[]")):
-        (path.parent / name).mkdir()  # results of something else
-        (path.parent / name / "results.json").write_text(text)
-        (path.parent / name / "model.keras").touch()
-    runner.take_finished(runs, tmp_path / "here", tmp_path / "there")
-    assert not (tmp_path / "here").exists()
+        finished(there / name, config, text)  # results of something else
+    started = changed(config, start_from=str(path))
+    longer = changed(config, batch_size=config.batch_size + 1)
+    runs = [Run("started", started), Run("longer", longer)]
+    runner.take_finished(runs, here, there)
+    assert not here.exists()
     with pytest.raises(InvalidInputError, match="`reuse` must be a folder"):
         runner.take_finished(runs, tmp_path, tmp_path / "nowhere")

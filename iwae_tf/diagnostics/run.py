@@ -78,7 +78,7 @@ def _measure(part: Part, subject: Subject) -> Results:
     with terminal.Progress(label=part.name) as bar:
 
         def on_progress(total, done):
-            bar.total = total
+            bar.task.total = total
             bar.update(done)
 
         return part.measure(subject, on_progress)

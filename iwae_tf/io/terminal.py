@@ -109,9 +109,12 @@ class Progress:
     """How far something is, on stderr: a bar on a terminal, plain lines elsewhere.
 
     Args:
-      total: amount of work, or None for one that is told later, `.total`.
+      total: amount of work, or None for one that is told later, `task.total`.
       initial: what of it is done.
       label: what is being done.
+
+    Attributes:
+      task: rich.progress.Task; `completed` is what is done, of `total`.
     """
 
     def __init__(
@@ -122,8 +125,8 @@ class Progress:
             speed_estimate_period=SPEED_SECONDS, get_time=time.monotonic
         )
         self._id = self._bars.add_task(label, total=total, first="", values="")
-        self._task = self._bars.tasks[0]
-        self._task.completed = self._initial = initial
+        self.task = self._bars.tasks[0]
+        self.task.completed = self._initial = initial
         self._told = time.monotonic()
         self._last: tuple[float, str, str] | None = None  # place of the last log line
         self._live = live.Live(
@@ -153,20 +156,6 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def n(self) -> float:
-        """What of the work is done."""
-        return self._task.completed
-
-    @property
-    def total(self) -> float | None:
-        """Amount of work."""
-        return self._task.total
-
-    @total.setter
-    def total(self, value: float) -> None:
-        self._task.total = value
-
     def update(self, more: float) -> None:
         """Some more work is done."""
         self._bars.advance(self._id, more)
@@ -180,19 +169,19 @@ class Progress:
         self._bars.update(self._id, description=label)
         if values is not None:
             texts = [f"{name} {value:.2f}" for name, value in values.items()]
-            self._task.fields.update(first="".join(texts[:1]), values=", ".join(texts))
+            self.task.fields.update(first="".join(texts[:1]), values=", ".join(texts))
             if self._last is None or time.monotonic() - self._told >= MARK_SECONDS:
                 self._tell()
 
     def close(self) -> None:
         """Ends the line; once more does nothing."""
         self._live.stop()
-        if self.n > self._initial:
+        if self.task.completed > self._initial:
             self._tell()
 
     def _tell(self) -> None:
         """Prints where it is as a line of a log, unless that was the last one."""
-        task = self._task
+        task = self.task
         place = (task.completed, task.description, task.fields["values"])
         if not self._is_log or place == self._last:
             return

@@ -288,13 +288,13 @@ class Progress(keras.callbacks.Callback):
         step = self._start + min(batch + 1, self._steps)
         if step <= self._done:  # counted, but taken by an earlier sitting
             return
-        self._done, work = step, self._work(step) - self._bar.n
+        self._done, work = step, self._work(step) - self._bar.task.completed
         self._bar.update(work)
         if self._is_compiled:
             self._timed += time.monotonic() - self._begun
             self._timed_work += work
         self._is_compiled = True
-        left = self._bar.total - self._bar.n
+        left = self._bar.task.total - self._bar.task.completed
         if self._report and self._timed >= EXPECT_SECONDS and left > 0:
             expected = terminal.duration(left * self._timed / self._timed_work)
             self._report(f"training is expected to take {expected} more")
