@@ -24,7 +24,13 @@ FLOORS = (
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 OPEN_TO_ALL = {"errors", "checks"}
-SHAPES = {"matplotlib": "plots.drawing"}  # a library and the one module that imports it
+# A library and the one module that imports it.
+SHAPES = {
+    "matplotlib": "plots.drawing",
+    "rich": "io.terminal",
+    "filelock": "io.files",
+    "markdown": "io.html",
+}
 
 
 def modules():
