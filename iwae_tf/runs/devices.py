@@ -6,6 +6,7 @@ job computes does not depend on how many replicas it has, but to rounding.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -36,6 +37,7 @@ CLUSTER_EXAMPLE = (
 )
 
 
+@dataclasses.dataclass
 class Distribution:
     """Where a job runs; see `make_distribution`.
 
@@ -46,17 +48,10 @@ class Distribution:
       num_workers: int.
     """
 
-    def __init__(
-        self,
-        strategy: tf.distribute.Strategy,
-        devices: list[str],
-        worker: int = 0,
-        num_workers: int = 1,
-    ) -> None:
-        self.strategy = strategy
-        self.devices = devices
-        self.worker = worker
-        self.num_workers = num_workers
+    strategy: tf.distribute.Strategy
+    devices: list[str]
+    worker: int = 0
+    num_workers: int = 1
 
     @property
     def num_replicas(self) -> int:
@@ -95,10 +90,11 @@ class Distribution:
         first = self.worker * len(self.devices)
         shards = range(first, first + len(self.devices))
         # Without an end: otherwise all workers would have to ask each other for one.
+        data = functools.partial(
+            make_batches, shards=shards, num_shards=self.num_replicas
+        )
         return self.strategy.distribute_datasets_from_function(
-            lambda context: make_batches(
-                shards=shards, num_shards=self.num_replicas
-            ).repeat()
+            lambda context: data().repeat()
         )
 
     def sum(self, array: np.ndarray) -> np.ndarray:
