@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import IWAE, MODELS, keras_loop, programs
+from iwae_tf.models import IWAE, MODELS, programs
 from iwae_tf.networks import MLP, WithLabels
 
 EVENT = (6,)
@@ -224,9 +224,9 @@ def test_an_explicit_number_of_steps_is_kept_with_a_watcher():
     ],
 )
 def test_who_watches_batches(callback, watches):
-    assert keras_loop.watches_batches(callback) == watches
+    assert programs.watches_batches(callback) == watches
     container = keras.callbacks.CallbackList([callback])
-    assert keras_loop.watches_batches(container) == watches
+    assert programs.watches_batches(container) == watches
 
 
 @pytest.mark.parametrize(
@@ -241,8 +241,8 @@ def test_who_watches_batches(callback, watches):
     ],
 )
 def test_what_a_data_set_tells_of_its_batches(data, batch_size, num_batches):
-    assert keras_loop.batch_size_of(data) == batch_size
-    assert keras_loop.num_batches(data, batch_size) == num_batches
+    assert programs.batch_size_of(data) == batch_size
+    assert programs.num_batches(data, batch_size) == num_batches
 
 
 @pytest.mark.parametrize(

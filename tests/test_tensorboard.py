@@ -13,7 +13,7 @@ from test_resume import assert_same, state_of, train
 
 from iwae_tf import datasets, evaluation
 from iwae_tf.config import default_config
-from iwae_tf.models import IWAE, keras_loop
+from iwae_tf.models import IWAE, programs
 from iwae_tf.networks import MLP
 from iwae_tf.runs import callbacks, tensorboard, training
 from iwae_tf.runs.splits import load_examples
@@ -247,7 +247,7 @@ def test_pictures_and_histograms_every_few_epochs(tmp_path):
 
 
 def test_it_leaves_many_steps_in_one_call(tmp_path):
-    assert not keras_loop.watches_batches(TensorBoard(tmp_path))
+    assert not programs.watches_batches(TensorBoard(tmp_path))
 
 
 def test_what_cannot_be_written_is_an_os_error(tmp_path):

@@ -1,17 +1,23 @@
 """The models: networks in, a Keras model that trains on a bound out.
 
+  family        VAE, IWAE, MIWAE, CIWAE and PIWAE, which name their objectives
+  bound_model   the Keras model: settings, one training step, metrics
+  latent_model  q(z|x), p(x, z) and their draws, as a plain object
+  gradients     what each draw weighs, and the encoder's gradient
+  one_pass      one backward pass through the decoder instead of two
+  autoencoder   what a model is made of, and what it can be asked
+  inputs        the one gate for data
+  keras_loop    `fit` and `evaluate` as one program; all that is private to Keras
+  programs      the program: many steps, one after the other
+  building      how networks are built and called
+  metrics       means over an epoch
+  replicas      copies on several devices, kept equal
+
 May import `bounds`, `probability`, `networks`, `errors` and `checks`.
 """
 
-from iwae_tf.models.bound_model import (
-    CIWAE,
-    IWAE,
-    MIWAE,
-    MODELS,
-    PIWAE,
-    VAE,
-    ImportanceWeightedAutoencoder,
-)
+from iwae_tf.models.bound_model import ImportanceWeightedAutoencoder
+from iwae_tf.models.family import CIWAE, IWAE, MIWAE, MODELS, PIWAE, VAE
 
 __all__ = [
     "CIWAE",

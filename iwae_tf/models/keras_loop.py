@@ -7,7 +7,7 @@ adapters, what was chosen at `compile`. `programs` is the program itself.
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -17,16 +17,6 @@ from keras.src.trainers import data_adapters
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import programs
-
-DEFAULT_BATCH_SIZE = 32  # Keras' own
-BATCH_HOOKS = (
-    "on_batch_begin",
-    "on_batch_end",
-    "on_train_batch_begin",
-    "on_train_batch_end",
-    "on_test_batch_begin",
-    "on_test_batch_end",
-)
 
 
 class OneProgramModel(keras.Model):
@@ -133,9 +123,14 @@ class OneProgramModel(keras.Model):
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As in Keras; data are checked before a step sees them."""
         arguments = _arguments(keras.Model.fit, x, args, kwargs)
-        validation_data = arguments.get("validation_data")
-        if validation_data is not None:
-            arguments["validation_data"] = self._checked_validation(validation_data)
+        data = arguments.get("validation_data")
+        if data is not None and not _holds_arrays(data):
+            arguments["validation_data"] = self._checking(data, {})
+        elif data is not None:  # x, (x,), (x, y) or (x, y, sample_weight)
+            names = ("validation_data", "y")
+            if isinstance(data, (tuple, list)):
+                names = ("validation_data[0]", "validation_data[1]")
+            self.gate.arrays(*keras.utils.unpack_x_y_sample_weight(data)[:2], names)
         steps = arguments.get("steps_per_epoch")
         with self._pass_of(arguments, steps), self.gate.told():
             if steps is not None and isinstance(x, tf.data.Dataset):
@@ -189,17 +184,6 @@ class OneProgramModel(keras.Model):
             return self._checking(x, arguments)
         self.gate.arrays(x, arguments.get("y"))
         return x
-
-    def _checked_validation(self, data):
-        """The same of `validation_data`: x, (x,), (x, y) or (x, y, sample_weight)."""
-        if not _holds_arrays(data):
-            return self._checking(data, {})
-        names = ("validation_data", "y")
-        if isinstance(data, (tuple, list)):
-            names = ("validation_data[0]", "validation_data[1]")
-        x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        self.gate.arrays(x, labels, names)
-        return data
 
     def _checking(self, x, arguments):
         """Keras' adapter of what yields batches, each of which is checked."""
@@ -264,12 +248,13 @@ class OneProgramModel(keras.Model):
         callbacks = arguments.get("callbacks") or ()
         if not isinstance(callbacks, (list, tuple)):
             callbacks = [callbacks]
-        if not self._makes_programs or any(map(watches_batches, callbacks)):
+        if not self._makes_programs or any(map(programs.watches_batches, callbacks)):
             return 1
         x = arguments.get("x")
-        batch_size = arguments.get("batch_size") or batch_size_of(x)
+        batch_size = arguments.get("batch_size") or programs.batch_size_of(x)
         return programs.steps_per_call(
-            batch_size * self.rows_per_example, num_steps or num_batches(x, batch_size)
+            batch_size * self.rows_per_example,
+            num_steps or programs.num_batches(x, batch_size),
         )
 
     @property
@@ -278,7 +263,7 @@ class OneProgramModel(keras.Model):
         return (
             not self.run_eagerly
             and self.distribute_strategy.num_replicas_in_sync == 1
-            and keeps_rows_apart(self._flatten_layers())
+            and programs.keeps_rows_apart(self._flatten_layers())
         )
 
     def make_train_function(self, force: bool = False) -> None:
@@ -306,7 +291,7 @@ class OneProgramModel(keras.Model):
             )
         multi_worker = tf.distribute.MultiWorkerMirroredStrategy
         if isinstance(self.distribute_strategy, multi_worker):
-            return make_worker_function(self, step)
+            return programs.make_worker_function(self, step)
         return None
 
     def takes_labels(self, step: Callable[..., Any]) -> bool:
@@ -335,76 +320,6 @@ class OneProgramModel(keras.Model):
     def reset_metrics(self) -> None:
         super().reset_metrics()
         self.steps_done = 0
-
-
-def batch_size_of(x: Any) -> int:
-    """Rows of a batch of `x` where its type tells, and Keras' default otherwise."""
-    if isinstance(x, tf.data.Dataset):
-        leading = {
-            spec.shape[:1].num_elements() for spec in tf.nest.flatten(x.element_spec)
-        }
-        return max((size for size in leading if size), default=DEFAULT_BATCH_SIZE)
-    return DEFAULT_BATCH_SIZE
-
-
-def num_batches(x: Any, batch_size: int) -> int | None:
-    """Batches in one pass over `x`, or None where its type does not tell."""
-    if isinstance(x, tf.data.Dataset):
-        cardinality = int(x.cardinality())
-        return cardinality if cardinality > 0 else None
-    return -(-len(x) // batch_size) if hasattr(x, "__len__") else None
-
-
-def watches_batches(callback: keras.callbacks.Callback) -> bool:
-    """Whether a Keras callback does something at each batch, and so has to see it.
-
-    Those that only count or show progress say so by an attribute `counts_batches`.
-    """
-    if isinstance(callback, keras.callbacks.CallbackList):
-        return any(map(watches_batches, callback.callbacks))
-    if getattr(callback, "counts_batches", False):
-        return False
-    for name in ("update_freq", "save_freq"):  # Keras' own that may act by the batch
-        if getattr(callback, name, None) == "epoch":
-            return False
-    return any(
-        getattr(getattr(callback, hook), "__func__", None)
-        is not getattr(keras.callbacks.Callback, hook)
-        for hook in BATCH_HOOKS
-    )
-
-
-def keeps_rows_apart(layers: Iterable[keras.layers.Layer]) -> bool:
-    """Whether examples of weight zero leave the others alone, as far as one can see."""
-    return not any(
-        isinstance(layer, keras.layers.BatchNormalization)
-        or getattr(layer, "activity_regularizer", None) is not None
-        for layer in layers
-    )
-
-
-def make_worker_function(
-    model: keras.Model, step: programs.Step
-) -> Callable[[Any], dict[str, tf.Tensor]]:
-    """As `make_function`, for several workers: one step a call, without XLA.
-
-    Keras' own reduces scalar logs along an axis that they do not have. Here they are
-    averaged over the replicas, so that all workers see the same.
-    """
-
-    def averaged(data):
-        logs, context = step(data), tf.distribute.get_replica_context()
-        values = tf.stack([tf.cast(value, tf.float32) for value in logs.values()])
-        values = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
-        return dict(zip(logs, tf.unstack(values)))
-
-    def function(iterator):
-        strategy = model.distribute_strategy
-        logs = strategy.run(averaged, args=(next(iterator),))
-        first = strategy.experimental_local_results
-        return {name: first(value)[0] for name, value in logs.items()}
-
-    return function if model.run_eagerly else tf.function(function, autograph=False)
 
 
 def _arguments(method, x, args, kwargs):

@@ -13,18 +13,21 @@ References:
     conditional generative models. NeurIPS 28.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models.shapes import check_networks, latent_dim_of, output_row_shape
+from iwae_tf.models.building import (
+    build_networks,
+    call_network,
+    check_classes,
+    check_networks,
+    one_hot,
+)
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import (
     diagonal_normal,
@@ -72,6 +75,10 @@ class UnitMask(NamedTuple):
     fill: tf.Tensor  # float32 [D]; of the top layer in units of p(z_L|y)
 
 
+Labels: TypeAlias = tf.Tensor | None  # integers [B] of a conditional model
+Masks: TypeAlias = Sequence[UnitMask] | None  # one a layer
+
+
 class LatentModel:
     """Densities and draws of a latent-variable model with L stochastic layers.
 
@@ -84,6 +91,9 @@ class LatentModel:
       num_classes: number of classes of a conditional model. Each network is then
         called on the list [inputs, one-hot label].
       prior: Keras layer from one-hot labels to loc and log_scale of p(z_L|y).
+
+    In all methods y is `Labels`, masks leave units out (`UnitMask`), and training says
+    how networks are called.
 
     Raises:
       InvalidInputError: arguments that do not fit each other.
@@ -107,17 +117,7 @@ class LatentModel:
                 "`encoder` and `decoder` must have one network a stochastic layer. "
                 f"Received: {len(self.encoder)} and {len(self.decoder)}"
             )
-        if num_classes is not None:
-            num_classes = check_count(num_classes, "num_classes")
-        elif prior is not None:
-            raise InvalidInputError(
-                "`prior` must be left out without `num_classes`. "
-                f"Received: prior={prior!r}"
-            )
-        if prior is not None and not isinstance(prior, keras.Layer):
-            raise InvalidInputError(
-                f"`prior` must be a Keras layer or model. Received: prior={prior!r}"
-            )
+        check_classes(num_classes, prior)
         self.likelihood = get_likelihood(likelihood)
         self.num_classes: Any = num_classes
         self.prior = prior
@@ -133,61 +133,19 @@ class LatentModel:
         Raises:
           InvalidInputError: networks that do not fit each other or x.
         """
-        latent_dims: list[int] = []
-        row_shape = event_shape
-        for layer, network in enumerate(self.encoder, 1):
-            name = f"`encoder` of layer {layer}"
-            row_shape = output_row_shape(network, row_shape, name, self.num_classes)
-            row_shape = (latent_dim_of(row_shape, name),)
-            latent_dims += row_shape
-        for layer in range(1, len(latent_dims)):
-            self._build_latent_network(
-                self.decoder[layer],
-                latent_dims[layer],
-                f"`decoder` of layer {layer + 1}",
-                (layer, latent_dims[layer - 1]),
-            )
-        row_shape = output_row_shape(
-            self.decoder[0], latent_dims[:1], "`decoder` of layer 1", self.num_classes
-        )
-        found = tuple(self.likelihood(tf.zeros((1, *row_shape))).event_shape)
-        if found != event_shape:
-            raise InvalidInputError(
-                "`decoder` and `likelihood` must give p(x|z) the event shape of x, "
-                f"{event_shape}. Received: {found}"
-            )
-        if self.prior is not None:
-            top = len(latent_dims), latent_dims[-1]
-            self._build_latent_network(self.prior, None, "`prior`", top)
-        self.latent_dims, self.event_shape = latent_dims, event_shape
-
-    def _build_latent_network(self, network, size, name, target):
-        """Builds p(z_l|z_{l+1}) or p(z_L|y); `target` is (l, the size of z_l)."""
-        num_classes = self.num_classes
-        if size is None:  # the labels alone
-            size, num_classes = num_classes, None
-        row_shape = output_row_shape(network, (size,), name, num_classes)
-        layer, wanted = target
-        if latent_dim_of(row_shape, name) != wanted:
-            raise InvalidInputError(
-                f"{name} must return loc and log_scale of z{layer}, size "
-                f"{2 * wanted}. Received: size {row_shape[0]}"
-            )
+        self.latent_dims = build_networks(self, event_shape)
+        self.event_shape = event_shape
 
     # q(z|x) -------------------------------------------------------------------------
 
     def encode(
-        self, x: tf.Tensor, y: tf.Tensor | None = None, training: bool = False
+        self, x: tf.Tensor, y: Labels = None, training: bool = False
     ) -> tf.Tensor:
         """loc and log_scale of q(z1|x): float32 [B, 2 * D_1]."""
         return self._call(self.encoder[0], tf.cast(x, tf.float32), y, training)
 
     def proposal_parameters(
-        self,
-        layer: int,
-        latents: tf.Tensor,
-        y: tf.Tensor | None = None,
-        training: bool = False,
+        self, layer: int, latents: tf.Tensor, y: Labels = None, training: bool = False
     ) -> tf.Tensor:
         """loc and log_scale of q(z_{layer+1}|z_layer): [..., 2 D]."""
         return self._call(self.encoder[layer], latents, y, training)
@@ -196,10 +154,10 @@ class LatentModel:
         self,
         x: tf.Tensor,
         draws: tf.Tensor,
-        y: tf.Tensor | None = None,
+        y: Labels = None,
         *,
         parameters: tf.Tensor | None = None,
-        masks: Sequence[UnitMask] | None = None,
+        masks: Masks = None,
         training: bool = False,
     ) -> Inference:
         """Draws z ~ q(z|x), layer by layer from x upwards: z_l = loc + scale * draws.
@@ -207,10 +165,7 @@ class LatentModel:
         Args:
           x: float [B, *event].
           draws: standard normal float [M, K, B, D_1 + ... + D_L].
-          y: of a conditional model, integers [B].
           parameters: of q(z1|x), where `encode` has been called already.
-          masks: optional list of UnitMask, one a layer.
-          training: how networks are called.
         """
         if parameters is None:
             parameters = self.encode(x, y, training)
@@ -235,7 +190,7 @@ class LatentModel:
         self,
         latents: Sequence[tf.Tensor],
         parameters: Sequence[tf.Tensor],
-        masks: Sequence[UnitMask] | None = None,
+        masks: Masks = None,
     ) -> tf.Tensor:
         """log q(z|x) at latents and parameters of each layer: [M, K, B]."""
         return sum(
@@ -244,17 +199,13 @@ class LatentModel:
         )
 
     def draws_of(
-        self,
-        latents: Sequence[tf.Tensor],
-        parameters: tf.Tensor,
-        y: tf.Tensor | None = None,
+        self, latents: Sequence[tf.Tensor], parameters: tf.Tensor, y: Labels = None
     ) -> tf.Tensor:
         """The inverse of `infer`: the draws [M, K, B, D_1 + ... + D_L] behind latents.
 
         Args:
           latents: list of [M, K, B, D_l].
           parameters: of q(z1|x), float [B, 2 * D_1].
-          y: of a conditional model, integers [B].
         """
         draws = []
         for layer, latent in enumerate(latents):
@@ -270,9 +221,9 @@ class LatentModel:
         self,
         x: tf.Tensor,
         latents: Sequence[tf.Tensor],
-        y: tf.Tensor | None = None,
+        y: Labels = None,
         *,
-        masks: Sequence[UnitMask] | None = None,
+        masks: Masks = None,
         training: bool = False,
         records: Any = None,
     ) -> Joint:
@@ -281,9 +232,6 @@ class LatentModel:
         Args:
           x: float [B, *event].
           latents: list of [M, K, B, D_l].
-          y: of a conditional model, integers [B].
-          masks: optional list of UnitMask, one a layer.
-          training: how networks are called.
           records: optional `one_pass.Records` that the decoder's networks add to.
         """
         active = _active(masks, latents)
@@ -306,7 +254,7 @@ class LatentModel:
     def decode(
         self,
         rows: tf.Tensor,
-        y: tf.Tensor | None = None,
+        y: Labels = None,
         training: bool = False,
         records: Any = None,
     ) -> tfd.Distribution:
@@ -314,21 +262,17 @@ class LatentModel:
         return self.likelihood(self._call(self.decoder[0], rows, y, training, records))
 
     def prior_parameters(
-        self, layer: int, latents: tf.Tensor, y: tf.Tensor | None = None
+        self, layer: int, latents: tf.Tensor, y: Labels = None
     ) -> tf.Tensor:
         """loc and log_scale of p(z_layer|z_{layer+1}), z1 being layer 1: [..., 2 D]."""
         return self._call(self.decoder[layer], latents, y)
 
     def top_prior(
-        self,
-        y: tf.Tensor | None = None,
-        active: tf.Tensor | None = None,
-        training: bool = False,
+        self, y: Labels = None, active: tf.Tensor | None = None, training: bool = False
     ) -> tfd.Distribution:
         """p(z_L), or p(z_L|y) with batch shape [B]: event shape [D_L].
 
         Args:
-          y: of a conditional model, integers [B].
           active: optional bool [D_L]; see `distributions.diagonal_normal`.
           training: how the network of p(z_L|y) is called.
         """
@@ -337,7 +281,7 @@ class LatentModel:
         parameters = call_network(self.prior, self._one_hot(y), training)
         return diagonal_normal(*split_loc_scale(parameters), active)
 
-    def standardized(self, latents: tf.Tensor, y: tf.Tensor | None = None) -> tf.Tensor:
+    def standardized(self, latents: tf.Tensor, y: Labels = None) -> tf.Tensor:
         """z_L [..., B, D_L] in units of p(z_L|y): (z_L - loc_y) / scale_y.
 
         In these units the prior is N(0, I) for every class, as it is without `prior`.
@@ -347,16 +291,14 @@ class LatentModel:
         top = self.top_prior(y)
         return (latents - top.mean()) / top.stddev()
 
-    def unstandardized(
-        self, values: tf.Tensor, y: tf.Tensor | None = None
-    ) -> tf.Tensor:
+    def unstandardized(self, values: tf.Tensor, y: Labels = None) -> tf.Tensor:
         """The inverse of `standardized`: z_L at `values` [..., D_L]."""
         if self.prior is None:
             return values
         top = self.top_prior(y)
         return top.mean() + top.stddev() * values
 
-    def sample(self, draws: tf.Tensor, y: tf.Tensor | None = None) -> list[tf.Tensor]:
+    def sample(self, draws: tf.Tensor, y: Labels = None) -> list[tf.Tensor]:
         """[z1, z2, ...] from the generative model, the top layer first.
 
         Args:
@@ -378,10 +320,10 @@ class LatentModel:
         self,
         x: tf.Tensor,
         draws: tf.Tensor,
-        y: tf.Tensor | None = None,
+        y: Labels = None,
         *,
         parameters: tf.Tensor | None = None,
-        masks: Sequence[UnitMask] | None = None,
+        masks: Masks = None,
     ) -> LogWeightParts:
         """The three parts of log w = log p(x, z) - log q(z|x); see `infer`."""
         q = self.infer(x, draws, y, parameters=parameters, masks=masks)
@@ -449,26 +391,6 @@ class LatentModel:
                 f"{self.num_classes}. Received: labels=None"
             )
         return one_hot(y, self.num_classes)
-
-
-def call_network(
-    network: keras.Layer, inputs: Any, training: bool, records: Any = None
-) -> tf.Tensor:
-    """Calls a network, with `training` where it takes it."""
-    keywords: dict[str, Any] = {} if records is None else {"records": records}
-    if "training" in inspect.signature(network.call).parameters:
-        keywords["training"] = training
-    return network(inputs, **keywords)
-
-
-def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """float32 [B, num_classes]; NaN for a label that is not in [0, num_classes).
-
-    A compiled program cannot raise: NaN there makes the bound of the example NaN.
-    """
-    is_class = (labels >= 0) & (labels < num_classes)
-    encoded = tf.one_hot(tf.cast(labels, tf.int32), num_classes)
-    return tf.where(is_class[:, tf.newaxis], encoded, np.float32(np.nan))
 
 
 def _active(masks, latents):

@@ -8,13 +8,22 @@ that the shapes, and with them the compiled program, stay the same.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 MOST_STEPS = 64  # in one call
+DEFAULT_BATCH_SIZE = 32  # Keras' own
+BATCH_HOOKS = (
+    "on_batch_begin",
+    "on_batch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_test_batch_begin",
+    "on_test_batch_end",
+)
 ROWS_PER_CALL = 20_000  # of the decoder: a fraction of a second for small networks
 Step = Callable[[Any], dict[str, tf.Tensor]]  # of a batch to its logs
 _SCALAR = tf.TensorSpec([], tf.int32)
@@ -48,6 +57,52 @@ def steps_per_call(rows_per_step: int, num_steps: int | None = None) -> int:
 def dividing_steps(most: int, num_steps: int) -> int:
     """The most steps in one call, up to `most`, of which whole calls make an epoch."""
     return max(n for n in range(1, min(most, num_steps) + 1) if num_steps % n == 0)
+
+
+def batch_size_of(x: Any) -> int:
+    """Rows of a batch of `x` where its type tells, and Keras' default otherwise."""
+    if isinstance(x, tf.data.Dataset):
+        leading = {
+            spec.shape[:1].num_elements() for spec in tf.nest.flatten(x.element_spec)
+        }
+        return max((size for size in leading if size), default=DEFAULT_BATCH_SIZE)
+    return DEFAULT_BATCH_SIZE
+
+
+def num_batches(x: Any, batch_size: int) -> int | None:
+    """Batches in one pass over `x`, or None where its type does not tell."""
+    if isinstance(x, tf.data.Dataset):
+        cardinality = int(x.cardinality())
+        return cardinality if cardinality > 0 else None
+    return -(-len(x) // batch_size) if hasattr(x, "__len__") else None
+
+
+def watches_batches(callback: keras.callbacks.Callback) -> bool:
+    """Whether a Keras callback does something at each batch, and so has to see it.
+
+    Those that only count or show progress say so by an attribute `counts_batches`.
+    """
+    if isinstance(callback, keras.callbacks.CallbackList):
+        return any(map(watches_batches, callback.callbacks))
+    if getattr(callback, "counts_batches", False):
+        return False
+    for name in ("update_freq", "save_freq"):  # Keras' own that may act by the batch
+        if getattr(callback, name, None) == "epoch":
+            return False
+    return any(
+        getattr(getattr(callback, hook), "__func__", None)
+        is not getattr(keras.callbacks.Callback, hook)
+        for hook in BATCH_HOOKS
+    )
+
+
+def keeps_rows_apart(layers: Iterable[keras.layers.Layer]) -> bool:
+    """Whether examples of weight zero leave the others alone, as far as one can see."""
+    return not any(
+        isinstance(layer, keras.layers.BatchNormalization)
+        or getattr(layer, "activity_regularizer", None) is not None
+        for layer in layers
+    )
 
 
 def make_function(
@@ -112,6 +167,30 @@ def make_function(
         return collect(iterator, tf.constant(most), tf.constant(limit), capacity)
 
     return function
+
+
+def make_worker_function(
+    model: keras.Model, step: Step
+) -> Callable[[Any], dict[str, tf.Tensor]]:
+    """As `make_function`, for several workers: one step a call, without XLA.
+
+    Keras' own reduces scalar logs along an axis that they do not have. Here they are
+    averaged over the replicas, so that all workers see the same.
+    """
+
+    def averaged(data):
+        logs, context = step(data), tf.distribute.get_replica_context()
+        values = tf.stack([tf.cast(value, tf.float32) for value in logs.values()])
+        values = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+        return dict(zip(logs, tf.unstack(values)))
+
+    def function(iterator):
+        strategy = model.distribute_strategy
+        logs = strategy.run(averaged, args=(next(iterator),))
+        first = strategy.experimental_local_results
+        return {name: first(value)[0] for name, value in logs.items()}
+
+    return function if model.run_eagerly else tf.function(function, autograph=False)
 
 
 def _collect(parts_of, iterator, most, limit, capacity):

@@ -1,0 +1,152 @@
+"""Networks as a latent-variable model builds and calls them."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf.checks import check_count
+from iwae_tf.errors import InvalidInputError
+
+
+def check_networks(
+    networks: keras.Layer | Sequence[keras.Layer], name: str
+) -> list[keras.Layer]:
+    """One Keras layer or a sequence of them, as a list."""
+    if isinstance(networks, keras.Layer):
+        return [networks]
+    is_sequence = isinstance(networks, (list, tuple)) and len(networks) > 0
+    if not is_sequence or not all(isinstance(n, keras.Layer) for n in networks):
+        raise InvalidInputError(
+            f"`{name}` must be a Keras layer or a sequence of them, one a stochastic "
+            f"layer. Received: {name}={networks!r}"
+        )
+    return list(networks)
+
+
+def check_classes(num_classes: int | None, prior: keras.Layer | None) -> None:
+    """Raises InvalidInputError for classes or a p(z_L|y) that no model can have."""
+    if num_classes is not None:
+        check_count(num_classes, "num_classes")
+    elif prior is not None:
+        raise InvalidInputError(
+            f"`prior` must be left out without `num_classes`. Received: prior={prior!r}"
+        )
+    if prior is not None and not isinstance(prior, keras.Layer):
+        raise InvalidInputError(
+            f"`prior` must be a Keras layer or model. Received: prior={prior!r}"
+        )
+
+
+def output_row_shape(
+    network: keras.Layer,
+    row_shape: Sequence[int],
+    name: str,
+    num_classes: int | None = None,
+) -> tuple[int, ...]:
+    """Builds `network` for rows of a shape; returns the shape of a row of its output.
+
+    Args:
+      network: Keras layer.
+      row_shape: tuple of ints.
+      name: what a message calls the network.
+      num_classes: optional int; the network is then called on [rows, one-hot labels].
+
+    Raises:
+      InvalidInputError: the network does not take such rows.
+    """
+    inputs, rule = keras.KerasTensor((1, *row_shape)), "must take rows"
+    refusals: tuple[type[Exception], ...] = (ValueError,)
+    if num_classes is not None:
+        inputs = [inputs, keras.KerasTensor((1, num_classes))]
+        rule = (
+            f"must take a list [inputs, one-hot labels of {num_classes} classes], as "
+            "networks.WithLabels(network) does, with inputs"
+        )
+        refusals = (ValueError, TypeError)  # of a layer that took the list for a tensor
+    try:
+        output = network(inputs)
+    except refusals as error:
+        # Keras wraps the reason into a title, blank lines and bold type.
+        lines = re.sub(r"\x1b\[\d+m", "", str(error)).splitlines()
+        reason = [line for line in lines if line and "encountered when" not in line]
+        raise InvalidInputError(
+            f"{name} {rule} of shape {tuple(row_shape)}. Received: {reason[0]}"
+        ) from error
+    return tuple(output.shape[1:])
+
+
+def latent_dim_of(row_shape: Sequence[int], name: str) -> int:
+    """Size of the latent whose loc and log_scale a network returns as one row."""
+    if len(row_shape) != 1 or row_shape[0] % 2:
+        raise InvalidInputError(
+            f"{name} must return loc and log_scale concatenated on the last axis, "
+            f"an even size [rows, 2 * latent_dim]. Received: rows of shape {row_shape}"
+        )
+    return row_shape[0] // 2
+
+
+def build_networks(latent: Any, event_shape: tuple[int, ...]) -> list[int]:
+    """Creates the variables of a LatentModel's networks; returns its latent sizes.
+
+    Raises:
+      InvalidInputError: networks that do not fit each other or x.
+    """
+    num_classes = latent.num_classes
+    latent_dims: list[int] = []
+    row_shape = event_shape
+    for layer, network in enumerate(latent.encoder, 1):
+        name = f"`encoder` of layer {layer}"
+        row_shape = output_row_shape(network, row_shape, name, num_classes)
+        row_shape = (latent_dim_of(row_shape, name),)
+        latent_dims += row_shape
+
+    def build_prior(network, size, classes, name, layer):
+        """p(z_layer|z_{layer+1}) or p(z_layer|y), from rows of `size`."""
+        row_shape = output_row_shape(network, (size,), name, classes)
+        wanted = latent_dims[layer - 1]
+        if latent_dim_of(row_shape, name) != wanted:
+            raise InvalidInputError(
+                f"{name} must return loc and log_scale of z{layer}, size "
+                f"{2 * wanted}. Received: size {row_shape[0]}"
+            )
+
+    for layer, size in enumerate(latent_dims[1:], 1):
+        name = f"`decoder` of layer {layer + 1}"
+        build_prior(latent.decoder[layer], size, num_classes, name, layer)
+    row_shape = output_row_shape(
+        latent.decoder[0], latent_dims[:1], "`decoder` of layer 1", num_classes
+    )
+    found = tuple(latent.likelihood(tf.zeros((1, *row_shape))).event_shape)
+    if found != event_shape:
+        raise InvalidInputError(
+            "`decoder` and `likelihood` must give p(x|z) the event shape of x, "
+            f"{event_shape}. Received: {found}"
+        )
+    if latent.prior is not None:
+        build_prior(latent.prior, num_classes, None, "`prior`", len(latent_dims))
+    return latent_dims
+
+
+def call_network(
+    network: keras.Layer, inputs: Any, training: bool, records: Any = None
+) -> tf.Tensor:
+    """Calls a network, with `training` where it takes it."""
+    keywords: dict[str, Any] = {} if records is None else {"records": records}
+    if "training" in inspect.signature(network.call).parameters:
+        keywords["training"] = training
+    return network(inputs, **keywords)
+
+
+def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """float32 [B, num_classes]; NaN for a label that is not in [0, num_classes).
+
+    A compiled program cannot raise: NaN there makes the bound of the example NaN.
+    """
+    is_class = (labels >= 0) & (labels < num_classes)
+    encoded = tf.one_hot(tf.cast(labels, tf.int32), num_classes)
+    return tf.where(is_class[:, tf.newaxis], encoded, np.float32(np.nan))
