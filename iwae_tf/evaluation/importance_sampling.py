@@ -54,8 +54,8 @@ def log_likelihood(
     Of a conditional model it is log p(x|y), with draws of q(z|x, y).
 
     The draws are streamed: memory does not grow with `num_samples`. The noise of
-    row b, draw k is a function of (seed, first_row + b, k), so the result does not
-    depend on `chunk_size` or `batch_size` (but to rounding), and images have
+    row b, draw k is a function of (seed, first_row + b, k, num_samples), so the result
+    does not depend on `chunk_size` or `batch_size` (but to rounding), and images have
     independent noise.
 
     Args:

@@ -69,10 +69,7 @@ class Gate:
         event_shape = self._latent.event_shape
         if event_shape is not None:
             if not x.shape.is_compatible_with([None, *event_shape]):
-                raise InvalidInputError(
-                    f"`{name}` must have the shape [batch, *event], event "
-                    f"{event_shape}. Received: shape={tuple(x.shape)}"
-                )
+                raise self._wrong_shape(name, tuple(x.shape))
             x = tf.ensure_shape(x, [None, *event_shape])  # of a pipeline: unknown yet
         if tf.executing_eagerly() if has_values is None else has_values:
             check_values(x, in_unit_interval=self.in_unit_interval, name=name)
@@ -242,9 +239,10 @@ class Gate:
         try:
             yield
         except tf.errors.InvalidArgumentError as error:
-            found = re.fullmatch(
-                r"([xy]): (must .*|not finite)", refusal(error.message)
-            )
+            shape = re.search(r"Shape of tensor .*?(\[.*?\]) is not", error.message)
+            if shape:
+                raise self._wrong_shape("x", shape[1]) from None
+            found = re.fullmatch(r"([xy]): (.*)", refusal(error.message))
             if not found:
                 raise
             rule = found[2].replace("not", "must be")
@@ -253,6 +251,12 @@ class Gate:
             raise InvalidInputError(
                 f"`{found[1]}` {rule}. Received: other values in a batch of the data"
             ) from None
+
+    def _wrong_shape(self, name, shape):
+        return InvalidInputError(
+            f"`{name}` must have the shape [batch, *event], event "
+            f"{self._latent.event_shape}. Received: shape={shape}"
+        )
 
     def _warn_of_grey(self, x):
         if not self.in_unit_interval or self._warned:

@@ -1,0 +1,141 @@
+"""The one gate for data: every way in refuses the same x in one line."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.models import IWAE
+from iwae_tf.networks import MLP
+
+GOOD = np.random.default_rng(0).integers(0, 2, [12, 4]).astype("float32")
+BAD = {
+    "pixels": (255.0 * np.where(GOOD, 1.0, 0.0).astype("float32"), "must be in [0, 1]"),
+    "nan": (np.where(GOOD, np.float32("nan"), GOOD), "must be finite"),
+    "bytes": ((255 * GOOD).astype("uint8"), "dtype=uint8, divide by 255"),
+    "shape": (np.zeros([12, 5], "float32"), "must have the shape [batch, *event]"),
+}
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of six, one after the other."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return (self.x[6 * index : 6 * index + 6],)
+
+
+def pipeline(x):
+    return tf.data.Dataset.from_tensor_slices(x).batch(6)
+
+
+def of_unknown_shape(x):
+    return pipeline(x).map(lambda v: tf.py_function(lambda w: w, [v], v.dtype))
+
+
+WAYS = {
+    "fit array": lambda m, x: m.fit(x, verbose=0),
+    "fit tensor": lambda m, x: m.fit(tf.constant(x), verbose=0),
+    "fit DataFrame": lambda m, x: m.fit(pd.DataFrame(x), verbose=0),
+    "fit tf.data": lambda m, x: m.fit(pipeline(x), verbose=0),
+    "fit pairs": lambda m, x: m.fit(pipeline((x, np.arange(12))), verbose=0),
+    "fit shapeless": lambda m, x: m.fit(of_unknown_shape(x), verbose=0),
+    "fit PyDataset": lambda m, x: m.fit(Batches(x), verbose=0),
+    "fit generator": lambda m, x: m.fit((b for b in [(x[:6],), (x[6:],)]), verbose=0),
+    "validation": lambda m, x: m.fit(GOOD, validation_data=pipeline(x), verbose=0),
+    "validation array": lambda m, x: m.fit(GOOD, validation_data=(x,), verbose=0),
+    "train_on_batch": lambda m, x: m.train_on_batch(x),
+    "test_on_batch": lambda m, x: m.test_on_batch(x),
+    "evaluate": lambda m, x: m.evaluate(x, verbose=0),
+    "evaluate tf.data": lambda m, x: m.evaluate(pipeline(x), verbose=0),
+    "predict": lambda m, x: m.predict(x, verbose=0),
+    "predict tf.data": lambda m, x: m.predict(pipeline(x), verbose=0),
+    "predict_on_batch": lambda m, x: m.predict_on_batch(x),
+    "call": lambda m, x: m(x),
+    "encode": lambda m, x: m.encode(x),
+}
+
+
+def build(likelihood="bernoulli", **options):
+    size = 4 if likelihood == "bernoulli" else 8
+    model = IWAE(
+        MLP([5], (4,), seed=1),
+        MLP([5], (size,), seed=2),
+        num_samples=2,
+        likelihood=likelihood,
+    )
+    model.build((None, 4))
+    model.compile("sgd", jit_compile=False, **options)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_cannot_be_scored_is_refused_whichever_way_it_comes_in(model, way, bad):
+    x, rule = BAD[bad]
+    # Good validation data would be reached after an epoch: training is not lost then.
+    before = None if way.startswith("validation") else model.get_weights()
+    with pytest.raises(InvalidInputError) as caught:
+        WAYS[way](model, x)
+    message = str(caught.value)
+    assert rule in message and "Received: " in message and "\n" not in message
+    assert message.startswith(("`x`", "`validation_data"))
+    for ours, theirs in zip(model.get_weights(), before or model.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_can_be_scored_is_not(way):
+    WAYS[way](build(), GOOD)
+
+
+@pytest.mark.parametrize("options", [{"run_eagerly": True}, {}])
+def test_a_bad_batch_applies_no_update_and_ends_the_epoch(options):
+    """The batches before it have been trained on, as without it."""
+    model, reference = (build(steps_per_execution=1, **options) for _ in range(2))
+    with pytest.raises(InvalidInputError, match=r"`x` must be in \[0, 1\]"):
+        model.fit(pipeline(np.concatenate([GOOD, 2 * GOOD])), verbose=0)
+    reference.fit(pipeline(GOOD), verbose=0)
+    for ours, theirs in zip(model.get_weights(), reference.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_range_is_the_likelihoods():
+    model = build("normal")
+    history = model.fit(pipeline(255 * GOOD), verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    with pytest.raises(InvalidInputError, match="`x` must be finite"):
+        model.fit(pipeline(BAD["nan"][0]), verbose=0)
+    with pytest.raises(InvalidInputError, match="`x` must be float. Received: dtype=u"):
+        model.fit(pipeline(BAD["bytes"][0]), verbose=0)
+
+
+@pytest.mark.parametrize(
+    "x, shown",
+    [([GOOD, GOOD], "a list of 2"), ({"x": GOOD}, "a dict of 1"), (None, "a NoneType")],
+)
+def test_what_is_no_array_is_refused(model, x, shown):
+    with pytest.raises(InvalidInputError, match=rf"`x` must be .*Received: {shown}"):
+        model.fit(x, verbose=0)
+
+
+def test_an_error_of_a_pipeline_stays_its_own(model):
+    def fail(x):
+        with tf.control_dependencies([tf.debugging.Assert(False, ["not ours"])]):
+            return tf.identity(x)
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not ours"):
+        model.fit(pipeline(GOOD).map(fail), verbose=0)
