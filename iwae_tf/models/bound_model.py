@@ -166,14 +166,14 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                 output_gradients=[-draw_weights, penalty_weight],
             )
 
-        if one_pass.serves(latent, weights, records):
+        p_variables = gradients.trainable(latent.generative_networks)
+        if not one_pass.serves(latent, weights, records):
+            p_gradients = pull_back(weights.generative, p_variables)  # PIWAE: as IWAE
+            pull = pull_back(weights.inference, q.latents)  # PIWAE: as MIWAE
+        else:  # the same from one backward pass
             p_gradients, pull = one_pass.gradients_and_pull(
                 latent, pull_back, q.latents, weights, records
             )
-        else:  # PIWAE's decoder and encoder, and DReG's, weigh the draws differently
-            p_variables = gradients.trainable(latent.generative_networks)
-            p_gradients = pull_back(weights.generative, p_variables)
-            pull = pull_back(weights.inference, q.latents)
         q_gradients = gradients.encoder_gradients(
             latent, estimator, q_tape, q, pull, weights.inference,
             (q_penalty, penalty_weight),
@@ -182,7 +182,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             self.trainable_variables,
             gradients.trainable(latent.encoder),
             q_gradients,
-            gradients.trainable(latent.generative_networks),
+            p_variables,
             p_gradients,
         )
         return LossGradients(found, parts, weights.bound, q_penalty + p_penalty)
