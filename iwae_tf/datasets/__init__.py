@@ -22,19 +22,3 @@ from iwae_tf.datasets.loading import (
     validate_images,
 )
 from iwae_tf.datasets.streams import batches, load_dataset, num_batches
-
-__all__ = [
-    "BINARIZATIONS",
-    "DATASETS",
-    "SPLITS",
-    "UNLABELLED",
-    "Split",
-    "batches",
-    "event_shape",
-    "load_arrays",
-    "load_dataset",
-    "num_batches",
-    "num_classes",
-    "require_labels",
-    "validate_images",
-]

@@ -15,11 +15,3 @@ from iwae_tf.saved_model.loading import (
     load_saved_model,
     restore_weights,
 )
-
-__all__ = [
-    "export_saved_model",
-    "find_version",
-    "load_saved_model",
-    "refusal",
-    "restore_weights",
-]

@@ -43,7 +43,8 @@ def with_retries(
     """Calls `attempt` until it works, with pauses that double.
 
     Args:
-      attempt: function without arguments; raises TransientError for another try.
+      attempt: function without arguments; raises TransientError, or one of `UNUSABLE`,
+        for another try.
       what: what the message calls it.
       retries: attempts after the first one.
       sleep: function of seconds.
@@ -58,11 +59,19 @@ def with_retries(
     while True:
         try:
             return attempt()
-        except TransientError as error:
+        except InvalidInputError:
+            raise
+        except (TransientError, *UNUSABLE) as found:
+            error = found
+            if not isinstance(error, TransientError):
+                kind = type(error).__name__
+                error = TransientError(
+                    f"an answer that cannot be used, {kind}: {error}"
+                )
             if number == retries:
                 raise ConnectionError(
                     f"{what} gave no answer in {retries + 1} attempts, at last: {error}"
-                ) from error
+                ) from found
             # Clients that failed together must not come back together.
             delay = FIRST_DELAY * 2**number * random.uniform(0.5, 1.0)
             sleep(min(max(delay, error.delay or 0.0), LONGEST_DELAY))
@@ -100,17 +109,6 @@ def read_body(answer: Any, limit: int, deadline: float) -> bytes:
         if time.monotonic() > deadline:
             raise TransientError("an answer that did not end")
     return body
-
-
-def used(read: Callable[[], T]) -> T:
-    """What `read` returns, or TransientError where the answer makes no sense."""
-    try:
-        return read()
-    except InvalidInputError:
-        raise
-    except UNUSABLE as error:
-        reason = f"an answer that cannot be used, {type(error).__name__}: {error}"
-        raise TransientError(reason) from error
 
 
 def checked_scores(

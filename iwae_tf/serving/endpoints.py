@@ -30,7 +30,6 @@ from iwae_tf.serving.answers import (
     checked_scores,
     read_body,
     shortened,
-    used,
     with_retries,
     within,
 )
@@ -235,11 +234,10 @@ class RestScorer(Scorer):
                 reason = getattr(error, "reason", None) or error
                 raise TransientError(reason or type(error).__name__) from error
 
-        return with_retries(
-            lambda: used(lambda: read(json.loads(within(self._timeout, fetch)))),
-            url,
-            self._retries,
-        )
+        def attempt():
+            return read(json.loads(within(self._timeout, fetch)))
+
+        return with_retries(attempt, url, self._retries)
 
 
 class GrpcScorer(Scorer):
@@ -270,10 +268,8 @@ class GrpcScorer(Scorer):
         )
 
         self._error, self._timeout, self._retries = grpc.RpcError, timeout, retries
-        options = [
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_receive_message_length", MAX_ANSWER),
-        ]
+        limits = {"send": -1, "receive": MAX_ANSWER}
+        options = [(f"grpc.max_{n}_message_length", size) for n, size in limits.items()]
         channel = grpc.insecure_channel(address, options=options)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         self._name, self._url = name, f"grpc://{address}/v1/models/{name}"
@@ -314,7 +310,7 @@ class GrpcScorer(Scorer):
                 if error.code().name in TRANSIENT_CODES:
                     raise TransientError(reason) from error
                 raise _refused(self._url, reason) from error
-            return used(lambda: read(answer))
+            return read(answer)
 
         return with_retries(attempt, self._url, self._retries)
 

@@ -208,18 +208,15 @@ def parse_options(options: Sequence[str]) -> PipelineOptions:
         with contextlib.redirect_stderr(usage):
             known = parsed.get_all_options(retain_unknown_options=False)
             given = parsed.get_all_options(retain_unknown_options=True)
-    except SystemExit as error:  # argparse, which has printed all that there is
-        reason = usage.getvalue().splitlines()[-1].partition("error: ")[2]
-        raise InvalidInputError(
-            f"`--option` must be an option of Beam, NAME=VALUE. Received: {reason}"
-        ) from error
-    unknown = sorted(set(given) - set(known))
-    if unknown and known["runner"] not in REMOTE_OPTIONS:
-        raise InvalidInputError(
-            "`--option` must be an option of Beam, NAME=VALUE. Received: "
-            f"--option={', '.join(unknown)}"
-        )
-    return parsed
+        unknown = sorted(set(given) - set(known))
+        if not unknown or known["runner"] in REMOTE_OPTIONS:
+            return parsed
+        found = f"--option={', '.join(unknown)}"
+    except SystemExit:  # of argparse, which has printed all that there is
+        found = usage.getvalue().splitlines()[-1].partition("error: ")[2]
+    raise InvalidInputError(
+        f"`--option` must be an option of Beam, NAME=VALUE. Received: {found}"
+    )
 
 
 def user_mistake(error: BaseException) -> str | None:

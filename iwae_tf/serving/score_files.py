@@ -124,18 +124,19 @@ class ScoreFile:
                 for key in sorted({*found, *self._settings})
                 if found.get(key) != self._settings.get(key)
             ]
-        except (ValueError, TypeError) as error:
-            raise InvalidInputError(
-                "`output` must be new or hold the beginning of this job. Received: "
-                f"{self.partial}, which is something else"
-            ) from error
-        if different:
+            if not different:
+                return
             key = different[0]
-            raise InvalidInputError(
-                "`output` must be new or hold the beginning of this job. Received: "
-                f"{self.partial}, whose {key} is {found.get(key)!r}, not "
-                f"{self._settings.get(key)!r}; delete it to start anew"
+            what = (
+                f"whose {key} is {found.get(key)!r}, not {self._settings.get(key)!r}; "
+                "delete it to start anew"
             )
+        except (ValueError, TypeError):
+            what = "which is something else"
+        raise InvalidInputError(
+            "`output` must be new or hold the beginning of this job. Received: "
+            f"{self.partial}, {what}"
+        )
 
     def _read(self) -> tuple[LogLikelihood | None, int]:
         """(LogLikelihood of the whole batches or None, bytes up to their end)."""
