@@ -3,12 +3,23 @@
 import functools
 import warnings
 
+import builders
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from closed_form import LinearGaussian, TwoLayerLinearGaussian, dense
+from builders import (
+    CLASSES,
+    CONDITIONAL,
+    PROBLEMS,
+    build,
+    data_of,
+    exact_model,
+    log_prob_of,
+    shared,
+)
+from closed_form import dense
 from scipy import special, stats
 
 from iwae_tf.bounds import iwae
@@ -19,74 +30,61 @@ from iwae_tf.networks import MLP
 from iwae_tf.probability import noise
 
 tfd = tfp.distributions
+layers = keras.layers
 EVENT = (4, 4, 1)
 
 
-def binary(count=6, seed=0):
-    return np.random.default_rng(seed).integers(0, 2, (count, *EVENT)).astype("float32")
+def binary(count=6):
+    return builders.binary(count, EVENT, seed=0)
 
 
 def image_model(model=IWAE, encoder=None, decoder=None, **kwargs):
+    """A model that is not built."""
     keras.utils.set_random_seed(9)
-    encoder = encoder or MLP([8], (6,))
-    return model(encoder, decoder or MLP([8], EVENT), **kwargs)
-
-
-def two_layer_model(seed=3, likelihood="bernoulli", **kwargs):
-    keras.utils.set_random_seed(seed)
-    outputs = EVENT if likelihood == "bernoulli" else (4, 4, 2)
-    encoder = [MLP([8], (6,)), MLP([7], (4,))]
-    decoder = [MLP([8], outputs), MLP([7], (6,))]
-    return IWAE(encoder, decoder, likelihood=likelihood, **kwargs)
-
-
-def gaussian_model(problem, likelihood="normal", **kwargs):
-    return IWAE(problem.encoder(**kwargs), problem.decoder(), likelihood=likelihood)
+    return model(encoder or MLP([8], (6,)), decoder or MLP([8], EVENT), **kwargs)
 
 
 # Closed forms ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("problem", [LinearGaussian(), TwoLayerLinearGaussian()])
-@pytest.mark.parametrize("rows", [1, 4])
-def test_every_log_weight_is_log_p_at_the_exact_posterior(problem, rows):
-    x = problem.data(rows)
-    log_weights = gaussian_model(problem).log_weights(x, 2, 3)
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("rows", [1, 7])
+def test_every_log_weight_is_log_p_at_the_exact_posterior(name, rows):
+    problem = PROBLEMS[name]
+    model, (x, labels) = exact_model(problem), data_of(problem, rows)
+    log_weights = model.log_weights(x, 2, 3, labels=labels)
     assert log_weights.shape == (2, 3, rows)
     assert log_weights.dtype == tf.float32
-    expected = np.broadcast_to(problem.log_prob(x), (2, 3, rows))
-    assert np.ptp(expected) > 1.0 or rows == 1
-    np.testing.assert_allclose(log_weights, expected, atol=5e-5)
+    exact = log_prob_of(problem, x, labels)
+    assert np.ptp(exact) > 1.0 or rows == 1
+    atol = 5e-5 if labels is None else 2e-4
+    np.testing.assert_allclose(
+        log_weights, np.broadcast_to(exact, (2, 3, rows)), atol=atol
+    )
+    if labels is not None:  # premise: the label matters
+        other = problem.log_prob(x, (labels + 1) % CLASSES)
+        assert np.min(np.abs(exact - other)) > 0.01
 
 
-def test_a_shifted_proposal_opens_a_gap_that_closes_with_more_draws():
-    problem = LinearGaussian()
-    x = problem.data(8)
-    model = gaussian_model(problem, shift=0.4, stretch=1.3)
+def test_the_gap_of_a_shifted_proposal():
+    """It is KL(q || p(z|x)) of the ELBO, and closes with more draws."""
+    problem = PROBLEMS["one layer"]
+    x, model = problem.data(4), exact_model(problem, shift=0.3, stretch=0.8)
+    log_weights = np.asarray(model.log_weights(x, 1, 20_000))[0]
+    moved = 0.3 / problem.posterior_scale
+    divergence = np.sum(0.5 * (0.8**2 + moved**2 - 1) - np.log(0.8))
+    exact = problem.log_prob(x)
+    gap = exact - log_weights.mean(axis=0)
+    error = log_weights.std(axis=0) / np.sqrt(20_000)
+    assert np.all(divergence > 20 * error)
+    assert np.all(np.abs(gap - divergence) < 4 * error)
+    x, model = problem.data(8), exact_model(problem, shift=0.4, stretch=1.3)
     gaps = [
         float(np.mean(problem.log_prob(x) - iwae(model.log_weights(x, 1, k))))
         for k in (1, 30, 3000)
     ]
-    # One draw: the gap is KL(q || p(z|x)) in the mean; the next test has its value.
-    shift = 0.4 / problem.posterior_scale
-    divergence = np.sum(0.5 * (1.3**2 + shift**2 - 1) - np.log(1.3))
-    assert divergence > 0.5
     assert gaps[0] > 5 * abs(gaps[1])
     assert abs(gaps[2]) < 0.02
-
-
-def test_the_elbo_gap_is_the_kl_divergence():
-    problem = LinearGaussian()
-    x = problem.data(4)
-    shift = 0.3
-    model = gaussian_model(problem, shift=shift, stretch=0.8)
-    log_weights = np.asarray(model.log_weights(x, 1, 20_000))[0]
-    moved = shift / problem.posterior_scale
-    divergence = np.sum(0.5 * (0.8**2 + moved**2 - 1) - np.log(0.8))
-    gap = problem.log_prob(x) - log_weights.mean(axis=0)
-    error = log_weights.std(axis=0) / np.sqrt(20_000)
-    assert np.all(divergence > 20 * error)
-    assert np.all(np.abs(gap - divergence) < 4 * error)
 
 
 def test_a_bernoulli_model_agrees_with_quadrature():
@@ -117,53 +115,79 @@ def test_a_bernoulli_model_agrees_with_quadrature():
     assert np.all(np.abs(wrong - exact) > 8 * error)
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])
-def test_two_layers_agree_with_scipy_at_the_same_latents(likelihood):
-    model = two_layer_model(likelihood=likelihood)
-    if likelihood == "normal":
-        event, x = (4, 4, 1), np.random.default_rng(1).normal(size=(5, *EVENT))
-    else:
-        event, x = EVENT, binary(5)
-    x = x.astype("float32")
-    actual = model.log_weights(x, 2, 3, seed=(4, 5))
+def numpy_mlp(network, *inputs):
+    outputs = np.concatenate([np.asarray(i, "float64") for i in inputs])
+    weights = [w.astype("float64") for w in network.get_weights()]
+    for kernel, bias in zip(weights[:-2:2], weights[1:-2:2]):
+        outputs = np.tanh(outputs @ kernel + bias)
+    return outputs @ weights[-2] + weights[-1]
+
+
+def numpy_log_weights(model, x, y, epsilon):
+    """log w [M, K, B] one draw and one image at a time, in float64 and SciPy."""
+    log_w = np.zeros(epsilon.shape[:3])
+
+    def normal(value, parameters):
+        loc, log_scale = np.split(parameters, 2)
+        return stats.norm(loc, np.exp(log_scale)).logpdf(value).sum()
+
+    for index in np.ndindex(log_w.shape):
+        label = [] if y is None else [np.eye(CLASSES)[y[index[2]]]]
+        image = below = x[index[2]]
+        latents, start = [], 0
+        for network in model.encoder:
+            parameters = numpy_mlp(network, below, *label)
+            loc, log_scale = np.split(parameters, 2)
+            below = loc + np.exp(log_scale) * epsilon[index][start : start + len(loc)]
+            start += len(loc)
+            log_w[index] -= normal(below, parameters)
+            latents.append(below)
+        if model.prior is None:
+            log_w[index] += stats.norm.logpdf(latents[-1]).sum()
+        else:
+            log_w[index] += normal(latents[-1], numpy_mlp(model.prior, *label))
+        for layer in range(len(latents) - 1, 0, -1):
+            parameters = numpy_mlp(model.decoder[layer], latents[layer], *label)
+            log_w[index] += normal(latents[layer - 1], parameters)
+        outputs = numpy_mlp(model.decoder[0], latents[0], *label)
+        if model.likelihood == "normal":
+            log_w[index] += normal(image, outputs)
+        else:
+            log_w[index] += special.log_expit((2 * image - 1) * outputs).sum()
+    return log_w
+
+
+@pytest.mark.parametrize(
+    "num_layers, settings",
+    [
+        (2, {}),
+        (2, {"likelihood": "normal"}),
+        (1, {"labels": True}),
+        (2, {"labels": True}),
+        (1, {"labels": True, "has_prior": False}),
+        (2, {"labels": True, "has_prior": False}),
+    ],
+)
+def test_log_weights_equal_those_of_scipy_at_the_same_latents(num_layers, settings):
+    model, x = build("miwae", num_layers, **settings), builders.binary(5)
+    y = builders.classes(5) if "labels" in settings else None
+    if "likelihood" in settings:
+        x = np.random.default_rng(1).normal(size=x.shape).astype("float32")
     epsilon = model.latent.draw_noise(noise.make_key((4, 5)), 0, 5, 2, 3).numpy()
-    assert epsilon.shape == (2, 3, 5, 5)
-
-    def normal(network, inputs):
-        rows = np.reshape(inputs, (-1, *inputs.shape[-inputs_rank(network) :]))
-        outputs = np.asarray(network(rows)).astype("float64")
-        loc, log_scale = np.split(outputs, 2, axis=-1)
-        return loc, np.exp(log_scale)
-
-    def inputs_rank(network):
-        return 3 if network is model.encoder[0] else 1
-
-    loc, scale = normal(model.encoder[0], x)
-    z1 = loc + scale * epsilon[..., :3]
-    log_q = stats.norm.logpdf(z1, loc, scale).sum(-1)
-    loc, scale = (p.reshape(2, 3, 5, 2) for p in normal(model.encoder[1], z1))
-    z2 = loc + scale * epsilon[..., 3:]
-    log_q += stats.norm.logpdf(z2, loc, scale).sum(-1)
-    log_p = stats.norm.logpdf(z2).sum(-1)
-    loc, scale = (p.reshape(2, 3, 5, 3) for p in normal(model.decoder[1], z2))
-    log_p += stats.norm.logpdf(z1, loc, scale).sum(-1)
-    outputs = np.asarray(model.decoder[0](z1.reshape(-1, 3))).astype("float64")
-    outputs = outputs.reshape(2, 3, 5, *outputs.shape[1:])
-    if likelihood == "bernoulli":
-        scores = stats.bernoulli.logpmf(x, special.expit(outputs))
-    else:
-        loc, log_scale = np.split(outputs, 2, axis=-1)
-        scores = stats.norm.logpdf(x, loc, np.exp(log_scale))
-    log_p += scores.reshape(2, 3, 5, int(np.prod(event))).sum(-1)
-    np.testing.assert_allclose(actual, log_p - log_q, rtol=1e-5, atol=1e-4)
+    assert epsilon.shape == (2, 3, 5, 3 if num_layers == 2 else 2)
+    expected = numpy_log_weights(model, x, y, epsilon)
+    found = model.log_weights(x, 2, 3, (4, 5), labels=y).numpy()
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-5)
+    if y is not None:
+        other = numpy_log_weights(model, x, (y + 1) % CLASSES, epsilon)
+        assert np.min(np.abs(other - expected)) > 1e-4
 
 
 # The same noise everywhere --------------------------------------------------------
 
 
-@pytest.mark.parametrize("build", [image_model, two_layer_model])
-def test_log_weights_agree_in_eager_graph_and_xla(build):
-    model, x = build(), tf.constant(binary())
+def test_log_weights_agree_in_eager_graph_and_xla():
+    model, x = shared("iwae", 2, event=EVENT), tf.constant(binary())
     eager = model.log_weights(x, 2, 3, seed=(7, 8))
     for jit in (False, True):
         compiled = tf.function(model.log_weights, jit_compile=jit)
@@ -174,9 +198,7 @@ def test_log_weights_agree_in_eager_graph_and_xla(build):
 
 
 def test_a_row_keeps_its_noise_in_any_batch():
-    model = two_layer_model()
-    model.build((None, *EVENT))
-    key = noise.make_key((1, 2))
+    model, key = shared("iwae", 2, event=EVENT), noise.make_key((1, 2))
     whole = model.latent.draw_noise(key, 0, 5, 2, 3).numpy()
     assert len(np.unique(whole)) == whole.size
     for first, count in [(0, 2), (2, 3), (4, 1)]:
@@ -185,37 +207,34 @@ def test_a_row_keeps_its_noise_in_any_batch():
 
 
 def test_a_prefix_of_the_batch_keeps_its_log_weights():
-    model, x = image_model(), binary()
+    """Also one row, which meets its draws by broadcasting, in a graph of any batch."""
+    model, x = shared("iwae", event=EVENT), binary()
     whole = model.log_weights(x, 2, 3)
-    for rows in (1, 2):
-        np.testing.assert_allclose(
-            model.log_weights(x[:rows], 2, 3), whole[..., :rows], rtol=1e-5
-        )
-
-
-def test_one_row_meets_its_draws_by_broadcasting_in_a_graph_of_unknown_batch():
-    model, x = image_model(), binary()
-    model.build((None, *EVENT))
     signature = [tf.TensorSpec((None, *EVENT), tf.float32)]
-    compiled = tf.function(model.log_weights, input_signature=signature)
-    for rows in (1, 6):
-        np.testing.assert_allclose(
-            compiled(x[:rows]), model.log_weights(x[:rows]), rtol=1e-5
-        )
+    compiled = tf.function(
+        lambda x: model.log_weights(x, 2, 3), input_signature=signature
+    )
+    for rows in (1, 2, 6):
+        for function in (compiled, lambda x: model.log_weights(x, 2, 3)):
+            np.testing.assert_allclose(function(x[:rows]), whole[..., :rows], rtol=1e-5)
 
 
 # Draws from the model -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("problem", [LinearGaussian(), TwoLayerLinearGaussian()])
-def test_samples_have_the_moments_of_p(problem):
-    model, count = gaussian_model(problem), 20_000
-    model.build((None, 5))
-    draws = model.sample(count, seed=(3, 4)).numpy().astype("float64")
+@pytest.mark.parametrize("label", [0, 2])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_samples_have_the_moments_of_p(name, label):
+    problem, count = PROBLEMS[name], 20_000
+    labels, mean = None, problem.mean
+    if name in CONDITIONAL:
+        labels, mean = label, mean[label]
+    model = exact_model(problem)
+    draws = model.sample(count, (3, 4), labels=labels).numpy().astype("float64")
     assert draws.shape == (count, 5)
     variances = np.diag(problem.cov)
     error = np.sqrt(variances / count)
-    assert np.all(np.abs(draws.mean(axis=0) - problem.mean) < 4 * error)
+    assert np.all(np.abs(draws.mean(axis=0) - mean) < 4 * error)
     # var of a sample covariance of normals: (c_ii c_jj + c_ij^2) / n
     error = np.sqrt((np.outer(variances, variances) + problem.cov**2) / count)
     assert np.all(np.abs(np.cov(draws.T) - problem.cov) < 4.5 * error)
@@ -223,35 +242,36 @@ def test_samples_have_the_moments_of_p(problem):
     assert np.all(8 * np.diag(error) < 0.7**2)
 
 
+def test_a_sample_has_the_label_of_its_row():
+    model, labels = exact_model(PROBLEMS["labels"]), np.array([2, 0, 1, 2])
+    together = model.sample(4, (1, 2), labels=labels).numpy()
+    for row, label in enumerate(labels):
+        alone = model.sample(4, (1, 2), labels=int(label)).numpy()
+        np.testing.assert_allclose(together[row], alone[row], atol=1e-5)
+
+
 def test_sample_means_are_the_decoded_latents():
-    model = two_layer_model()
-    model.build((None, *EVENT))
+    model = shared("iwae", 2, event=EVENT)
     means = model.sample(7, seed=(3, 4), mean=True)
     latents = model.sample_latent(7, seed=(3, 4))
-    assert latents.shape == (7, 3)
+    assert latents.shape == (7, 2)
     np.testing.assert_allclose(
         means, special.expit(np.asarray(model.decoder[0](latents))), rtol=1e-5
     )
-    draws = model.sample(7, seed=(3, 4)).numpy()
+    draw = functools.partial(model.sample, 20, seed=(3, 4))
+    draws = draw().numpy()
     assert set(np.unique(draws)) == {0.0, 1.0}
-    assert np.array_equal(draws, model.sample(7, seed=(3, 4)))
-    assert not np.array_equal(draws, model.sample(7, seed=(3, 5)))
-
-
-def test_sample_draws_are_the_same_under_xla():
-    model = image_model()
-    model.build((None, *EVENT))
-    draw = functools.partial(model.sample, 20, seed=(1, 2))
-    compiled = tf.function(draw, jit_compile=True)
-    assert np.mean(draw() != compiled()) < 0.01
+    assert np.array_equal(draws, draw())
+    assert not np.array_equal(draws, model.sample(20, seed=(3, 5)))
+    assert np.mean(draws != tf.function(draw, jit_compile=True)()) < 0.01
 
 
 def test_reconstruction_is_the_mean_image_at_one_draw():
-    model, x = image_model(), binary()
+    model, x = shared("iwae", event=EVENT), binary()
     parameters = np.asarray(model.encoder[0](x))
     loc, log_scale = np.split(parameters, 2, axis=-1)
     actual = model.reconstruct(x, seed=(5, 6))
-    epsilon = noise.normal(noise.make_key((5, 6)), 0, 6, 3)
+    epsilon = noise.normal(noise.make_key((5, 6)), 0, 6, 2)
     latents = loc + np.exp(log_scale) * epsilon
     expected = special.expit(np.asarray(model.decoder[0](latents)))
     assert actual.shape == (6, *EVENT)
@@ -262,7 +282,7 @@ def test_reconstruction_is_the_mean_image_at_one_draw():
 
 
 def test_calling_the_model_gives_the_mean_image_at_the_mean_latent():
-    model, x = image_model(), binary()
+    model, x = build(event=EVENT), binary()
     loc, _ = np.split(np.asarray(model.encoder[0](x)), 2, axis=-1)
     expected = special.expit(np.asarray(model.decoder[0](loc)))
     np.testing.assert_allclose(model(x), expected, rtol=1e-5)
@@ -272,9 +292,8 @@ def test_calling_the_model_gives_the_mean_image_at_the_mean_latent():
 
 
 def test_encode_and_decode_return_the_distributions():
-    problem = TwoLayerLinearGaussian()
-    x = problem.data(4)
-    model = gaussian_model(problem)
+    problem = PROBLEMS["two layers"]
+    x, model = problem.data(4), exact_model(problem)
     proposal, upper = model.encode_layers(x)
     assert model.encode(x).batch_shape == proposal.batch_shape == (4,)
     assert proposal.event_shape == upper.event_shape == (2,)
@@ -296,8 +315,6 @@ def test_encode_and_decode_return_the_distributions():
 
 
 # Bring your own networks ----------------------------------------------------------
-
-layers = keras.layers
 
 
 def conv_networks():
@@ -389,22 +406,25 @@ class LaplaceOfScale:
         return cls(**config)
 
 
-def test_a_likelihood_of_ones_own():
-    model, x = image_model(likelihood=laplace), 3 * binary()
-    parts = model.latent.log_weights(model.check_x(x), tf.zeros([1, 1, 6, 3]))
-    expected = stats.laplace.logpdf(x, np.asarray(model(x)), 0.5).sum((1, 2, 3))
-    np.testing.assert_allclose(parts.log_likelihood[0, 0], expected, rtol=1e-5)
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_likelihood_of_ones_own(policy):
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        model, x = image_model(likelihood=laplace), 3 * binary()
+        assert model.log_weights(x).dtype == tf.float32
+        parts = model.latent.log_weights(model.check_x(x), tf.zeros([1, 1, 6, 3]))
+        expected = stats.laplace.logpdf(x, np.asarray(model(x)), 0.5).sum((1, 2, 3))
+        np.testing.assert_allclose(parts.log_likelihood[0, 0], expected, rtol=1e-5)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
 
 
-@pytest.mark.parametrize(
-    "likelihood",
-    [
-        laplace,
-        pytest.param(LaplaceOfScale(0.7)),
-    ],
-)
+@pytest.mark.parametrize("likelihood", [laplace, LaplaceOfScale(0.7)])
 def test_a_registered_likelihood_is_saved(likelihood, tmp_path):
+    """Also of a model that was called on a wrong shape first."""
     model, x = image_model(likelihood=likelihood), binary()
+    with pytest.raises(InvalidInputError):
+        model.log_weights(x.reshape(6, 16))
     expected = model.log_weights(x)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -415,27 +435,16 @@ def unregistered(outputs):
     return laplace(outputs)
 
 
-def test_save_refuses_an_unregistered_likelihood(tmp_path):
-    model = image_model(likelihood=unregistered)
+@pytest.mark.parametrize(
+    "likelihood, shown",
+    [(unregistered, "likelihood=unregistered"), (functools.partial(laplace), "")],
+)
+def test_save_refuses_an_unregistered_likelihood(likelihood, shown, tmp_path):
+    model = image_model(likelihood=likelihood)
     model.build((None, *EVENT))
-    with pytest.raises(InvalidInputError, match="registered.*likelihood=unregistered"):
+    rule = f"`likelihood` must be registered.*{shown}"
+    with pytest.raises(InvalidInputError, match=rule):
         model.save(tmp_path / "model.keras")
-
-
-def test_save_refuses_a_partial_likelihood(tmp_path):
-    model = image_model(likelihood=functools.partial(laplace))
-    model.build((None, *EVENT))
-    with pytest.raises(InvalidInputError, match="`likelihood` must be registered"):
-        model.save(tmp_path / "model.keras")
-
-
-def test_a_likelihood_of_ones_own_gets_float32_under_mixed_precision():
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        model = image_model(likelihood=laplace)
-        assert model.log_weights(binary()).dtype == tf.float32
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
 
 
 # Mistakes -------------------------------------------------------------------------
@@ -465,21 +474,20 @@ BAD_X = {
 }
 
 
-@pytest.mark.parametrize("method", ["log_weights", "encode", "reconstruct"])
 @pytest.mark.parametrize("case", BAD_X)
-def test_bad_x_is_refused_in_one_line(method, case):
+def test_bad_x_is_refused_in_one_line(case):
     make, words = BAD_X[case]
-    model = image_model()
-    model.build((None, *EVENT))
-    with pytest.raises(InvalidInputError) as caught:
-        getattr(model, method)(make())
-    assert_one_line(caught, *words)
+    model = shared("iwae", event=EVENT)
+    for method in (model.log_weights, model.encode, model.reconstruct):
+        with pytest.raises(InvalidInputError) as caught:
+            method(make())
+        assert_one_line(caught, *words)
 
 
 def test_real_valued_x_may_lie_anywhere_under_other_likelihoods():
-    problem = LinearGaussian()
+    problem = PROBLEMS["one layer"]
     x = 100 * problem.data(3)
-    assert np.all(np.isfinite(gaussian_model(problem).log_weights(x)))
+    assert np.all(np.isfinite(exact_model(problem).log_weights(x)))
 
 
 def test_grey_images_warn_once_and_are_scored():
@@ -493,82 +501,79 @@ def test_grey_images_warn_once_and_are_scored():
         image_model(likelihood=laplace).log_weights(0.5 * binary())
 
 
-def bad_networks(encoder, decoder, **kwargs):
-    return lambda: IWAE(encoder(), decoder(), **kwargs).build((None, *EVENT))
-
-
+# Encoder and decoder, by the shapes of their MLPs; settings; words of the message.
+CLASSIFIED = {"num_classes": CLASSES}
 BAD_MODELS = {
-    "odd": (
-        bad_networks(lambda: MLP([4], (5,)), lambda: MLP([4], EVENT)),
-        ["`encoder`", "even", "5"],
-    ),
+    "odd": ([(5,)], [EVENT], {}, ["`encoder`", "even", "5"]),
     "odd second": (
-        bad_networks(
-            lambda: [MLP([4], (6,)), MLP([4], (3,))],
-            lambda: [MLP([4], EVENT), MLP([4], (6,))],
-        ),
-        ["`encoder` of layer 2", "even", "(3,)"],
+        [(6,), (3,)], [EVENT, (6,)], {}, ["`encoder` of layer 2", "even", "(3,)"]
     ),
-    "lengths": (
-        bad_networks(lambda: [MLP([4], (6,)), MLP([4], (4,))], lambda: MLP([4], EVENT)),
-        ["`encoder`", "`decoder`", "2 and 1"],
-    ),
+    "lengths": ([(6,), (4,)], [EVENT], {}, ["`encoder`", "`decoder`", "2 and 1"]),
     "decoder": (
-        bad_networks(
-            lambda: [MLP([4], (6,)), MLP([4], (4,))],
-            lambda: [MLP([4], EVENT), MLP([4], (4,))],
-        ),
+        [(6,), (4,)], [EVENT, (4,)], {},
         ["`decoder` of layer 2", "z1", "size 6", "size 4"],
     ),
-    "event": (
-        bad_networks(lambda: MLP([4], (6,)), lambda: MLP([4], (3, 4, 1))),
-        ["`decoder`", "(4, 4, 1)", "(3, 4, 1)"],
-    ),
+    "event": ([(6,)], [(3, 4, 1)], {}, ["`decoder`", "(4, 4, 1)", "(3, 4, 1)"]),
     "normal": (
-        bad_networks(
-            lambda: MLP([4], (6,)), lambda: MLP([4], EVENT), likelihood="normal"
-        ),
+        [(6,)], [EVENT], {"likelihood": "normal"},
         ["loc and log_scale", "last axis", "(1, 4, 4, 1)"],
     ),
     "custom": (
-        bad_networks(
-            lambda: MLP([4], (6,)),
-            lambda: MLP([4], EVENT),
-            likelihood=lambda outputs: tfd.Independent(tfd.Laplace(outputs, 1.0), 2),
-        ),
+        [(6,)], [EVENT],
+        {"likelihood": lambda outputs: tfd.Independent(tfd.Laplace(outputs, 1.0), 2)},
         ["`likelihood`", "(4, 4, 1)", "(4, 1)"],
     ),
     "likelihood": (
-        bad_networks(
-            lambda: MLP([4], (6,)), lambda: MLP([4], EVENT), likelihood="poisson"
-        ),
+        [(6,)], [EVENT], {"likelihood": "poisson"},
         ["`likelihood`", "bernoulli", "poisson"],
     ),
-    "encoder rank": (
-        bad_networks(lambda: MLP([4], (2, 6)), lambda: MLP([4], EVENT)),
-        ["`encoder`"],
-    ),
+    "encoder rank": ([(2, 6)], [EVENT], {}, ["`encoder`"]),
     "functional shape": (
-        bad_networks(
-            lambda: keras.Sequential([keras.Input((9,)), layers.Dense(6)]),
-            lambda: MLP([4], EVENT),
-        ),
+        lambda: keras.Sequential([keras.Input((9,)), layers.Dense(6)]), [EVENT], {},
         ["`encoder`"],
     ),
-    "no network": (bad_networks(lambda: "mlp", lambda: MLP([4], EVENT)), ["`encoder`"]),
-    "none": (bad_networks(lambda: None, lambda: MLP([4], EVENT)), ["`encoder`"]),
-    "empty": (bad_networks(lambda: MLP([4], (6,)), lambda: []), ["`decoder`"]),
-}
+    "no network": (lambda: "mlp", [EVENT], {}, ["`encoder`"]),
+    "none": (lambda: None, [EVENT], {}, ["`encoder`"]),
+    "empty": ([(6,)], [], {}, ["`decoder`"]),
+    "no classes": (
+        [(6,)], [EVENT], {"num_classes": 0},
+        ["`num_classes` must be a positive integer"],
+    ),
+    "a prior of nothing": (
+        [(6,)], [EVENT], {"prior": MLP([3], (6,))},
+        ["`prior` must be left out without `num_classes`"],
+    ),
+    "a prior that is no network": (
+        [(6,)], [EVENT], {**CLASSIFIED, "prior": 3}, ["`prior` must be a Keras layer"]
+    ),
+    "a prior of another size": (
+        [(6,)], [EVENT], {**CLASSIFIED, "prior": MLP([3], (4,))},
+        ["`prior` must return loc and log_scale of z1, size 6. Received: size 4"],
+    ),
+    "an odd prior": (
+        [(6,)], [EVENT], {**CLASSIFIED, "prior": MLP([3], (3,))},
+        ["`prior` must return loc and log_sc"],
+    ),
+    "an encoder of one input": (
+        lambda: layers.Dense(4), [EVENT], CLASSIFIED,
+        ["`encoder` of layer 1 must take a list"],
+    ),
+    "a decoder of one input": (
+        [(6,)], lambda: keras.Sequential([keras.Input((3,)), layers.Dense(4)]),
+        CLASSIFIED, ["`decoder` of layer 1 must take a list"],
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "case",
-    BAD_MODELS,
-)
+@pytest.mark.parametrize("case", BAD_MODELS)
 def test_networks_that_do_not_fit_are_refused_in_one_line(case):
-    build, words = BAD_MODELS[case]
+    *halves, settings, words = BAD_MODELS[case]
+    nets = (
+        half() if callable(half) else [MLP([4], shape) for shape in half]
+        for half in halves
+    )
     with pytest.raises(InvalidInputError) as caught:
-        build()
+        IWAE(*nets, **settings).build((None, *EVENT))
     assert_one_line(caught, *words)
 
 
@@ -623,8 +628,7 @@ def test_bad_arguments_of_methods_are_refused():
 
 
 def test_decode_takes_lists():
-    model = image_model()
-    model.build((None, *binary().shape[1:]))
+    model = shared("iwae", event=EVENT)
     dim = model.latent_dims[0]
     z = np.random.default_rng(0).integers(-2, 3, (3, dim))
     expected = model.decode(z.astype("float32")).mean()
@@ -636,32 +640,20 @@ def test_decode_takes_lists():
         assert_one_line(caught, "`z`", f"[rows, {dim}]")
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda m: m.decode([[0.0, 1.0]]),
-        lambda m: m.sample_latent(2),
-        lambda m: m.sample_latents(2),
-        lambda m: m.sample(2),
-    ],
-)
-def test_what_takes_no_x_needs_a_model_that_is_built(call):
-    with pytest.raises(InvalidInputError) as caught:
-        call(image_model())
-    assert_one_line(caught, "built first")
+def test_what_takes_no_x_needs_a_model_that_is_built():
+    model = image_model()
+    for call, argument in (
+        (model.decode, [[0.0, 1.0]]),
+        (model.sample_latent, 2),
+        (model.sample_latents, 2),
+        (model.sample, 2),
+    ):
+        with pytest.raises(InvalidInputError) as caught:
+            call(argument)
+        assert_one_line(caught, "built first")
 
 
 @pytest.mark.parametrize("model", [IWAE, CIWAE])
 def test_models_of_one_group_refuse_num_groups(model):
     with pytest.raises((TypeError, InvalidInputError), match="num_groups"):
         image_model(model, num_groups=4)
-
-
-def test_a_model_recovers_from_a_first_call_with_the_wrong_shape(tmp_path):
-    model, x = image_model(), binary()
-    with pytest.raises(InvalidInputError):
-        model.log_weights(x.reshape(6, 16))
-    expected = model.log_weights(x)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.log_weights(x), expected)

@@ -1,12 +1,22 @@
 """Streamed log-likelihoods against closed forms and NumPy; active units built to be."""
 
+import functools
 import gc
 import weakref
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from closed_form import LinearGaussian, TwoLayerLinearGaussian, affine_normal, dense
+from builders import (
+    PROBLEMS,
+    binary,
+    build,
+    classes,
+    data_of,
+    exact_model,
+    log_prob_of,
+)
+from closed_form import ConditionalLinearGaussian, affine_normal, dense
 from scipy import special
 
 from iwae_tf import evaluation
@@ -26,10 +36,6 @@ from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP
 
 SEED = (7, 3)
-
-
-def gaussian_model(problem, **proposal):
-    return IWAE(problem.encoder(**proposal), problem.decoder(), likelihood="normal")
 
 
 def reference(log_weights):
@@ -104,7 +110,7 @@ def test_a_peak_in_any_chunk_is_found():
         np.testing.assert_allclose(result.effective_sample_size, 1.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("offset", [-1e4, 0.0, 1e4])
+@pytest.mark.parametrize("offset", [-1e4, 1e4])
 @pytest.mark.parametrize("chunk_size", [4, 100])
 def test_huge_weights_shift_the_estimate_alone(offset, chunk_size):
     log_weights = np.round(skewed(), 1)
@@ -146,111 +152,114 @@ def test_one_draw_has_no_error_estimate():
     np.testing.assert_array_equal(result.effective_sample_size, 1.0)
 
 
-def test_a_million_draws_are_summed_to_1e_4():
-    count = 1_000_000
-    generator = np.random.default_rng(2)
-    log_weights = -90.0 + np.log(1.02) + 1e-3 * generator.normal(size=[count, 1])
-    log_weights = log_weights.astype("float32")
-    # Sums in float32 would be off, since late terms are cut: the test's premise.
-    naive = np.cumsum(np.exp(log_weights[:, 0] + 90.0), dtype=np.float32)[-1]
-    assert abs(np.log(naive / count) - (reference(log_weights)[0][0] + 90)) > 1e-3
-    result, _ = stream(log_weights, 1000)
-    expected = reference(log_weights)
-    np.testing.assert_allclose(result.estimate, expected.estimate, atol=1e-5)
-    np.testing.assert_allclose(
-        result.effective_sample_size, expected.effective_sample_size, rtol=1e-4
-    )
-    np.testing.assert_allclose(
-        result.standard_error, expected.standard_error, rtol=1e-3
-    )
-
-
 # log_likelihood --------------------------------------------------------------------
 
 
-@pytest.mark.xla
-@pytest.mark.parametrize("problem", [LinearGaussian(), TwoLayerLinearGaussian()])
-@pytest.mark.parametrize("num_samples, chunk_size", [(1, 1000), (20, 1000), (23, 5)])
-def test_the_exact_posterior_gives_log_p_without_error(
-    problem, num_samples, chunk_size
-):
-    x = problem.data(6)
-    result = log_likelihood(
-        gaussian_model(problem), x, num_samples, chunk_size=chunk_size
-    )
-    np.testing.assert_allclose(result.estimate, problem.log_prob(x), atol=5e-5)
+@pytest.mark.parametrize(
+    "name, num_samples, chunk_size",
+    [
+        ("one layer", 1, 1000),
+        ("one layer", 23, 5),
+        ("two layers", 20, 1000),
+        ("labels", 20, 1000),
+        ("labels, no prior", 1, 1000),
+        ("labels, two layers", 23, 5),
+    ],
+)
+def test_the_exact_posterior_gives_log_p_without_error(name, num_samples, chunk_size):
+    problem = PROBLEMS[name]
+    model, (x, labels) = exact_model(problem), data_of(problem, 6)
+    result = log_likelihood(model, x, num_samples, labels=labels, chunk_size=chunk_size)
+    tolerance = 5e-5 if labels is None else 2e-4
+    exact = log_prob_of(problem, x, labels)
+    np.testing.assert_allclose(result.estimate, exact, atol=tolerance)
     if num_samples > 1:
-        np.testing.assert_allclose(result.standard_error, 0.0, atol=2e-5)
+        np.testing.assert_allclose(result.standard_error, 0.0, atol=tolerance)
     np.testing.assert_allclose(result.effective_sample_size, num_samples, rtol=1e-5)
 
 
+@functools.cache
+def scored(has_labels=False):
+    """A model with a poor proposal, images, labels, and their estimates at once."""
+    if has_labels:
+        model, x, labels = build("iwae", 2, labels=True), binary(7), classes(7)
+    else:
+        problem = PROBLEMS["one layer"]
+        model, labels = exact_model(problem, shift=0.4, stretch=1.3), None
+        x = problem.data(7)
+    return model, x, labels, log_likelihood(model, x, 30, SEED, labels=labels)
+
+
+@pytest.fixture
+def shifted():
+    """As `scored`, without labels."""
+    model, x, _, whole = scored()
+    return model, x, whole
+
+
 @pytest.mark.xla
-@pytest.mark.parametrize("num_samples", [2, 30])
-def test_a_shifted_proposal_equals_numpy_on_the_models_log_weights(num_samples):
-    problem = LinearGaussian()
-    model, x = gaussian_model(problem, shift=0.4, stretch=1.3), problem.data(5)
-    result = log_likelihood(model, x, num_samples, SEED)
-    log_weights = model.log_weights(x, 1, num_samples, SEED).numpy()[0]
-    assert_close(result, reference(log_weights))
+@pytest.mark.parametrize("has_labels, num_samples", [(False, 30), (True, 2)])
+def test_a_poor_proposal_equals_numpy_on_the_models_log_weights(
+    has_labels, num_samples
+):
+    model, x, labels, _ = scored(has_labels)
+    result = log_likelihood(model, x, num_samples, SEED, labels=labels)
+    log_weights = model.log_weights(x, 1, num_samples, SEED, labels=labels)
+    assert_close(result, reference(log_weights[0]))
     assert np.all(result.standard_error > 0.01)
 
 
-@pytest.fixture(scope="module")
-def shifted():
-    """A model with a poor proposal, images, and their estimates in one piece."""
-    problem = LinearGaussian()
-    model, x = gaussian_model(problem, shift=0.4, stretch=1.3), problem.data(7)
-    return model, x, log_likelihood(model, x, 30, SEED)
-
-
 @pytest.mark.parametrize(
-    "chunk_size", [1, pytest.param(7, marks=pytest.mark.xla), 10, 30, 31, 65, 10_000]
+    "has_labels, settings",
+    [
+        (False, {"chunk_size": 1}),
+        (False, {"chunk_size": 10, "batch_size": 3}),
+        (False, {"chunk_size": 30}),
+        (False, {"chunk_size": 31, "batch_size": 3}),
+        (False, {"chunk_size": 65}),
+        (False, {"chunk_size": np.int64(10_000), "batch_size": 3}),
+        (False, {"chunk_size": 7}),
+        pytest.param(True, {"chunk_size": 7}, marks=pytest.mark.xla),
+        (True, {"chunk_size": 130, "batch_size": 2}),
+        (True, {"jit_compile": False}),
+    ],
 )
-@pytest.mark.parametrize("batch_size", [None, 3])
-def test_chunks_and_batches_do_not_change_the_estimate(shifted, chunk_size, batch_size):
-    model, x, whole = shifted
+def test_chunks_and_batches_do_not_change_the_estimate(has_labels, settings):
+    model, x, labels, whole = scored(has_labels)
     result = log_likelihood(
-        model, x, 30, SEED, chunk_size=chunk_size, batch_size=batch_size
+        model, tf.constant(x), np.int64(30), SEED, labels=labels, **settings
     )
     assert_close(result, whole, atol=2e-5)
 
 
-def test_first_row_places_a_part_in_its_data_set(shifted):
-    model, x, whole = shifted
-    part = log_likelihood(model, x[4:], 30, SEED, first_row=4)
+@pytest.mark.parametrize("has_labels", [False, True])
+def test_first_row_places_a_part_in_its_data_set(has_labels):
+    model, x, labels, whole = scored(has_labels)
+    settings = {"labels": labels[4:] if has_labels else None}
+    part = log_likelihood(model, x[4:], 30, SEED, first_row=np.int64(4), **settings)
     assert_close(part, [values[4:] for values in whole], atol=2e-5)
-    elsewhere = log_likelihood(model, x[4:], 30, SEED)
+    elsewhere = log_likelihood(model, x[4:], 30, SEED, **settings)
     assert np.all(np.abs(elsewhere.estimate - whole.estimate[4:]) > 1e-4)
 
 
-@pytest.mark.xla
-def test_equal_rows_have_independent_noise(shifted):
-    model, x, _ = shifted
+def test_rows_and_seeds_have_independent_noise(shifted):
+    model, x, whole = shifted
     result = log_likelihood(model, np.repeat(x[:1], 5, axis=0), 30, SEED)
     assert len(np.unique(result.estimate)) == 5
-
-
-def test_a_chunk_of_more_than_int32_records_keeps_its_place(shifted):
-    model, x, _ = shifted
-    far = log_likelihood(model, x[:2], 30, SEED, first_row=2**31)
-    near = log_likelihood(model, x[:2], 30, SEED, first_row=0)
-    assert np.all(np.isfinite(far.estimate))
-    assert np.all(far.estimate != near.estimate)
-
-
-@pytest.mark.xla
-def test_the_seed_decides(shifted):
-    model, x, whole = shifted
     again = log_likelihood(model, x, 30, SEED)
-    other = log_likelihood(model, x, 30, (7, 4))
     for ours, theirs in zip(again, whole):
         np.testing.assert_array_equal(ours, theirs)
+    other = log_likelihood(model, x, 30, (7, 4))
     assert np.all(other.estimate != whole.estimate)
+    # More records than an int32 can count keep their place.
+    far = log_likelihood(model, x, 30, SEED, first_row=2**31)
+    assert np.all(np.isfinite(far.estimate))
+    assert np.all(far.estimate != whole.estimate)
 
 
 def test_standard_error_is_the_spread_over_seeds():
-    problem = LinearGaussian()
-    model, x = gaussian_model(problem, stretch=1.3), problem.data(1)
+    problem = PROBLEMS["one layer"]
+    model, x = exact_model(problem, stretch=1.3), problem.data(1)
     rows = np.repeat(x, 2000, axis=0)
     result = log_likelihood(model, rows, 100, SEED)
     spread = result.estimate.std(ddof=1)
@@ -289,25 +298,12 @@ def test_what_is_left_is_not_scored_once_a_report_raises(shifted, monkeypatch):
     assert len(scored) < len(many)
 
 
-def test_numpy_integers_are_integers(shifted):
-    model, x, whole = shifted
-    result = log_likelihood(
-        model, x, np.int64(30), SEED, chunk_size=np.int64(7), first_row=np.int64(0)
-    )
-    assert_close(result, whole, atol=2e-5)
-
-
-def test_tensors_and_arrays_are_the_same_data(shifted):
-    model, x, whole = shifted
-    assert_close(log_likelihood(model, tf.constant(x), 30, SEED), whole, atol=1e-6)
-
-
 @pytest.mark.xla
 def test_the_compiled_estimator_sees_new_weights_and_lets_the_model_go():
-    problem = LinearGaussian()
-    model, x = gaussian_model(problem, shift=0.4), problem.data(3)
+    problem = PROBLEMS["one layer"]
+    model, x = exact_model(problem, shift=0.4), problem.data(3)
     before = log_likelihood(model, x, 4)
-    model.set_weights(gaussian_model_built(problem, x).get_weights())
+    model.set_weights(exact_model(problem).get_weights())
     after = log_likelihood(model, x, 4)
     assert np.all(np.abs(after.estimate - before.estimate) > 1e-3)
     np.testing.assert_allclose(after.estimate, problem.log_prob(x), atol=5e-5)
@@ -316,12 +312,6 @@ def test_the_compiled_estimator_sees_new_weights_and_lets_the_model_go():
     del model
     gc.collect()
     assert reference_to_model() is None
-
-
-def gaussian_model_built(problem, x):
-    model = gaussian_model(problem)
-    model.build(x.shape)
-    return model
 
 
 @pytest.mark.parametrize(
@@ -423,7 +413,7 @@ def test_exactly_three_of_eight_units_are_active():
 
 
 @pytest.mark.filterwarnings("ignore:.x. has values between")
-@pytest.mark.parametrize("num_draws", [2, 10, 100])
+@pytest.mark.parametrize("num_draws", [2, 100])
 def test_few_draws_do_not_inflate_an_upper_layer(num_draws):
     # q(z2|z1) copies z1, whose dead units are pure noise of variance 0.25.
     model, x = noise_layer_model(np.ones(D), 0.5), unit_data(2000)
@@ -486,6 +476,20 @@ def test_count_active_is_strict():
     assert count_active(statistics, threshold=1.0) == [0, 1]
 
 
+def test_a_unit_is_active_in_units_of_its_prior():
+    """Var over (x, y) of (E[z|x, y] - m_y) / t, from the exact posterior's formula."""
+    problem = PROBLEMS["labels"]
+    model, (x, y) = exact_model(problem), problem.data(200)
+    gain = problem.loadings / problem.noise[0] ** 2
+    precision = problem.spread**-2 + np.sum(problem.loadings * gain, axis=0)
+    loc = (x - problem.offsets[y]) @ gain + problem.means[y] / problem.spread**2
+    variances = np.var((loc / precision - problem.means[y]) / problem.spread, axis=0)
+    (found,) = layer_statistics(model, x, labels=y)
+    np.testing.assert_allclose(found.variances, variances, rtol=1e-3)
+    for threshold, count in [(0.9 * min(variances), 2), (np.mean(variances), 1)]:
+        assert active_units(model, x, labels=y, threshold=threshold) == [count]
+
+
 # Dead units out of p and q ---------------------------------------------------------
 
 
@@ -545,12 +549,12 @@ def test_a_masked_unit_is_as_if_it_were_not_there(layers):
     ] * layers
     np.testing.assert_allclose(masks[0].fill[2], 0.8, rtol=1e-6)
     # Another number of latents means other noise: compare at many draws.
-    masked = log_likelihood(full, x, 4000, masks=masks)
-    expected = log_likelihood(small, x, 4000)
+    masked = log_likelihood(full, x, 2000, masks=masks)
+    expected = log_likelihood(small, x, 2000)
     error = np.hypot(masked.standard_error, expected.standard_error)
-    assert np.median(error) < 0.15
+    assert np.median(error) < 0.2
     assert np.all(np.abs(masked.estimate - expected.estimate) < 6 * error + 1e-3)
-    with_dead = log_likelihood(full, x, 4000)
+    with_dead = log_likelihood(full, x, 2000)
     assert np.mean(np.abs(with_dead.estimate - expected.estimate)) > 0.2
 
 
@@ -568,6 +572,23 @@ def test_a_masked_unit_leaves_each_log_weight_of_its_draws():
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+def test_a_dead_unit_is_taken_out_at_the_prior_of_its_class():
+    """x says nothing of b in z = (a, b); without b the decoder finds E[b|y]."""
+    problem = ConditionalLinearGaussian()
+    problem.loadings[:, 1] = 0.0  # so that q(b|x, y) = p(b|y)
+    model, (x, y) = exact_model(problem), problem.data(60)
+    masks = active_masks(layer_statistics(model, x, labels=y))
+    assert [mask.active.numpy().tolist() for mask in masks] == [[True, False]]
+    found = log_likelihood(model, x, 10, labels=y, masks=masks)
+    exact = log_likelihood(model, x, 10, labels=y)
+    np.testing.assert_allclose(found.estimate, exact.estimate, atol=1e-3)
+    draws = tf.zeros([1, 1, 60, 2])
+    latents = model.latent.infer(x, draws, tf.constant(y), masks=masks).latents
+    np.testing.assert_allclose(
+        latents[0][0, 0, :, 1], problem.means[y][:, 1], atol=1e-3
+    )
+
+
 def test_all_units_active_changes_nothing(shifted):
     model, x, whole = shifted
     masks = active_masks(layer_statistics(model, x), threshold=-1.0)
@@ -580,8 +601,5 @@ def test_images_and_flat_vectors_score_alike():
     model = IWAE(encoder, decoder)
     x = np.random.default_rng(0).integers(0, 2, [5, 3, 2, 1]).astype("float32")
     flat = IWAE(MLP([5], (4,), seed=1), MLP([5], (6,), seed=2))
-    ours, theirs = (
-        log_likelihood(model, x, 9),
-        log_likelihood(flat, x.reshape(5, 6), 9),
-    )
-    assert_close(ours, theirs, atol=1e-5)
+    flat_result = log_likelihood(flat, x.reshape(5, 6), 9)
+    assert_close(log_likelihood(model, x, 9), flat_result, atol=1e-5)

@@ -1,78 +1,49 @@
 """Gradients against a plain single-tape bound, theory, and each other."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from builders import BETA, CLASSES, EVENT, NAMES, K, M, binary, build, classes, networks
 from closed_form import LinearGaussian, TwoLayerLinearGaussian
 from scipy import special
 
-from iwae_tf.models import CIWAE, IWAE, MIWAE, PIWAE, VAE
+from iwae_tf import bounds
+from iwae_tf.models import IWAE
 from iwae_tf.models.bound_model import Batch
 from iwae_tf.networks import MLP
 from iwae_tf.probability import noise
 
-M, K, BETA = 3, 5, 0.3
-EVENT = (4,)
 layers = keras.layers
-
-SETTINGS = {
-    "vae": (VAE, {"num_samples": K}),
-    "iwae": (IWAE, {"num_samples": K}),
-    "miwae": (MIWAE, {"num_groups": M, "num_samples": K}),
-    "ciwae": (CIWAE, {"num_samples": K, "beta": BETA}),
-    "piwae": (PIWAE, {"num_groups": M, "num_samples": K}),
-}
-NAMES = list(SETTINGS)
+ESTIMATORS = ("reparameterized", "stl", "dreg")
+WEIGHTS = np.array([0.1, 0.4, 0.0, 0.5], "float32")  # of four examples
 
 
-def networks(num_layers):
-    """One layer, or two of which q(z2|z1) is nonlinear; the same at each call."""
-    keras.utils.set_random_seed(5)
-    encoder = [MLP([5], (4,), "tanh"), MLP([6], (2,), "tanh")][:num_layers]
-    decoder = [MLP([5], EVENT, "tanh"), MLP([6], (4,), "tanh")][:num_layers]
-    return encoder, decoder
+def draw(model, rows=4, seed=(1, 2)):
+    key = noise.make_key(seed)
+    return model.latent.draw_noise(key, 0, rows, model.num_groups, model.num_samples)
 
 
-def build(name, num_layers=1, estimator="reparameterized", nets=None, **kwargs):
-    model_class, settings = SETTINGS[name]
-    encoder, decoder = nets or networks(num_layers)
-    settings = {**settings, "gradient_estimator": estimator, **kwargs}
-    model = model_class(encoder, decoder, **settings)
-    model.build((None, *EVENT))
-    if nets is None:  # away from zero biases and the small initial weights
-        rng = np.random.default_rng(6)
-        for variable in model.trainable_variables:
-            variable.assign(variable + 0.4 * rng.normal(size=variable.shape))
-    return model
-
-
-def binary(rows=4):
-    return np.random.default_rng(2).integers(0, 2, (rows, *EVENT)).astype("float32")
-
-
-def draw(model, rows, seed=(1, 2), groups=None, samples=None):
-    groups, samples = groups or model.num_groups, samples or model.num_samples
-    return model.latent.draw_noise(noise.make_key(seed), 0, rows, groups, samples)
-
-
-def gradients(model, x, draws, weights=None):
+def gradients(model, x, draws, weights=None, y=None):
     """Gradients of the loss by id of variable."""
     weights = np.full(len(x), 1 / len(x), "float32") if weights is None else weights
-    batch = Batch(tf.constant(x), None, draws, tf.constant(weights))
+    y = None if y is None else tf.constant(y)
+    batch = Batch(tf.constant(x), y, draws, tf.constant(weights))
     result = model.loss_gradients(batch)
     assert len(result.gradients) == len(model.trainable_variables)
     return dict(zip(map(id, model.trainable_variables), result.gradients))
 
 
 def halves(model, by_id):
-    """The gradients of the encoder and of the decoder, in order."""
+    """The gradients of the encoder and of the decoder with the prior, in order."""
     return tuple(
         [by_id[id(v)] for net in nets for v in net.trainable_variables]
-        for nets in (model.encoder, model.decoder)
+        for nets in (model.encoder, model.latent.generative_networks)
     )
+
+
+def both_halves(model, x, draws, *args):
+    return halves(model, gradients(model, x, draws, *args))
 
 
 def assert_close(actual, expected, rtol=2e-4):
@@ -85,6 +56,15 @@ def assert_close(actual, expected, rtol=2e-4):
         np.testing.assert_allclose(one, other, rtol=0, atol=rtol * scale)
 
 
+def assert_apart(actual, expected):
+    with pytest.raises(AssertionError):
+        assert_close(actual, expected, rtol=0.01)
+
+
+def trainable(nets):
+    return [v.value for net in nets for v in net.trainable_variables]
+
+
 # A plain implementation: tiled inputs, one tape, no TFP ---------------------------
 
 
@@ -93,32 +73,56 @@ def log_normal(value, loc, log_scale):
     return tf.reduce_sum(-0.5 * z**2 - log_scale - 0.5 * np.log(2 * np.pi), axis=-1)
 
 
-def plain_log_weights(model, x, draws, stop=False):
-    """log w [M, K, B]; `stop` stops loc and log_scale of every q in log q."""
+def frozen(network):
+    """What an MLP computes, its weights constants."""
+    weights = [tf.constant(w) for w in network.get_weights()]
+
+    def call(inputs):
+        outputs = tf.concat(inputs, -1) if isinstance(inputs, list) else inputs
+        for kernel, bias in zip(weights[:-2:2], weights[1:-2:2]):
+            outputs = tf.tanh(outputs @ kernel + bias)
+        return outputs @ weights[-2] + weights[-1]
+
+    return call
+
+
+def plain_log_weights(model, x, draws, y=None, scorers=None, stop=False):
+    """log w [M, K, B]; log q by `scorers` where given, and `stop` stops its loc, scale.
+
+    The path of z, and so of the inputs of log q, is never stopped.
+    """
     m, k, b = draws.shape[:3]
-    x = tf.reshape(tf.tile(x[tf.newaxis], [m * k, 1, 1]), [m * k * b, *x.shape[1:]])
-    epsilon = tf.reshape(draws, [m * k * b, -1])
-    below, latents, log_q, start = x, [], 0.0, 0
-    for network in model.encoder:
-        loc, log_scale = tf.split(network(below), 2, axis=-1)
-        size = loc.shape[-1]
-        z = loc + tf.exp(log_scale) * epsilon[:, start : start + size]
-        start += size
+    x, epsilon = tf.tile(x, [m * k, 1]), tf.reshape(draws, [m * k * b, -1])
+    label = None if y is None else tf.tile(tf.one_hot(y, CLASSES), [m * k, 1])
+
+    def call(network, rows):
+        outputs = network(rows if y is None else [rows, label])
+        return tf.split(outputs, 2, axis=-1)
+
+    below, latents, log_q = x, [], 0.0
+    sizes = model.latent_dims
+    for network, scorer, noise_of in zip(
+        model.encoder, scorers or model.encoder, tf.split(epsilon, sizes, axis=-1)
+    ):
+        loc, log_scale = call(network, below)
+        z = loc + tf.exp(log_scale) * noise_of
+        parameters = call(scorer, below) if scorers else (loc, log_scale)
         if stop:
-            loc, log_scale = tf.stop_gradient(loc), tf.stop_gradient(log_scale)
-        log_q += log_normal(z, loc, log_scale)
+            parameters = map(tf.stop_gradient, parameters)
+        log_q += log_normal(z, *parameters)
         latents.append(z)
         below = z
     zeros = tf.zeros_like(latents[-1])
-    log_p = log_normal(latents[-1], zeros, zeros)
+    top = (zeros, zeros)
+    if model.prior is not None:
+        top = tf.split(model.prior(label), 2, axis=-1)
+    log_p = log_normal(latents[-1], *top)
     for layer in range(len(latents) - 1, 0, -1):
-        outputs = model.decoder[layer](latents[layer])
-        log_p += log_normal(latents[layer - 1], *tf.split(outputs, 2, axis=-1))
-    logits = model.decoder[0](latents[0])
-    if model.likelihood == "normal":
-        log_p += log_normal(x, *tf.split(logits, 2, axis=-1))
-    else:
-        log_p += tf.reduce_sum(x * logits - tf.math.softplus(logits), axis=-1)
+        log_p += log_normal(
+            latents[layer - 1], *call(model.decoder[layer], latents[layer])
+        )
+    logits = tf.concat(call(model.decoder[0], latents[0]), axis=-1)
+    log_p += tf.reduce_sum(x * logits - tf.math.softplus(logits), axis=-1)
     return tf.reshape(log_p - log_q, [m, k, b])
 
 
@@ -133,15 +137,40 @@ def plain_bounds(name, log_w):
     return (iwae, miwae) if name == "piwae" else (both[name], both[name])
 
 
-def plain_gradients(name, model, x, draws, weights=None):
-    weights = np.full(len(x), 1 / len(x), "float32") if weights is None else weights
+def dreg_weights(name, log_w):
+    """v of Tucker et al. by SciPy, each [M, K, B]."""
+    squares = special.softmax(log_w, axis=(0, 1)) ** 2
+    in_groups = special.softmax(log_w, axis=1) ** 2 / len(log_w)
+    equal = np.full_like(log_w, 1 / np.prod(log_w.shape[:2]))
+    return {
+        "vae": equal,
+        "iwae": squares,
+        "miwae": in_groups,
+        "ciwae": BETA * equal + (1 - BETA) * squares,
+        "piwae": in_groups,
+    }[name]
+
+
+def plain_gradients(
+    name, model, x, draws, weights=WEIGHTS, y=None, estimator="reparameterized"
+):
+    """Gradients of the encoder and of the decoder with the prior, in order."""
+    scorers = None
+    if estimator != "reparameterized":
+        scorers = [frozen(network) for network in model.encoder]
     with tf.GradientTape(persistent=True) as tape:
-        log_w = plain_log_weights(model, tf.constant(x), draws)
-        bounds = plain_bounds(name, log_w)
-        generative, inference = (-tf.reduce_sum(b * weights) for b in bounds)
-    encoder = [v.value for net in model.encoder for v in net.trainable_variables]
-    decoder = [v.value for net in model.decoder for v in net.trainable_variables]
-    return tape.gradient(inference, encoder), tape.gradient(generative, decoder)
+        log_w = plain_log_weights(model, x, draws, y, scorers)
+        generative, inference = (
+            -tf.reduce_sum(bound * weights) for bound in plain_bounds(name, log_w)
+        )
+        if estimator == "dreg":
+            inference = -tf.reduce_sum(
+                dreg_weights(name, log_w.numpy()) * weights * log_w
+            )
+    return (
+        tape.gradient(inference, trainable(model.encoder)),
+        tape.gradient(generative, trainable(model.latent.generative_networks)),
+    )
 
 
 def test_the_plain_bounds_are_the_textbook_ones():
@@ -161,99 +190,93 @@ def test_the_plain_bounds_are_the_textbook_ones():
         np.testing.assert_allclose(plain_bounds(name, log_w), expected[name])
 
 
+@pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
-def test_reparameterized_gradients_equal_the_plain_bounds(name, num_layers):
-    model, x = build(name, num_layers), binary()
-    draws = draw(model, 4)
-    weights = np.array([0.1, 0.4, 0.0, 0.5], "float32")
-    actual = gradients(model, x, draws, weights)
-    for half, expected in zip(
-        halves(model, actual), plain_gradients(name, model, x, draws, weights)
-    ):
-        assert_close(half, expected)
+def test_gradients_equal_plain_autodiff(name, num_layers, labels):
+    """Those of every estimator; it leaves the decoder's, and the prior's, alone."""
+    model, x = build(name, num_layers, labels=labels), binary()
+    y, draws, found = classes() if labels else None, draw(model), []
+    for estimator in ESTIMATORS:
+        model.gradient_estimator = estimator
+        encoder, decoder = both_halves(model, x, draws, WEIGHTS, y)
+        expected = plain_gradients(name, model, x, draws, WEIGHTS, y, estimator)
+        assert_close(encoder, expected[0])
+        assert_close(decoder, expected[1])
+        found.append((encoder, decoder))
+    (plain, first), (stl, second), (dreg, third) = found
+    assert_close(second, first, 1e-5)
+    assert_close(third, first, 1e-5)
+    assert_apart(stl, plain)
+    assert_apart(dreg, plain)
+    if name == "vae":
+        assert_close(stl, dreg, 1e-5)
+    else:
+        assert_apart(stl, dreg)
 
 
 @pytest.mark.parametrize("name", ["iwae", "piwae"])
 def test_variables_of_an_activation_are_those_of_its_half(name):
     keras.utils.set_random_seed(5)
-    nets = [
-        MLP([5, 5], EVENT, keras.layers.PReLU(alpha_initializer="ones")) for _ in "qp"
-    ]
-    model, x = build(name, nets=([nets[0]], [nets[1]])), binary()
+    nets = [[MLP([5, 5], EVENT, layers.PReLU(alpha_initializer="ones"))] for _ in "qp"]
+    model, x = build(name, nets=nets), binary()
     assert len(model.trainable_variables) == 2 * (6 + 1)
-    draws = draw(model, len(x))
+    draws = draw(model)
     expected = plain_gradients(name, model, x, draws)
-    found = halves(model, gradients(model, x, draws))
-    for one, other in zip(found, expected):
+    for one, other in zip(both_halves(model, x, draws, WEIGHTS), expected):
         assert_close(one, other)
 
 
-@pytest.mark.parametrize("num_layers", [1, 2])
-def test_piwae_pairs_the_encoder_of_miwae_with_the_decoder_of_iwae(num_layers):
-    nets = networks(num_layers)
-    x = binary()
+def test_piwae_pairs_the_encoder_of_miwae_with_the_decoder_of_iwae():
+    nets, x = networks(2), binary()
     piwae, miwae = build("piwae", nets=nets), build("miwae", nets=nets)
     pooled = build("iwae", nets=nets, num_samples=M * K)
-    draws = draw(piwae, 4)
+    draws = draw(piwae)
+    encoder, decoder = both_halves(piwae, x, draws)
+    miwae_encoder, miwae_decoder = both_halves(miwae, x, draws)
     pooled_draws = tf.reshape(draws, [1, M * K, 4, -1])
-    encoder, decoder = halves(piwae, gradients(piwae, x, draws))
-    miwae_encoder, miwae_decoder = halves(miwae, gradients(miwae, x, draws))
-    iwae_encoder, iwae_decoder = halves(pooled, gradients(pooled, x, pooled_draws))
+    iwae_encoder, iwae_decoder = both_halves(pooled, x, pooled_draws)
     assert_close(encoder, miwae_encoder, rtol=1e-5)
     assert_close(decoder, iwae_decoder, rtol=1e-5)
-    for one, other in [(encoder, iwae_encoder), (decoder, miwae_decoder)]:
-        with pytest.raises(AssertionError):
-            assert_close(one, other, rtol=0.01)
+    assert_apart(encoder, iwae_encoder)
+    assert_apart(decoder, miwae_decoder)
+
+
+def slope(name, model, x, draws, which, variables, direction, step):
+    """Central difference of the loss along `direction`."""
+    origin, losses = [v.numpy() for v in variables], []
+    for sign in (1, -1):
+        for v, start, d in zip(variables, origin, direction):
+            v.assign(start + sign * step * d)
+        log_w = tf.cast(plain_log_weights(model, x, draws), tf.float64)
+        losses.append(-np.mean(plain_bounds(name, log_w)[which]))
+    for v, start in zip(variables, origin):
+        v.assign(start)
+    return (losses[0] - losses[1]) / (2 * step)
 
 
 @pytest.mark.parametrize("name", ["ciwae", "piwae"])
 def test_gradients_agree_with_finite_differences(name):
     """Central differences of the plain bound in one random direction."""
     model, x = build(name, num_layers=2), binary()
-    draws = draw(model, 4)
-    rng = np.random.default_rng(7)
+    draws, rng = draw(model), np.random.default_rng(7)
     for half, nets in enumerate((model.encoder, model.decoder)):
-        which = 1 - half  # plain_bounds: (decoder's, encoder's)
         variables = [v for net in nets for v in net.trainable_variables]
         direction = [rng.normal(size=v.shape) for v in variables]
         norm = np.sqrt(sum(np.sum(d**2) for d in direction))
-        direction = [(d / norm).astype("float32") for d in direction]
-        slope = functools.partial(
-            plain_slope, name, model, x, draws, which, variables, direction
-        )
-        coarse, fine = slope(0.08), slope(0.04)
-        # truncation error of the fine one is near (coarse - fine) / 3, rounding
+        direction = [d / norm for d in direction]
+
+        # The fine one's truncation error is near (coarse - fine) / 3, its rounding
         # below 1e-5 / 0.04; Richardson's value is better than either.
-        best = fine + (fine - coarse) / 3
+        coarse, fine = (
+            slope(name, model, x, draws, 1 - half, variables, direction, step)
+            for step in (0.08, 0.04)
+        )
         error = abs(coarse - fine) + 3e-4
-        actual = halves(model, gradients(model, x, draws))[half]
+        actual = both_halves(model, x, draws)[half]
         dot = sum(float(np.sum(g * d)) for g, d in zip(actual, direction))
         assert abs(dot) > 5 * error
-        assert dot == pytest.approx(best, abs=error)
-
-
-def plain_slope(name, model, x, draws, which, variables, direction, step):
-    """Central difference of the loss along `direction`."""
-    origin, values = [v.numpy() for v in variables], []
-    for sign in (1, -1):
-        for v, start, d in zip(variables, origin, direction):
-            v.assign(start + sign * step * d)
-        log_w = plain_log_weights(model, x, draws).numpy().astype("float64")
-        values.append(-np.mean(numpy_bounds(name, log_w)[which]))
-    for v, start in zip(variables, origin):
-        v.assign(start)
-    return (values[0] - values[1]) / (2 * step)
-
-
-def numpy_bounds(name, log_w):
-    """As plain_bounds, in NumPy and float64."""
-    iwae = special.logsumexp(log_w, axis=(0, 1)) - np.log(np.prod(log_w.shape[:2]))
-    groups = special.logsumexp(log_w, axis=1) - np.log(log_w.shape[1])
-    if name == "piwae":
-        return iwae, groups.mean(axis=0)
-    bound = BETA * log_w.mean(axis=(0, 1)) + (1 - BETA) * iwae
-    return bound, bound
+        assert dot == pytest.approx(fine + (fine - coarse) / 3, abs=error)
 
 
 # Estimators -----------------------------------------------------------------------
@@ -262,135 +285,52 @@ def numpy_bounds(name, log_w):
 @pytest.mark.parametrize("problem", [LinearGaussian(4), TwoLayerLinearGaussian(4)])
 @pytest.mark.parametrize("name", NAMES)
 def test_pathwise_gradients_vanish_at_the_exact_posterior(name, problem):
-    x = problem.data(4)
+    nets = [
+        n if isinstance(n, list) else [n]
+        for n in (problem.encoder(), problem.decoder())
+    ]
+    model, x = build(name, nets=nets, likelihood="normal"), problem.data(4)
     sizes = {}
-    for estimator in ("reparameterized", "stl", "dreg"):
-        encoder, decoder = problem.encoder(), problem.decoder()
-        nets = [n if isinstance(n, list) else [n] for n in (encoder, decoder)]
-        model = build(name, estimator=estimator, nets=nets, likelihood="normal")
-        draws = draw(model, 4)
-        halved = halves(model, gradients(model, x, draws))
-        sizes[estimator] = [max(np.abs(g).max() for g in half) for half in halved]
+    for model.gradient_estimator in ESTIMATORS:
+        halved = both_halves(model, x, draw(model))
+        sizes[model.gradient_estimator] = [
+            max(np.abs(g).max() for g in half) for half in halved
+        ]
     assert sizes["reparameterized"][0] > 0.05
     assert sizes["stl"][0] < 2e-5
     assert sizes["dreg"][0] < 2e-5
     assert min(size[1] for size in sizes.values()) > 0.05
 
 
-@pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("name", NAMES)
-def test_the_estimator_leaves_the_decoder_alone(name, num_layers):
-    nets, x = networks(num_layers), binary()
-    results = {}
-    for estimator in ("reparameterized", "stl", "dreg"):
-        model = build(name, estimator=estimator, nets=nets)
-        results[estimator] = halves(model, gradients(model, x, draw(model, 4)))
-    for estimator in ("stl", "dreg"):
-        assert_close(results[estimator][1], results["reparameterized"][1], rtol=1e-5)
-        with pytest.raises(AssertionError):
-            assert_close(results[estimator][0], results["reparameterized"][0], 0.01)
-    if name == "vae":
-        assert_close(results["stl"][0], results["dreg"][0], rtol=1e-5)
-    else:
-        with pytest.raises(AssertionError):
-            assert_close(results["stl"][0], results["dreg"][0], rtol=0.01)
-
-
-@pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("name", NAMES)
-def test_stl_is_the_plain_bound_with_stopped_parameters(name, num_layers):
-    """One layer: stop loc and log_scale. Two: watch the latents, so stop by copies."""
-    model, x = build(name, num_layers, "stl"), binary()
-    draws = draw(model, 4)
-    encoder, _ = halves(model, gradients(model, x, draws))
-    frozen = [clone(net) for net in model.encoder]
-    with tf.GradientTape() as tape:
-        log_w = plain_frozen_log_weights(model, frozen, tf.constant(x), draws)
-        loss = -tf.reduce_mean(plain_bounds(name, log_w)[1])
-    variables = [v.value for net in model.encoder for v in net.trainable_variables]
-    assert_close(encoder, tape.gradient(loss, variables))
-
-
-@pytest.mark.parametrize("name", ["iwae", "piwae"])
-def test_dreg_is_the_textbook_sum(name):
-    """sum of v * d log w at frozen q, by a surrogate whose weights are NumPy's."""
-    model, x = build(name, 2, "dreg"), binary()
-    draws = draw(model, 4)
-    encoder, _ = halves(model, gradients(model, x, draws))
-    frozen = [clone(net) for net in model.encoder]
-    with tf.GradientTape() as tape:
-        log_w = plain_frozen_log_weights(model, frozen, tf.constant(x), draws)
-        if name == "iwae":
-            weights = special.softmax(log_w.numpy(), axis=(0, 1)) ** 2
-        else:
-            weights = special.softmax(log_w.numpy(), axis=1) ** 2 / M
-        loss = -tf.reduce_sum(weights * log_w) / 4
-    variables = [v.value for net in model.encoder for v in net.trainable_variables]
-    assert_close(encoder, tape.gradient(loss, variables))
-
-
-def clone(network):
-    """A copy with constant weights."""
-    copy = MLP.from_config(network.get_config())
-    copy.build((None, network.hidden[0].kernel.shape[0]))
-    copy.set_weights(network.get_weights())
-    return copy
-
-
-def plain_frozen_log_weights(model, frozen, x, draws):
-    """log w whose q is evaluated by `frozen` copies at latents that are not stopped."""
-    moving = plain_log_weights(model, x, draws)
-    own = plain_log_proposal(model.encoder, model.encoder, x, draws)
-    return moving + own - plain_log_proposal(model.encoder, frozen, x, draws)
-
-
-def plain_log_proposal(samplers, scorers, x, draws):
-    m, k, b = draws.shape[:3]
-    below = tf.reshape(tf.tile(x[tf.newaxis], [m * k, 1, 1]), [m * k * b, -1])
-    epsilon, start, log_q = tf.reshape(draws, [m * k * b, -1]), 0, 0.0
-    for sampler, scorer in zip(samplers, scorers):
-        loc, log_scale = tf.split(sampler(below), 2, axis=-1)
-        size = loc.shape[-1]
-        z = loc + tf.exp(log_scale) * epsilon[:, start : start + size]
-        log_q += log_normal(z, *tf.split(scorer(below), 2, axis=-1))
-        below, start = z, start + size
-    return tf.reshape(log_q, [m, k, b])
-
-
-def encoder_means(name, num_layers, estimators, repeats=40, rows=1500):
-    """Encoder gradient of each estimator, one mean over `rows` a repeat."""
-    nets = networks(num_layers)
-    models = [build(name, estimator=e, nets=nets) for e in estimators]
-    rng = np.random.default_rng(8)
-    for net in [*nets[0], *nets[1]]:
-        for v in net.trainable_variables:
-            v.assign(v + 0.5 * rng.normal(size=v.shape))
+def encoder_means(name, num_layers, repeats=40, rows=1500):
+    """Encoder gradients of three estimators, one mean over `rows` a repeat."""
+    nets = networks(num_layers)[:2]
+    models = [
+        build(name, nets=nets, gradient_estimator=e)
+        for e in ("reparameterized", "dreg")
+    ]
+    model, rng = models[0], np.random.default_rng(8)
+    for v in model.trainable_variables:
+        v.assign(v + 0.5 * rng.normal(size=v.shape))
     x = tf.constant(np.tile(np.array([[1, -1, 0.5, 2]], "float32"), (rows, 1)))
     weights = tf.fill([rows], 1 / rows)
-    wrong = [v.value for net in models[0].encoder for v in net.trainable_variables]
 
     @tf.function
     def once(index):
         key = noise.fold_in(noise.make_key((3, 4)), index)
-        model = models[0]
-        draws = model.latent.draw_noise(
-            key, 0, rows, model.num_groups, model.num_samples
-        )
-        draws = tf.ensure_shape(
-            draws, [model.num_groups, model.num_samples, rows, None]
-        )
+        shape = [model.num_groups, model.num_samples, rows, sum(model.latent_dims)]
+        draws = model.latent.draw_noise(key, 0, rows, *shape[:2])
+        draws = tf.ensure_shape(draws, shape)
         results = []
-        for model in models:
-            found = model.loss_gradients(Batch(x, None, draws, weights)).gradients
-            found = dict(zip(map(id, model.trainable_variables), found))
-            results.append(halves(model, found)[0])
+        for each in models:
+            found = each.loss_gradients(Batch(x, None, draws, weights)).gradients
+            found = dict(zip(map(id, each.trainable_variables), found))
+            results.append(halves(each, found)[0])
         with tf.GradientTape() as tape:
             log_w = plain_log_weights(model, x, draws, stop=True)
-            squared = tf.stop_gradient(
-                model.objective.pathwise_weights(log_w) * weights
-            )
-            loss = -tf.reduce_sum(squared * log_w)
-        results.append(tape.gradient(loss, wrong))
+            squared = model.objective.pathwise_weights(log_w) * weights
+            loss = -tf.reduce_sum(tf.stop_gradient(squared) * log_w)
+        results.append(tape.gradient(loss, trainable(model.encoder)))
         return [tf.concat([tf.reshape(g, [-1]) for g in r], 0) for r in results]
 
     return np.array([once(tf.constant(i)) for i in range(repeats)], "float64")
@@ -401,22 +341,22 @@ def encoder_means(name, num_layers, estimators, repeats=40, rows=1500):
     [
         ("iwae", 1),
         ("miwae", 2),
+        ("piwae", 2),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in [("iwae", 2), ("miwae", 1), ("ciwae", 1), ("ciwae", 2)]
+            for case in [
+                ("iwae", 2), ("miwae", 1), ("ciwae", 1), ("ciwae", 2), ("piwae", 1)
+            ]
         ),
-        pytest.param("piwae", 1, marks=pytest.mark.slow),
-        ("piwae", 2),
     ],
-)
+)  # fmt: skip
 def test_dreg_is_unbiased(name, num_layers):
     """Within four standard errors of the reparameterized mean, over 60,000 rows.
 
     The form that stops loc and scale of q(z2|z1), and with them the path through z1,
     is right for one layer and must be caught for two.
     """
-    runs = encoder_means(name, num_layers, ["reparameterized", "dreg"])
-    reparameterized, dreg, stopped = runs.transpose(1, 0, 2)
+    reparameterized, dreg, stopped = encoder_means(name, num_layers).transpose(1, 0, 2)
 
     def z_scores(difference):
         error = difference.std(axis=0, ddof=1) / np.sqrt(len(difference))
@@ -438,131 +378,111 @@ def test_dreg_is_unbiased(name, num_layers):
 
 @pytest.mark.parametrize("estimator", ["reparameterized", "dreg"])
 def test_example_weights_scale_the_gradients_of_their_rows(estimator):
-    model, x = build("piwae", estimator=estimator), binary(2)
+    model, x = build("piwae", gradient_estimator=estimator), binary(2)
     draws = draw(model, 2)
-    both = gradients(model, x, draws, np.array([2.0, 3.0], "float32"))
-    first = gradients(model, x, draws, np.array([1.0, 0.0], "float32"))
-    second = gradients(model, x, draws, np.array([0.0, 1.0], "float32"))
-    expected = [2 * first[variable] + 3 * second[variable] for variable in both]
-    assert_close(list(both.values()), expected)
+    both, first, second = (
+        list(gradients(model, x, draws, np.array(weights, "float32")).values())
+        for weights in ([2, 3], [1, 0], [0, 1])
+    )
+    assert_close(both, [2 * one + 3 * two for one, two in zip(first, second)])
     alone = gradients(model, x[:1], draws[:, :, :1], np.ones(1, "float32"))
-    assert_close(list(first.values()), list(alone.values()))
+    assert_close(first, list(alone.values()))
 
 
 def regularized(**kwargs):
     keras.utils.set_random_seed(3)
-    encoder = keras.Sequential([layers.Dense(5, "tanh"), layers.Dense(4, **kwargs)])
-    decoder = keras.Sequential([layers.Dense(5, "tanh"), layers.Dense(4, **kwargs)])
-    return [encoder], [decoder]
+    return tuple(
+        [keras.Sequential([layers.Dense(5, "tanh"), layers.Dense(4, **kwargs)])]
+        for _ in "qp"
+    )
 
 
-@pytest.mark.parametrize("estimator", ["reparameterized", "stl", "dreg"])
+@pytest.mark.parametrize("kind", ["kernel", "activity"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", ["iwae", "piwae"])
-def test_kernel_regularizers_add_their_gradient(name, estimator):
-    x = binary()
-    plain = build(name, estimator=estimator, nets=regularized())
-    decayed = build(
-        name,
-        estimator=estimator,
-        nets=regularized(kernel_regularizer=keras.regularizers.L2(0.3)),
+def test_regularizers_add_their_gradient(name, estimator, kind):
+    """The decoder's penalty of activity reaches the encoder through the latents."""
+    x, penalized = binary(), {f"{kind}_regularizer": keras.regularizers.L2(0.1)}
+    plain, model = (
+        build(name, gradient_estimator=estimator, nets=regularized(**kwargs))
+        for kwargs in ({}, penalized)
     )
-    draws = draw(plain, 4)
-    pairs = zip(
-        halves(plain, gradients(plain, x, draws)),
-        halves(decayed, gradients(decayed, x, draws)),
-        (decayed.encoder, decayed.decoder),
-    )
-    for without, with_, nets in pairs:
-        kernel = nets[0].layers[1].kernel
-        assert_close([with_[2] - without[2]], [0.6 * kernel])
-        assert_close(with_[:2] + with_[3:], without[:2] + without[3:], 1e-5)
-
-
-@pytest.mark.parametrize("estimator", ["reparameterized", "stl", "dreg"])
-@pytest.mark.parametrize("name", ["iwae", "piwae"])
-def test_activity_regularizers_add_their_gradient(name, estimator):
-    """The decoder's penalty reaches the encoder as well, through the latents."""
-    x = binary()
-    regularizer = keras.regularizers.L2(0.02)
-    plain = build(name, estimator=estimator, nets=regularized())
-    model = build(
-        name, estimator=estimator, nets=regularized(activity_regularizer=regularizer)
-    )
-    draws = draw(model, 4)
+    draws = draw(model)
     rows = int(np.prod(draws.shape[:3]))
     with tf.GradientTape() as tape:
-        parameters = plain.encoder[0](x)
-        loc, log_scale = tf.split(parameters, 2, axis=-1)
-        z = tf.reshape(loc + tf.exp(log_scale) * draws, [rows, -1])
-        outputs = plain.decoder[0](z)
-        # Keras divides the penalty of activity by the rows of the call.
-        penalty = 0.02 * tf.reduce_sum(parameters**2) / len(x)
-        penalty += 0.02 * tf.reduce_sum(outputs**2) / rows
-    nets = [*plain.encoder, *plain.decoder]
-    variables = [v.value for net in nets for v in net.trainable_variables]
-    extra = tape.gradient(penalty, variables)
-    without = [g for half in halves(plain, gradients(plain, x, draws)) for g in half]
-    actual = [g for half in halves(model, gradients(model, x, draws)) for g in half]
-    assert_close([a - w for a, w in zip(actual, without)], extra, rtol=1e-3)
+        if kind == "kernel":
+            kernels = [n.layers[1].kernel for n in (*plain.encoder, *plain.decoder)]
+            penalty = 0.1 * sum(tf.reduce_sum(tf.square(k)) for k in kernels)
+        else:
+            parameters = plain.encoder[0](x)
+            loc, log_scale = tf.split(parameters, 2, axis=-1)
+            z = tf.reshape(loc + tf.exp(log_scale) * draws, [rows, -1])
+            # Keras divides the penalty of activity by the rows of the call.
+            penalty = 0.1 * tf.reduce_sum(parameters**2) / len(x)
+            penalty += 0.1 * tf.reduce_sum(plain.decoder[0](z) ** 2) / rows
+    extra = tape.gradient(penalty, trainable([*plain.encoder, *plain.decoder]))
+    assert sum(gradient is not None for gradient in extra) == (
+        2 if kind[0] == "k" else 8
+    )
+    without, actual = (sum(both_halves(m, x, draws), []) for m in (plain, model))
+    for before, after, added in zip(without, actual, extra, strict=True):
+        if added is None:
+            assert_close([after], [before], 1e-5)
+        else:
+            assert_close([after - before], [added], rtol=1e-3)
+
+
+def assert_sum(shared, apart, name="iwae", **kwargs):
+    """The gradient of a shared layer is that of its two copies, added up.
+
+    Args:
+      shared: (layer, networks that have it twice).
+      apart: (two layers, the same networks with one each).
+    """
+    for mine, other in zip(sum(shared[1], []), sum(apart[1], [])):
+        other.set_weights(mine.get_weights())
+    model, separate = (
+        build(name, nets=nets, **kwargs) for nets in (shared[1], apart[1])
+    )
+    assert len(model.trainable_variables) == len(separate.trainable_variables) - 2
+    draws = draw(model)
+    found, expected = (gradients(m, binary(), draws) for m in (model, separate))
+    for mine, *copies in zip(shared[0].variables, *(a.variables for a in apart[0])):
+        assert_close([found[id(mine)]], [sum(expected[id(copy)] for copy in copies)])
+
+
+def dense_tanh():
+    return layers.Dense(3, "tanh")
 
 
 @pytest.mark.parametrize("name", ["iwae", "piwae"])
 def test_a_layer_shared_by_both_halves_gets_the_sum(name):
-    x = binary()
+    pad = layers.Lambda(lambda z: tf.pad(z, [[0, 0], [0, 3]]), output_shape=(5,))
 
     def nets(first, second):
         keras.utils.set_random_seed(4)
         encoder = keras.Sequential([layers.Dense(5), first, layers.Dense(4)])
-        decoder = keras.Sequential([second, layers.Dense(4)])
+        decoder = keras.Sequential([pad, second, layers.Dense(4)])
         encoder.build((None, 4)), decoder.build((None, 2))
         return [encoder], [decoder]
 
-    shared = layers.Dense(3, "tanh", name="shared")
-    pad = layers.Lambda(lambda z: tf.pad(z, [[0, 0], [0, 3]]), output_shape=(5,))
-    together = nets(shared, keras.Sequential([pad, shared]))
-    one, two = layers.Dense(3, "tanh"), layers.Dense(3, "tanh")
-    apart = nets(one, keras.Sequential([pad, two]))
-    for mine, other in zip((*together[0], *together[1]), (*apart[0], *apart[1])):
-        other.set_weights(mine.get_weights())
-    model, separate = build(name, nets=together), build(name, nets=apart)
-    assert len(model.trainable_variables) == len(separate.trainable_variables) - 2
-    draws = draw(model, 4)
-    assert_sum(
-        shared, one, two, gradients(model, x, draws), gradients(separate, x, draws)
-    )
-
-
-def assert_sum(shared, one, two, found, apart):
-    """The gradient of `shared` is that of its two copies, added up."""
-    for mine, first, second in zip(shared.variables, one.variables, two.variables):
-        assert_close([found[id(mine)]], [apart[id(first)] + apart[id(second)]])
+    shared, one, two = dense_tanh(), dense_tanh(), dense_tanh()
+    assert_sum((shared, nets(shared, shared)), ((one, two), nets(one, two)), name)
 
 
 @pytest.mark.parametrize("estimator", ["stl", "dreg"])
 def test_a_layer_shared_by_the_second_encoder_is_stopped_in_log_q(estimator):
-    """Its gradient is that of two layers of equal weights, added up."""
-    x = binary()
-
     def nets(first, second):
         keras.utils.set_random_seed(4)
         encoder = [MLP([5], (4,)), keras.Sequential([first, layers.Dense(4)])]
-        prior = keras.Sequential([second, layers.Dense(4)])
-        for net in (encoder[1], prior):
-            net.build((None, 2))
-        return encoder, [MLP([5], EVENT), prior]
+        decoder = [MLP([5], EVENT), keras.Sequential([second, layers.Dense(4)])]
+        for (below, above), size in ((encoder, 4), (decoder, 2)):
+            below.build((None, size)), above.build((None, 2))
+        return encoder, decoder
 
-    shared = layers.Dense(3, "tanh")
-    one, two = layers.Dense(3, "tanh"), layers.Dense(3, "tanh")
-    model = build("iwae", estimator=estimator, nets=nets(shared, shared))
-    separate = build("iwae", estimator=estimator, nets=nets(one, two))
-    for mine, other in zip(
-        [*model.encoder, *model.decoder], [*separate.encoder, *separate.decoder]
-    ):
-        other.set_weights(mine.get_weights())
-    draws = draw(model, 4)
-    assert_sum(
-        shared, one, two, gradients(model, x, draws), gradients(separate, x, draws)
-    )
+    shared, one, two = dense_tanh(), dense_tanh(), dense_tanh()
+    pair = (shared, nets(shared, shared)), ((one, two), nets(one, two))
+    assert_sum(*pair, gradient_estimator=estimator)
 
 
 def test_a_shared_penalty_counts_once():
@@ -571,30 +491,28 @@ def test_a_shared_penalty_counts_once():
     decoder = keras.Sequential([layers.Dense(4), shared])
     model, x = IWAE(encoder, decoder, num_samples=K), binary()
     model.build((None, *EVENT))
-    draws = draw(model, 4)
-    batch = Batch(tf.constant(x), None, draws, tf.fill([4], 0.25))
-    result = model.loss_gradients(batch)
+    batch = Batch(tf.constant(x), None, draw(model), tf.fill([4], 0.25))
     expected = 0.5 * float(tf.reduce_sum(shared.kernel**2))
-    assert float(result.penalty) == pytest.approx(expected, rel=1e-5)
+    assert float(model.loss_gradients(batch).penalty) == pytest.approx(expected, 1e-5)
 
 
 @pytest.mark.parametrize("name", ["iwae", "piwae"])
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
 def test_a_frozen_half_gets_no_gradient_and_the_other_keeps_its_own(name, half):
     model, x = build(name, num_layers=2), binary()
-    draws = draw(model, 4)
-    before = halves(model, gradients(model, x, draws))
+    draws = draw(model)
+    before = both_halves(model, x, draws)
     for network in getattr(model, half):
         network.trainable = False
-    after = halves(model, gradients(model, x, draws))
+    after = both_halves(model, x, draws)
     kept = 1 if half == "encoder" else 0
     assert after[1 - kept] == []
     assert_close(after[kept], before[kept], rtol=1e-5)
 
 
 def test_one_frozen_layer_gets_none():
-    model, x = build("iwae", estimator="dreg"), binary()
-    draws = draw(model, 4)
+    model, x = build("iwae", gradient_estimator="dreg"), binary()
+    draws = draw(model)
     before = gradients(model, x, draws)
     model.encoder[0].hidden[0].trainable = False
     after = gradients(model, x, draws)
@@ -603,19 +521,14 @@ def test_one_frozen_layer_gets_none():
         assert_close([gradient], [before[variable]], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        "reparameterized",
-        *(name for name in ("stl", "dreg")),
-    ],
-)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_the_mask_of_dropout_is_one_for_a_step(estimator):
     """log q(z2|z1) belongs to the draw of z2: both are of one dropout mask."""
-    keras.utils.set_random_seed(1)
+    encoder, decoder, _ = networks(2)
     q2 = keras.Sequential([layers.Dropout(0.5, seed=3), layers.Dense(4)])
-    encoder, decoder = networks(2)
-    model = build("iwae", estimator=estimator, nets=([encoder[0], q2], decoder))
+    decoder[1] = MLP([6], (4,))
+    nets = [encoder[0], q2], decoder
+    model = build("iwae", gradient_estimator=estimator, nets=nets)
     calls = []
     original = q2.layers[0].call
 
@@ -624,53 +537,78 @@ def test_the_mask_of_dropout_is_one_for_a_step(estimator):
         return calls[-1]
 
     q2.layers[0].call = record
-    gradients(model, binary(), draw(model, 4))
+    gradients(model, binary(), draw(model))
     masks = [np.asarray(call) != 0 for call in calls if not tf.is_symbolic_tensor(call)]
     assert masks and masks[0].mean() < 0.9
     assert all(np.array_equal(mask, masks[0]) for mask in masks)
 
 
+def test_the_prior_is_told_of_training():
+    """So that dropout in p(z|y) is at work in a step, and nowhere else."""
+    encoder, decoder, _ = networks()
+    dropout = layers.Dropout(0.5, seed=1)
+    prior = keras.Sequential([dropout, layers.Dense(4, use_bias=False)])
+    model = build(nets=(encoder, decoder, prior), labels=True)
+    x, y, draws = binary(40), tf.constant(classes(40)), draw(model, 40)
+    prior.layers[1].kernel.assign(np.ones([CLASSES, 4]))
+    loc = model.latent.top_prior(y).mean().numpy()
+    dropped = model.latent.top_prior(y, training=True).mean().numpy()
+    parts = model.loss_gradients(Batch(tf.constant(x), y, draws, tf.ones(40))).parts
+    whole = model.latent.log_weights(x, draws, y)
+    assert np.all(loc == 1.0)
+    # The one element of a one-hot label that is not zero: dropped, or twice as large.
+    assert set(np.unique(dropped)) == {0.0, 2.0}
+    assert np.all(np.abs(parts.log_prior - whole.log_prior) > 1e-3)
+    np.testing.assert_array_equal(whole.log_likelihood, parts.log_likelihood)
+
+
+# One backward pass ----------------------------------------------------------------
+
+
 def count_products(model, x, draws):
     """Matrix products of one call of `loss_gradients`."""
-    specs = [tf.TensorSpec.from_tensor(tf.constant(v)) for v in (x, draws)]
+    y = tf.zeros([len(x)], tf.int32) if model.is_conditional else None
 
     @tf.function(autograph=False)
-    def run(x, draws):
-        batch = Batch(x, None, draws, tf.ones(x.shape[:1]))
+    def run():
+        batch = Batch(tf.constant(x), y, draws, tf.ones(len(x)))
         return model.loss_gradients(batch).gradients
 
-    graph = run.get_concrete_function(*specs).graph
+    graph = run.get_concrete_function().graph
     return sum(op.type == "MatMul" for op in graph.get_operations())
 
 
-@pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize(
-    "name, estimator",
+    "name, estimator, num_layers, labels",
     [
-        ("piwae", "reparameterized"),
-        ("piwae", "stl"),
-        ("piwae", "dreg"),
-        ("iwae", "dreg"),
-        ("ciwae", "dreg"),
+        ("piwae", "reparameterized", 1, True),
+        ("piwae", "reparameterized", 2, False),
+        ("piwae", "stl", 2, False),
+        ("piwae", "dreg", 1, True),
+        ("piwae", "dreg", 2, False),
+        ("iwae", "dreg", 1, False),
+        ("iwae", "dreg", 2, True),
+        ("ciwae", "dreg", 2, False),
     ],
 )
-def test_one_backward_pass_equals_two(name, estimator, num_layers, monkeypatch):
-    model, x = build(name, num_layers, estimator), binary()
-    draws = draw(model, len(x))
+def test_one_backward_pass_equals_two(name, estimator, num_layers, labels, monkeypatch):
+    model = build(name, num_layers, gradient_estimator=estimator, labels=labels)
+    x, y, draws = binary(), classes() if labels else None, draw(model)
     weights = np.float32([0.1, 0.0, 0.7, 1.3])
-    one_pass = gradients(model, x, draws, weights)
+    one_pass = both_halves(model, x, draws, weights, y)
     products = count_products(model, x, draws)
     for attribute in ("rows_are_independent", "takes_records"):
         monkeypatch.setattr(MLP, attribute, False)
-    two_passes = gradients(model, x, draws, weights)
-    for one, other in zip(halves(model, one_pass), halves(model, two_passes)):
+    two_passes = both_halves(model, x, draws, weights, y)
+    for one, other in zip(one_pass, two_passes):
         assert_close(one, other, rtol=2e-6)
-    assert products < count_products(model, x, draws)
+    # The prior of labels, of a row an example, is asked on its own.
+    assert labels or products < count_products(model, x, draws)
 
 
 def test_one_backward_pass_where_a_group_weighs_nothing():
     """Weights that underflow in float32 lose their share, and nothing is NaN."""
-    objective = SETTINGS["piwae"][0].objective_class()
+    objective = bounds.PartiallyImportanceWeighted()
     log_weights = tf.constant(
         [[[0.0], [-1.0]], [[-300.0], [-301.0]], [[-5.0], [-90.0]]]
     )

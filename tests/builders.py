@@ -1,0 +1,107 @@
+"""Tiny models, the data that fits them, and models whose posterior is exact."""
+
+import functools
+
+import keras
+import numpy as np
+from closed_form import (
+    ConditionalLinearGaussian,
+    LinearGaussian,
+    TwoLayerConditionalLinearGaussian,
+    TwoLayerLinearGaussian,
+)
+
+from iwae_tf.models import IWAE, MODELS
+from iwae_tf.networks import MLP, WithLabels
+
+EVENT, M, K, BETA, CLASSES = (4,), 3, 5, 0.3, 3
+SETTINGS = {
+    "vae": {"num_samples": K},
+    "iwae": {"num_samples": K},
+    "miwae": {"num_groups": M, "num_samples": K},
+    "ciwae": {"num_samples": K, "beta": BETA},
+    "piwae": {"num_groups": M, "num_samples": K},
+}
+NAMES = list(SETTINGS)
+PROBLEMS = {
+    "one layer": LinearGaussian(),
+    "two layers": TwoLayerLinearGaussian(),
+    "labels": ConditionalLinearGaussian(),
+    "labels, no prior": ConditionalLinearGaussian(has_prior=False),
+    "labels, two layers": TwoLayerConditionalLinearGaussian(),
+}
+UNCONDITIONAL, CONDITIONAL = list(PROBLEMS)[:2], list(PROBLEMS)[2:]
+
+
+def networks(num_layers=1, event=EVENT, has_prior=None, likelihood="bernoulli"):
+    """Encoder, decoder, prior: latents of 2 units, and 1 above; the same each time."""
+    keras.utils.set_random_seed(5)
+    outputs = (*event[:-1], (1 + (likelihood == "normal")) * event[-1])
+    encoder = [MLP([5], (4,)), MLP([6], (2,))][:num_layers]
+    decoder = [MLP([5], outputs), MLP([6], (4,))][:num_layers]
+    top = 4 if num_layers == 1 else 2
+    return encoder, decoder, MLP([3], (top,)) if has_prior else None
+
+
+def build(
+    name="iwae", num_layers=1, *, event=EVENT, labels=False, has_prior=None, nets=None,
+    likelihood="bernoulli", **settings
+):  # fmt: skip
+    """A small model, built; where `nets` are not given, away from zero biases.
+
+    `name` is that of a model, or a class that has no settings here.
+    """
+    has_prior = labels if has_prior is None else has_prior
+    made = nets or networks(num_layers, event, has_prior, likelihood)
+    settings = {**SETTINGS.get(name, {}), "likelihood": likelihood, **settings}
+    if labels:
+        prior = made[2] if made[2:] else None
+        settings = {"num_classes": CLASSES, "prior": prior, **settings}
+    model = MODELS.get(name, name)(*made[:2], **settings)
+    model.build((None, *event))
+    if nets is None:
+        rng = np.random.default_rng(6)
+        for variable in model.trainable_variables:
+            variable.assign(variable + 0.4 * rng.normal(size=variable.shape))
+    return model
+
+
+@functools.cache
+def shared(*args, **kwargs):
+    """A model of `build` to be read only: one for all tests that ask for it."""
+    return build(*args, **kwargs)
+
+
+def binary(rows=4, event=EVENT, seed=2):
+    return np.random.default_rng(seed).integers(0, 2, (rows, *event)).astype("float32")
+
+
+def classes(rows=4):
+    return np.random.default_rng(3).integers(0, CLASSES, rows)
+
+
+def exact_model(problem, **proposal):
+    """A model of the problem; q is exact, or moved as `problem.encoder` says."""
+    nets = problem.encoder(**proposal), problem.decoder()
+    nets = [net if isinstance(net, list) else [net] for net in nets]
+    settings = {"likelihood": "normal"}
+    if has_labels(problem):
+        nets = [[WithLabels(net) for net in half] for half in nets]
+        settings |= {"num_classes": problem.num_classes, "prior": problem.prior()}
+    model = IWAE(*nets, **settings)
+    model.build((None, len(problem.noise)))
+    return model
+
+
+def has_labels(problem):
+    return isinstance(problem, ConditionalLinearGaussian)
+
+
+def data_of(problem, rows):
+    """x and labels of a problem; None where it has none."""
+    data = problem.data(rows)
+    return data if has_labels(problem) else (data, None)
+
+
+def log_prob_of(problem, x, labels):
+    return problem.log_prob(x) if labels is None else problem.log_prob(x, labels)
