@@ -83,6 +83,12 @@ DYNAMIC = {"binarization": "dynamic", "gradient_estimator": "dreg"}
         ("iwae", {"labels": True}, ["four steps"]),
         pytest.param("vae", {}, MODES, marks=pytest.mark.slow),
         pytest.param("ciwae", {"num_layers": 2}, MODES, marks=pytest.mark.slow),
+        pytest.param(
+            "piwae",
+            {"num_layers": 2, "gradient_estimator": "stl"},
+            ["default"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_modes_agree_with_a_ragged_last_batch_and_validation(name, settings, modes):
