@@ -8,7 +8,6 @@ Writes a JSON file for each part, PNGs and report.html. Started again with the
 same flags it goes on after the last finished part.
 """
 
-import functools
 import pathlib
 import signal
 import sys
@@ -43,7 +42,8 @@ def _stop(*_):
     raise Stopped
 
 
-def main() -> int:
+@cli.script
+def run() -> int:
     """Diagnoses the model of the flags and prints where the report is."""
     from iwae_tf.checks import check_count
     from iwae_tf.diagnostics.parts import PARTS
@@ -138,9 +138,6 @@ def _subject():
         ("draws an image", f"{_NUM_SAMPLES.value:,}"),
         ("made with", versions),
     ]
-
-
-run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ _DEVICES = cli.DeviceFlags()
 _MODEL.require()
 
 
-def main() -> int:
+@cli.script
+def run() -> int:
     """Scores the split that the flags name and prints a table."""
     from iwae_tf.errors import InvalidInputError
     from iwae_tf.io import terminal
@@ -80,9 +81,6 @@ def _score(distribution):
         num_samples=_NUM_SAMPLES.value or config.eval_num_samples,
         limit=_LIMIT.value,
     )
-
-
-run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

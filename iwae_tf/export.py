@@ -3,8 +3,6 @@
 python -m iwae_tf.export --workdir=runs/a --output=saved_models/NAME
 """
 
-import functools
-
 from iwae_tf import cli
 
 _WORKDIR = cli.path_flag("workdir", "Folder of a finished run.")
@@ -12,7 +10,8 @@ _OUTPUT = cli.path_flag("output", "Folder of the SavedModel's versions.")
 cli.require("workdir", "output")
 
 
-def main() -> int:
+@cli.script
+def run() -> int:
     """Exports the workdir of the flags; prints the path of the new version."""
     from iwae_tf.runs.workdir import Workdir, export
 
@@ -20,9 +19,6 @@ def main() -> int:
     model, config = workdir.load_model(), workdir.read_config()
     print(export(model, config, _OUTPUT.value, workdir.read_results()))
     return 0
-
-
-run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

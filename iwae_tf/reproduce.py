@@ -11,7 +11,6 @@ those of all studies below the workdir.
 """
 
 import fnmatch
-import functools
 import pathlib
 
 from absl import flags
@@ -37,7 +36,8 @@ cli.require("workdir")
 cli.require("study", unless="report_only")
 
 
-def main() -> int:
+@cli.script
+def run() -> int:
     """Does the study of the flags and prints its table."""
     from iwae_tf.errors import InvalidInputError
     from iwae_tf.studies.cells import Protocol, cells_of
@@ -152,9 +152,6 @@ def _rebuild(folder):
         cells = cells_of(name, protocol, seeds, path.parent)
         _write_report(name, protocol, cells, path.parent)
     return 0
-
-
-run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

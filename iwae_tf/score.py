@@ -42,7 +42,8 @@ _ARGUMENTS = (  # of `serving.score`, by the same names
 cli.require("input", "output")
 
 
-def main() -> int:
+@cli.script
+def run() -> int:
     """Scores what the flags name, under a progress bar, and prints the mean."""
     from iwae_tf import serving
     from iwae_tf.evaluation import summarize
@@ -73,9 +74,6 @@ def main() -> int:
     )
     terminal.print_fields([("mean log p(x)", mean), ("scores", output)])
     return 0
-
-
-run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Shards in: .npy, .tfrecord or .parquet. Shards out: .csv or .parquet.
 """
 
 import contextlib
-import functools
 import glob
 import io
 import logging
@@ -32,7 +31,8 @@ _OPTION = flags.DEFINE_multi_string("option", [], "Option of Beam, NAME=VALUE.")
 cli.require("input", "output", "saved_model")
 
 
-def main() -> int:
+@cli.script
+def run() -> int:
     """Builds the pipeline of the flags and runs it to its end."""
     apache_beam, beam = _import_beam()
     options = beam.parse_options(
@@ -104,9 +104,6 @@ def _import_beam():
 def _is_of_interest(record):
     """Whether a message says more than that Beam counts no memory."""
     return "memory usage cannot be fetched" not in record.getMessage()
-
-
-run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

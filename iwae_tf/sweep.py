@@ -8,7 +8,6 @@ the I-th run alone, for the array jobs of a cluster; `--list` prints the runs
 in that order.
 """
 
-import functools
 import pathlib
 
 from absl import flags
@@ -24,7 +23,8 @@ _LIST = flags.DEFINE_bool("list", False, "Print the runs and do nothing.")
 cli.require("folder", unless="list")
 
 
-def main() -> int:
+@cli.script
+def run() -> int:
     """Does the runs of the flags and prints a table."""
     from iwae_tf.checks import check_choice
     from iwae_tf.studies import runner
@@ -48,9 +48,6 @@ def main() -> int:
         runner.write_table(table, outcomes)
         print(f"table  {table}")
     return cli.FAILED if any(o.status == runner.FAILED for o in outcomes) else 0
-
-
-run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

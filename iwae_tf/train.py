@@ -6,7 +6,6 @@ Started again with the same flags it goes on from its last checkpoint, and ends
 with the very weights of a run that was never stopped.
 """
 
-import functools
 import signal
 import sys
 import threading
@@ -18,7 +17,8 @@ _WORKDIR = cli.new_workdir_flag()
 _DEVICES = cli.DeviceFlags()
 
 
-def main() -> int:
+@cli.script
+def run() -> int:
     """Runs the config of the flags in the workdir of the flags."""
     from iwae_tf.config import validate
     from iwae_tf.io import terminal
@@ -108,9 +108,6 @@ def _finish(config, workdir, trained, distribution):
         "metrics": f"{workdir.metrics}, {workdir.tensorboard}",
     }
     terminal.print_fields(fields.items())
-
-
-run = functools.partial(cli.run, main)  # the console command
 
 
 if __name__ == "__main__":

@@ -20,4 +20,4 @@ from iwae_tf.cli.options import (
     path_flag,
     require,
 )
-from iwae_tf.cli.run import FAILED, run, stop_at_sigterm
+from iwae_tf.cli.run import FAILED, run, script, stop_at_sigterm

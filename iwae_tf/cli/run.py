@@ -51,6 +51,11 @@ def run(main: Callable[[], int]) -> None:
     app.run(guarded, flags_parser=parser)
 
 
+def script(main: Callable[[], int]) -> Callable[[], None]:
+    """Makes of a script's function what `python -m` and its console command call."""
+    return functools.wraps(main)(functools.partial(run, main))
+
+
 @contextlib.contextmanager
 def stop_at_sigterm() -> Iterator[threading.Event]:
     """An event that SIGTERM sets, until the end of the block."""

@@ -19,14 +19,3 @@ from iwae_tf.plots.figures import (
     training_curves,
 )
 from iwae_tf.plots.inputs import is_image
-
-__all__ = [
-    "active_units",
-    "image_grid",
-    "is_image",
-    "latent",
-    "most_in_grid",
-    "principal_components",
-    "reconstructions",
-    "training_curves",
-]
