@@ -1,11 +1,7 @@
 """What `--config=runs/a/config.json` means: the config in a JSON file."""
 
-from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
-
-# isort: split
-
-from iwae_tf.runs.workdir import read_config
+from iwae_tf.config.files import read_json, unchecked
 
 
 def get_config(path):
-    return read_config(path)
+    return unchecked(read_json(path), path)

@@ -18,9 +18,9 @@ from sklearn import metrics
 
 from examples import auroc
 from iwae_tf import cli, datasets, serving
+from iwae_tf.config.files import read_config
 from iwae_tf.io.files import write_json
 from iwae_tf.plots import scores as score_plots
-from iwae_tf.runs.workdir import read_config
 from iwae_tf.saved_model import load_saved_model
 
 _SAVED_MODEL = flags.DEFINE_string(

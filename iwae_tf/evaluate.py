@@ -57,8 +57,9 @@ def run() -> int:
 def _score(distribution):
     """(results, whether every image was scored) of the model of the flags."""
     from iwae_tf.config import override
+    from iwae_tf.config.files import read_config
     from iwae_tf.runs import results
-    from iwae_tf.runs.workdir import Workdir, read_config
+    from iwae_tf.runs.workdir import Workdir
     from iwae_tf.saved_model import load_saved_model
 
     if _MODEL.workdir.value is not None:

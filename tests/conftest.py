@@ -1,5 +1,7 @@
 """What saves the tests time: graphs for XLA's programs, and the long files first."""
 
+import contextlib
+
 import pytest
 
 # Of few tests, but minutes together: last, one process would be left alone with them.
@@ -42,11 +44,20 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(tiny, tmp_path_factory):
-    """The workdir of a finished run, to be read; what changes it takes a copy."""
+    """The workdir of a finished run, to be read; what changes it takes a copy.
+
+    What the run printed is two folders up, in `stdout` and `stderr`.
+    """
     from running import run_script
 
     workdir = tmp_path_factory.mktemp("runs") / "deep" / "run"
-    assert run_script("train", *tiny, f"--workdir={workdir}") == 0
+    with (
+        open(workdir.parents[1] / "stdout", "w") as output,
+        open(workdir.parents[1] / "stderr", "w") as error,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(error),
+    ):
+        assert run_script("train", *tiny, f"--workdir={workdir}") == 0
     return workdir
 
 

@@ -13,24 +13,8 @@ import numpy as np
 from absl import flags
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
-SCRIPTS = (
-    "train",
-    "evaluate",
-    "export",
-    "sweep",
-    "diagnose",
-    "score",
-    "score_beam",
-) + ("reproduce",)
-OWN_FLAGS = {
-    *("workdir", "saved_model", "split", "num_samples", "limit", "output"),
-    *("dataset", "data_dir", "binarization", "parts", "num_images", "quick"),
-    *("endpoint", "input", "seed", "batch_size", "concurrency", "timeout", "retries"),
-    *("labels", "runner", "option", "fashion_mnist", "omniglot", "distribute"),
-    "num_devices",
-    *("grid", "folder", "task", "list", "processes"),
-    *("study", "budget", "cells", "report_only", "reuse"),
-}
+SCRIPTS = ("train", "evaluate", "export", "sweep", "diagnose", "score", "score_beam")
+SCRIPTS += ("reproduce",)
 TINY = """
 from iwae_tf.config import default_config
 
@@ -71,9 +55,13 @@ def write_tiny(folder):
 
 def import_script(name, package="iwae_tf"):
     """The module of a script, imported anew: its flags have no value yet."""
-    for flag in list(flags.FLAGS):
-        if flag in OWN_FLAGS or flag.partition(".")[0] == "config":
-            delattr(flags.FLAGS, flag)
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        for flag in (
+            list(defined) if module.startswith(("iwae_tf.", "examples.")) else ()
+        ):
+            delattr(flags.FLAGS, flag.name)
+    for flag in [flag for flag in flags.FLAGS if flag.startswith("config")]:
+        delattr(flags.FLAGS, flag)
     for module in (f"{package}.{name}", "config_config"):  # that of the last config
         sys.modules.pop(module, None)
     return importlib.import_module(f"{package}.{name}")

@@ -12,13 +12,14 @@ import pytest
 from running import run_script
 
 import iwae_tf
+from iwae_tf.config.files import read_config
 from iwae_tf.diagnostics import representation
 from iwae_tf.diagnostics.parts import DEFAULT_PARTS, PARTS, base, learning
 from iwae_tf.diagnostics.run import diagnose
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import CIWAE, IWAE
 from iwae_tf.networks import MLP
-from iwae_tf.runs.workdir import export, load_exported, read_config
+from iwae_tf.runs.workdir import export, load_exported
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPORTED = ROOT / "saved_models/mnist5k_iwae"

@@ -24,12 +24,13 @@ from hypothesis.extra import numpy as arrays
 
 from iwae_tf import bounds, datasets
 from iwae_tf.config import build_model, default_config, stages, validate
+from iwae_tf.config.files import read_config
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.inputs import check_float, check_values
 from iwae_tf.probability import noise
 from iwae_tf.runs.checkpoints import CheckpointStore, variables_of
 from iwae_tf.runs.devices import read_cluster
-from iwae_tf.runs.workdir import Workdir, read_config
+from iwae_tf.runs.workdir import Workdir
 from iwae_tf.saved_model import load_saved_model
 from iwae_tf.studies.runner import expand_grid
 from torture.damage import DAMAGES, make_model

@@ -11,11 +11,12 @@ import pytest
 import tensorflow as tf
 
 import iwae_tf
+from iwae_tf.config.files import read_config
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import SCORES_PER_CALL
 from iwae_tf.runs import pretrained
 from iwae_tf.runs.splits import load_eval_split
-from iwae_tf.runs.workdir import load_exported, read_config
+from iwae_tf.runs.workdir import load_exported
 from iwae_tf.saved_model import load_saved_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

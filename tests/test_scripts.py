@@ -348,82 +348,135 @@ def test_export_makes_version_one_then_two(finished, tmp_path, capsys):
 
 GOOD = images(20, 0)
 BAD_DATA = {
-    "nan": ({"x_train": np.where(GOOD, np.nan, GOOD)}, "must be finite"),
-    "above": ({"x_train": GOOD * 2}, "must be in [0, 1]"),
-    "below": ({"x_train": GOOD - 1}, "must be in [0, 1]"),
-    "rank": ({"x_train": GOOD[:, 0, 0]}, "must have rank >= 2"),
-    "empty": ({"x_train": GOOD[:0]}, "must hold at least"),
-    "dtype": ({"x_train": GOOD.astype("int64")}, "must be uint8 or float"),
-    "missing": ({"x": GOOD}, "`x_train` must be in"),
-    "objects": ({"x_train": np.array([{}, {}])}, "must hold readable files"),
+    "nan": {"x_train": np.where(GOOD, np.nan, GOOD)},
+    "above": {"x_train": GOOD * 2},
+    "below": {"x_train": GOOD - 1},
+    "rank": {"x_train": GOOD[:, 0, 0]},
+    "empty": {"x_train": GOOD[:0]},
+    "dtype": {"x_train": GOOD.astype("int64")},
+    "missing": {"x": GOOD},
+    "objects": {"x_train": np.array([{}, {}])},
+    "test_nan": {"x_train": GOOD, "x_test": GOOD + np.nan},
+    "test_small": {"x_train": GOOD, "x_test": GOOD[:, :5]},
+    "small": {"x_train": GOOD[:, :5], "x_test": GOOD[:, :5]},
+}
+BAD_FILES = {
+    "file": "mine",
+    "bad.json": "{",
+    "unknown.json": '{"foo": 1}',
+    "other.py": "x = 1\n",
+    "broken.py": "def get_config(:\n",
+    "stops.py": "def get_config():\n    raise RuntimeError('no')\n",
+    "raises.py": "def get_config():\n    raise ValueError('sorry')\n",
+    "cut/config.json": "{",
+    "list/config.json": "[]",
 }
 
 
-@pytest.mark.parametrize("name", BAD_DATA)
-def test_bad_data_is_one_line(tiny, tmp_path, capsys, name):
-    arrays, words = BAD_DATA[name]
-    np.savez(tmp_path / "bad.npz", **({"x_test": GOOD} | arrays))
-    options = [f"--config.data_dir={tmp_path / 'bad.npz'}"]
-    code = run_script("train", *tiny, *options, f"--workdir={tmp_path / 'run'}")
-    assert_one_line(code, capsys, words)
-    assert not (tmp_path / "run").exists()
+@pytest.fixture(scope="module")
+def bad(finished, tmp_path_factory):
+    """A folder of data, configs and workdirs that are wrong."""
+    folder = tmp_path_factory.mktemp("bad")
+    for name, arrays in BAD_DATA.items():
+        np.savez(folder / f"{name}.npz", **({"x_test": GOOD} | arrays))
+    for name, text in BAD_FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    for name in ("begun", "damaged"):
+        (folder / name).mkdir()
+        shutil.copy(finished / "config.json", folder / name)
+    model = (finished / "model.keras").read_bytes()
+    (folder / "damaged" / "model.keras").write_bytes(model[: len(model) // 2])
+    return folder
 
 
-def test_bad_test_images_are_one_line_of_evaluate(finished, tmp_path, capsys):
-    np.savez(tmp_path / "bad.npz", x_train=GOOD, x_test=GOOD + np.nan)
-    options = [f"--data_dir={tmp_path / 'bad.npz'}"]
-    code = run_script("evaluate", f"--workdir={finished}", *options)
-    assert_one_line(code, capsys, "`x_test` must be finite")
-    np.savez(tmp_path / "bad.npz", x_train=GOOD, x_test=GOOD[:, :5])
-    code = run_script("evaluate", f"--workdir={finished}", *options)
-    assert_one_line(code, capsys, "(8, 8, 1)")
-    np.savez(tmp_path / "bad.npz", x_train=GOOD[:, :5], x_test=GOOD[:, :5])
-    options += [f"--output={tmp_path / 'x.json'}"]
-    code = run_script("evaluate", f"--saved_model={finished}/saved_model", *options)
-    words = "`dataset` must have images of the model's shape (8, 8, 1)"
-    assert_one_line(code, capsys, words, "npz, of shape (5, 8, 1)")
-    assert not (tmp_path / "x.json").exists()
-
-
-BAD_FLAGS = [
-    (["--config.num_samples=0"], "`num_samples` must be a positive integer"),
-    (["--config.num_samples=many"], "num_samples"),
-    (["--config.model=ciwae", "--config.beta=1.5"], "Received: beta=1.5"),
-    (["--config.latent_dims=[5,2]"], "`hidden_dims` must be 2 lists"),
-    (["--config.dataset=imagenet"], "`dataset` must be one of"),
-    (["--config.gradient_estimator=x"], "`gradient_estimator` must be one of"),
-    (["leftover"], "Received: leftover"),
-    (["--config=no_such_config"], "mnist5k_iwae, mnist_ciwae"),
-    ([f"--config={CONFIGS / 'mnist_iwae.py'}:many"], "many"),
-    ([f"--config={CONFIGS / 'mnist_piwae.py'}:5"], "get_config"),
-    (["--config=/dev/null/x.py"], "`--config` must be a config file"),
+TRAIN, RUN, EXPORTED = (
+    "train {tiny}",
+    "--workdir={run}",
+    "--saved_model={run}/saved_model",
+)
+MISTAKES = [  # (command, words of the one line)
+    *[
+        (f"{TRAIN} --config.data_dir={{bad}}/{name}.npz", words)
+        for name, words in {
+            "nan": "must be finite",
+            "above": "must be in [0, 1]",
+            "below": "must be in [0, 1]",
+            "rank": "must have rank >= 2",
+            "empty": "must hold at least",
+            "dtype": "must be uint8 or float",
+            "missing": "`x_train` must be in",
+            "objects": "must hold readable files",
+        }.items()
+    ],
+    *[
+        (f"{TRAIN} {flag}", words)
+        for flag, words in {
+            "--config.num_samples=0": "`num_samples` must be a positive integer",
+            "--config.num_samples=many": "num_samples",
+            "--config.model=ciwae --config.beta=1.5": "Received: beta=1.5",
+            "--config.latent_dims=[5,2]": "`hidden_dims` must be 2 lists",
+            "--config.dataset=imagenet": "`dataset` must be one of",
+            "--config.gradient_estimator=x": "`gradient_estimator` must be one of",
+            "leftover": "Received: leftover",
+            "--workdir={bad}/cut": "intact JSON",
+            "--workdir={bad}/list": "JSON object",
+            "--workdir={bad}/file": "",
+            "--workdir=/dev/null/run": "",
+            "--workdir=/proc/run": "",
+        }.items()
+    ],
+    *[
+        (f"train --workdir={{tmp}}/run --config={config}", words)
+        for config, words in {
+            "no_such_config": "mnist5k_iwae, mnist_ciwae",
+            "{configs}/mnist_iwae.py:many": "many",
+            "{configs}/mnist_piwae.py:5": "get_config",
+            "/dev/null/x.py": "`--config` must be a config file",
+            "{bad}/bad.json": "intact JSON",
+            "{bad}/unknown.json": "`foo` must be a config",
+            "{bad}/none.json": "no file",
+            "{bad}/other.py": "get_config",
+            "{bad}/broken.py": "broken.py, line 1",
+            "{bad}/stops.py": "Error: no",
+            "{bad}/raises.py": "sorry",
+        }.items()
+    ],
+    *[
+        (f"evaluate {flags}", words)
+        for flags, words in {
+            f"{RUN} {EXPORTED}": "one of `--workdir` and",
+            f"{RUN} --num_samples=0": "`--num_samples` must be a positive integer",
+            f"{RUN} --num_samples=2147483648": "positive integer below 2**31. Received",
+            f"{RUN} --limit=-1": "`--limit` must be a positive integer",
+            f"{RUN} --limit=few": "limit",
+            f"{RUN} --split=tset": "`split` must be one of",
+            f"{RUN} --dataset=imagenet": "`dataset` must be one of",
+            f"{RUN} --output=/dev/null/x.json": "/dev/null",
+            f"{RUN} --output={{tmp}}": "`--output` must be a file, not a folder",
+            f"{RUN} --data_dir={{bad}}/test_nan.npz": "`x_test` must be finite",
+            f"{RUN} --data_dir={{bad}}/test_small.npz": "(8, 8, 1)",
+            f"{EXPORTED} --data_dir={{bad}}/small.npz": "`dataset` must have images of "
+            "the model's shape (8, 8, 1). Received: dataset=npz, of shape (5, 8, 1)",
+            "--workdir={tmp}": "`config.json` must exist",
+            "--saved_model={tmp}": "must be a folder NAME or NAME/1",
+            "--workdir={bad}/begun": "must hold a finished run",
+            "--workdir={bad}/damaged": "intact model.keras",
+        }.items()
+    ],
+    ("export --workdir={bad}/damaged --output={tmp}/x", "intact model.keras"),
+    (f"export {RUN} --output=/dev/null/x", "/dev/null/x"),
 ]
 
 
-@pytest.mark.parametrize("options, words", BAD_FLAGS)
-def test_bad_flags_are_one_line(tiny, tmp_path, capsys, options, words):
-    code = run_script("train", *tiny, f"--workdir={tmp_path / 'run'}", *options)
-    assert_one_line(code, capsys, words)
-    assert not (tmp_path / "run").exists()
-
-
-def test_bad_arguments_of_evaluate_are_one_line(finished, tmp_path, capsys):
-    here = f"--workdir={finished}"
-    calls = [
-        ([here, f"--saved_model={finished}/saved_model"], "one of `--workdir` and"),
-        ([here, "--num_samples=0"], "`--num_samples` must be a positive integer"),
-        ([here, "--num_samples=2147483648"], "positive integer below 2**31. Received"),
-        ([here, "--limit=-1"], "`--limit` must be a positive integer"),
-        ([here, "--limit=few"], "limit"),
-        ([here, "--split=tset"], "`split` must be one of"),
-        ([here, "--dataset=imagenet"], "`dataset` must be one of"),
-        ([here, "--output=/dev/null/x.json"], "/dev/null"),
-        ([here, f"--output={tmp_path}"], "`--output` must be a file, not a folder"),
-        ([f"--workdir={tmp_path}"], "`config.json` must exist"),
-        ([f"--saved_model={tmp_path}"], "must be a folder NAME or NAME/1"),
-    ]
-    for options, words in calls:
-        assert_one_line(run_script("evaluate", *options), capsys, words)
+@pytest.mark.parametrize("command, words", MISTAKES)
+def test_a_mistake_is_one_line(finished, bad, tiny, tmp_path, capsys, command, words):
+    places = {"run": finished, "bad": bad, "tmp": tmp_path, "configs": CONFIGS}
+    places["tiny"] = " ".join([*tiny, f"--workdir={tmp_path / 'run'}"])
+    name, *options = command.format(**places).split()
+    assert_one_line(run_script(name, *options), capsys, words)
+    assert list(tmp_path.iterdir()) == []
+    assert (bad / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -440,49 +493,11 @@ def test_the_home_folder_is_meant_by_every_path(name, monkeypatch, tmp_path):
         assert cli.config_path("~/c.py:a") == f"{tmp_path / 'c.py'}:a"
 
 
-BAD_CONFIGS = {
-    "bad.json": ("{", "intact JSON"),
-    "unknown.json": ('{"foo": 1}', "`foo` must be a config"),
-    "none.json": (None, "no file"),
-    "other.py": ("x = 1\n", "get_config"),
-    "broken.py": ("def get_config(:\n", "broken.py, line 1"),
-    "stops.py": ("def get_config():\n    raise RuntimeError('no')\n", "Error: no"),
-    "raises.py": ("def get_config():\n    raise ValueError('sorry')\n", "sorry"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_CONFIGS)
-def test_a_config_that_cannot_be_read_is_one_line(tmp_path, capsys, name):
-    text, words = BAD_CONFIGS[name]
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    options = [f"--config={tmp_path / name}", f"--workdir={tmp_path / 'run'}"]
-    assert_one_line(run_script("train", *options), capsys, words)
-
-
 def test_only_truncated_checkpoints_are_one_line(tiny, unfinished, capsys):
     for path in (unfinished / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:700])
     code = run_script("train", *tiny, f"--workdir={unfinished}")
     assert_one_line(code, capsys, "must hold an intact checkpoint", "all 2 damaged")
-
-
-def test_a_damaged_workdir_is_one_line(finished, tiny, tmp_path, capsys):
-    workdir = tmp_path / "run"
-    workdir.mkdir()
-    for config, words in (("{", "intact JSON"), ("[]", "JSON object")):
-        (workdir / "config.json").write_text(config)
-        code = run_script("train", *tiny, f"--workdir={workdir}")
-        assert_one_line(code, capsys, words)
-    config = (finished / "config.json").read_text()
-    (workdir / "config.json").write_text(config)
-    code = run_script("evaluate", f"--workdir={workdir}")
-    assert_one_line(code, capsys, "must hold a finished run")
-    model = (finished / "model.keras").read_bytes()
-    (workdir / "model.keras").write_bytes(model[: len(model) // 2])
-    for name, options in (("evaluate", []), ("export", [f"--output={tmp_path}/x"])):
-        code = run_script(name, f"--workdir={workdir}", *options)
-        assert_one_line(code, capsys, "intact model.keras")
 
 
 def test_a_missing_data_set_is_one_line(tiny, tmp_path, monkeypatch, capsys):
@@ -507,18 +522,6 @@ def test_a_missing_data_set_is_one_line(tiny, tmp_path, monkeypatch, capsys):
         assert not (tmp_path / "run").exists()
 
 
-def test_a_workdir_that_cannot_be_one_is_one_line(finished, tiny, tmp_path, capsys):
-    (tmp_path / "file").write_text("mine")
-    for workdir in (tmp_path / "file", "/dev/null/run", "/proc/run"):
-        code = run_script("train", *tiny, f"--workdir={workdir}")
-        output = capsys.readouterr()
-        assert code == 2 and output.err.splitlines()[-1].startswith("error: ")
-        assert len(output.err.splitlines()) == 1
-    assert (tmp_path / "file").read_text() == "mine"
-    options = [f"--workdir={finished}", "--output=/dev/null/x"]
-    assert_one_line(run_script("export", *options), capsys, "/dev/null/x")
-
-
 def test_a_bound_that_is_not_finite_ends_with_one(tiny, tmp_path, capsys):
     options = ["--config.learning_rate=1e30", "--config.lr_schedule=constant"]
     code = run_script("train", *tiny, *options, f"--workdir={tmp_path / 'run'}")
@@ -530,7 +533,7 @@ def test_a_bound_that_is_not_finite_ends_with_one(tiny, tmp_path, capsys):
 # Processes of their own ------------------------------------------------------------
 
 
-MNIST = "--config=mnist_iwae"
+MNIST, JSON = "--config=mnist_iwae", "saved_models/mnist5k_iwae/config.json"
 QUICK = [  # (command, exit code, how stdout or stderr begins)
     *((f"{name} --help", 0, "") for name in SCRIPTS),
     (
@@ -547,6 +550,7 @@ QUICK = [  # (command, exit code, how stdout or stderr begins)
     ),
     ("train --config=mnist_iwea --workdir=x", 2, "`--config` must be a config file or"),
     (f"train {MNIST}", 2, "`--workdir` must be given"),
+    (f"train --config={JSON}", 2, "`--workdir` must be given"),
     ("train --workdir=x", 2, "`--config` must be given"),
     ("export --output=x", 2, "`--workdir` must be given"),
     (

@@ -97,20 +97,6 @@ def test_data_sets():
     assert cell.config.dataset == "omniglot" and cell.published.nll == 108.11
 
 
-@pytest.mark.parametrize(
-    ("name", "budget", "dataset", "words"),
-    [
-        ("burda", "short", "mnist", "`study` must be one of"),
-        ("headline", "long", "mnist", "`budget` must be one of"),
-        ("headline", "short", "cifar", "`dataset` must be one of"),
-        ("estimators", "short", "omniglot", "`dataset` must be mnist for estimators"),
-    ],
-)
-def test_what_is_not_there_is_refused(name, budget, dataset, words):
-    with pytest.raises(InvalidInputError, match=words):
-        all_cells(name, budget, dataset)
-
-
 def finished(folder, cell, nll, **found):
     """Writes what a run of a cell leaves behind."""
     path = folder / cell.name
@@ -244,20 +230,6 @@ def test_results_of_another_run_are_no_cell(tmp_path, found, words):
     (tmp_path / cells[0].name / "results.json").write_text("{}")
     with pytest.raises(InvalidInputError, match="`results.json` must be of a run"):
         collect(cells, tmp_path)
-
-
-def test_a_report_is_not_overwritten_by_that_of_something_else(tmp_path):
-    protocol = Protocol("short")
-    cells = cells_of("samples", protocol)
-    report.check("samples", protocol, cells, tmp_path)
-    report.write("samples", protocol, cells, tmp_path)
-    report.check("samples", protocol, cells, tmp_path)
-    for name, other, words in (
-        ("samples", Protocol("full"), "whose budget is 'short', not 'full'"),
-        ("headline", protocol, "whose study is 'samples', not 'headline'"),
-    ):
-        with pytest.raises(InvalidInputError, match=words):
-            report.check(name, other, cells_of(name, other), tmp_path)
 
 
 def test_the_ends_of_the_grid_are_published_as_iwae_and_vae():
@@ -496,6 +468,15 @@ def test_committed_reports_are_what_their_numbers_say(tmp_path):
             "`reuse` must be a folder",
         ),
         (["--study=x", "--workdir=x"], "`study` must be one of headline"),
+        (["--study=headline", "--workdir=x", "--budget=y"], "`budget` must be one of"),
+        (
+            ["--study=headline", "--workdir=x", "--dataset=y"],
+            "`dataset` must be one of",
+        ),
+        (
+            ["--study=estimators", "--workdir=x", "--dataset=omniglot"],
+            "`dataset` must be mnist for estimators",
+        ),
         (["--study=headline", "--workdir=x", "--cells=y"], "`--cells` must match"),
         (["--study=headline", "--workdir=x", "--report_only"], "must be the folder"),
         (

@@ -8,18 +8,13 @@ import sys
 import children
 import pytest
 from emulator import Terminal
-from running import REPOSITORY, SCRIPTS, run_process, run_script
+from running import REPOSITORY, SCRIPTS, run_script
 
 from iwae_tf.config import default_config
 from iwae_tf.io import terminal
 from iwae_tf.runs import callbacks
 
 PLAIN = {"NO_COLOR": "", "TERM": "xterm-256color"}
-
-
-@pytest.fixture
-def three_epochs(tiny):
-    return [*tiny, "--config.epochs=3"]
 
 
 class TTY(io.StringIO):
@@ -44,19 +39,17 @@ def assert_silent(text):
 # Real runs on a terminal -----------------------------------------------------------
 
 
-def test_a_narrow_terminal_shows_a_run_whole(three_epochs, tmp_path):
-    screen = start(
-        40, "iwae_tf.train", *three_epochs, "--workdir=r", cwd=tmp_path
-    ).read()
+def test_a_narrow_terminal_shows_a_run_whole(tiny, tmp_path):
+    screen = start(40, "iwae_tf.train", *tiny, "--workdir=r", cwd=tmp_path).read()
     lines = screen.lines
     text = " ".join(line.strip() for line in lines)
     assert screen.process.returncode == 0, text
     assert_silent(text)
     assert text.startswith("IWAE (latent 2, reparameterized) on npz, 54 images:")
-    assert "maximises log mean w, K=3, for 3 epochs of 3 steps on CPU" in text
+    assert "maximises log mean w, K=3, for 2 epochs of 3 steps on CPU" in text
     # One line each is left of the bars.
     (bar,) = [line for line in lines if line.startswith("epoch ")]
-    assert re.fullmatch(r"epoch 3/3 100% \d\d:\d\d bound -\d+\.\d\d", bar)
+    assert re.fullmatch(r"epoch 2/2 100% \d\d:\d\d bound -\d+\.\d\d", bar)
     (bar,) = [line for line in lines if "samples" in line and "%" in line]
     assert bar.startswith("40 samples 100%")
     # The table: names end, and texts begin, at one column.
@@ -116,26 +109,27 @@ def test_no_colour_where_it_is_not_wanted(monkeypatch, environment):
     assert terminal.bold("title", TTY()) == "title"
 
 
-def test_a_file_gets_plain_lines(three_epochs, tmp_path):
-    done = run_process("iwae_tf.train", *three_epochs, f"--workdir={tmp_path}/r")
-    assert done.returncode == 0
-    for text in (done.stdout, done.stderr):
+def test_a_file_gets_plain_lines(finished):
+    output, error = (
+        (finished.parents[1] / name).read_text() for name in ("stdout", "stderr")
+    )
+    for text in (output, error):
         assert "\r" not in text and "\x1b" not in text and "█" not in text
         assert_silent(text)
-    first, *table = done.stdout.splitlines()
+    first, *table = output.splitlines()
     assert first.startswith("IWAE") and first.endswith("cores)")
     assert [line[:14].strip() for line in table] == [
         *("test NLL", "bound", "active units", "results", "model", "SavedModel"),
         *("figures", "metrics"),
     ]
     # First and last, and those between where a second has passed.
-    lines = done.stderr.splitlines()
+    lines = error.splitlines()
     assert re.fullmatch(
-        r"epoch 1/3: 33 %, \d+ s passed, "  # what is left is not known yet
+        r"epoch 1/2: 50 %, \d+ s passed, "  # what is left is not known yet
         r"bound -\d+\.\d\d, val_bound -\d+\.\d\d",
         lines[0],
     )
-    assert len([line for line in lines if line.startswith("epoch 3/3: 100 %, ")]) == 1
+    assert len([line for line in lines if line.startswith("epoch 2/2: 100 %, ")]) == 1
     scored = r"40 samples: 100 %, \d+ s passed, nll \d+\.\d\d"
     assert re.fullmatch(scored, lines[-1])
 

@@ -1,6 +1,7 @@
 """What a run is: keys with their defaults and rules, and the objects they name.
 
   keys        the table: name, default, rule, help, group
+  files       configs in JSON
   stages      how many draws for how long
   build       the model and the optimiser, of `networks` and `optimizers`
 

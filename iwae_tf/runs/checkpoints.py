@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from iwae_tf.config.files import check_same
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import save_arrays
-from iwae_tf.runs.workdir import different_keys
 
 KEPT = 2
 STATE = "state"  # member that holds the JSON beside the variables
@@ -121,13 +121,9 @@ class CheckpointStore:
     def _check(self, path: pathlib.Path, state: dict[str, Any]) -> None:
         """Refuses the checkpoint of another run."""
         theirs = state.get(SETTINGS)
-        if self.settings is None or theirs is None:
-            return
-        for key in different_keys(self.settings, theirs):
-            raise InvalidInputError(
-                f"`workdir` must hold checkpoints of this config. Received: {path}, "
-                f"whose {key} is {theirs.get(key)!r}, not {self.settings.get(key)!r}"
-            )
+        if self.settings is not None and theirs is not None:
+            rule = "hold checkpoints of this config"
+            check_same(self.settings, theirs, rule, path)
 
     def _paths(self) -> list[tuple[tuple[int, int], pathlib.Path]]:
         """((epoch, step), path) of each checkpoint, oldest first."""

@@ -12,8 +12,9 @@ import keras
 
 from iwae_tf.checks import check_choice
 from iwae_tf.config import build_optimizer, stages
+from iwae_tf.config.files import read_config, read_json
 from iwae_tf.runs.model_card import DATA
-from iwae_tf.runs.workdir import load_exported, read_config, read_json
+from iwae_tf.runs.workdir import load_exported
 
 PACKAGE = "iwae_tf.saved_models"
 INDEX = "index.json"

@@ -1,6 +1,5 @@
 """The folder of one training run: what lies where, and reading it back."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -10,13 +9,8 @@ from typing import Any
 import keras
 from ml_collections import ConfigDict
 
-from iwae_tf.config import (
-    build_model,
-    default_config,
-    override,
-    set_draws,
-    validate,
-)
+from iwae_tf.config import build_model, override, set_draws
+from iwae_tf.config.files import as_json, check_same, read_config, read_json
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock, remove_leftovers, write_json, write_through
 from iwae_tf.runs import model_card
@@ -76,17 +70,9 @@ class Workdir:
 
     def check(self, config: ConfigDict) -> None:
         """Raises InvalidInputError where this is the folder of another config."""
-        if not self.config.exists():
-            return
-        ours, theirs = as_json(config), read_json(self.config)
-        different = different_keys(ours, theirs)
-        if different:
-            key = different[0]
-            raise InvalidInputError(
-                f"`workdir` must be new or hold a run of this config. Received: "
-                f"{self.path}, whose {key} is {theirs.get(key)!r}, not "
-                f"{ours.get(key)!r}"
-            )
+        if self.config.exists():
+            rule = "be new or hold a run of this config"
+            check_same(as_json(config), read_json(self.config), rule, self.path)
 
     def read_config(self) -> ConfigDict:
         """The run's ConfigDict.
@@ -206,76 +192,7 @@ def load_exported(
     return model, config
 
 
-def read_config(path: str | os.PathLike[str]) -> ConfigDict:
-    """The ConfigDict in a JSON file; see `Workdir.read_config`."""
-    return config_from(read_json(path), path)
-
-
-def config_from(values: Mapping[str, Any], path: str | os.PathLike[str]) -> ConfigDict:
-    """The ConfigDict of what a file holds of one; keys it lacks have their defaults.
-
-    Raises:
-      InvalidInputError: not the values of a config; `path` is named.
-    """
-    config = default_config()
-    for key, value in values.items():
-        if key not in config:
-            raise InvalidInputError(
-                f"`{key}` must be a config key. Received: {key} in {path}"
-            )
-        try:
-            config[key] = value
-        except (TypeError, ValueError, AttributeError) as error:
-            shown = repr(value)[:200]
-            raise InvalidInputError(
-                f"`{key}` must have the type of a config. Received: {shown} in {path}"
-            ) from error
-    config = ConfigDict(config)
-    validate(config)
-    return config
-
-
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The object in a JSON file, or one line on what is wrong with it."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise InvalidInputError(f"`{path.name}` must exist. Received: no file {path}")
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise InvalidInputError(
-            f"`{path.name}` must be intact JSON. Received: {path}, {error}"
-        ) from error
-    if not isinstance(value, dict):
-        raise InvalidInputError(
-            f"`{path.name}` must hold a JSON object. Received: {path}"
-        )
-    return value
-
-
-def different_keys(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """In which keys two configs, as JSON, are different runs.
-
-    A key that one lacks, since it was not there yet when that was written, has its
-    default. Where the data and the run that it starts from lie may change, but not
-    whether it starts from one.
-    """
-    default = as_json(default_config())
-    ours, theirs = (
-        default
-        | values
-        | {"data_dir": None, "start_from": bool(values.get("start_from"))}
-        for values in (ours, theirs)
-    )
-    return [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
-
-
 def deciding_settings(config: ConfigDict) -> dict[str, Any]:
     """What of a config decides the numbers of the training, as JSON."""
     settings = as_json(config) | {"start_from": bool(config.start_from)}
     return {key: v for key, v in settings.items() if key not in NOT_DECIDING}
-
-
-def as_json(config: ConfigDict) -> dict[str, Any]:
-    """A config as JSON reads it back: tuples are lists."""
-    return json.loads(json.dumps(config.to_dict()))

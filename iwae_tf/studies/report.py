@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from iwae_tf.config.files import read_json
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io import html
 from iwae_tf.io.files import write_atomically, write_json, write_through
 from iwae_tf.plots import comparisons
-from iwae_tf.runs.workdir import Workdir, read_json
+from iwae_tf.runs.workdir import Workdir
 from iwae_tf.studies import times
 from iwae_tf.studies.cells import STUDIES, Cell, Protocol
 from iwae_tf.studies.markdown import to_markdown

@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iwae_tf.config import plainest
-from iwae_tf.errors import InvalidInputError
-from iwae_tf.runs.workdir import (
-    Workdir,
+from iwae_tf.config.files import (
     as_json,
+    check_same,
     config_from,
     different_keys,
     read_json,
 )
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.runs.workdir import Workdir
 from iwae_tf.studies.cells import Cell
 from iwae_tf.studies.published import Published
 
@@ -85,13 +86,8 @@ def _read_run(cell: Cell, path: pathlib.Path) -> dict[str, Any]:
     ours, theirs = (
         as_json(plainest(config)) for config in (cell.config, config_from(values, path))
     )
-    different = different_keys(ours, theirs)
-    if different:
-        key = different[0]
-        raise InvalidInputError(
-            "`workdir` must hold runs of this study, budget and data set. Received: "
-            f"{path.parent}, whose {key} is {theirs[key]!r}, not {ours[key]!r}"
-        )
+    rule = "hold runs of this study, budget and data set"
+    check_same(ours, theirs, rule, path.parent)
     return run
 
 

@@ -27,16 +27,11 @@ from ml_collections import ConfigDict
 
 from iwae_tf.checks import check_count
 from iwae_tf.config import check_key, plainest, put, validate
+from iwae_tf.config.files import as_json, config_from, different_keys, read_json
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock, write_json
 from iwae_tf.io.processes import child
-from iwae_tf.runs.workdir import (
-    Workdir,
-    as_json,
-    config_from,
-    different_keys,
-    read_json,
-)
+from iwae_tf.runs.workdir import Workdir
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 TRAIN = (sys.executable, "-m", "iwae_tf.train")

@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 
 from iwae_tf import datasets
 from iwae_tf.config import set_draws, stages
+from iwae_tf.config.files import read_json
 from iwae_tf.io.files import write_json
 from iwae_tf.models.programs import steps_per_call
 from iwae_tf.runs.splits import load_examples
 from iwae_tf.runs.training import compiled_model
-from iwae_tf.runs.workdir import Workdir, read_json
+from iwae_tf.runs.workdir import Workdir
 from iwae_tf.studies.cells import Cell
 from iwae_tf.versions import library_versions
 
