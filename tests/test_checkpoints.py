@@ -1,5 +1,6 @@
 """Checkpoints and atomic files: whole or not there, and damage is told."""
 
+import functools
 import io
 import json
 import os
@@ -80,19 +81,13 @@ def test_restores_every_variable_bit_for_bit(tmp_path, optimizer, weight_average
     state = {"history": [{"epoch": 1, "bound": -3.25}], "seconds": 1.5}
     CheckpointStore(tmp_path).save(7, model, state)
     fresh = make_model(3, 5, optimizer, weight_average)
+    paths = [m.optimizer.variables[0].path for m in (model, fresh)]
+    assert paths[0] != paths[1]  # Keras numbers optimisers, which does not matter
     assert CheckpointStore(tmp_path).restore_latest(fresh) == (7, 0, state)
     assert_same(everything(fresh), saved)
     assert int(fresh.train_steps) == int(fresh.optimizer.iterations) == 3
     # And goes on as the original does.
     assert_same(everything(train(fresh, 2)), everything(train(model, 2)))
-
-
-def test_the_number_of_optimizers_in_the_process_does_not_matter(store, trained):
-    paths = {make_model().optimizer.iterations.path for _ in range(3)}
-    assert len(paths) == 3  # Keras numbers them: the test's premise
-    model = make_model()
-    assert store.restore_latest(model)[0] == 2
-    assert_same(everything(model), everything(trained))
 
 
 def test_no_checkpoint_is_none(tmp_path, trained):
@@ -103,30 +98,35 @@ def test_no_checkpoint_is_none(tmp_path, trained):
     assert CheckpointStore(tmp_path).restore_latest(trained) is None
 
 
-def test_keeps_the_last_two(tmp_path, trained):
+@pytest.mark.parametrize(
+    "positions, kept",
+    [
+        ([(1, 0)], ["epoch-00001.npz"]),
+        ([(1, 0), (2, 0), (9, 0), (10, 0)], ["epoch-00009.npz", "epoch-00010.npz"]),
+        ([(10, 0), (100_000, 0)], ["epoch-00010.npz", "epoch-100000.npz"]),
+        (
+            [(1, 0), (1, 900), (1, 1000), (2, 0), (2, 5)],
+            ["epoch-00002.npz", "epoch-00002-step-000005.npz"],
+        ),
+    ],
+)
+def test_keeps_the_last_two(tmp_path, trained, positions, kept):
+    """By number, not by name."""
     store = CheckpointStore(tmp_path)
-    kept = []
-    for epoch in (1, 2, 9, 10, 100_000):
-        store.save(epoch, trained, {})
-        kept.append(names(tmp_path))
-    assert kept[0] == ["epoch-00001.npz"]
-    assert kept[3] == ["epoch-00009.npz", "epoch-00010.npz"]
-    assert store.restore_latest(trained)[0] == 100_000  # by number, not by name
-    assert kept[4] == ["epoch-00010.npz", "epoch-100000.npz"]
-
-
-def test_checkpoints_within_an_epoch_are_in_order(tmp_path, trained):
-    store = CheckpointStore(tmp_path)
-    for epoch, step in ((1, 0), (1, 900), (1, 1000), (2, 0), (2, 5)):
+    for epoch, step in positions:
         store.save(epoch, trained, {}, step=step)
         assert store.restore_latest(trained) == (epoch, step, {})
         assert len(names(tmp_path)) <= 2
-    assert names(tmp_path) == ["epoch-00002-step-000005.npz", "epoch-00002.npz"]
-    assert store.newest.name == "epoch-00002-step-000005.npz"
+    assert names(tmp_path) == sorted(kept)
+    assert store.newest.name == kept[-1]
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_what_is_not_finite_is_not_kept(store):
-    before = {path: path.read_bytes() for path in store.folder.iterdir()}
+    before = contents(store.folder)
     for group in ("trainable_variables", "optimizer"):
         model = train(make_model(), 1)
         variables = getattr(model, group)
@@ -134,7 +134,7 @@ def test_what_is_not_finite_is_not_kept(store):
         variable.assign(np.full(variable.shape, np.inf))
         with pytest.raises(FloatingPointError, match="is not finite"):
             store.save(3, model, {})
-    assert {path: path.read_bytes() for path in store.folder.iterdir()} == before
+    assert contents(store.folder) == before
 
 
 def test_nothing_in_it_needs_unpickling(store):
@@ -300,67 +300,53 @@ def test_the_checkpoint_of_another_model_changes_nothing(store, other):
 # Failures while writing ------------------------------------------------------------
 
 
-class DiskFull(OSError):
-    """What a full disk raises."""
+DISK_FULL = OSError(28, "No space left on device")
 
 
 def test_a_failure_while_writing_leaves_the_old_ones(store, trained, monkeypatch):
-    before = {path: path.read_bytes() for path in store.folder.iterdir()}
+    before = contents(store.folder)
 
     def half_a_write(file, **arrays):
         file.write(b"PK\x03\x04 half of it")
-        raise DiskFull(28, "No space left on device")
+        raise DISK_FULL
 
     monkeypatch.setattr("iwae_tf.io.files.np.savez", half_a_write)
-    with pytest.raises(DiskFull):
+    with pytest.raises(OSError, match="No space"):
         store.save(3, trained, {})
-    assert {path: path.read_bytes() for path in store.folder.iterdir()} == before
+    assert contents(store.folder) == before
     monkeypatch.undo()
     assert store.restore_latest(make_model())[0] == 2
 
 
-@pytest.mark.parametrize("error", [DiskFull(28, "full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [DISK_FULL, KeyboardInterrupt()])
 @pytest.mark.parametrize("writer", [write_atomically, write_through])
-@pytest.mark.parametrize("exists", [False, True])
-def test_half_a_file_is_never_seen(tmp_path, writer, error, exists):
+def test_half_a_file_is_never_seen(tmp_path, writer, error):
     path = tmp_path / "deep" / "down" / "file.bin"
-    if exists:
-        writer(path, lambda target: put(target, b"old"))
 
-    def half(target):
-        put(target, b"new, but")
-        raise error
+    def put(target, content=b"new, but", error=None):
+        """Writes to the open file or the path that is handed over."""
+        if writer is write_through:
+            assert str(target).endswith(".bin")
+            target.write_bytes(content)
+        else:
+            target.write(content)
+        if error:
+            raise error
 
-    with pytest.raises(type(error)):
-        writer(path, half)
-    assert names(path.parent) == (["file.bin"] if exists else [])
-    assert not exists or path.read_bytes() == b"old"
+    def fails_and_leaves(found):
+        with pytest.raises(type(error)):
+            writer(path, functools.partial(put, error=error))
+        assert [file.read_bytes() for file in path.parent.iterdir()] == found
 
-
-@pytest.mark.parametrize("writer", [write_atomically, write_through])
-def test_writes_and_replaces(tmp_path, writer):
-    path = tmp_path / "new" / "file.bin"
+    fails_and_leaves([])
     for content in (b"one", b"another"):
-        writer(path, lambda target, content=content: put(target, content))
-        assert path.read_bytes() == content
-        assert names(path.parent) == ["file.bin"]
-
-
-def put(target, content):
-    """Writes to the open file or the path that is handed over."""
-    if isinstance(target, (str, os.PathLike)):
-        assert str(target).endswith(".bin")
-        target.write_bytes(content)
-    else:
-        target.write(content)
-
-
-@pytest.mark.parametrize("writer", [write_atomically, write_through])
-def test_a_failed_move_leaves_no_temporary_file(tmp_path, writer):
-    (tmp_path / "file.bin").mkdir()
+        writer(path, functools.partial(put, content=content))
+        assert contents(path.parent) == {path: content}
+        fails_and_leaves([content])
+    (tmp_path / "folder.bin").mkdir()  # where a file cannot be moved to
     with pytest.raises(OSError):
-        writer(tmp_path / "file.bin", lambda target: put(target, b"x"))
-    assert names(tmp_path) == ["file.bin"]
+        writer(tmp_path / "folder.bin", put)
+    assert names(tmp_path) == ["deep", "folder.bin"]
 
 
 def test_the_content_is_flushed_before_it_is_moved(tmp_path, monkeypatch):
@@ -382,27 +368,14 @@ def test_the_content_is_flushed_before_it_is_moved(tmp_path, monkeypatch):
 
 
 def test_json_has_null_where_there_is_no_number(tmp_path):
-    value = {
-        "nan": float("nan"),
-        "list": [1, float("inf"), {"deep": -float("inf")}],
-        "tuple": (1.5, None, True, "text"),
-    }
-    write_json(tmp_path / "value.json", value)
-    text = (tmp_path / "value.json").read_text()
-    assert text.endswith("}\n")
-    assert json.loads(text) == {
-        "nan": None,
-        "list": [1, None, {"deep": None}],
-        "tuple": [1.5, None, True, "text"],
-    }
-
-
-def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
-    path = tmp_path / "value.json"
-    write_json(path, {"a": 1})
+    """And what JSON cannot hold leaves the old file."""
+    path, numbers = tmp_path / "value.json", [1, np.inf, {"deep": -np.inf}]
+    write_json(path, {"nan": np.nan, "list": numbers, "tuple": (1.5, None, True, "a")})
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
+    assert path.read_text().endswith("}\n")
+    found, numbers = json.loads(path.read_text()), [1, None, {"deep": None}]
+    assert found == {"nan": None, "list": numbers, "tuple": [1.5, None, True, "a"]}
     assert names(tmp_path) == ["value.json"]
 
 

@@ -1,15 +1,14 @@
 """Several devices and several workers compute what one does."""
 
-import csv
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import children
 import numpy as np
 import pytest
+from running import REPOSITORY, history, run_process
 
 from benchmarks.scaling import step_of
 from iwae_tf import datasets
@@ -19,9 +18,6 @@ from iwae_tf.runs.workdir import read_json
 from torture import processes
 from torture.job import tiny_config, write_data
 from torture.trials import Trials
-
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
-
 
 # Data of each replica --------------------------------------------------------------
 
@@ -78,11 +74,7 @@ def test_the_chief_is_the_first_worker():
 @pytest.mark.parametrize(
     "text",
     [
-        None,
-        "",
-        "{",
-        "[]",
-        "{}",
+        *(None, "", "{", "[]", "{}"),
         cluster("worker", 2, worker=["a:1", "b:1"]),
         cluster("worker", -1, worker=["a:1"]),
         cluster("ps", 0, worker=["a:1"], ps=["b:1"]),
@@ -113,13 +105,7 @@ def test_one_device_needs_no_strategy():
 
 
 def script(name, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", f"iwae_tf.{name}", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_process(f"iwae_tf.{name}", *arguments)
     assert done.returncode == 0, done.stderr
 
 
@@ -142,8 +128,7 @@ def train(folder, name, *flags):
 
 def read_run(workdir):
     """The rows of a run's history, and its results."""
-    with open(workdir / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file)), read_json(workdir / "results.json")
+    return history(workdir), read_json(workdir / "results.json")
 
 
 def assert_same_scores(ours, theirs):
@@ -196,17 +181,21 @@ def test_two_workers_evaluate_as_one(folder):
 
 
 @pytest.mark.slow
-def test_workers_train_as_one_and_survive_the_loss_of_one(tmp_path):
-    trials = Trials(tmp_path, kills=0, seed=0)
-    for row in (*trials.workers(2), *trials.workers(3), *trials.workers(2, kill=True)):
-        assert row.good, row
-
-
-@pytest.mark.slow
-def test_kills_at_any_moment_change_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "settings, rows_of",
+    [
+        (
+            {"kills": 0, "seed": 0},
+            lambda t: (*t.workers(2), *t.workers(3), *t.workers(2, kill=True)),
+        ),
+        ({"kills": 5, "seed": 1}, lambda t: (*t.kill(), *t.stop(), *t.damage(5))),
+        ({"kills": 2, "seed": 2, "mirrored": True}, lambda t: t.kill()),
+    ],
+    ids=["workers", "kills", "kills on two devices"],
+)
+def test_the_loss_of_a_process_changes_nothing(tmp_path, settings, rows_of):
     """Some of what `make torture` tries."""
-    trials = Trials(tmp_path, kills=5, seed=1)
-    for row in (*trials.kill(), *trials.stop(), *trials.damage(5)):
+    for row in rows_of(Trials(tmp_path, **settings)):
         assert row.good, row
 
 
@@ -216,12 +205,6 @@ def test_the_copies_of_two_devices_are_equal_to_the_last_bit(tmp_path):
     done = children.run("torture.replicas", tmp_path / "data.npz")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"adam": [], "burda_adam": [], "muon": []}
-
-
-@pytest.mark.slow
-def test_kills_on_two_devices_change_nothing(tmp_path):
-    for row in Trials(tmp_path, kills=2, seed=2, mirrored=True).kill():
-        assert row.good, row
 
 
 def test_the_model_of_scaling_is_that_of_the_docs():

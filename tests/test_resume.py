@@ -157,17 +157,20 @@ def test_training_stops_at_the_step_that_is_not_finite(config, tmp_path, monkeyp
         assert (batch["epoch"], batch["batch"]) == (2, 2)
 
 
-def test_the_checkpoints_of_another_seed_are_refused(
-    config, whole, whole_path, tmp_path
-):
+# One folder, two runs --------------------------------------------------------------
+
+
+def changed(config, **values):
     other = config.copy_and_resolve_references()
-    other.seed = 1
+    other.update(values)
+    return other
+
+
+@pytest.mark.usefixtures("whole")
+def test_the_checkpoints_of_another_seed_are_refused(config, whole_path, tmp_path):
     shutil.copytree(whole_path / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(InvalidInputError, match="whose seed is 0, not 1"):
-        train(other, tmp_path)
-
-
-# One folder, two runs --------------------------------------------------------------
+        train(changed(config, seed=1), tmp_path)
 
 
 def test_two_runs_cannot_have_one_workdir(config, tmp_path):
@@ -184,34 +187,24 @@ def test_two_runs_cannot_have_one_workdir(config, tmp_path):
 
 
 def test_a_run_that_starts_from_another_is_another(config, tmp_path):
-    sequel = config.copy_and_resolve_references()
-    sequel.start_from = str(tmp_path / "first")
+    sequel = changed(config, start_from=str(tmp_path / "first"))
     words = "`start_from` must hold a finished run with a model.keras. Received: start"
     with pytest.raises(InvalidInputError, match=words):
+        train(sequel, tmp_path / "a")
+    (tmp_path / "first").mkdir()  # now with a model, but of other networks
+    other = changed(config, latent_dims=[config.latent_dims[0] + 1])
+    build_model(other).save(tmp_path / "first/model.keras")
+    with pytest.raises(InvalidInputError, match="`start_from` must be a run of the"):
         train(sequel, tmp_path / "a")
     assert not (tmp_path / "a").exists()
     workdir = Workdir(tmp_path / "a")
     workdir.keep(sequel)
     with pytest.raises(InvalidInputError, match="whose start_from is '.*', not None"):
         workdir.check(config)
-    moved = sequel.copy_and_resolve_references()
-    moved.start_from = "elsewhere"
+    moved = changed(sequel, start_from="elsewhere")
     workdir.check(moved)
     workdir.keep(moved)
     assert workdir.read_config().start_from == "elsewhere"
-
-
-def test_a_start_of_other_networks_leaves_no_folder(config, tmp_path):
-    other = config.copy_and_resolve_references()
-    other.latent_dims = [config.latent_dims[0] + 1]
-    first = Workdir(tmp_path / "first")
-    first.path.mkdir()
-    build_model(other).save(first.model)
-    sequel = config.copy_and_resolve_references()
-    sequel.start_from = str(first.path)
-    with pytest.raises(InvalidInputError, match="`start_from` must be a run of the"):
-        train(sequel, tmp_path / "a")
-    assert not (tmp_path / "a").exists()
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):

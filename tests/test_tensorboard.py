@@ -1,12 +1,10 @@
 """The event files, read with TensorBoard's own reader."""
 
-import csv
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from running import images
+from running import history, images
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from test_resume import assert_same, state_of, train
@@ -81,12 +79,9 @@ def steps(reader, tag):
 
 def test_scalars_are_the_history(run):
     folder, _ = run
-    with open(folder / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    written = {
-        "train": read(folder / "tensorboard/train"),
-        "validation": read(folder / "tensorboard/validation"),
-    }
+    rows = history(folder)
+    names = "train", "validation"
+    written = {name: read(folder / "tensorboard" / name) for name in names}
     expected = {name: ("train", tag) for name, tag in tensorboard.TAGS.items()}
     expected |= {f"val_{n}": ("validation", tag) for n, tag in tensorboard.TAGS.items()}
     expected["learning_rate"] = "train", "optimizer/learning_rate"
@@ -112,11 +107,9 @@ def test_histograms_are_of_weights_and_of_what_the_latents_hold(run, config):
     for tag in weights:
         assert steps(reader, tag) == [1, 2, 3]  # of three epochs each is drawn
     # The last one: edges and counts of the very weights.
-    (variable,) = [
-        v
-        for v in trained.model.trainable_variables
-        if v.path.endswith("decoder_z2/output/kernel")
-    ]
+    ends = "decoder_z2/output/kernel"
+    variables = trained.model.trainable_variables
+    (variable,) = [v for v in variables if v.path.endswith(ends)]
     event = reader.Tensors("weights/decoder_z2/output/kernel")[-1]
     buckets = tf.make_ndarray(event.tensor_proto)
     assert buckets[:, 2].sum() == np.size(variable)
@@ -187,9 +180,11 @@ def test_a_run_that_goes_on_writes_no_step_twice(config, run, tmp_path, monkeypa
         theirs = read(run[0] / "tensorboard" / name)
         assert ours.Tags() == theirs.Tags()
         for tag in ours.Tags()["tensors"]:
-            mine, whole = ours.Tensors(tag), theirs.Tensors(tag)
-            assert [e.step for e in mine] == [1, 2, 3]
-            assert [e.tensor_proto for e in mine] == [e.tensor_proto for e in whole]
+            mine, whole = (
+                [(e.step, e.tensor_proto) for e in reader.Tensors(tag)]
+                for reader in (ours, theirs)
+            )
+            assert mine == whole and [step for step, _ in mine] == [1, 2, 3]
 
 
 def test_hyperparameters_are_the_configs(tmp_path, config):
@@ -200,25 +195,23 @@ def test_hyperparameters_are_the_configs(tmp_path, config):
     reader = read(tmp_path)
     assert values(reader, "result/nll") == [(0, 84.5)]
     assert values(reader, "result/active_units") == [(0, 32.0)]
-    content = {
-        tag: reader.SummaryMetadata(tag).plugin_data.content
-        for tag in (metadata.EXPERIMENT_TAG, metadata.SESSION_START_INFO_TAG)
-    }
-    session = metadata.parse_session_start_info_plugin_data(
-        content[metadata.SESSION_START_INFO_TAG]
+    experiment, session = (
+        parse(reader.SummaryMetadata(tag).plugin_data.content)
+        for tag, parse in (
+            (metadata.EXPERIMENT_TAG, metadata.parse_experiment_plugin_data),
+            (
+                metadata.SESSION_START_INFO_TAG,
+                metadata.parse_session_start_info_plugin_data,
+            ),
+        )
     )
-    hparams = {
-        name: getattr(value, value.WhichOneof("kind"))
-        for name, value in session.hparams.items()
-    }
+    hparams = {n: getattr(v, v.WhichOneof("kind")) for n, v in session.hparams.items()}
     known = {key: v for key, v in config.to_dict().items() if v is not None}
     assert set(hparams) == set(known) and session.group_name == "a"
     assert hparams["num_samples"] == 3 and hparams["model"] == "iwae"
     assert hparams["latent_dims"] == "[3, 2]" and hparams["jit_compile"] is False
-    experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
-    assert [m.name.tag for m in experiment.metric_infos] == [
-        *("result/nll", "result/bound", "result/active_units")
-    ]
+    tags = [metric.name.tag for metric in experiment.metric_infos]
+    assert tags == ["result/nll", "result/bound", "result/active_units"]
     assert {info.name for info in experiment.hparam_infos} == set(known)
 
 
@@ -234,6 +227,7 @@ def small_model():
 def test_pictures_and_histograms_every_few_epochs(tmp_path):
     x = np.eye(3, dtype=np.float32)
     board = TensorBoard(tmp_path, images=x, every=2)
+    assert not programs.watches_batches(board)  # many steps stay in one call
     small_model().fit(x, epochs=5, verbose=0, callbacks=[board])
     reader = read(tmp_path / "train")
     weights = [t for t in reader.Tags()["tensors"] if t.startswith("weights/")]
@@ -244,10 +238,6 @@ def test_pictures_and_histograms_every_few_epochs(tmp_path):
     assert steps(reader, "draws/log_weights") == [1, 2, 4, 5]
     # Three values are no image.
     assert not [t for t in reader.Tags()["tensors"] if t.startswith("pictures/")]
-
-
-def test_it_leaves_many_steps_in_one_call(tmp_path):
-    assert not programs.watches_batches(TensorBoard(tmp_path))
 
 
 def test_what_cannot_be_written_is_an_os_error(tmp_path):
@@ -270,9 +260,8 @@ def test_half_a_record_is_taken_out(tmp_path):
     remove_later_events(tmp_path, 3)
     assert path.read_bytes() == whole
     path.write_bytes(whole[:-5])
-    remove_later_events(tmp_path, 3)
-    assert values(read(tmp_path), "x") == [(1, 1.0), (2, 2.0)]
-    remove_later_events(tmp_path, 1)
-    assert values(read(tmp_path), "x") == [(1, 1.0)]
+    for step, kept in ((3, [(1, 1.0), (2, 2.0)]), (1, [(1, 1.0)])):
+        remove_later_events(tmp_path, step)
+        assert values(read(tmp_path), "x") == kept
     remove_later_events(tmp_path, 0)
     assert list(tmp_path.iterdir()) == []

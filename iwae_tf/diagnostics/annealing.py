@@ -23,6 +23,7 @@ import tensorflow_probability as tfp
 from scipy import special
 
 from iwae_tf.checks import check_choice, check_count
+from iwae_tf.diagnostics.draws import compiled
 from iwae_tf.diagnostics.resampling import leave_one_out
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import standard_normal
@@ -109,7 +110,7 @@ def annealed_log_likelihood(
     key = noise.make_key(seed)
     x = model.check_x(x)
     size = min(len(x), max(1, CHAINS_AT_ONCE // num_chains))
-    run = _compiled_chains(model, num_chains, num_leapfrog_steps, base)
+    run = compiled(model, _chains, num_chains, num_leapfrog_steps, base)
     results = []
     for first in range(0, len(x), size):
         # The last batch is filled up with copies: no new shape, no new program.
@@ -158,13 +159,14 @@ def _one_batch(run, x, latents, num_steps, key):
     )
 
 
-def _compiled_chains(model, num_chains, num_leapfrog_steps, base):
+def _chains(reference, num_chains, num_leapfrog_steps, base):
     """A function from images to log-weights [chains, B] and HMC's acceptance [B]."""
-    latent, width = model.latent, sum(model.latent_dims)
+    width = sum(reference().latent_dims)
     standard = standard_normal(width)
 
     def run(x, latents, num_steps, step_size, seed):
-        parameters = latent.encode(x)
+        model = reference()
+        latent, parameters = model.latent, model.latent.encode(x)
 
         def log_target(draws):
             parts = latent.log_weights(x, draws, parameters=parameters)
@@ -197,7 +199,7 @@ def _compiled_chains(model, num_chains, num_leapfrog_steps, base):
         ratio = tf.minimum(results.inner_results.log_accept_ratio, 0.0)
         return log_weights[0], tf.reduce_mean(tf.exp(ratio), axis=[0, 1])
 
-    return tf.function(run, autograph=False, jit_compile=model.supports_xla)
+    return run
 
 
 def _draws_of(latent, parameters, latents, shape):

@@ -52,10 +52,10 @@ def error_coverage(
     num_seeds = check_count(num_seeds, "num_seeds", 2)
     seeds = []
     for index in range(num_seeds):
-        pair, parts = (seed[0], seed[1] + index), []
+        pair = seed[0], seed[1] + index
         rng = np.random.default_rng([part % 2**32 for part in pair])
-        for log_weights in log_weight_batches(model, x, num_samples, pair, on_progress):
-            parts.append(error_bars(log_weights, rng))
+        batches = log_weight_batches(model, x, num_samples, pair, on_progress)
+        parts = [error_bars(log_weights, rng) for log_weights in batches]
         seeds.append(_each(np.concatenate, parts, axis=-1))
     estimates = np.stack([found["delta method"][0] for found in seeds])
     reference = special.logsumexp(estimates, axis=0) - math.log(num_seeds)

@@ -14,9 +14,25 @@ from iwae_tf.probability import noise
 
 VALUES_AT_ONCE = 2_000_000  # log-weights that are held: what bounds the memory
 
-_compiled: weakref.WeakKeyDictionary[keras.Model, dict[tuple[int, int], Any]] = (
-    weakref.WeakKeyDictionary()
-)
+_compiled: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
+
+
+def compiled(model: keras.Model, make: Callable[..., Any], *settings: object) -> Any:
+    """The program of a model that `make` gives, compiled once.
+
+    Args:
+      model: a built model of this package.
+      make: function of a weak reference to the model and of the settings, to the
+        function that is compiled; this must not keep the model alive.
+      *settings: what the program depends on beside the model.
+    """
+    programs, key = _compiled.setdefault(model, {}), (make, *settings)
+    if key not in programs:
+        program = make(weakref.ref(model), *settings)
+        programs[key] = tf.function(
+            program, autograph=False, jit_compile=model.supports_xla
+        )
+    return programs[key]
 
 
 def draw_log_weights(
@@ -47,7 +63,7 @@ def draw_log_weights(
     num_chunks = -(-num_samples // CHUNK_SIZE)
     count = -(-num_samples // num_chunks)
     rows_at_once = max(1, CHUNK_SIZE // num_samples)
-    function = _compiled_chunk(model, rows_at_once, count)
+    function = compiled(model, _chunk, rows_at_once, count)
     parameters, key = model.latent.encode(x), noise.make_key(seed)
     columns, all_draws = [], tf.constant(num_samples)
     for first in range(0, len(x), rows_at_once):
@@ -83,21 +99,14 @@ def log_weight_batches(
             on_progress(len(batch))
 
 
-def _compiled_chunk(model, num_rows, count):
+def _chunk(model, num_rows, count):
     """A function from rows to the log-weights [count, rows] of a chunk of draws."""
-    functions = _compiled.setdefault(model, {})
-    if (num_rows, count) not in functions:
-        reference: Any = weakref.ref(model)  # the cache must not keep the model alive
 
-        def chunk(x, parameters, key, row, first, all_draws):
-            latent = reference().latent
-            draws = latent.draw_noise(
-                key, row, num_rows, 1, count, first_draw=first, all_draws=all_draws
-            )
-            parts = latent.log_weights(x, draws, parameters=parameters)
-            return parts.log_weights[0]
-
-        functions[num_rows, count] = tf.function(
-            chunk, autograph=False, jit_compile=model.supports_xla
+    def chunk(x, parameters, key, row, first, all_draws):
+        latent = model().latent
+        draws = latent.draw_noise(
+            key, row, num_rows, 1, count, first_draw=first, all_draws=all_draws
         )
-    return functions[num_rows, count]
+        return latent.log_weights(x, draws, parameters=parameters).log_weights[0]
+
+    return chunk

@@ -5,7 +5,7 @@ Each function takes the path of the PNG and what it draws, and returns the path.
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,13 @@ def _two_panels(height, **options):
     return figure, figure.subplots(1, 2, **options)
 
 
-def gradient_noise(path: Path, lines: Sequence[Found]) -> Path:
+def gradient_noise(path: Path, found: Found) -> Path:
     """Draws SNR against the number of draws, one panel for each half of the model.
 
     Args:
       path: where to write; ends in .png.
-      lines: list of dicts with `varied` ("M" or "K"), `estimator`, `half`, `counts`,
-        `snr`, `floor` (lists) and optionally the fitted `slope`.
+      found: dict of `lines`, a list of dicts with `varied` ("M" or "K"), `estimator`,
+        `half`, `counts`, `snr`, `floor` (lists) and optionally the fitted `slope`.
 
     Returns:
       path: as given.
@@ -58,7 +58,7 @@ def gradient_noise(path: Path, lines: Sequence[Found]) -> Path:
     figure, axes = _two_panels(470)
     for ax, half in zip(axes, HALVES):
         floors: dict[int, float] = {}
-        for line in (line for line in lines if line["half"] == half):
+        for line in (line for line in found["lines"] if line["half"] == half):
             color, marker = _CURVES[line["estimator"]]
             if line["varied"] == "M":
                 color, marker = PURPLE, "D"
@@ -88,15 +88,11 @@ def bound_sweep(path: Path, sweep: Found) -> Path:
     best = sweep["log_likelihood"]["power_law"] or sweep["log_likelihood"]["jackknife"]
     counts = np.asarray(sweep["counts"], float)
     for color, marker, (name, found) in zip(_COLORS, _MARKERS, sweep["bounds"].items()):
-        value, error, corrected = (
-            np.asarray(found[n], float)
-            for n in ("value", "standard_error", "corrected")
-        )
+        names = ("value", "standard_error", "corrected")
+        value, error, corrected = (np.asarray(found[n], float) for n in names)
         look = {"color": color, "marker": marker, "markersize": 4}
         dashed = {"color": color, "linewidth": 1, "linestyle": "--"}
-        left.errorbar(counts, value, 2 * error, color=color, marker=marker, **_BAR)
-        left.lines[-1].set_label("")
-        left.plot([], [], label=name, **look)
+        left.errorbar(counts, value, 2 * error, label=name, **_BAR | look)
         left.plot(counts, corrected, label=f"{name}, jackknife", **dashed)
         right.plot(counts, np.maximum(best - value, 1e-9), **look)
         right.plot(counts, np.abs(best - corrected), **dashed)
@@ -132,8 +128,8 @@ def error_bars(path: Path, found: Found) -> Path:
     right.set_xlim(0, 1)
     style(left, title="error of the mean over images", xlabel="nats")
     style(right, title="share of 95 % intervals that cover", xlabel="share")
-    for ax in (left, right):
-        legend(ax, bbox_to_anchor=(0.0, -0.22))
+    legend(left, bbox_to_anchor=(0.0, -0.22))
+    legend(right, bbox_to_anchor=(0.0, -0.22))
     return save(figure, path)
 
 
@@ -145,17 +141,9 @@ def proposal_quality(path: Path, found: Found) -> Path:
     left.hist(shown, bins=np.linspace(-0.5, 2.5, 31), **bars)
     for value, label in ((found["threshold"], "trusted below"), (1.0, "no mean above")):
         left.axvline(value, **_DASHED)
-        is_left = value < 1
-        left.annotate(
-            label,
-            xy=(value, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(-3 if is_left else 3, -9),
-            textcoords="offset points",
-            ha="right" if is_left else "left",
-            size=SMALL_TEXT_SIZE,
-            color=ORANGE,
-        )
+        place = {"transform": left.get_xaxis_transform(), "va": "top"}
+        place["ha"] = "right" if value < 1 else "left"
+        left.text(value, 0.97, f" {label} ", **place, size=8, color=ORANGE)
     style(left, title="Pareto k of the weights", xlabel="k", ylabel="number of images")
     sizes = np.clip(found["effective_sample_size"], 1, num_samples)
     right.hist(sizes, bins=np.geomspace(1, num_samples, 25), **bars)
@@ -211,9 +199,8 @@ def units(path: Path, found: Found, *, threshold: float) -> Path:
     Returns:
       path: as given.
     """
-    num_layers = len(found["kl"])
-    figure = new_figure(height=60 + 330 * num_layers)
-    axes = figure.subplots(num_layers, 2, squeeze=False)
+    figure = new_figure(height=60 + 330 * len(found["kl"]))
+    axes = figure.subplots(len(found["kl"]), 2, squeeze=False)
     layers = zip(axes, found["variances"], found["kl"])
     for number, ((left, right), variance, kl) in enumerate(layers, 1):
         logs = np.log10(np.maximum(variance, 1e-8))
@@ -266,8 +253,8 @@ def log_mean_bias(path: Path, found: Found) -> Path:
     """Draws E log mean of k draws against k, and its limit."""
     figure = new_figure(height=360)
     ax = figure.subplots()
-    curve = {"color": BLUE, "marker": "o", "markersize": 4}
-    ax.plot(found["counts"], found["expected"], label="E log mean of k draws", **curve)
+    curve = {"color": BLUE, "marker": "o", "label": "E log mean of k draws"}
+    ax.plot(found["counts"], found["expected"], markersize=4, **curve)
     ax.axhline(found["limit"], label="log E X", **_DASHED)
     ax.set_xscale("log")
     style(ax, title="The bias of log mean exp", xlabel="k", ylabel="nats")

@@ -106,8 +106,7 @@ def over_counts(
 ) -> dict[str, list[Any]]:
     """Of one half `counts`, `snr`, `median`, `rms`, `dsnr` and `floor`, a list each."""
     halves = [getattr(each, half) for each in found]
-    names = ("snr", "median", "rms", "dsnr", "floor")
-    lists = {name: [getattr(each, name) for each in halves] for name in names}
+    lists = {n: [getattr(each, n) for each in halves] for n in HalfSNR._fields[:5]}
     return {"counts": list(counts)} | lists
 
 
@@ -130,8 +129,7 @@ def _draw_shape(
 @contextlib.contextmanager
 def _estimator(model, gradient_estimator):
     """The model with another estimator of its gradients for a while."""
-    original = model.gradient_estimator
-    model.gradient_estimator = gradient_estimator
+    original, model.gradient_estimator = model.gradient_estimator, gradient_estimator
     try:
         yield
     finally:
@@ -147,7 +145,7 @@ class _Program:
 
     def __init__(self, model, x, num_groups, num_samples, key):
         self.model, self.key = model, key
-        self.num_groups, self.num_samples = num_groups, num_samples
+        self.draw_shape = num_groups, num_samples
         own = {id(v) for net in model.encoder for v in net.trainable_variables}
         variables = model.trainable_variables
         encoder = [i for i, v in enumerate(variables) if id(v) in own]
@@ -229,9 +227,8 @@ class _Program:
         size = self.blocks.shape[1]
 
         def add_block(block, totals):
-            draws = self.model.latent.draw_noise(
-                key, block * size, size, self.num_groups, self.num_samples
-            )
+            rows = block * size, size
+            draws = self.model.latent.draw_noise(key, *rows, *self.draw_shape)
             x, weights = self.blocks[block], self.weights[block]
             batch = Batch(x, None, draws, weights, penalty_weight=0.0)
             found = self.model.loss_gradients(batch).gradients

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from iwae_tf.diagnostics.parts.base import PLAIN
+from iwae_tf.diagnostics.parts.base import Grade
 from iwae_tf.io.html import escape, table, write_page
 
 INTRODUCTION = (
@@ -22,7 +22,7 @@ class Section(NamedTuple):
     """One part of the report."""
 
     title: str
-    sentences: list[tuple[str, str]]  # (grade, sentence)
+    sentences: list[tuple[Grade, str]]
     figures: list[tuple[pathlib.Path, str]]  # (PNG beside the report, caption)
 
 
@@ -41,7 +41,7 @@ def write_report(
       facts: of (name, value), about what was looked at.
       sections: of the report, in order.
     """
-    graded = [pair for s in sections for pair in s.sentences if pair[0] != PLAIN]
+    graded = [pair for s in sections for pair in s.sentences if pair[0] != "plain"]
     links = (f"[{escape(s.title)}](#part{n})" for n, s in enumerate(sections))
     rows = [(escape(name), escape(value)) for name, value in facts]
     blocks = [

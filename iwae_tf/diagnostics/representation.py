@@ -109,13 +109,11 @@ def collapse(
     for number, (active, kl) in enumerate(zip(active_units, kls), 1):
         total, units = float(kl.sum()), len(kl)
         collapsed = active == 0 or total < COLLAPSED_KL
-        verdict = f"layer {number}: {active} of {units} units active"
-        verdict += f", KL {total:.2f} nats"
+        note = f"; {units - active} units unused" * (active < units)
         if collapsed:
-            verdict += ": posterior collapse, q(z|x) is the prior"
-            verdict += " and tells nothing of x"
-        elif active < units:
-            verdict += f"; {units - active} units unused"
+            note = ": posterior collapse, q(z|x) is the prior and tells nothing of x"
+        verdict = f"layer {number}: {active} of {units} units active, KL {total:.2f} "
+        verdict += f"nats{note}"
         found = {"layer": number, "units": units, "active": active, "kl": total}
         layers.append(found | {"collapsed": collapsed, "verdict": verdict})
     return layers

@@ -60,8 +60,7 @@ class _ToyEncoder(keras.layers.Layer):
 
     def __init__(self, kernel, bias):
         super().__init__()
-        self.kernel = _weight(self, kernel)
-        self.bias = _weight(self, bias)
+        self.kernel, self.bias = _weight(self, kernel), _weight(self, bias)
 
     def call(self, x):
         loc = keras.ops.matmul(x, self.kernel) + self.bias
@@ -156,26 +155,21 @@ def toy_slopes(
       `num_draws`, `snr`, `median`, `rms`, `dsnr` and `floor`, and the fitted `slope`.
     """
     model, x = toy_problem(seed=seed, num_points=num_points)
-    measured = {
-        (varied, estimator): [
-            gradient_snr(
-                model,
-                x,
-                num_draws=_draws_at(count, num_draws, work),
-                seed=(seed, count),
-                num_groups=count if varied == "M" else 1,
-                num_samples=count if varied == "K" else 1,
-                gradient_estimator=estimator,
-                on_progress=on_progress,
-            )
-            for count in counts
-        ]
-        for varied, estimator in SETTINGS
-    }
-    lines = [
-        _line_results(line, counts, measured[line.varied, line.estimator])
-        for line in LINES
-    ]
+
+    def measure(varied, estimator, count):
+        return gradient_snr(
+            model,
+            x,
+            num_draws=_draws_at(count, num_draws, work),
+            seed=(seed, count),
+            num_groups=count if varied == "M" else 1,
+            num_samples=count if varied == "K" else 1,
+            gradient_estimator=estimator,
+            on_progress=on_progress,
+        )
+
+    measured = {s: [measure(*s, count) for count in counts] for s in SETTINGS}
+    lines = [_line_results(line, counts, measured[line[:2]]) for line in LINES]
     sizes = {"num_points": num_points, "latent_dim": LATENT_DIM, "seed": seed}
     return sizes | {"lines": lines}
 
@@ -222,8 +216,7 @@ def fitted_slope(
 
 
 def _weight(layer, value):
-    value = np.asarray(value, np.float32)
-    return layer.add_weight(
-        shape=value.shape,
-        initializer=lambda shape, dtype=None: tf.constant(value, dtype),
-    )
+    def start(shape, dtype=None):
+        return tf.constant(value, dtype)
+
+    return layer.add_weight(shape=value.shape, initializer=start)

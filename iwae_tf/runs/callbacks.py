@@ -103,10 +103,8 @@ class Sitting:
         kept = (
             f"the last good checkpoint is {newest}" if newest else "no checkpoint yet"
         )
-        return (
-            f"{kept}; try a lower learning_rate, a larger adam_epsilon or precision "
-            "float32, in a new workdir"
-        )
+        advice = "a lower learning_rate, a larger adam_epsilon or precision float32"
+        return f"{kept}; try {advice}, in a new workdir"
 
 
 class Record(keras.callbacks.Callback):
@@ -191,12 +189,12 @@ class Record(keras.callbacks.Callback):
         self._counted = now
 
     def _write(self, file):
-        text, rows = io.StringIO(), self._sitting.history
+        text, rows = io.TextIOWrapper(file, "utf-8", newline=""), self._sitting.history
         names = list(dict.fromkeys(name for row in rows for name in row))
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        file.write(text.getvalue().encode())
+        text.detach()
 
 
 class StopOnNonFinite(keras.callbacks.Callback):

@@ -171,32 +171,29 @@ class Distribution:
         size = max(1, evaluation.SCORES_PER_CALL // num_samples)
         jit_compile = models[0].jit_compile if models[0].compiled else "auto"
 
-        def score_share(local, start):
-            first = start + (self.worker * len(models) + local) * size
-            with tf.device(self.devices[local]):
-                return evaluation.log_likelihood(
-                    models[local],
-                    x[first : first + size],
-                    num_samples,
-                    seed,
-                    labels=None if labels is None else labels[first : first + size],
-                    first_row=first,
-                    jit_compile=jit_compile,
-                )
+        def score_share(start, parts, local):
+            before = (self.worker * len(models) + local) * size
+            rows = slice(start + before, start + before + size)
+            if rows.start < len(x):
+                with tf.device(self.devices[local]):
+                    parts[:, before : before + size] = evaluation.log_likelihood(
+                        models[local],
+                        x[rows],
+                        num_samples,
+                        seed,
+                        labels=None if labels is None else labels[rows],
+                        first_row=rows.start,
+                        jit_compile=jit_compile,
+                    )
 
-        results = []
+        results, at_once = [], self.num_replicas * size
         with concurrent.futures.ThreadPoolExecutor(len(models)) as pool:
-            for start in range(0, len(x), self.num_replicas * size):
-                count = min(self.num_replicas * size, len(x) - start)
-                before = self.worker * len(models) * size
-                busy = min(len(models), max(0, -(-(count - before) // size)))
-                shares = pool.map(score_share, range(busy), [start] * busy)
-                parts = np.zeros([len(evaluation.LogLikelihood._fields), count])
-                for local, share in enumerate(shares):
-                    first = before + local * size
-                    parts[:, first : first + size] = share
-                parts = self.sum(parts.astype(np.float32))
-                results.append(evaluation.LogLikelihood(*parts))
+            for start in range(0, len(x), at_once):
+                shape = len(evaluation.LogLikelihood._fields), len(x[start:][:at_once])
+                parts = np.zeros(shape, np.float32)
+                share = functools.partial(score_share, start, parts)
+                list(pool.map(share, range(len(models))))
+                results.append(evaluation.LogLikelihood(*self.sum(parts)))
                 on_batch(results[-1])
         return evaluation.concatenate(results)
 

@@ -4,15 +4,15 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-GOOD, WARNING, BAD, PLAIN = "good", "warning", "bad", "plain"  # grades of a sentence
+Grade = Literal["good", "warning", "bad", "plain"]
 Results = dict[str, Any]
 Progress = Callable[[int, int], object]  # (work in all, what of it was just done)
 Figures = Iterator[tuple[Any, str]]  # (PNG, caption)
-Sentences = Iterator[tuple[str, str]]  # (grade, sentence)
+Sentences = Iterator[tuple[Grade, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Part:
     name: str
     title: str
     needs_model = True
+    chart: Callable[[pathlib.Path, Results], Any]  # draws the one figure, NAME.png
+    caption: str  # of that figure; a format of the results
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
         """Plain numbers, which are kept as JSON."""
@@ -43,16 +45,17 @@ class Part:
 
     def draw(self, subject: Subject, results: Results, folder: pathlib.Path) -> Figures:
         """Writes PNGs into a folder, and yields each with its caption."""
-        raise NotImplementedError
+        path = self.chart(folder / f"{self.name}.png", results)
+        yield path, self.caption.format(**results)
 
     def judge(self, results: Results) -> Sentences:
         """What the results mean, each sentence with its grade."""
         raise NotImplementedError
 
 
-def grade(value: float, good: float, warning: float) -> str:
+def grade(value: float, good: float, warning: float) -> Grade:
     """The grade of a value of which less is better: the limits are the most allowed."""
-    return GOOD if value <= good else WARNING if value <= warning else BAD
+    return "good" if value <= good else "warning" if value <= warning else "bad"
 
 
 def floats(values: Iterable[float | None]) -> np.ndarray:

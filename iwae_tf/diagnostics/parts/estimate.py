@@ -9,10 +9,6 @@ import numpy as np
 from iwae_tf import bounds, evaluation, plots
 from iwae_tf.diagnostics import annealing, bounds_by_k, coverage, figures, proposals
 from iwae_tf.diagnostics.parts.base import (
-    BAD,
-    GOOD,
-    PLAIN,
-    WARNING,
     Figures,
     Part,
     Progress,
@@ -104,6 +100,13 @@ class BoundSweep(Part):
 
     name = "sweep"
     title = "How far is the bound from log p(x)?"
+    chart = staticmethod(figures.bound_sweep)
+    caption = (
+        "The mean bound over {num_images} images from K draws. K = 1 is the ELBO. The "
+        "jackknife takes out the part of the bias that falls as 1/K. The extrapolation "
+        "fits log p(x) - c K^-g to the largest K. A straight line on the right is such "
+        "a power law: the flatter, the heavier the tail of the weights."
+    )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
         most = 20 * subject.num_samples
@@ -119,16 +122,6 @@ class BoundSweep(Part):
             functions=functions,
             seed=subject.seed,
             on_progress=functools.partial(on_progress, len(images)),
-        )
-
-    def draw(self, subject: Subject, results: Results, folder: pathlib.Path) -> Figures:
-        yield (
-            figures.bound_sweep(folder / "sweep.png", results),
-            f"The mean bound over {results['num_images']} images from K draws. K = 1 "
-            "is the ELBO. The jackknife takes out the part of the bias that falls as "
-            "1/K. The extrapolation fits log p(x) - c K^-g to the largest K. A "
-            "straight line on the right is such a power law: the flatter, the "
-            "heavier the tail of the weights.",
         )
 
     def judge(self, results: Results) -> Sentences:
@@ -150,7 +143,7 @@ class BoundSweep(Part):
         yield grade(distance, 0.05, 0.5), text + "."
         if kl:
             yield (
-                PLAIN,
+                "plain",
                 f"-KL(Q||P), the IWAE-64 bound minus log p(x) from 5,000 draws, is "
                 f"{kl['value']:.2f} nats "
                 f"(+- {kl['data_standard_error'] or math.nan:.2f} over images).",
@@ -162,6 +155,14 @@ class ErrorBars(Part):
 
     name = "errors"
     title = "Do the error bars hold?"
+    chart = staticmethod(figures.error_bars)
+    caption = (
+        "The same {num_images} images scored with {num_seeds} seeds, {num_samples:,} "
+        "draws each. Left: an honest error bar states what the seeds show. Right: the "
+        "reference is the estimate from the draws of all seeds, itself too low. Error "
+        "bars know of the spread and not of the bias: where the mean misses the "
+        "reference but covers another seed's, the bias is the larger of the two."
+    )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
         images = subject.images[: subject.effort(100, 10)]
@@ -175,30 +176,18 @@ class ErrorBars(Part):
             on_progress=functools.partial(on_progress, num_seeds * len(images)),
         )
 
-    def draw(self, subject: Subject, results: Results, folder: pathlib.Path) -> Figures:
-        yield (
-            figures.error_bars(folder / "errors.png", results),
-            f"The same {results['num_images']} images scored with "
-            f"{results['num_seeds']} seeds, {results['num_samples']:,} draws each. "
-            "Left: an honest error bar states what the seeds show. Right: the "
-            "reference is the estimate from the draws of all seeds, itself too low. "
-            "Error bars know of the spread and not of the bias: where the mean "
-            "misses the reference but covers another seed's, the bias is the larger "
-            "of the two.",
-        )
-
     def judge(self, results: Results) -> Sentences:
         delta, low, honest = _shares_stated(results)
         # With S seeds the spread itself is known to about 1 / sqrt(2 S).
         slack = 2.0 / math.sqrt(2 * results["num_seeds"])
         yield (
-            GOOD if honest > 1 - slack else WARNING,
+            "good" if honest > 1 - slack else "warning",
             f"jackknife_error states {honest:.2f} of the spread of the mean between "
             f"seeds, standard_error (the delta method) {low:.2f} of it.",
         )
         bias = -delta["bias"]
         yield (
-            GOOD if bias < delta["spread"] else WARNING if bias < 0.1 else BAD,
+            "good" if bias < delta["spread"] else "warning" if bias < 0.1 else "bad",
             f"At {results['num_samples']:,} draws the mean log p(x) is too low by at "
             f"least {bias:.3f} nats (against {results['num_seeds']} times the draws).",
         )
@@ -210,6 +199,11 @@ class KnownErrorBars(Part):
     name = "known"
     title = "Error bars where the answer is known"
     needs_model = False
+    caption = (
+        "log w ~ N(-s^2/2, s^2) with s = {spread_of_log_w:g}, of which log E w = 0 is "
+        "the reference: {num_seeds} seeds of {num_images} images, {num_samples:,} "
+        "draws each. The larger s, the heavier the tail of the weights."
+    )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
         cases = coverage.known_cases(
@@ -223,20 +217,14 @@ class KnownErrorBars(Part):
 
     def draw(self, subject: Subject, results: Results, folder: pathlib.Path) -> Figures:
         for case in results["cases"]:
-            spread = case["spread_of_log_w"]
-            yield (
-                figures.error_bars(folder / f"known_{spread:g}.png", case),
-                f"log w ~ N(-s^2/2, s^2) with s = {spread:g}, of which log E w = 0 is "
-                f"the reference: {case['num_seeds']} seeds of {case['num_images']} "
-                f"images, {case['num_samples']:,} draws each. The larger s, the "
-                "heavier the tail of the weights.",
-            )
+            path = folder / f"known_{case['spread_of_log_w']:g}.png"
+            yield figures.error_bars(path, case), self.caption.format(**case)
 
     def judge(self, results: Results) -> Sentences:
         for case in results["cases"]:
             delta, low, honest = _shares_stated(case)
             yield (
-                PLAIN,
+                "plain",
                 f"s = {case['spread_of_log_w']:g}: jackknife_error states {honest:.2f} "
                 f"of the spread of the mean between seeds, standard_error {low:.2f}; "
                 f"the bias is {delta['bias']:+.4f} nats.",
@@ -256,6 +244,20 @@ class Annealing(Part):
 
     name = "annealing"
     title = "A second opinion on log p(x)"
+    charts = {
+        "data": (
+            "images of the split",
+            "log p(x) by annealed importance sampling ({num_steps} temperatures, HMC) "
+            "and by importance sampling with {num_samples:,} draws, bars of two "
+            "errors. Both are low in expectation: the higher is nearer to log p(x).",
+        ),
+        "simulated": (
+            "images that the model made itself",
+            "The same for images drawn from the model, whose z is known. Annealing "
+            "backwards from that z gives an upper bound: log p(x) is between the "
+            "triangles, and importance sampling should be as well.",
+        ),
+    }
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
         model, count = subject.model, min(subject.effort(10, 4), len(subject.images))
@@ -289,27 +291,12 @@ class Annealing(Part):
         return results
 
     def draw(self, subject: Subject, results: Results, folder: pathlib.Path) -> Figures:
-        yield (
-            figures.sandwich(
-                folder / "annealing_data.png",
-                results["data"],
-                title="images of the split",
-            ),
-            f"log p(x) by annealed importance sampling ({results['num_steps']} "
-            "temperatures, HMC) and by importance sampling with "
-            f"{results['num_samples']:,} draws, bars of two errors. Both are low in "
-            "expectation: the higher one is nearer to log p(x).",
-        )
-        yield (
-            figures.sandwich(
-                folder / "annealing_simulated.png",
-                results["simulated"],
-                title="images that the model made itself",
-            ),
-            "The same for images drawn from the model, whose z is known. Annealing "
-            "backwards from that z gives an upper bound: log p(x) is between the "
-            "triangles, and importance sampling should be as well.",
-        )
+        for name, (title, caption) in self.charts.items():
+            path = folder / f"annealing_{name}.png"
+            yield (
+                figures.sandwich(path, results[name], title=title),
+                caption.format(**results),
+            )
 
     def judge(self, results: Results) -> Sentences:
         def distance(images, above, below):
@@ -326,7 +313,7 @@ class Annealing(Part):
         width = distance("simulated", "upper", "lower")
         short = distance("simulated", "upper", "estimate")
         yield (
-            GOOD if width < 0.5 else WARNING,
+            "good" if width < 0.5 else "warning",
             f"On simulated images log p(x) is enclosed to {width:.2f} nats on average; "
             f"importance sampling ends {short:.2f} nats below the upper end.",
         )

@@ -6,18 +6,9 @@ import pathlib
 import numpy as np
 
 from iwae_tf import evaluation
-from iwae_tf.diagnostics import (
-    figures,
-    representation,
-    theory,
-    toy_problem,
-)
+from iwae_tf.diagnostics import figures, representation, theory, toy_problem
 from iwae_tf.diagnostics.gradient_noise import gradient_snr, over_counts
 from iwae_tf.diagnostics.parts.base import (
-    BAD,
-    GOOD,
-    PLAIN,
-    WARNING,
     Figures,
     Part,
     Progress,
@@ -37,6 +28,15 @@ class Gradients(Part):
 
     name = "gradients"
     title = "How noisy are the gradients?"
+    chart = staticmethod(figures.gradient_noise)
+    caption = (
+        "Signal-to-noise of the gradient of the bound with K draws, from {num_draws} "
+        "gradients over the same {num_images} images: |mean| / sd of each parameter's "
+        "gradient, averaged. Theory (Rainforth et al. 2018): with more draws the "
+        "encoder's falls as 1/sqrt(K) for the reparameterized estimator, and grows "
+        "with DReG; the decoder's, the same for both, grows as sqrt(K). A curve on the "
+        "dotted line is noise alone."
+    )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
         images, model = subject.images[: subject.effort(50, 10)], subject.model
@@ -68,18 +68,6 @@ class Gradients(Part):
                 lines.append(line | over_counts(GRADIENT_COUNTS, found, half))
         return {"num_images": len(images), "num_draws": num_draws, "lines": lines}
 
-    def draw(self, subject: Subject, results: Results, folder: pathlib.Path) -> Figures:
-        yield (
-            figures.gradient_noise(folder / "gradients.png", results["lines"]),
-            f"Signal-to-noise of the gradient of the bound with K draws, from "
-            f"{results['num_draws']} gradients over the same {results['num_images']} "
-            "images: |mean| / sd of each parameter's gradient, averaged. "
-            "Theory (Rainforth et al. 2018): with more draws the encoder's falls as "
-            "1/sqrt(K) for the reparameterized estimator, and grows with DReG; the "
-            "decoder's, the same for both, grows as sqrt(K). A curve on the dotted "
-            "line is noise alone.",
-        )
-
     def judge(self, results: Results) -> Sentences:
         for line in results["lines"]:
             if line["half"] != "encoder":
@@ -88,7 +76,7 @@ class Gradients(Part):
             near_floor = snr[-1] < 1.2 * line["floor"][-1]
             note = ", noise alone as far as this many gradients can tell" * near_floor
             yield (
-                WARNING if near_floor else PLAIN,
+                "warning" if near_floor else "plain",
                 f"Encoder, {line['estimator']}: SNR {snr[0]:.2f} at K = {counts[0]}, "
                 f"{snr[-1]:.2f} at K = {counts[-1]}{note}.",
             )
@@ -103,9 +91,8 @@ class Representation(Part):
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
         model, images, seed = subject.model, subject.images, subject.seed
         statistics = evaluation.layer_statistics(model, images, seed)
-        on_progress(3, 1)
         kls = representation.kl_per_unit(model, images, seed)
-        on_progress(3, 1)
+        on_progress(3, 2)
         results: Results = {
             "num_images": len(images),
             "variances": [layer.variances.tolist() for layer in statistics],
@@ -118,12 +105,11 @@ class Representation(Part):
             results["units"] = units.tolist()
             for image in images[:NUM_MAPS, np.newaxis]:
                 found = representation.posterior_map(model, image, results["units"])
-                results["maps"].append(
-                    {
-                        name: _significant(values, 4 if name == "posterior" else 7)
-                        for name, values in found._asdict().items()
-                    }
-                )
+                kept = {
+                    name: _significant(values, 4 if name == "posterior" else 7)
+                    for name, values in found._asdict().items()
+                }
+                results["maps"].append(kept)
         on_progress(3, 1)
         return results
 
@@ -138,7 +124,7 @@ class Representation(Part):
         )
         if results["maps"]:
             cut = ", cut along the two units of the largest KL, the others at the mean"
-            cut = f"{cut} of q" if len(results["kl"][0]) > 2 else ""
+            cut = f"{cut} of q" * (len(results["kl"][0]) > 2)
             yield (
                 figures.posterior_maps(folder / "posterior.png", results),
                 f"Blue: the true posterior p(z|x) of the first images{cut}. Orange: "
@@ -149,7 +135,7 @@ class Representation(Part):
     def judge(self, results: Results) -> Sentences:
         for layer in results["layers"]:
             verdict = capitalized(layer["verdict"])
-            yield BAD if layer["collapsed"] else PLAIN, f"{verdict}."
+            yield "bad" if layer["collapsed"] else "plain", f"{verdict}."
 
 
 def _significant(values, digits):
@@ -166,10 +152,11 @@ class Theory(Part):
     needs_model = False
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
-        found = {"log_mean": theory.log_mean_bias()}
-        found["draws"] = theory.draw_contributions()
         on_progress(1, 1)
-        return found
+        return {
+            "log_mean": theory.log_mean_bias(),
+            "draws": theory.draw_contributions(),
+        }
 
     def draw(self, subject: Subject, results: Results, folder: pathlib.Path) -> Figures:
         low, high = theory.TWO_POINTS
@@ -191,7 +178,7 @@ class Theory(Part):
     def judge(self, results: Results) -> Sentences:
         found = results["draws"]
         yield (
-            PLAIN,
+            "plain",
             f"From these 20 draws the ELBO is {found['elbo']:.2f} nats and the IWAE "
             f"bound {found['iwae']:.2f}, where log p(x) is 0.",
         )
@@ -203,6 +190,13 @@ class Toy(Part):
     name = "toy"
     title = "Gradients where the answer is known"
     needs_model = False
+    chart = staticmethod(figures.gradient_noise)
+    caption = (
+        "The toy problem of Rainforth et al. 2018 ({latent_dim} dimensions, "
+        "{num_points} points), with slopes fitted well above the noise. Theory: +1/2 "
+        "against M; against K, -1/2 for the encoder and +1/2 for the decoder (once K "
+        "is large), and growth with DReG."
+    )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
         work = subject.effort(toy_problem.WORK)
@@ -214,26 +208,15 @@ class Toy(Part):
             on_progress=functools.partial(on_progress, total),
         )
 
-    def draw(self, subject: Subject, results: Results, folder: pathlib.Path) -> Figures:
-        yield (
-            figures.gradient_noise(folder / "toy.png", results["lines"]),
-            f"The toy problem of Rainforth et al. 2018 ({results['latent_dim']} "
-            f"dimensions, {results['num_points']} points), with slopes fitted well "
-            "above the noise. Theory: +1/2 against M; against K, -1/2 for the encoder "
-            "and +1/2 for the decoder (once K is large), and growth with DReG.",
-        )
-
     def judge(self, results: Results) -> Sentences:
         for line in results["lines"]:
             name = f"{line['half']}, {line['estimator']}, against {line['varied']}"
             name, slope, expected = capitalized(name), line["slope"], line["theory"]
             if slope is None:
-                yield WARNING, f"{name}: too near the noise."
+                yield "warning", f"{name}: too near the noise."
                 continue
-            grows = expected is None
-            agrees = slope > 0 if grows else abs(slope - expected) <= 0.1
-            theory_says = "growth" if grows else f"{expected:+.2f}"
-            yield (
-                GOOD if agrees else BAD,
-                f"{name}: slope {slope:+.3f} (theory: {theory_says}).",
-            )
+            known, agrees = "growth", slope > 0
+            if expected is not None:
+                known, agrees = f"{expected:+.2f}", abs(slope - expected) <= 0.1
+            text = f"{name}: slope {slope:+.3f} (theory: {known})."
+            yield "good" if agrees else "bad", text
