@@ -148,9 +148,15 @@ class Gate:
             self.labels(y, tf.shape(x)[0], names[1])
         return x
 
-    def shapes(self, x: tf.Tensor, y: tf.Tensor | None) -> None:
-        """Checks a batch whose values have been checked."""
-        self.x(x, has_values=False)
+    def batches(self, x: tf.Tensor, y: tf.Tensor | None, is_checked: bool) -> None:
+        """Checks several batches, one after the other in x, before they are stepped on.
+
+        Args:
+          x: [rows, *event].
+          y: [rows] or None.
+          is_checked: whether the values of x have been checked already.
+        """
+        self.x(x, has_values=not is_checked, is_scored=False)
         if self._latent.num_classes is not None:
             self.labels(y, tf.shape(x)[0], "y")
 
@@ -284,7 +290,8 @@ def check_values(x: tf.Tensor, *, in_unit_interval: bool, name: str = "x") -> No
         raise InvalidInputError(
             f"`{name}` must not be empty. Received: shape={x.shape}"
         )
-    if not bool(tf.reduce_all(tf.math.is_finite(x))):
+    # A sum costs less than a look at each value; that of finite ones may overflow.
+    if not np.isfinite(tf.reduce_sum(x)) and not tf.reduce_all(tf.math.is_finite(x)):
         raise InvalidInputError(
             f"`{name}` must be finite. Received: NaN or infinity in {name}"
         )

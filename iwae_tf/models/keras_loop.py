@@ -34,6 +34,7 @@ class OneProgramModel(keras.Model):
     stops_at_nonfinite = False
     steps_in_pass = None  # of an epoch, or of an `evaluate`; None: until the data end
     steps_done = 0  # of them
+    are_checked = False  # the values of the data that `fit` and `evaluate` are given
 
     @property
     def supports_xla(self) -> bool:
@@ -124,6 +125,7 @@ class OneProgramModel(keras.Model):
         """As in Keras; data are checked before a step sees them."""
         arguments = _arguments(keras.Model.fit, x, args, kwargs)
         data = arguments.get("validation_data")
+        are_checked = _holds_arrays(x) and (data is None or _holds_arrays(data))
         if data is not None and not _holds_arrays(data):
             arguments["validation_data"] = self._checking(data, {})
         elif data is not None:  # x, (x,), (x, y) or (x, y, sample_weight)
@@ -132,7 +134,7 @@ class OneProgramModel(keras.Model):
                 names = ("validation_data[0]", "validation_data[1]")
             self.gate.arrays(*keras.utils.unpack_x_y_sample_weight(data)[:2], names)
         steps = arguments.get("steps_per_epoch")
-        with self._pass_of(arguments, steps), self.gate.told():
+        with self._pass_of(arguments, steps, are_checked), self.gate.told():
             if steps is not None and isinstance(x, tf.data.Dataset):
                 # Keras counts whole calls, and would find the data at an end too soon.
                 batches = x
@@ -146,7 +148,8 @@ class OneProgramModel(keras.Model):
             with self._set(steps_in_pass=kwargs.get("steps")):
                 return super().evaluate(x, *args, **kwargs)
         arguments = _arguments(keras.Model.evaluate, x, args, kwargs)
-        with self._pass_of(arguments, arguments.get("steps")), self.gate.told():
+        steps = arguments.get("steps")
+        with self._pass_of(arguments, steps, _holds_arrays(x)), self.gate.told():
             return super().evaluate(**{**arguments, "x": self._checked(arguments)})
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -155,20 +158,20 @@ class OneProgramModel(keras.Model):
         if _holds_arrays(x):
             self.gate.call(x)
         else:
-            arguments["x"] = self._checking(x, arguments)
+            arguments["x"] = self._checking(x, arguments, in_program=False)
         with self.gate.told():
             return super().predict(**arguments)
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; the batch is checked first."""
         x = self.gate.arrays(x, y)
-        with self._set(steps_in_pass=None):
+        with self._set(steps_in_pass=None, are_checked=True):
             return super().train_on_batch(x, y, *args, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; the batch is checked first."""
         x = self.gate.arrays(x, y)
-        with self._set(steps_in_pass=None):
+        with self._set(steps_in_pass=None, are_checked=True):
             return super().test_on_batch(x, y, *args, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
@@ -185,8 +188,12 @@ class OneProgramModel(keras.Model):
         self.gate.arrays(x, arguments.get("y"))
         return x
 
-    def _checking(self, x, arguments):
-        """Keras' adapter of what yields batches, each of which is checked."""
+    def _checking(self, x, arguments, *, in_program=True):
+        """Keras' adapter of what yields batches, each of which is checked.
+
+        By `_prepare`, many at once, where steps are one program and shapes are known;
+        otherwise by the pipeline, one by one.
+        """
         is_sequence = isinstance(x, keras.utils.PyDataset)
         shuffle = is_sequence and arguments.get("shuffle", True)
         try:
@@ -198,6 +205,8 @@ class OneProgramModel(keras.Model):
                 "`x` must be an array [batch, *event], or yield such batches. "
                 f"Received: a {type(x).__name__}"
             ) from error
+        if in_program and self._makes_programs and programs.has_known_shapes(x):
+            return adapter
         unchecked = adapter.get_tf_dataset
 
         def checked():
@@ -223,10 +232,10 @@ class OneProgramModel(keras.Model):
                 setattr(self, name, value)
 
     @contextlib.contextmanager
-    def _pass_of(self, arguments, num_steps):
+    def _pass_of(self, arguments, num_steps, are_checked):
         """Within it a pass has so many steps, None where the data end it, in calls of
         as many as "auto" stands for, or as divide an epoch where they have to."""
-        values: dict[str, Any] = {"steps_in_pass": num_steps}
+        values = {"steps_in_pass": num_steps, "are_checked": are_checked}
         if self.compiled:
             steps = self.steps_per_execution
             x = arguments.get("x")
@@ -301,7 +310,7 @@ class OneProgramModel(keras.Model):
 
     def _prepare(self, x, y):
         """Checks a call's batches; creates variables of the model and its optimiser."""
-        self.gate.shapes(x, y)
+        self.gate.batches(x, y, self.are_checked)
         if not self.built:
             self.build(x.shape)
         if not self.optimizer.built:

@@ -77,6 +77,15 @@ def num_batches(x: Any, batch_size: int) -> int | None:
     return -(-len(x) // batch_size) if hasattr(x, "__len__") else None
 
 
+def has_known_shapes(x: Any) -> bool:
+    """Whether batches of `x` can be laid end to end: all axes but the first are known.
+
+    Those that Python yields get theirs from the first batch.
+    """
+    specs = tf.nest.flatten(x.element_spec) if isinstance(x, tf.data.Dataset) else ()
+    return all(spec.shape[1:].is_fully_defined() for spec in specs)
+
+
 def watches_batches(callback: keras.callbacks.Callback) -> bool:
     """Whether a Keras callback does something at each batch, and so has to see it.
 
