@@ -339,11 +339,6 @@ def test_compile_refuses_what_it_would_ignore(name):
         build().compile("adam", **{name: value})
 
 
-def test_int_images_are_refused_by_fit():
-    with pytest.raises(InvalidInputError, match="`x`.*uint8"):
-        fit(build(), images().astype("uint8"))
-
-
 def test_assigning_num_samples_takes_effect():
     """Within a fit, and between fits and evaluations."""
 
