@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from running import read_json, run_script
+from running import assert_one_line, read_json, run_script
 from test_saved_model_ops import foreign_ops
 from test_serving import serving_grpc
 
@@ -199,14 +199,17 @@ def test_evaluate_takes_the_run_and_its_export(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "source", ["--workdir={}/run", "--saved_model={}/run/saved_model"]
+    "command, words",
+    [
+        ("evaluate --workdir={run} --data_dir={other}", "in [0, 3)"),
+        ("evaluate --saved_model={run}/saved_model --data_dir={other}", "in [0, 3)"),
+        ("diagnose --workdir={run}", "must not be conditional"),
+    ],
 )
-def test_evaluate_refuses_labels_that_are_no_class(folder, tmp_path, capsys, source):
-    path = write_npz(tmp_path / "other.npz", y_test=np.full(40, 7))
-    flags = [source.format(folder), f"--data_dir={path}"]
-    assert run_script("evaluate", *flags) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "in [0, 3)" in line
+def test_what_scripts_refuse_of_it(folder, tmp_path, capsys, command, words):
+    other = write_npz(tmp_path / "other.npz", y_test=np.full(40, 7))
+    name, *flags = command.format(run=folder / "run", other=other).split()
+    assert_one_line(run_script(name, *flags), capsys, words)
 
 
 def test_a_run_that_was_stopped_ends_bit_for_bit_the_same(
@@ -273,11 +276,6 @@ def test_two_replicas_train_and_score_as_one(folder, tmp_path):
     )
 
 
-def test_the_diagnosis_refuses_it(folder, capsys):
-    assert run_script("diagnose", f"--workdir={folder / 'run'}") == 2
-    assert "must not be conditional" in capsys.readouterr().err
-
-
 # Serving ---------------------------------------------------------------------------
 
 
@@ -340,8 +338,7 @@ def test_the_script_takes_a_file_of_labels(served, tmp_path, capsys):
     }.items():
         extra = [f"--labels={tmp_path / labels}"] if labels else []
         assert run_script("score", *flags, *extra) == 2
-        error = capsys.readouterr().err.splitlines()[-1]
-        assert message in error
+        assert message in capsys.readouterr().err.splitlines()[-1]
     (tmp_path / "scores.csv.partial").unlink(missing_ok=True)
     assert run_script("score", *flags, f"--labels={tmp_path / 'y.npy'}") == 0
     expected = score(x[..., np.newaxis], saved_model=served, num_samples=20, labels=y)

@@ -209,36 +209,24 @@ def test_a_damaged_newest_checkpoint_costs_an_epoch(tiny, unfinished, capsys, fi
     assert_same_weights(unfinished, finished)
 
 
+TWO_LAYERS = "latent_dims=[3,2] hidden_dims=[[8],[6]] gradient_estimator=dreg "
+TWO_LAYERS += "stages=((2,1,1e-2,1e-2),(3,1,1e-3,1e-4))"
+PIWAE = "model=piwae num_groups=4 stages=((3,1,1e-2,1e-2,1),(3,1,1e-3,1e-4)) "
+PIWAE += "data_dir=tall.npz"  # as many as fit into a picture
+
+
 @pytest.mark.parametrize(
-    "options, files",
-    [
-        (
-            [
-                "--config.latent_dims=[3,2]",
-                "--config.hidden_dims=[[8],[6]]",
-                "--config.gradient_estimator=dreg",
-                "--config.stages=((2,1,1e-2,1e-2),(3,1,1e-3,1e-4))",
-            ],
-            {"latent_z1.png", "latent_z2.png"},
-        ),
-        (
-            [
-                "--config.model=piwae",
-                "--config.num_groups=4",
-                "--config.stages=((3,1,1e-2,1e-2,1),(3,1,1e-3,1e-4))",
-                "--config.data_dir=tall.npz",  # as many as fit into a picture
-            ],
-            {"latent.png"},
-        ),
-    ],
+    "settings, files",
+    [(TWO_LAYERS, {"latent_z1.png", "latent_z2.png"}), (PIWAE, {"latent.png"})],
 )
 def test_two_layers_and_piwae_train_and_export(
-    tiny, tmp_path, monkeypatch, recwarn, capsys, options, files
+    tiny, tmp_path, monkeypatch, recwarn, capsys, settings, files
 ):
     monkeypatch.chdir(tmp_path)
     tall = np.random.default_rng(0).uniform(size=(20, 6000, 2)).round()
     np.savez("tall.npz", x_train=tall.astype("float32"), x_test=tall[:5])
     workdir = tmp_path / "run"
+    options = [f"--config.{setting}" for setting in settings.split()]
     assert run_script("train", *tiny, *options, f"--workdir={workdir}") == 0
     results, layers = read_json(workdir / "results.json"), len(files)
     assert len(results["active_units"]) == layers and np.isfinite(results["nll"])
@@ -610,10 +598,13 @@ def assert_full(*arguments, **kwargs):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line(tiny, tmp_path):
-    options = ["--config.hidden_dims=[[64]]", f"--workdir={tmp_path / 'run'}"]
-    assert_full("iwae_tf.train", *tiny, *options, preexec_fn=limit_file_size)
+def test_a_full_disk_is_one_line(tiny, finished, tmp_path):
+    train = [*tiny, "--config.hidden_dims=[[64]]", f"--workdir={tmp_path / 'run'}"]
+    export = [f"--workdir={finished}", f"--output={tmp_path / 'out'}"]
+    for name, options in {"train": train, "export": export}.items():
+        assert_full(f"iwae_tf.{name}", *options, preexec_fn=limit_file_size)
     assert not list((tmp_path / "run").rglob("*.tmp"))
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.fixture
@@ -636,13 +627,6 @@ def test_a_small_disk_is_one_line(tiny, small_disk):
     assert_full("iwae_tf.train", *tiny, *options)
     assert not list(small_disk.rglob("*.tmp"))
     assert not (small_disk / "run" / "results.json").exists()
-
-
-@pytest.mark.slow
-def test_an_export_to_a_full_disk_is_one_line(finished, tmp_path):
-    options = [f"--workdir={finished}", f"--output={tmp_path / 'out'}"]
-    assert_full("iwae_tf.export", *options, preexec_fn=limit_file_size)
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -457,45 +457,29 @@ def test_committed_reports_are_what_their_numbers_say(tmp_path):
             assert rebuilt == (folder / name).read_text(), folder
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--workdir=x"], "`--study` must be given"),
-        (["--study=headline"], "`--workdir` must be given"),
-        (["--workdir=tests", "--report_only"], "must hold the report.json"),
-        (
-            ["--study=headline", "--workdir=x", "--reuse=nowhere"],
-            "`reuse` must be a folder",
-        ),
-        (["--study=x", "--workdir=x"], "`study` must be one of headline"),
-        (["--study=headline", "--workdir=x", "--budget=y"], "`budget` must be one of"),
-        (
-            ["--study=headline", "--workdir=x", "--dataset=y"],
-            "`dataset` must be one of",
-        ),
-        (
-            ["--study=estimators", "--workdir=x", "--dataset=omniglot"],
-            "`dataset` must be mnist for estimators",
-        ),
-        (["--study=headline", "--workdir=x", "--cells=y"], "`--cells` must match"),
-        (["--study=headline", "--workdir=x", "--report_only"], "must be the folder"),
-        (
-            ["--study=samples", "--budget=full", "--workdir=results/samples"],
-            "whose budget is 'short', not 'full'",
-        ),
-        (
-            ["--study=samples", "--report_only", "--workdir=results/burda_table1"],
-            "whose study is 'burda_table1', not 'samples'",
-        ),
-        (
-            ["--study=headline", "--workdir=x", "--seed=-1"],
-            "`seed` must be a non-negative integer. Received: seed=-1",
-        ),
-    ],
-)
-def test_mistakes_are_told_in_one_line_and_leave_nothing(
-    monkeypatch, capsys, flags, words
-):
+HEADLINE = "--study=headline --workdir=x"
+MISTAKES = {
+    "--workdir=x": "`--study` must be given",
+    "--study=headline": "`--workdir` must be given",
+    "--workdir=tests --report_only": "must hold the report.json",
+    f"{HEADLINE} --reuse=nowhere": "`reuse` must be a folder",
+    "--study=x --workdir=x": "`study` must be one of headline",
+    f"{HEADLINE} --budget=y": "`budget` must be one of",
+    f"{HEADLINE} --dataset=y": "`dataset` must be one of",
+    "--study=estimators --workdir=x --dataset=omniglot": "must be mnist for estimators",
+    f"{HEADLINE} --cells=y": "`--cells` must match",
+    f"{HEADLINE} --report_only": "must be the folder",
+    "--study=samples --budget=full --workdir=results/samples": "whose budget is "
+    "'short', not 'full'",
+    "--study=samples --report_only --workdir=results/burda_table1": "whose study is "
+    "'burda_table1', not 'samples'",
+    f"{HEADLINE} --seed=-1": "`seed` must be a non-negative integer. Received: seed=-1",
+}
+
+
+@pytest.mark.parametrize("flags", MISTAKES)
+def test_mistakes_are_told_in_one_line_and_leave_nothing(monkeypatch, capsys, flags):
     monkeypatch.chdir(ROOT)
-    assert_one_line(run_script("reproduce", *flags), capsys, words)
+    code = run_script("reproduce", *flags.split())
+    assert_one_line(code, capsys, MISTAKES[flags])
     assert not (ROOT / "x").exists()

@@ -1,5 +1,6 @@
 """Sweeps: what a grid means, and real runs that finish, fail, stop and go on."""
 
+import itertools
 import json
 import os
 import shutil
@@ -58,16 +59,9 @@ def finished(path, config, text=None):
 def test_a_grid_is_every_combination(config):
     axes = ["num_samples=1,5", "model=vae,iwae", "latent_dims=[2],[3]"]
     runs = expand_grid(config, axes)
-    found = [
-        (r.config.num_samples, r.config.model, tuple(r.config.latent_dims))
-        for r in runs
-    ]
-    assert found == [
-        (k, model, dims)
-        for k in (1, 5)
-        for model in ("vae", "iwae")
-        for dims in ((2,), (3,))
-    ]
+    keys = ("num_samples", "model", "latent_dims")
+    found = [tuple(run.config[key] for key in keys) for run in runs]
+    assert found == list(itertools.product((1, 5), ("vae", "iwae"), ([2], [3])))
     assert len({run.name for run in runs}) == 8
     assert runs[0].name == "num_samples=1_model=vae_latent_dims=_2"
     assert config.num_samples == 2 and config.model == "iwae"  # as it was
@@ -77,8 +71,6 @@ def test_a_grid_is_every_combination(config):
 def test_values_take_the_type_of_the_key(config):
     (run,) = expand_grid(config, ["learning_rate=1", "shuffle=false", "seed=7"])
     assert run.config.learning_rate == 1.0 and run.config.shuffle is False
-    with pytest.raises(InvalidInputError, match="`seed` must have the type of 0"):
-        expand_grid(config, ["seed=many"])
 
 
 @pytest.mark.parametrize(
@@ -89,6 +81,7 @@ def test_values_take_the_type_of_the_key(config):
         (["seed="], "KEY=VALUE"),
         (["seed=1,1"], "must not repeat"),
         (["seed=1", "seed=2"], "each key once"),
+        (["seed=many"], "`seed` must have the type of 0"),
         (["seed=__import__('os')"], "`seed` must have the type"),
     ],
 )
@@ -170,15 +163,8 @@ def test_failed_runs_end_no_other_and_are_named(config, tmp_path, stand_in):
     assert [o.status for o in outcomes] == ["done", *["failed"] * 4, "done"]
     assert outcomes[0][3:] == (80.0, 0.1, -90.0, 2.0, "")
     messages = [o.message for o in outcomes[1:5]]
-    for message, words in zip(
-        messages,
-        (
-            "`num_samples` must be",
-            "the bound is nan at step 2 (see",
-            "signal 9",
-            "trace",
-        ),
-    ):
+    reasons = ("`num_samples` must be", "the bound is nan at step 2 (see")
+    for message, words in zip(messages, (*reasons, "signal 9", "trace"), strict=True):
         assert words in message and "\n" not in message
     assert "seed=1: failed the bound is nan at step 2" in "\n".join(lines)
     # Once more: what is done is only read, what failed is tried again.
@@ -218,9 +204,7 @@ def test_a_folder_in_use_is_left_as_it_is(config, tmp_path, stand_in):
 def test_the_reason_is_not_that_of_an_earlier_sitting(config, tmp_path, stand_in):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "log.txt").write_text("error: of before\n")
-    silent = config.copy_and_resolve_references()
-    silent.seed = 3
-    (outcome,) = run_all([Run("a", silent)], tmp_path)
+    (outcome,) = run_all([Run("a", changed(config, seed=3))], tmp_path)
     assert "a traceback" in outcome.message
 
 
