@@ -1,6 +1,11 @@
 """Tiny models, the data that fits them, and models whose posterior is exact."""
 
 import functools
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
 
 import keras
 import numpy as np
@@ -105,3 +110,16 @@ def data_of(problem, rows):
 
 def log_prob_of(problem, x, labels):
     return problem.log_prob(x) if labels is None else problem.log_prob(x, labels)
+
+
+def run_python(script, *args):
+    """What a script prints that has a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout

@@ -2,11 +2,7 @@
 
 import collections
 import functools
-import pathlib
 import re
-import subprocess
-import sys
-import textwrap
 import warnings
 
 import builders
@@ -343,17 +339,10 @@ COMPILATIONS = """
 )
 def test_ragged_batches_compile_nothing_anew(tmp_path, steps):
     """Programs that XLA wrote down: training, validation, and the estimator's block."""
-    run = subprocess.run(
-        [
-            sys.executable, "-c", textwrap.dedent(COMPILATIONS), str(tmp_path),
-            str({"steps_per_execution": steps}),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=pathlib.Path(__file__).parents[1],
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split("\n")[-2] == "[2, 2, 2, 3, 3, 3]"
+    printed = builders.run_python(
+        COMPILATIONS, tmp_path, {"steps_per_execution": steps}
+    )
+    assert printed.split("\n")[-2] == "[2, 2, 2, 3, 3, 3]"
 
 
 def steps_of_pass(mode, steps):

@@ -2,11 +2,6 @@
 
 import functools
 import json
-import os
-import pathlib
-import subprocess
-import sys
-import textwrap
 import warnings
 
 import builders
@@ -14,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from builders import BETA, NAMES, K
+from builders import BETA, NAMES, K, run_python
 from closed_form import LinearGaussian, affine_normal
 from scipy import special
 
@@ -23,7 +18,6 @@ from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP
 
 EVENT = (4, 4, 1)
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 EAGER, GRAPH = {"run_eagerly": True}, {"jit_compile": False}
 PARTS = ["loss", "bound", "elbo", "iwae", "log_likelihood", "kl", "ess"]
 
@@ -455,19 +449,6 @@ def test_save_refuses_a_layer_shared_by_encoder_and_decoder(tmp_path):
 
 
 # Several devices ------------------------------------------------------------------
-
-
-def run_python(script, *args):
-    """Runs a script in a new process; what it prints."""
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 TWO_DEVICES = """
