@@ -58,14 +58,16 @@ def run() -> int:
     subject, facts = Subject(None, None, quick=_QUICK.value), []
     if any(PARTS[name].needs_model for name in parts):
         subject, facts = _subject()
-    folder = _output()
+    model = _MODEL.workdir.value or _MODEL.saved_model.value
+    title = f"Diagnosis of {model}" if model else "Diagnosis"
+    folder = pathlib.Path(_OUTPUT.value or f"{_MODEL.workdir.value}/diagnostics")
     check_writable(folder / "report.html")
     again = (
         f"the finished parts are in {folder}: start again with the same flags to go on"
     )
     signal.signal(signal.SIGTERM, _stop)
     try:
-        found = diagnose(subject, folder, parts=parts, title=_title(), facts=facts)
+        found = diagnose(subject, folder, parts=parts, title=title, facts=facts)
     except Stopped:
         print(f"stopped; {again}")
         return 0
@@ -81,11 +83,6 @@ def run() -> int:
     return 0
 
 
-def _title():
-    model = _MODEL.workdir.value or _MODEL.saved_model.value
-    return f"Diagnosis of {model}" if model else "Diagnosis"
-
-
 def _chosen_parts():
     """Names of the parts, checked."""
     from iwae_tf.checks import check_choice
@@ -95,13 +92,6 @@ def _chosen_parts():
     for name in chosen:
         check_choice(name, "--parts", tuple(PARTS))
     return list(dict.fromkeys(chosen))
-
-
-def _output():
-    """The folder of the report."""
-    if _OUTPUT.value:
-        return pathlib.Path(_OUTPUT.value)
-    return pathlib.Path(_MODEL.workdir.value) / "diagnostics"
 
 
 def _subject():

@@ -60,7 +60,7 @@ class Study(NamedTuple):
 
     title: str
     source: str
-    make_cells: Callable | None = None  # from a Protocol to a list of Cell
+    make_cells: Callable = lambda protocol: []  # from a Protocol to a list of Cell
     pictures: tuple = ()  # figures of a run that the report sets side by side
     part: str = ""  # of a diagnosis, which is all of the study: no cells
     timed: bool = False  # whether its cells are compared at equal time as well
@@ -134,9 +134,8 @@ def cells_of(
         raise InvalidInputError(
             f"`dataset` must be mnist for {study}. Received: dataset={protocol.dataset}"
         )
-    make_cells = STUDIES[study].make_cells or (lambda _: ())
     made = []
-    for cell in make_cells(protocol):
+    for cell in STUDIES[study].make_cells(protocol):
         for seed in dict.fromkeys(seeds):
             config = cell.config.copy_and_resolve_references()
             config.seed = seed

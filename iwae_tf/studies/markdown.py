@@ -145,22 +145,18 @@ def _order(rows: Sequence[Row]) -> str:
 
 def _equal(rows: Sequence[Row]) -> str:
     """Which cells are the run of an equal objective under another name."""
-    equal = [f"{row.label} ({row.trained_as})" for row in rows if row.trained_as]
-    if not equal:
-        return ""
-    return f"Equal objectives are trained once, under one name: {'; '.join(equal)}."
+    equal = "; ".join(f"{r.label} ({r.trained_as})" for r in rows if r.trained_as)
+    return equal and f"Equal objectives are trained once, under one name: {equal}."
 
 
 def _sequels(rows: Sequence[Row]) -> str:
     """Which cells start from the weights of others."""
-    sequels = [
+    sequels = "; ".join(
         f"{row.label} starts from the weights of {row.starts_from}"
         for row in rows
         if row.starts_from and row.nll is not None
-    ]
-    if not sequels:
-        return ""
-    return f"{'; '.join(sequels)}: epochs and seconds are those that were added."
+    )
+    return sequels and f"{sequels}: epochs and seconds are those that were added."
 
 
 def _behind(rows: Sequence[Row], runs: Sequence[dict[str, Any]]) -> str:
@@ -172,9 +168,8 @@ def _behind(rows: Sequence[Row], runs: Sequence[dict[str, Any]]) -> str:
     ]
     if not behind:
         return ""
-    listed = ", ".join(behind)
     epochs = max(run["config"]["epochs"] for run in runs)
-    text = f"Behind the published figure, in nats: {listed}."
+    text = f"Behind the published figure, in nats: {', '.join(behind)}."
     if epochs < EPOCHS:
         text += f" The published runs took {EPOCHS:,} epochs, these at most {epochs}."
     return text

@@ -234,12 +234,11 @@ def format_table(outcomes: Iterable[Outcome]) -> str:
         cells = ["-" if n is None else format(n, f) for n, f in zip(numbers, formats)]
         rows.append([outcome.name, outcome.status, *cells, outcome.message])
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = []
-    for name, status, *figures, message in rows:
-        cells = [name.ljust(widths[0]), status.ljust(widths[1])]
-        cells += [n.rjust(width) for n, width in zip(figures, widths[2:])]
-        lines.append("  ".join([*cells, message]).rstrip())
-    return "\n".join(lines)
+    pads = [str.ljust, str.ljust, *[str.rjust] * len(FIGURES), str.ljust]
+    lines = (
+        "  ".join(pad(*cell) for pad, *cell in zip(pads, row, widths)) for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def write_table(path: str | os.PathLike[str], outcomes: Iterable[Outcome]) -> None:
