@@ -236,7 +236,8 @@ def format_table(outcomes: Iterable[Outcome]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows)]
     pads = [str.ljust, str.ljust, *[str.rjust] * len(FIGURES), str.ljust]
     lines = (
-        "  ".join(pad(*cell) for pad, *cell in zip(pads, row, widths)) for row in rows
+        "  ".join(pad(text, width) for pad, text, width in zip(pads, row, widths))
+        for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
 
