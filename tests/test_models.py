@@ -167,12 +167,13 @@ def test_evaluation_repeats_and_does_not_depend_on_the_batches():
     first = evaluate(model, x, batch_size=4)
     fit(model, x, epochs=1)
     moved = evaluate(model, x, batch_size=4)
-    assert moved["bound"] != first["bound"]
+    assert abs(moved["bound"] - first["bound"]) > 1e-2
     for batch_size in (1, 4, 11):
         again = evaluate(model, x, batch_size=batch_size)
         for key, value in again.items():
             assert value == pytest.approx(moved[key], rel=1e-5), key
-    assert evaluate(build("piwae", binarization="dynamic", seed=(0, 1)), x) != first
+    other = evaluate(build("piwae", binarization="dynamic", seed=(0, 1)), x)
+    assert abs(other["bound"] - first["bound"]) > 1e-2
 
 
 def test_dynamic_binarization_is_redrawn_at_each_step():
