@@ -278,9 +278,9 @@ def test_none_intact_is_the_users_to_solve(store):
         path.write_bytes(path.read_bytes()[:-9])
     model, reports = train(make_model(seed=1), 1), []
     before = everything(model)
-    with pytest.raises(InvalidInputError, match="must hold an intact checkpoint") as e:
+    words = "^`workdir` must hold an intact checkpoint.*all 2 damaged.*$"
+    with pytest.raises(InvalidInputError, match=words):
         store.restore_latest(model, reports.append)
-    assert "all 2 damaged" in str(e.value) and "\n" not in str(e.value)
     assert len(reports) == 2
     assert_same(everything(model), before)
 
@@ -379,16 +379,13 @@ def test_json_has_null_where_there_is_no_number(tmp_path):
     assert names(tmp_path) == ["value.json"]
 
 
-def test_check_writable_makes_the_folder_and_leaves_nothing(tmp_path):
-    check_writable(tmp_path / "new" / "file.json")
-    assert names(tmp_path / "new") == []
+def test_write_through_suits_a_writer_that_wants_the_suffix(tmp_path, trained):
+    path = tmp_path / "new" / "model.keras"
+    check_writable(path)  # makes the folder, and leaves nothing there
+    assert names(path.parent) == []
     with pytest.raises(OSError):
         check_writable("/dev/null/file.json")
-
-
-def test_write_through_suits_a_writer_that_wants_the_suffix(tmp_path, trained):
-    path = tmp_path / "model.keras"
     write_through(path, lambda target: trained.save(target))
-    assert names(tmp_path) == ["model.keras"]
+    assert names(path.parent) == ["model.keras"]
     loaded = keras.models.load_model(path, compile=False)
     assert_same(loaded.get_weights(), trained.get_weights())

@@ -148,27 +148,26 @@ def test_a_finished_part_is_not_measured_again(subject, tmp_path, monkeypatch, c
     monkeypatch.setattr(PARTS["proposal"], "measure", interrupted)
     again = diagnose(subject, tmp_path, parts=("proposal", "theory"))
     assert again == first
-    # Another model, other images or a damaged file: measured, here interrupted.
-    weights = subject.model.get_weights()
-    subject.model.set_weights([weight + 1 for weight in weights])
-    with pytest.raises(KeyboardInterrupt):
-        diagnose(subject, tmp_path, parts=("proposal",))
-    subject.model.set_weights(weights)
-    (tmp_path / "proposal.json").write_text("{")
-    with pytest.raises(KeyboardInterrupt):
-        diagnose(subject, tmp_path, parts=("proposal",))
+    # Another model or a damaged file: measured, here interrupted.
+    path, weights = tmp_path / "proposal.json", subject.model.get_weights()
+    for shift, text in ((1, path.read_text()), (0, "{")):
+        subject.model.set_weights([weight + shift for weight in weights])
+        path.write_text(text)
+        with pytest.raises(KeyboardInterrupt):
+            diagnose(subject, tmp_path, parts=("proposal",))
 
 
 def run_on(exported, output, *flags):
-    """Exit code of the script on six images."""
+    """Runs the script on six images."""
     flags += f"--saved_model={exported}", f"--output={output}"
-    return run_script("diagnose", *flags, "--num_images=6", "--num_samples=50")
+    flags += "--num_images=6", "--num_samples=50"
+    assert run_script("diagnose", *flags) == 0
 
 
 def test_the_script_on_an_export(tmp_path, capsys):
     pytest.importorskip("mlxtend")
     output = tmp_path / "deep" / "report"
-    assert run_on(EXPORTED, output, "--parts=proposal,representation") == 0
+    run_on(EXPORTED, output, "--parts=proposal,representation")
     printed = capsys.readouterr().out
     assert "Pareto k" in printed and f"{output}/report.html" in printed
     page = (output / "report.html").read_text()
@@ -225,7 +224,7 @@ def test_an_export_is_the_model_again_wherever_its_data_lie(tmp_path):
     path = export(model, config, tmp_path / "exported")
     (tmp_path / "old.npz").rename(tmp_path / "new.npz")
     flags = "--parts=proposal", f"--data_dir={tmp_path / 'new.npz'}"
-    assert run_on(tmp_path / "exported", tmp_path, *flags) == 0
+    run_on(tmp_path / "exported", tmp_path, *flags)
     assert (tmp_path / "proposal.json").is_file()
     (tmp_path / "new.npz").rename(tmp_path / "old.npz")
     loaded, found = load_exported(tmp_path / "exported")

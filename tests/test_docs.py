@@ -5,8 +5,6 @@ import html.parser
 import os
 import re
 import runpy
-import subprocess
-import sys
 import urllib.parse
 import zlib
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread as read_png
 from pages import REDUCED, ROOT, blocks, commands, links, make_checkout
+from running import run_process
 
 import iwae_tf
 from iwae_tf import bounds, diagnostics
@@ -87,10 +86,6 @@ def test_links_point_to_files(page):
         assert target.resolve().is_relative_to(ROOT), path
 
 
-def test_the_site_is_made_by_ci():
-    assert "\nmake docs\n" in (ROOT / ".ci/run").read_text()
-
-
 NAVIGATION = ("canonical", "prev", "next")
 
 
@@ -117,36 +112,31 @@ def site(tmp_path_factory):
     """The built site; a warning ends the build."""
     pytest.importorskip("mkdocs")
     folder = tmp_path_factory.mktemp("site")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(
-        build, cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    command = "mkdocs", "build", "--strict", "--site-dir", folder
+    done = run_process(*command, env=environment)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def test_the_site_links_within_itself(site):
-    pages = [path for path in site.rglob("*.html") if path.name != "404.html"]
-    assert len(pages) >= len(PAGES)
+def test_the_site_links_within_itself_and_loads_nothing_from_elsewhere(site):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > len(PAGES)
     for page in pages:
         found = Targets(page)
-        for target in [*found.links, *found.loaded]:
+        for target in found.loaded:
+            assert not urllib.parse.urlsplit(target).netloc, target
+        for target in [*found.links, *found.loaded] * (page.name != "404.html"):
             parts = urllib.parse.urlsplit(target)
             if not parts.scheme and parts.path:
                 path = page.parent / urllib.parse.unquote(parts.path)
                 assert path.is_file(), f"{target} of {page.relative_to(site)}"
-
-
-def test_the_site_loads_nothing_from_elsewhere(site):
-    for page in site.rglob("*.html"):
-        for target in Targets(page).loaded:
-            assert not urllib.parse.urlsplit(target).netloc, target
     for style in site.rglob("*.css"):
         assert not re.search(r"(url\(|@import )\W*(https?:)?//", style.read_text())
 
 
 def test_every_public_name_is_in_the_reference(site):
+    assert "\nmake docs\n" in (ROOT / ".ci/run").read_text()
     inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
     lines = zlib.decompress(inventory).decode().splitlines()
     documented = {line.split()[0] for line in lines}
@@ -157,14 +147,11 @@ def test_every_public_name_is_in_the_reference(site):
     assert wanted <= documented
 
 
-def test_formulas_of_docstrings_are_shown_as_typed(site):
+def test_formulas_are_shown_as_typed_and_the_search_finds_pages_and_names(site):
     text = (site / "reference/bounds.html").read_text()
     assert re.search(r"<code>mean_\{m,k\} log_weights\[m, k, b\]\s*</code>", text)
     formula = "mean_m log mean_k exp(log_weights[m, k, b])"
     assert formula in bounds.miwae.__doc__ and formula in text
-
-
-def test_the_search_finds_pages_and_names(site):
     index = (site / "search/search_index.js").read_text()
     for location in ("tutorial.html", "reference/bounds.html#iwae_tf.bounds.renyi"):
         assert f'"location":"{location}' in index

@@ -8,7 +8,6 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from iwae_tf.checks import check_count
-from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.latent_model import UnitMask
 from iwae_tf.probability import noise
@@ -96,11 +95,7 @@ def layer_statistics(
       InvalidInputError: a bad argument.
     """
     batch_size = check_count(batch_size, "batch_size")
-    num_draws = check_count(num_draws, "num_draws")
-    if num_draws < 2:
-        raise InvalidInputError(
-            f"`num_draws` must be at least 2. Received: num_draws={num_draws}"
-        )
+    num_draws = check_count(num_draws, "num_draws", 2)
     key, images = noise.make_key(seed), model.check_x(x)
     all_labels = model.check_labels(labels, len(images))
     batches = []

@@ -6,12 +6,12 @@ import io
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
-from iwae_tf.config import Stage, set_draws
 from iwae_tf.io import terminal
 from iwae_tf.io.files import write_atomically
 from iwae_tf.runs.checkpoints import CheckpointStore
@@ -20,21 +20,6 @@ from iwae_tf.runs.workdir import Workdir
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
 EXPECT_SECONDS = 2.0  # of steps, after which the time of the rest is estimated
-
-
-class RunStages(keras.callbacks.Callback):
-    """Sets the draws, M and K, of the stage that each epoch belongs to.
-
-    Args:
-      stages: list of config.Stage.
-    """
-
-    def __init__(self, stages: Iterable[Stage]) -> None:
-        super().__init__()
-        self._stages = [stage for stage in stages for _ in range(stage.epochs)]
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        set_draws(self.model, self._stages[epoch])
 
 
 class ResumeInEpoch(keras.callbacks.Callback):
@@ -111,24 +96,35 @@ class Record(keras.callbacks.Callback):
     """After each epoch the history to `metrics.csv`; checkpoints then and between.
 
     Once a stop is requested, a checkpoint is written after the step, and StopTraining
-    raised.
+    raised. FloatingPointError is raised at the step whose loss is NaN or infinite. The
+    model must have `stops_at_nonfinite`, so that no step follows in the same call.
 
     Args:
       sitting: Sitting, whose `history` and `seconds` it keeps up to date.
+      keep: function of (epoch, batch) that saves the images of a step; returns where.
     """
 
     counts_batches = True
 
-    def __init__(self, sitting: Sitting) -> None:
+    def __init__(self, sitting: Sitting, keep: Callable[[int, int], object]) -> None:
         super().__init__()
-        self._sitting = sitting
+        self._sitting, self._keep = sitting, keep
         self._distribution = sitting.distribution
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._counted = self._saved = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if int(self.model.train_steps.numpy()) % self._distribution.agree_steps:
+        step = int(self.model.train_steps.numpy())
+        for name in ("bound", "loss"):
+            if not math.isfinite(logs[name]):
+                epoch, batch = divmod(step - 1, self._sitting.steps_per_epoch)
+                raise FloatingPointError(
+                    f"the {name} is {float(logs[name])} at step {step}, batch "
+                    f"{batch + 1} of epoch {epoch + 1}; its images are in "
+                    f"{self._keep(epoch, batch)}; {self._sitting.what_to_try()}"
+                )
+        if step % self._distribution.agree_steps:
             return
         is_due = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
         flags = [is_due, self._sitting.stop_request.is_set()]
@@ -197,37 +193,6 @@ class Record(keras.callbacks.Callback):
         text.detach()
 
 
-class StopOnNonFinite(keras.callbacks.Callback):
-    """Ends training at the step whose loss is NaN or infinite, and keeps its batch.
-
-    The model must have `stops_at_nonfinite`, so that no step follows in the same call.
-
-    Args:
-      sitting: Sitting.
-      keep: function of (epoch, batch) that saves the images of a step; returns where.
-    """
-
-    counts_batches = True
-
-    def __init__(self, sitting: Sitting, keep: Callable[[int, int], object]) -> None:
-        super().__init__()
-        self._sitting = sitting
-        self._keep = keep
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        for name in ("bound", "loss"):
-            value = float(logs[name])
-            if math.isfinite(value):
-                continue
-            step = int(self.model.train_steps.numpy())
-            epoch, batch = divmod(step - 1, self._sitting.steps_per_epoch)
-            raise FloatingPointError(
-                f"the {name} is {value} at step {step}, batch {batch + 1} of epoch "
-                f"{epoch + 1}; its images are in {self._keep(epoch, batch)}; "
-                f"{self._sitting.what_to_try()}"
-            )
-
-
 def _metric_variables(model):
     """What the metrics of an epoch are summed up in, each once."""
     return list({id(v): v for v in model.metrics_variables}.values())
@@ -254,8 +219,8 @@ class Progress(keras.callbacks.Callback):
         report: Callable[[str], object] | None = print,
     ) -> None:
         super().__init__()
-        self._costs = costs
-        self._steps = steps_per_epoch
+        self._epochs, self._steps = len(costs), steps_per_epoch
+        self._ends = np.cumsum([0.0, *costs]) * steps_per_epoch  # cost of whole epochs
         self._done = first_step
         self._report = report
         self._bar: Any = None
@@ -264,20 +229,15 @@ class Progress(keras.callbacks.Callback):
 
     def _work(self, step):
         """What the first `step` steps cost."""
-        epochs, steps = divmod(step, self._steps)
-        whole = sum(self._costs[:epochs]) * self._steps
-        return whole + (steps * self._costs[epochs] if steps else 0)
+        return float(np.interp(step / self._steps, range(self._epochs + 1), self._ends))
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._bar = terminal.Progress(
-            self._work(len(self._costs) * self._steps),
-            initial=self._work(self._done),
-            label="training",
-        )
+        total, done = float(self._ends[-1]), self._work(self._done)
+        self._bar = terminal.Progress(total, initial=done, label="training")
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._start = epoch * self._steps
-        self._bar.show(f"epoch {epoch + 1}/{len(self._costs)}")
+        self._bar.show(f"epoch {epoch + 1}/{self._epochs}")
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._begun = time.monotonic()

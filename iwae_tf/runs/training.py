@@ -23,9 +23,7 @@ from iwae_tf.runs.callbacks import (
     Progress,
     Record,
     ResumeInEpoch,
-    RunStages,
     Sitting,
-    StopOnNonFinite,
 )
 from iwae_tf.runs.checkpoints import (
     CheckpointStore,
@@ -106,8 +104,9 @@ def train(
         )
         if start.epoch < config.epochs:
             with contextlib.ExitStack() as stack:
-                callbacks = _callbacks(config, sitting, start, examples, report, stack)
-                _fit(model, config, sitting, start, examples, validation, callbacks)
+                run = model, config, sitting, start, examples
+                callbacks = _callbacks(*run, report, stack)
+                _fit(*run, validation, callbacks)
         else:  # `fit` would have put averaged weights in place, where there are any
             model.optimizer.finalize_variable_values(model.trainable_variables)
     if distribution.num_replicas > 1:
@@ -162,10 +161,11 @@ def _restore(checkpoints, model, distribution, report):
     )
 
 
-def _callbacks(config, sitting, start, examples, report, stack):
+def _callbacks(model, config, sitting, start, examples, report, stack):
     """What is done beside the steps; `stack` closes what shows it."""
     workdir, steps = sitting.workdir, sitting.steps_per_epoch
-    is_chief, of_run = sitting.distribution.is_chief, stages(config)
+    is_chief = sitting.distribution.is_chief
+    stage_of = [stage for stage in stages(config) for _ in range(stage.epochs)]
 
     def keep(epoch, batch):
         (first,) = batches(config, examples, epoch, batch).take(1).as_numpy_iterator()
@@ -176,16 +176,13 @@ def _callbacks(config, sitting, start, examples, report, stack):
         return workdir.bad_batch
 
     callbacks = [
-        RunStages(of_run),
+        keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: set_draws(model, stage_of[epoch])
+        ),
         ResumeInEpoch(start.step, start.state.get("metrics", [])),
-        StopOnNonFinite(sitting, keep),
     ]
     if is_chief:
-        costs = [
-            OTHER_COSTS + stage.num_groups * stage.num_samples
-            for stage in of_run
-            for _ in range(stage.epochs)
-        ]
+        costs = [OTHER_COSTS + s.num_groups * s.num_samples for s in stage_of]
         images, labels = load_eval_split(config, "validation", NUM_IMAGES)
         board = TensorBoard(
             workdir.tensorboard,
@@ -201,7 +198,7 @@ def _callbacks(config, sitting, start, examples, report, stack):
         )
         displays = (board, progress)
         callbacks += [stack.enter_context(contextlib.closing(c)) for c in displays]
-    return [*callbacks, Record(sitting)]  # the last one: it may end the run
+    return [*callbacks, Record(sitting, keep)]  # the last one: it may end the run
 
 
 def _fit(model, config, sitting, start, examples, validation, callbacks):
