@@ -436,149 +436,139 @@ def test_roc_curves_are_drawn(tmp_path):
 
 
 IMAGES = np.full((2, 4, 4, 1), 0.5)
-PLANE = np.zeros((2, 2))
-IMAGE_RULE = "`images` must be images [N, H, W, 1 or 3], [N, H, W] or flat square [N, "
-IMAGE_RULE += "H * H]. Received: "
-COLUMNS = "`num_columns` must be a positive integer. Received: num_columns="
-HISTORY = "`history` must hold lists of numbers, one an epoch. Received: something else"
+
+
+def bad(draw, rule, *cases):
+    """Rows of function, arguments and message: each (received, *arguments) is bad."""
+    return [(draw, arguments, f"{rule}. Received: {r}") for r, *arguments in cases]
+
+
+IMAGE_RULE = "images [N, H, W, 1 or 3], [N, H, W] or flat square [N, H * H]"
+HISTORY = "`history` must hold lists of numbers, one an epoch"
 FINITE = "`history` must hold a finite value of one of bound, inference_bound, iwae"
-LABELS = "`labels` must be 2 integers, one for each row of `means`. Received: "
-LAYERS = "`variances` must be a list of arrays [D], one for each stochastic layer. "
+LAYERS = "`variances` must be a list of arrays [D], one for each stochastic layer"
+NOT_FINITE = "1 NaN or infinite values"
 BAD_INPUT = [
-    (plots.image_grid, [np.zeros((3, 783))], f"{IMAGE_RULE}shape (3, 783)"),
-    (plots.image_grid, [np.zeros((3, 4, 4, 2))], f"{IMAGE_RULE}shape (3, 4, 4, 2)"),
-    (plots.image_grid, [np.zeros((0, 4, 4))], f"{IMAGE_RULE}shape (0, 4, 4)"),
-    (
+    *bad(
         plots.image_grid,
-        [[[[0.0, 1.0]], [[0.0]]]],
-        f"{IMAGE_RULE}a list that is no array of numbers",
+        f"`images` must be {IMAGE_RULE}",
+        ("shape (3, 783)", np.zeros((3, 783))),
+        ("shape (3, 4, 4, 2)", np.zeros((3, 4, 4, 2))),
+        ("shape (0, 4, 4)", np.zeros((0, 4, 4))),
+        ("a list that is no array of numbers", [[[0.0, 1.0]], [[0.0]]]),
     ),
-    (
+    *bad(
         plots.image_grid,
-        [IMAGES * np.nan],
-        "`images` must be finite. Received: 32 NaN or infinite values",
+        "`images` must be finite",
+        ("32 NaN or infinite values", IMAGES * np.nan),
     ),
-    (
+    *bad(
         plots.image_grid,
-        [IMAGES * 510],
-        "`images` must be in [0, 1]. Received: values from 255 to 255",
+        "`images` must be in [0, 1]",
+        ("values from 255 to 255", IMAGES * 510),
     ),
-    (partial(plots.image_grid, num_columns=0), [IMAGES], f"{COLUMNS}0"),
-    (partial(plots.image_grid, num_columns=1.5), [IMAGES], f"{COLUMNS}1.5"),
-    (
+    *bad(
+        lambda path, count: plots.image_grid(path, IMAGES, num_columns=count),
+        "`num_columns` must be a positive integer",
+        *[(f"num_columns={count}", count) for count in (0, 1.5)],
+    ),
+    *bad(
         partial(plots.image_grid, num_columns=1),
-        [np.zeros((2000, 28, 28))],
-        "`images` must fit 20000 pixels a side, in fewer images or other columns. "
-        "Received: a grid of 60002 x 32 pixels",
+        "`images` must fit 20000 pixels a side, in fewer images or other columns",
+        ("a grid of 60002 x 32 pixels", np.zeros((2000, 28, 28))),
     ),
-    (
+    *bad(
         lambda path, images: plots.image_grid(path.with_suffix(".jpg"), images),
-        [IMAGES],
-        "`path` must end in .png. Received: path={path}.jpg",
+        "`path` must end in .png",
+        ("path={path}.jpg", IMAGES),
     ),
-    (
+    *bad(
         plots.reconstructions,
-        [IMAGES, IMAGES[:1]],
-        "`reconstructions` must have the shape of `originals`. "
-        "Received: (1, 4, 4, 1) and (2, 4, 4, 1)",
+        "`reconstructions` must have the shape of `originals`",
+        ("(1, 4, 4, 1) and (2, 4, 4, 1)", IMAGES, IMAGES[:1]),
     ),
-    (
+    *bad(
         plots.reconstructions,
-        [IMAGES, IMAGES - 1],
-        "`reconstructions` must be in [0, 1]. Received: values from -0.5 to -0.5",
+        "`reconstructions` must be in [0, 1]",
+        ("values from -0.5 to -0.5", IMAGES, IMAGES - 1),
     ),
-    (
+    *bad(
         plots.training_curves,
-        [[1, 2]],
-        "`history` must be a dict of lists. Received: a list",
+        "`history` must be a dict of lists",
+        ("a list", [1, 2]),
     ),
-    (plots.training_curves, [{"kl": ["high"]}], f"{HISTORY} as 'kl'"),
-    (plots.training_curves, [{"kl": 3.0}], f"{HISTORY} as 'kl'"),
-    (
+    *bad(
         plots.training_curves,
-        [{"kl": [1.0], "ess": [1.0, 2.0]}],
-        "`history` must hold lists of one length. "
-        "Received: lengths {'kl': 1, 'ess': 2}",
+        HISTORY,
+        *[("something else as 'kl'", {"kl": values}) for values in (["high"], 3.0)],
     ),
-    (
+    *bad(
         plots.training_curves,
-        [{"loss": [1.0], "kl": [math.nan]}],
-        f"{FINITE}, elbo, kl, ess. Received: loss, kl",
+        "`history` must hold lists of one length",
+        ("lengths {'kl': 1, 'ess': 2}", {"kl": [1.0], "ess": [1.0, 2.0]}),
     ),
-    (plots.training_curves, [{}], f"{FINITE}, elbo, kl, ess. Received: an empty dict"),
-    (
+    *bad(
+        plots.training_curves,
+        f"{FINITE}, elbo, kl, ess",
+        ("loss, kl", {"loss": [1.0], "kl": [math.nan]}),
+        ("an empty dict", {}),
+    ),
+    *bad(
         plots.latent,
-        [np.zeros(5)],
-        "`means` must be a matrix [N, D]. Received: shape (5,)",
+        "`means` must be a matrix [N, D]",
+        *[(f"shape {shape}", np.zeros(shape)) for shape in ((5,), (0, 2))],
     ),
-    (
-        plots.latent,
-        [np.zeros((0, 2))],
-        "`means` must be a matrix [N, D]. Received: shape (0, 2)",
+    *bad(plots.latent, "`means` must be finite", (NOT_FINITE, [[math.inf, 0.0]])),
+    *bad(
+        lambda path, labels: plots.latent(path, np.zeros((2, 2)), labels),
+        "`labels` must be 2 integers, one for each row of `means`",
+        ("float64 of shape (2,)", [0.5, 1.0]),
+        ("int64 of shape (3,)", np.zeros(3, int)),
     ),
-    (
-        plots.latent,
-        [[[math.inf, 0.0]]],
-        "`means` must be finite. Received: 1 NaN or infinite values",
-    ),
-    (plots.latent, [PLANE, [0.5, 1.0]], f"{LABELS}float64 of shape (2,)"),
-    (plots.latent, [PLANE, np.zeros(3, int)], f"{LABELS}int64 of shape (3,)"),
-    (
+    *bad(
         lambda _, means: plots.principal_components(means),
-        [np.zeros((3, 1))],
-        "`means` must have two columns or more. Received: shape (3, 1)",
+        "`means` must have two columns or more",
+        ("shape (3, 1)", np.zeros((3, 1))),
     ),
-    (plots.active_units, [[]], f"{LAYERS}Received: an empty list"),
-    (plots.active_units, [np.ones(3)], f"{LAYERS}Received: an entry of shape ()"),
-    (
+    *bad(
         plots.active_units,
-        [[[0.1, -0.2]]],
-        "`variances` must be 0 or more. Received: -0.2",
+        LAYERS,
+        ("an empty list", []),
+        ("an entry of shape ()", np.ones(3)),
     ),
-    (
+    *bad(plots.active_units, "`variances` must be 0 or more", ("-0.2", [[0.1, -0.2]])),
+    *bad(
         partial(plots.active_units, threshold=0),
-        [[[0.1]]],
-        "`threshold` must be a positive number. Received: threshold=0",
+        "`threshold` must be a positive number",
+        ("threshold=0", [[0.1]]),
     ),
-    (scores.histogram, [{}], "`scores` must hold 1 to 10 sets. Received: 0"),
-    (
+    *bad(
         scores.histogram,
-        [{str(n): [1.0] for n in range(11)}],
-        "`scores` must hold 1 to 10 sets. Received: 11",
+        "`scores` must hold 1 to 10 sets",
+        *[(size, {str(n): [1.0] for n in range(size)}) for size in (0, 11)],
     ),
-    (
+    *bad(
         scores.histogram,
-        [{"a": []}],
-        "`scores` must hold non-empty lists. Received: shape (0,) as 'a'",
+        "`scores` must hold non-empty lists",
+        ("shape (0,) as 'a'", {"a": []}),
+        ("shape (1, 1) as 'a'", {"a": [[1.0]]}),
     ),
-    (
+    *bad(
         scores.histogram,
-        [{"a": [[1.0]]}],
-        "`scores` must hold non-empty lists. Received: shape (1, 1) as 'a'",
+        "`scores` must be finite",
+        (NOT_FINITE, {"a": [1.0, np.nan]}),
     ),
-    (
-        scores.histogram,
-        [{"a": [1.0, np.nan]}],
-        "`scores` must be finite. Received: 1 NaN or infinite values",
-    ),
-    (scores.roc, [{}], "`curves` must hold 1 to 10 curves. Received: 0"),
-    (
+    *bad(scores.roc, "`curves` must hold 1 to 10 curves", ("0", {})),
+    *bad(
         scores.roc,
-        [{"a": ([0, 1], [0, 2])}],
-        "`curves` must hold two lists of rates in [0, 1] each. Received: shape (2, 2) "
-        "as 'a'",
+        "`curves` must hold two lists of rates in [0, 1] each",
+        ("shape (2, 2) as 'a'", {"a": ([0, 1], [0, 2])}),
+        ("shape (2,) as 'a'", {"a": [0, 1]}),
     ),
-    (
+    *bad(
         scores.roc,
-        [{"a": [0, 1]}],
-        "`curves` must hold two lists of rates in [0, 1] each. Received: shape (2,) "
-        "as 'a'",
-    ),
-    (
-        scores.roc,
-        [{"a": ([0, 1], [0])}],
-        "`curves` must be pairs of lists of one length. "
-        "Received: a tuple that is no array of numbers",
+        "`curves` must be pairs of lists of one length",
+        ("a tuple that is no array of numbers", {"a": ([0, 1], [0])}),
     ),
 ]
 
