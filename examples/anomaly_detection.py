@@ -20,7 +20,7 @@ from examples import auroc
 from iwae_tf import cli, datasets, serving
 from iwae_tf.config.files import read_config
 from iwae_tf.io.files import write_json
-from iwae_tf.plots import scores as score_plots
+from iwae_tf.plots import separation
 from iwae_tf.saved_model import load_saved_model
 
 _SAVED_MODEL = flags.DEFINE_string(
@@ -57,8 +57,8 @@ def main():
     found = describe(scores, ink)
     found |= {"num_samples": _NUM_SAMPLES.value, "saved_model": version.parent.name}
     write_json(output / "results.json", found)
-    score_plots.histogram(output / "histogram.png", scores)
-    score_plots.roc(output / "roc.png", roc_curves(scores, found))
+    separation.histogram(output / "histogram.png", scores)
+    separation.roc(output / "roc.png", roc_curves(scores, found))
     print(json.dumps(found, indent=2))
     print(f"figures and results.json are in {output}")
     return 0

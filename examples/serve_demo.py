@@ -16,7 +16,7 @@ import iwae_tf
 from examples.loopback_server import LoopbackServer
 from iwae_tf import cli, datasets, serving
 from iwae_tf.io import terminal
-from iwae_tf.plots import scores as score_plots
+from iwae_tf.plots import separation
 from iwae_tf.runs.workdir import Workdir, export, load_exported
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run to serve.")
@@ -50,7 +50,7 @@ def main():
         ),
         "iwae_tf.log_likelihood": _difference(served, _by_keras(model, images)),
     }
-    picture = score_plots.histogram(
+    picture = separation.histogram(
         output / "histogram.png",
         {"digits": served.estimate},
         title=f"{len(images):,} digits, {_NUM_SAMPLES.value} draws each",

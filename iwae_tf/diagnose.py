@@ -46,10 +46,10 @@ def _stop(*_):
 def run() -> int:
     """Diagnoses the model of the flags and prints where the report is."""
     from iwae_tf.checks import check_count
+    from iwae_tf.diagnostics.diagnosis import diagnose
     from iwae_tf.diagnostics.parts import PARTS
     from iwae_tf.diagnostics.parts.base import Subject
     from iwae_tf.diagnostics.proposals import LEAST_DRAWS
-    from iwae_tf.diagnostics.run import diagnose
     from iwae_tf.io import terminal
     from iwae_tf.io.files import check_writable
 

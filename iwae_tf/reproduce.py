@@ -118,9 +118,9 @@ def _write_report(name, protocol, cells, folder):
 
     part = STUDIES[name].part
     if part:
+        from iwae_tf.diagnostics.diagnosis import do_part
         from iwae_tf.diagnostics.parts import PARTS
         from iwae_tf.diagnostics.parts.base import Subject
-        from iwae_tf.diagnostics.run import do_part
 
         subject = Subject(None, None, quick=protocol.budget == "smoke")
         results, drawn = do_part(PARTS[part], subject, folder)

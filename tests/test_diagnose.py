@@ -14,8 +14,8 @@ from running import run_script
 import iwae_tf
 from iwae_tf.config.files import read_config
 from iwae_tf.diagnostics import representation
+from iwae_tf.diagnostics.diagnosis import diagnose
 from iwae_tf.diagnostics.parts import DEFAULT_PARTS, PARTS, base, learning
-from iwae_tf.diagnostics.run import diagnose
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import CIWAE, IWAE
 from iwae_tf.networks import MLP

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from iwae_tf import plots
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.plots import scores
+from iwae_tf.plots import separation
 from iwae_tf.plots.drawing import CATEGORIES
 
 BLUE, ORANGE, GREEN, GREY = (0, 114, 178), (213, 94, 0), (0, 158, 115), (138,) * 3
@@ -422,16 +422,16 @@ def test_each_set_of_scores_is_drawn(tmp_path):
         "far below": rng.normal(-5000, 10, 300),
         "all equal": np.full(20, -90.0),
     }
-    path = scores.histogram(tmp_path / "h.png", sets)
+    path = separation.histogram(tmp_path / "h.png", sets)
     assert count(path, CATEGORIES[0]) > 500
     assert count(path, CATEGORIES[2]) > 100
-    one = scores.histogram(tmp_path / "one.png", {"digits": [1.0]}, title="one")
+    one = separation.histogram(tmp_path / "one.png", {"digits": [1.0]}, title="one")
     assert count(one, CATEGORIES[0]) > 100
 
 
 def test_roc_curves_are_drawn(tmp_path):
     curves = {"good": ([0, 0, 1], [0, 1, 1]), "bad": ([0, 1, 1], [0, 0, 1])}
-    path = scores.roc(tmp_path / "roc.png", curves)
+    path = separation.roc(tmp_path / "roc.png", curves)
     assert min(count(path, color) for color in CATEGORIES[:2]) > 300
 
 
@@ -543,30 +543,30 @@ BAD_INPUT = [
         ("threshold=0", [[0.1]]),
     ),
     *bad(
-        scores.histogram,
+        separation.histogram,
         "`scores` must hold 1 to 10 sets",
         *[(size, {str(n): [1.0] for n in range(size)}) for size in (0, 11)],
     ),
     *bad(
-        scores.histogram,
+        separation.histogram,
         "`scores` must hold non-empty lists",
         ("shape (0,) as 'a'", {"a": []}),
         ("shape (1, 1) as 'a'", {"a": [[1.0]]}),
     ),
     *bad(
-        scores.histogram,
+        separation.histogram,
         "`scores` must be finite",
         (NOT_FINITE, {"a": [1.0, np.nan]}),
     ),
-    *bad(scores.roc, "`curves` must hold 1 to 10 curves", ("0", {})),
+    *bad(separation.roc, "`curves` must hold 1 to 10 curves", ("0", {})),
     *bad(
-        scores.roc,
+        separation.roc,
         "`curves` must hold two lists of rates in [0, 1] each",
         ("shape (2, 2) as 'a'", {"a": ([0, 1], [0, 2])}),
         ("shape (2,) as 'a'", {"a": [0, 1]}),
     ),
     *bad(
-        scores.roc,
+        separation.roc,
         "`curves` must be pairs of lists of one length",
         ("a tuple that is no array of numbers", {"a": ([0, 1], [0])}),
     ),

@@ -1,6 +1,6 @@
 """What the scripts share: flags, help, one-line errors, exit codes.
 
-  run      from the command line to the exit code
+  entry    from the command line to the exit code
   options  flags that several scripts have, checked as they are read
   usage    `--help`
 
@@ -8,6 +8,7 @@ May import `runs` and what that imports, but only where a script has begun: `--h
 and a wrong flag must not wait for TensorFlow.
 """
 
+from iwae_tf.cli.entry import FAILED, run, script, stop_at_sigterm
 from iwae_tf.cli.options import (
     DataFlags,
     DeviceFlags,
@@ -20,4 +21,3 @@ from iwae_tf.cli.options import (
     path_flag,
     require,
 )
-from iwae_tf.cli.run import FAILED, run, script, stop_at_sigterm

@@ -1,6 +1,6 @@
 """Whether a bound, a gradient, a proposal and a log-likelihood can be trusted.
 
-  run          a whole diagnosis, part by part, and its report
+  diagnosis    a whole diagnosis, part by part, and its report
   parts        what each part measures, draws and judges
   bounds_by_k  bounds against the number of draws
   proposals    effective sample size and Pareto k of q(z|x)

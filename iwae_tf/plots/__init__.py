@@ -1,7 +1,7 @@
 """Arrays in, PNG files out: the one package that imports matplotlib.
 
   figures      of a run: samples, reconstructions, curves, latents, units
-  scores       histograms and ROC curves of log-likelihoods
+  separation   histograms and ROC curves of log-likelihoods
   comparisons  of runs with published figures
   drawing      palette, axes and files
   inputs       what may be drawn
