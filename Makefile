@@ -7,11 +7,12 @@ SERVE_DEMO ?= runs/serve_demo
 SMOKE ?= runs/smoke
 FLAGS ?=
 BENCH ?=
+PYTEST ?=
 DIAGNOSIS ?= runs/diagnosis
 TORTURE ?= --output torture/results.md
 FUZZ_CASES ?= 20000
 
-.PHONY: help install demo diagnose-demo serve-demo test test-all lint wheel-check \
+.PHONY: help install demo diagnose-demo serve-demo test test-all pytest lint wheel-check \
 	reproduce-smoke report notebooks bench torture fuzz clean
 
 help:
@@ -34,7 +35,8 @@ help:
 $(VENV)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "make needs Python 3.11, 3.12 or 3.13, for which there is TensorFlow, not %d.%d: make PYTHON=python3.13" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --editable '.[demo,test]'
+	$(RUN) -m pip install --quiet --no-compile --editable '.[demo,test]'
+	$(RUN) -m compileall -qq -j 0 $(VENV)/lib || true  # pip would use one core
 	touch $@
 
 install: $(VENV)/installed
@@ -63,11 +65,15 @@ docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 	@echo "build/docs/index.html"
 
-test: install lint
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+# Lint beside the tests.
+test: install
+	$(MAKE) -j 2 lint pytest PYTEST="-m 'not slow'"
 
-test-all: install lint
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --xla
+test-all: install
+	$(MAKE) -j 2 lint pytest PYTEST=--xla
+
+pytest: install
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: install
 	$(RUN) -m ruff format --check .

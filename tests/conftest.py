@@ -4,18 +4,16 @@ import contextlib
 
 import pytest
 
-# Of few tests, but minutes together: last, one process would be left alone with them.
-FIRST = (
-    "test_readme.py",
-    "test_docs.py",
-    "test_fuzz.py",
-    "test_notebooks.py",
-    "test_terminal.py",
-    "test_studies.py",
-    "test_diagnose.py",
-    "test_scripts.py",
-    "test_execution.py",
-)
+# The longest first, as measured: at the end one process would be left alone with them.
+FIRST = [
+    f"test_{name}.py"
+    for name in (
+        *("saved_model", "models", "execution", "scripts", "readme", "docs"),
+        *("conditional", "terminal", "studies", "pretrained", "tensorboard"),
+        *("gradients", "evaluation", "diagnostics", "serving", "conditional_scripts"),
+        *("resume", "saved_model_ops", "fuzz", "diagnose", "notebooks", "beam"),
+    )
+]
 
 
 def pytest_addoption(parser):
@@ -62,4 +60,5 @@ def finished(tiny, tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in FIRST)  # otherwise as they were
+    order = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(FIRST)))

@@ -21,7 +21,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.networks.mlp import MLP
+from iwae_tf.networks.mlp import MLP, constant, glorot
 
 BLOCK = 2  # pixels of a side that become channels at each halving
 
@@ -57,15 +57,13 @@ class _ConvNetwork(keras.Layer):
 
     def _convolution(self, filters, index, **kwargs):
         """A convolution whose initial weights are of stream `index` of the seed."""
-        # The dense layers have the first streams.
-        index += len(self.hidden_dims) + 1
-        seed = None if self.seed is None else self.seed + index
         return keras.layers.Conv2D(
             filters,
             3,
             padding="same",
             data_format="channels_last",
-            kernel_initializer=keras.initializers.GlorotUniform(seed=seed),
+            # The dense layers have the first streams.
+            kernel_initializer=glorot(self.seed, len(self.hidden_dims) + 1 + index),
             dtype=self.dtype_policy,
             **kwargs,
         )
@@ -229,7 +227,7 @@ class ConvDecoder(_ConvNetwork):
             count = doubling.filters // BLOCK**2
         # One a pixel, not one a channel, so that it can hold the mean image.
         self.bias = self.add_weight(
-            shape=self.row_shape, initializer=self._bias_initializer(), name="bias"
+            shape=self.row_shape, initializer=constant(self.output_bias), name="bias"
         )
         self.built = True
 
@@ -247,30 +245,28 @@ class ConvDecoder(_ConvNetwork):
         # The bias is where training starts from, not part of the architecture.
         return {**super().get_config(), "output_shape": self.row_shape}
 
-    def _bias_initializer(self):
-        if self.output_bias is None:
-            return "zeros"
-        bias = keras.ops.convert_to_numpy(self.output_bias)
-        return lambda shape, dtype=None: keras.ops.convert_to_tensor(bias, dtype)
-
 
 def pixels_to_channels(images: tf.Tensor) -> tf.Tensor:
     """[rows, H, W, C] to [rows, H / 2, W / 2, 4 * C], 2 x 2 pixels side by side."""
     _, height, width, count = images.shape
-    shape = (-1, height // BLOCK, BLOCK, width // BLOCK, BLOCK, count)
-    blocks = keras.ops.transpose(keras.ops.reshape(images, shape), (0, 1, 3, 2, 4, 5))
-    return keras.ops.reshape(
-        blocks, (-1, height // BLOCK, width // BLOCK, BLOCK**2 * count)
-    )
+    height, width = height // BLOCK, width // BLOCK
+    blocks = (height, BLOCK, width, BLOCK, count)
+    return _swap_inner_axes(images, blocks, (height, width, BLOCK**2 * count))
 
 
 def channels_to_pixels(images: tf.Tensor) -> tf.Tensor:
     """[rows, H, W, 4 * C] to [rows, 2 * H, 2 * W, C]; undoes `pixels_to_channels`."""
     _, height, width, count = images.shape
-    shape = (-1, height, width, BLOCK, BLOCK, count // BLOCK**2)
-    blocks = keras.ops.transpose(keras.ops.reshape(images, shape), (0, 1, 3, 2, 4, 5))
+    count //= BLOCK**2
+    blocks = (height, width, BLOCK, BLOCK, count)
+    return _swap_inner_axes(images, blocks, (height * BLOCK, width * BLOCK, count))
+
+
+def _swap_inner_axes(images, before, after):
+    """Rows seen as `before`, its second and third axis swapped, seen as `after`."""
+    blocks = keras.ops.reshape(images, (-1, *before))
     return keras.ops.reshape(
-        blocks, (-1, height * BLOCK, width * BLOCK, count // BLOCK**2)
+        keras.ops.transpose(blocks, (0, 1, 3, 2, 4, 5)), (-1, *after)
     )
 
 

@@ -75,7 +75,7 @@ class MLP(keras.Layer):
             Dense(
                 units,
                 self.activation,
-                kernel_initializer=self._kernel_initializer(i),
+                kernel_initializer=glorot(seed, i),
                 dtype=self.dtype_policy,
                 name=f"hidden_{i}",
             )
@@ -83,8 +83,8 @@ class MLP(keras.Layer):
         ]
         self.out = Dense(
             math.prod(self.row_shape),
-            kernel_initializer=self._kernel_initializer(len(self.hidden)),
-            bias_initializer=self._bias_initializer(),
+            kernel_initializer=glorot(seed, len(self.hidden)),
+            bias_initializer=constant(output_bias),
             dtype=self.dtype_policy,
             name="output",
         )
@@ -144,16 +144,6 @@ class MLP(keras.Layer):
             "activation": keras.activations.serialize(self.activation),
             "seed": self.seed,
         }
-
-    def _kernel_initializer(self, index):
-        seed = None if self.seed is None else self.seed + index
-        return keras.initializers.GlorotUniform(seed=seed)
-
-    def _bias_initializer(self):
-        if self.output_bias is None:
-            return "zeros"
-        bias = keras.ops.convert_to_numpy(self.output_bias).reshape(-1)
-        return lambda shape, dtype=None: keras.ops.convert_to_tensor(bias, dtype)
 
 
 @keras.saving.register_keras_serializable("iwae_tf")
@@ -220,6 +210,21 @@ class WithLabels(keras.Layer):
 def with_labels(network: keras.Layer) -> keras.Layer:
     """`network` as one that is called on [inputs, labels]: an `MLP` is, by itself."""
     return network if isinstance(network, MLP) else WithLabels(network)
+
+
+def glorot(seed: int | None, index: int) -> keras.Initializer:
+    """Initial weights of kernel `index`: a function of the seed, if there is one."""
+    return keras.initializers.GlorotUniform(None if seed is None else seed + index)
+
+
+def constant(values: ArrayLike | None) -> str | Callable[..., tf.Tensor]:
+    """Initial weights that are these, or zeros."""
+    if values is None:
+        return "zeros"
+    array = keras.ops.convert_to_numpy(values)
+    return lambda shape, dtype=None: keras.ops.convert_to_tensor(
+        array.reshape(shape), dtype
+    )
 
 
 def _as_list(shapes):
