@@ -6,6 +6,7 @@
 May import `errors` and `checks`.
 """
 
+from iwae_tf.networks.conv import ConvDecoder, ConvEncoder
 from iwae_tf.networks.mlp import MLP, WithLabels, with_labels
 
-__all__ = ["MLP", "WithLabels", "with_labels"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "WithLabels", "with_labels"]
