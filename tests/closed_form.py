@@ -117,7 +117,6 @@ class ConditionalLinearGaussian(LinearGaussian):
         return (x + self.mean[labels]).astype("float32"), labels
 
     offsets = property(lambda self: self.offset)
-    x_means = property(lambda self: self.mean)
 
     def log_prob(self, x, labels):
         """log p(x|y) of each row, [N]."""
