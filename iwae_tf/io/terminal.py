@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import TextIO
@@ -121,6 +122,7 @@ class Progress:
         self, total: float | None = None, *, initial: float = 0, label: str = ""
     ) -> None:
         self._is_log = not is_terminal(sys.stderr)
+        self._drawing = threading.Lock()
         self._bars = rich_progress.Progress(
             speed_estimate_period=SPEED_SECONDS, get_time=time.monotonic
         )
@@ -142,12 +144,13 @@ class Progress:
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> RenderResult:
-        for layout in LAYOUTS:
-            self._bars.columns = layout
-            table = self._bars.make_tasks_table(self._bars.tasks)
-            wanted = console.measure(table, options=options.update_width(1000))
-            if wanted.maximum <= options.max_width:
-                break
+        with self._drawing:  # by the clock, and where a line is printed above it
+            for layout in LAYOUTS:
+                self._bars.columns = layout
+                table = self._bars.make_tasks_table(self._bars.tasks)
+                wanted = console.measure(table, options=options.update_width(1000))
+                if wanted.maximum <= options.max_width:
+                    break
         yield table
 
     def __enter__(self) -> "Progress":

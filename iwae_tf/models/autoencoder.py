@@ -109,6 +109,11 @@ class Autoencoder(OneProgramModel):
         """Shape of one x; None until the model is built."""
         return self.latent.event_shape
 
+    @property
+    def in_unit_interval(self) -> bool:
+        """Whether x has to lie in [0, 1]."""
+        return self.gate.in_unit_interval
+
     def build(self, input_shape: Sequence[Any]) -> None:
         """Creates all variables for x of shape `input_shape` (batch, *event)."""
         if self.built:  # type: ignore[has-type]
