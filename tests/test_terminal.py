@@ -27,6 +27,8 @@ def start(columns, *arguments, cwd=REPOSITORY, **environment):
     option = "-m" if len(arguments) > 1 else "-c"
     command = [sys.executable, option, *map(str, arguments)]
     environment = os.environ | PLAIN | {"PYTHONPATH": str(REPOSITORY)} | environment
+    for name in ("COLUMNS", "LINES"):  # would stand for the terminal's own size
+        environment.pop(name, None)
     return Terminal(command, columns, cwd=cwd, env=environment)
 
 
