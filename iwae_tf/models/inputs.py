@@ -86,17 +86,14 @@ class Gate:
                 f"`{name}` must be a float array [batch, *event]. "
                 f"Received: a {type(x).__name__}"
             ) from error
-        self.check_dtype(x.dtype, name)
-        return x
-
-    def check_dtype(self, dtype: tf.DType, name: str = "x") -> None:
-        """Raises InvalidInputError for an x that is not float."""
-        if not dtype.is_floating:
-            hint = ", divide by 255" if dtype == tf.uint8 else ""
+        if not x.dtype.is_floating:
+            hint = ", divide by 255" if x.dtype == tf.uint8 else ""
             interval = " in [0, 1]" if self.in_unit_interval else ""
             raise InvalidInputError(
-                f"`{name}` must be float{interval}. Received: dtype={dtype.name}{hint}"
+                f"`{name}` must be float{interval}. "
+                f"Received: dtype={x.dtype.name}{hint}"
             )
+        return x
 
     def labels(
         self,
@@ -144,8 +141,7 @@ class Gate:
                 f"{type(x).__name__} of {len(x)}"
             )
         x = self.x(x, names[0], has_values=True, is_scored=False)
-        if self._latent.num_classes is not None:
-            self.labels(y, tf.shape(x)[0], names[1])
+        self._labels_of_data(y, x, names[1])
         return x
 
     def batches(self, x: tf.Tensor, y: tf.Tensor | None, is_checked: bool) -> None:
@@ -157,8 +153,13 @@ class Gate:
           is_checked: whether the values of x have been checked already.
         """
         self.x(x, has_values=not is_checked, is_scored=False)
-        if self._latent.num_classes is not None:
-            self.labels(y, tf.shape(x)[0], "y")
+        self._labels_of_data(y, x)
+
+    def _labels_of_data(self, y, x, name="y"):
+        """`labels`; None for a model without classes, which ignores y of data."""
+        if self._latent.num_classes is None:
+            return None
+        return self.labels(y, tf.shape(x)[0], name)
 
     def call(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
         """What a model is called on, x or the pair (x, labels): may have no rows."""
@@ -190,7 +191,7 @@ class Gate:
         """x [B, *event], labels, a weight an example, of a batch that `fit` hands."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self.x(x, is_scored=False)
-        y = self.labels(y, tf.shape(x)[0], "y") if self._latent.num_classes else None
+        y = self._labels_of_data(y, x)
         if sample_weight is None:
             return x, y, tf.ones(tf.shape(x)[:1])
         sample_weight = tf.cast(sample_weight, tf.float32)
