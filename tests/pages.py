@@ -59,5 +59,6 @@ def links(text):
 
 
 def make_checkout(folder):
-    """Puts into a folder what the pages take from a checkout."""
+    """Puts into a folder what the pages take from a checkout; returns the folder."""
     shutil.copytree(ROOT / "saved_models", folder / "saved_models")
+    return folder
