@@ -2,11 +2,13 @@
 
 import functools
 import html.parser
+import json
 import os
 import re
 import runpy
 import sys
 import urllib.parse
+import urllib.request
 import zlib
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pages import REDUCED, ROOT, blocks, commands, links, make_checkout
 from running import run_process
 
 import iwae_tf
+from examples.loopback_server import LoopbackServer
 from iwae_tf import bounds, diagnostics
 
 DOCS = ROOT / "docs"
@@ -49,6 +52,8 @@ def run_command(words):
                 assert f"\n{name} =\n" in (ROOT / "setup.cfg").read_text(), name
     elif program == "tensorboard":
         assert arguments == ["--logdir", "runs"]
+    elif program == "curl":
+        post(*arguments)
     elif program == "saved_model_cli":
         assert Path(sys.executable).with_name(program).is_file()
         done = children.run(f"tensorflow.python.tools.{program}", *arguments)
@@ -63,6 +68,18 @@ def run_command(words):
             Path("runs/rainforth").mkdir(parents=True)
         done = children.run(module, *flags, *REDUCED[module])
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
+
+
+def post(minus_d, file, url):
+    """Sends what the `curl` line sends to a server of the export that it names."""
+    host, name = re.fullmatch(r"(\S+/v1/models/(\w+)):predict", url).groups()
+    assert (minus_d, file[0]) == ("-d", "@")
+    with LoopbackServer(Path("saved_models") / name) as server:
+        address = url.replace(host, server.endpoint)
+        body = Path(file[1:]).read_bytes()
+        with urllib.request.urlopen(address, body) as answer:
+            outputs = json.load(answer)["outputs"]
+    assert np.all(np.isfinite(outputs["log_likelihood"]))
 
 
 @pytest.mark.parametrize(
@@ -176,6 +193,17 @@ def test_every_public_name_is_in_the_reference(site):
     wanted |= {f"iwae_tf.bounds.{cls.__name__}" for cls in bounds.OBJECTIVES.values()}
     assert len(wanted) > 25
     assert wanted <= documented
+
+
+def test_mathematics_is_set_by_the_scripts_of_the_site(site):
+    path = site / "concepts/importance_weighting.html"
+    page = path.read_text()
+    displays = re.findall(
+        r'<div class="arithmatex">\\\[(.*?)\\\]</div>', page, re.DOTALL
+    )
+    assert len(displays) > 8 and "$$" not in page
+    assert "../assets/katex/katex.min.js" in Targets(path).loaded
+    assert "../assets/math.js" in Targets(path).loaded
 
 
 def test_formulas_are_shown_as_typed_and_the_search_finds_pages_and_names(site):
