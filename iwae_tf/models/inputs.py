@@ -82,9 +82,10 @@ class Gate:
         try:
             x = tf.convert_to_tensor(x)
         except (TypeError, ValueError) as error:
+            hint = ", use its toarray()" if hasattr(x, "toarray") else ""
             raise InvalidInputError(
                 f"`{name}` must be a float array [batch, *event]. "
-                f"Received: a {type(x).__name__}"
+                f"Received: a {type(x).__name__}{hint}"
             ) from error
         if not x.dtype.is_floating:
             hint = ", divide by 255" if x.dtype == tf.uint8 else ""
@@ -232,13 +233,14 @@ class Gate:
           *data: x, then labels and weights if there are any; or the pair (x, labels).
         """
         is_pair = isinstance(data[0], tuple)
-        inputs = data[0] if is_pair else data
-        x, y = self.asserted(self.x(inputs[0])), inputs[1] if inputs[1:] else None
+        x, *rest = data[0] if is_pair else data
+        x, rest = self.asserted(self.x(x)), [_of_rank_one(part) for part in rest]
+        y = rest[0] if rest else None
         if tf.is_tensor(y) and self._latent.num_classes is not None:
             y = self.labels(y, tf.shape(x)[0], "y")
             with tf.control_dependencies([self.asserted_labels(y, tf.shape(x)[0])]):
                 x = tf.identity(x)
-        return ((x, *inputs[1:]), *data[1:]) if is_pair else (x, *data[1:])
+        return ((x, *rest), *data[1:]) if is_pair else (x, *rest)
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
@@ -301,6 +303,12 @@ def check_values(x: tf.Tensor, *, in_unit_interval: bool, name: str = "x") -> No
         raise InvalidInputError(
             f"`{name}` must be in [0, 1]. Received: values in [{low:g}, {high:g}]"
         )
+
+
+def _of_rank_one(values):
+    """Labels or weights of a pipeline, one an example where their rank is unknown."""
+    is_unknown = tf.is_tensor(values) and values.shape.rank is None
+    return tf.ensure_shape(values, [None]) if is_unknown else values
 
 
 def check_latents(z: ArrayLike | tf.Tensor, latent_dim: int) -> tf.Tensor:

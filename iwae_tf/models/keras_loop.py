@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.trainers import data_adapters
+from keras.src.trainers.data_adapters import array_slicing
 
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
@@ -40,7 +41,10 @@ class OneProgramModel(keras.Model):
     def supports_xla(self) -> bool:
         """Whether XLA can compile every layer of the networks, to advantage."""
         return all(
-            layer.supports_jit and not getattr(layer, "is_slow_under_xla", False)
+            layer.supports_jit
+            and not getattr(layer, "is_slow_under_xla", False)
+            # An LSTM of 28 steps took 67 ms a step with XLA, and 8 ms without.
+            and not isinstance(layer, keras.layers.RNN)
             for layer in self._flatten_layers()
         )
 
@@ -65,7 +69,7 @@ class OneProgramModel(keras.Model):
             once. "auto": as many as take about 20,000 rows of the decoder, at most
             64; one where a callback watches batches.
           jit_compile: whether XLA compiles those steps, as one program. "auto": yes,
-            but for `run_eagerly`, several replicas and layers that do without.
+            but for `run_eagerly`, a tf.distribute strategy and layers that do without.
           **kwargs: of keras.Model.compile.
 
         Raises:
@@ -90,7 +94,7 @@ class OneProgramModel(keras.Model):
             jit_compile = (
                 self.supports_xla
                 and not kwargs.get("run_eagerly", False)
-                and self.distribute_strategy.num_replicas_in_sync == 1
+                and not self._has_strategy
             )
         super().compile(
             optimizer=optimizer,
@@ -124,7 +128,10 @@ class OneProgramModel(keras.Model):
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As in Keras; data are checked before a step sees them."""
         arguments = _arguments(keras.Model.fit, x, args, kwargs)
-        data = arguments.get("validation_data")
+        if _holds_arrays(x):
+            self.gate.arrays(x, arguments.get("y"))
+            _hold_out(arguments)  # Keras would do it once the steps are counted
+        x, data = arguments["x"], arguments.get("validation_data")
         are_checked = _holds_arrays(x) and (data is None or _holds_arrays(data))
         if data is not None and not _holds_arrays(data):
             arguments["validation_data"] = self._checking(data, {})
@@ -139,7 +146,7 @@ class OneProgramModel(keras.Model):
                 # Keras counts whole calls, and would find the data at an end too soon.
                 batches = x
                 arguments["x"] = tf.data.Dataset.range(1).flat_map(lambda _: batches)
-            arguments["x"] = self._checked(arguments)
+            arguments["x"] = self._checking(arguments["x"], arguments)
             return super().fit(**arguments)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -148,17 +155,19 @@ class OneProgramModel(keras.Model):
             with self._set(steps_in_pass=kwargs.get("steps")):
                 return super().evaluate(x, *args, **kwargs)
         arguments = _arguments(keras.Model.evaluate, x, args, kwargs)
+        if _holds_arrays(x):
+            self.gate.arrays(x, arguments.get("y"))
         steps = arguments.get("steps")
         with self._pass_of(arguments, steps, _holds_arrays(x)), self.gate.told():
-            return super().evaluate(**{**arguments, "x": self._checked(arguments)})
+            arguments["x"] = self._checking(x, arguments)
+            return super().evaluate(**arguments)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; data are checked first."""
         arguments = _arguments(keras.Model.predict, x, args, kwargs)
         if _holds_arrays(x):
             self.gate.call(x)
-        else:
-            arguments["x"] = self._checking(x, arguments, in_program=False)
+        arguments["x"] = self._checking(x, arguments, in_program=False)
         with self.gate.told():
             return super().predict(**arguments)
 
@@ -179,21 +188,14 @@ class OneProgramModel(keras.Model):
         self.gate.call(x)
         return super().predict_on_batch(x)
 
-    def _checked(self, arguments):
-        """x of a call of Keras: arrays checked, and what yields batches made to check
-        each of them."""
-        x = arguments.get("x")
-        if not _holds_arrays(x):
-            return self._checking(x, arguments)
-        self.gate.arrays(x, arguments.get("y"))
-        return x
-
     def _checking(self, x, arguments, *, in_program=True):
-        """Keras' adapter of what yields batches, each of which is checked.
+        """Arrays as they are, and Keras' adapter of what yields batches, to be checked.
 
         By `_prepare`, many at once, where steps are one program and shapes are known;
         otherwise by the pipeline, one by one.
         """
+        if _holds_arrays(x):
+            return x
         is_sequence = isinstance(x, keras.utils.PyDataset)
         shuffle = is_sequence and arguments.get("shuffle", True)
         try:
@@ -205,8 +207,12 @@ class OneProgramModel(keras.Model):
                 "`x` must be an array [batch, *event], or yield such batches. "
                 f"Received: a {type(x).__name__}"
             ) from error
-        if in_program and self._makes_programs and programs.has_known_shapes(x):
-            return adapter
+        if programs.has_known_shapes(x):
+            if in_program and self._makes_programs:
+                return adapter
+        elif not self.built:  # and so knows no shape either
+            for batch in x.take(1):
+                self.build(tf.nest.flatten(batch)[0].shape)
         unchecked = adapter.get_tf_dataset
 
         def checked():
@@ -267,11 +273,16 @@ class OneProgramModel(keras.Model):
         )
 
     @property
+    def _has_strategy(self):
+        """Whether it was made, or is, in a tf.distribute strategy's scope."""
+        return self._distribute_strategy is not None or tf.distribute.has_strategy()
+
+    @property
     def _makes_programs(self):
         """Whether steps run as one program: each on its own, Keras' way, otherwise."""
         return (
             not self.run_eagerly
-            and self.distribute_strategy.num_replicas_in_sync == 1
+            and not self._has_strategy
             and programs.keeps_rows_apart(self._flatten_layers())
         )
 
@@ -334,8 +345,26 @@ class OneProgramModel(keras.Model):
 def _arguments(method, x, args, kwargs):
     """Of a call of a method of Keras, by name."""
     arguments = inspect.signature(method).bind(None, x, *args, **kwargs).arguments
-    own = {name: value for name, value in arguments.items() if name != "self"}
+    own = {n: _without_index(v) for n, v in arguments.items() if n != "self"}
     return {**own, **own.pop("kwargs", {})}
+
+
+def _without_index(value):
+    """A pandas Series as an array [N]: Keras would hand it on as [N, 1]."""
+    if isinstance(value, tuple):
+        return tuple(map(_without_index, value))
+    is_series = hasattr(value, "to_numpy") and value.ndim == 1
+    return value.to_numpy() if is_series else value
+
+
+def _hold_out(arguments):
+    """Turns `validation_split` of a `fit` of arrays into `validation_data`."""
+    names, share = ("x", "y", "sample_weight"), arguments.pop("validation_split", 0.0)
+    if share and arguments.get("validation_data") is None:
+        parts, arguments["validation_data"] = array_slicing.train_validation_split(
+            tuple(map(arguments.get, names)), validation_split=share
+        )
+        arguments |= zip(names, parts)
 
 
 def _holds_arrays(x):
