@@ -212,6 +212,19 @@ class Objective:
             f"for {type(self).__name__}. Received: gradient_estimator='dreg'"
         )
 
+    def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
+        """How probably a step of few draws keeps each: c[M, K, B], of sum one over K.
+
+        Each draw's share of the gradient of the encoder's bound, within its group.
+
+        Raises:
+          InvalidInputError: there are none for this bound.
+        """
+        raise InvalidInputError(
+            "`backward_samples` must be None for a bound without draw_probabilities, "
+            f"as {type(self).__name__}. Received: a number of draws"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class ELBO(Objective):
@@ -229,6 +242,9 @@ class ELBO(Objective):
     def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         return tf.ones_like(log_weights) / num_draws(log_weights, DRAW_AXES)
 
+    def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
+        return tf.ones_like(log_weights) / num_draws(log_weights, SAMPLE_AXIS)
+
 
 @dataclasses.dataclass(frozen=True)
 class ImportanceWeighted(Objective):
@@ -244,6 +260,9 @@ class ImportanceWeighted(Objective):
 
     def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         return normalized_weights(log_weights, axis=DRAW_AXES) ** 2
+
+    def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
+        return normalized_weights(log_weights, axis=SAMPLE_AXIS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,6 +281,9 @@ class MultiplyImportanceWeighted(Objective):
     def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         groups = num_draws(log_weights, GROUP_AXIS)
         return normalized_weights(log_weights, axis=SAMPLE_AXIS) ** 2 / groups
+
+    def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
+        return normalized_weights(log_weights, axis=SAMPLE_AXIS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,6 +313,12 @@ class CombinationImportanceWeighted(Objective):
         return self.beta * plain.pathwise_weights(
             log_weights
         ) + self.rest * pooled.pathwise_weights(log_weights)
+
+    def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
+        plain, pooled = ELBO(), ImportanceWeighted()
+        return self.beta * plain.draw_probabilities(
+            log_weights
+        ) + self.rest * pooled.draw_probabilities(log_weights)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,7 @@ PUBLIC_KEYS = """
 model num_groups num_samples beta gradient_estimator latent_dims hidden_dims likelihood
 dataset data_dir binarization batch_size epochs optimizer learning_rate lr_schedule
 stages weight_average seed eval_split eval_seed eval_num_samples shuffle adam_epsilon
-precision jit_compile start_from conditional network conv_channels
+precision jit_compile start_from conditional network conv_channels backward_samples
 """
 
 
@@ -119,6 +119,12 @@ BAD_VALUES = [
     (
         {"stages": [(5, 3000, 1e-3, 1e-4), (10, 3000, 1e-4, 1e-4)]},
         "`num_samples` must be that of the last stage, 10. Received: num_samples=50",
+    ),
+    *bad("must be a positive integer or left out", backward_samples=[0, -2]),
+    (
+        {"stages": [(4, 9, 1e-3, 1e-4), (50, 9, 1e-3, 1e-4)], "backward_samples": 8}
+        | {"epochs": 18},
+        "`backward_samples` must be at most the smallest num_samples of the stages, 4",
     ),
     ({"stages": [(50, 9, 1e-3, 1e-4)]}, "`epochs` must be at most the schedule's 9"),
 ]
@@ -256,6 +262,10 @@ EQUAL = {
     "IWAE of one draw": (draws("iwae", 1), draws("vae", 1)),
     "CIWAE of beta 0": (one_group("ciwae") | {"beta": 0.0}, one_group("iwae")),
     "CIWAE of beta 1": (one_group("ciwae") | {"beta": 1.0}, one_group("vae")),
+    "all draws that there are": (
+        draws("iwae", 3, backward_samples=3),
+        draws("iwae", 3),
+    ),
     "DReG of the VAE": (
         one_group("vae"),
         one_group("vae") | {"gradient_estimator": "stl"},
@@ -267,6 +277,10 @@ OTHERS = {
     "beta between": (one_group("ciwae") | {"beta": 0.5}, one_group("iwae")),
     "two groups": (draws("miwae", 2, 2), draws("iwae", 4)),
     "PIWAE of one draw inside": (draws("piwae", 1, 4), draws("miwae", 1, 4)),
+    "fewer draws that go backward": (
+        one_group("iwae") | {"backward_samples": 2},
+        one_group("iwae"),
+    ),
     "another estimator": (
         one_group("iwae"),
         one_group("iwae") | {"gradient_estimator": "stl"},

@@ -38,6 +38,7 @@ def build_model(
         "num_samples": first.num_samples,
         "likelihood": config.likelihood,
         "gradient_estimator": config.gradient_estimator,
+        "backward_samples": config.backward_samples,
         "binarization": "dynamic" if config.binarization == "dynamic" else "none",
         "seed": (config.seed, 0),
         "dtype": policy,

@@ -79,6 +79,9 @@ def _is_stage(stage: Any) -> bool:
 ANYTHING = Rule(lambda value: True, "")
 SWITCH = Rule(lambda value: isinstance(value, bool), "must be true or false")
 COUNT = Rule(lambda value: _is_integer(value, 1), "must be a positive integer")
+MAYBE_COUNT = Rule(
+    lambda value: value is None or COUNT.test(value), f"{COUNT.text} or left out"
+)
 SEED = Rule(lambda value: _is_integer(value, 0), "must be a non-negative integer")
 RATE = Rule(_is_rate, "must be a positive number")
 SHARE = Rule(lambda value: is_number(value) and 0 <= value < 1, "must be in [0, 1)")
@@ -89,6 +92,7 @@ STAGES = Rule(
     "with num_groups",
 )
 LAYERS = "hidden layers of each stochastic layer"
+KEPT = "R, draws of a group that go backward; all by default"
 CONDITIONAL = "whether the networks are given the class label"
 STAGE = "[(num_samples, epochs, first rate, last rate[, num_groups]), ...]"
 ESTIMATORS = _one_of("reparameterized", "stl", "dreg")
@@ -112,6 +116,7 @@ KEYS = (
     Key("num_samples", 50, COUNT, "K, draws inside the log", MODEL),
     Key("beta", float, ANYTHING, "weight of the ELBO: ciwae", MODEL),
     Key("gradient_estimator", "reparameterized", ESTIMATORS, "", MODEL),
+    Key("backward_samples", int, MAYBE_COUNT, KEPT, MODEL),
     Key("latent_dims", [50], SIZES, "units of each stochastic layer, z1 first", MODEL),
     Key("hidden_dims", [[200, 200]], ANYTHING, LAYERS, MODEL),
     Key("network", "mlp", NETWORKS, "", MODEL),
@@ -220,6 +225,12 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
         value = getattr(all_stages[-1], name)
         rule = f"must be that of the last stage, {value}"
         yield config[name] == value, name, rule
+    least = min(stage.num_samples for stage in all_stages)
+    yield (
+        config.backward_samples is None or config.backward_samples <= least,
+        "backward_samples",
+        f"must be at most the smallest num_samples of the stages, {least}",
+    )
     yield (
         bound.has_groups or all(stage.num_groups == 1 for stage in all_stages),
         "stages",

@@ -13,7 +13,7 @@ import tensorflow as tf
 from iwae_tf import bounds
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import gradients, one_pass
+from iwae_tf.models import gradients, kept_draws, one_pass
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.latent_model import LogWeightParts
 from iwae_tf.models.metrics import JointMeans
@@ -34,6 +34,7 @@ class Batch(NamedTuple):
     draws: tf.Tensor  # standard normal [M, K, B, sum of latent dims]
     example_weights: tf.Tensor  # [B], in the sum of the bound over examples
     penalty_weight: float | tf.Tensor = 1.0  # of what regularizers add to the loss
+    positions: tf.Tensor | None = None  # [M, R, B], see `kept_draws`; None: keep all
 
 
 class LossGradients(NamedTuple):
@@ -57,6 +58,10 @@ class ImportanceWeightedAutoencoder(Autoencoder):
       gradient_estimator: "reparameterized"; "stl" (Roeder et al. 2017; biased for
         more than one draw inside the log, Tucker et al. 2019); or "dreg". They only
         change the encoder's gradient.
+      backward_samples: draws of a group that go backward, R, at most `num_samples`:
+        with R = 8 of K = 50 a step takes half of the time, at a few per cent more
+        variance (`kept_draws`). None, or K: all of them. All of them go backward, and
+        a warning says so, where layers mix rows or draw noise.
       binarization: "none" takes x as it comes; "dynamic" draws binary pixels with
         probability x, anew at each training step.
       seed: pair of integers for training and `evaluate`.
@@ -81,6 +86,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         num_groups: int | None = None,
         num_samples: int | None = None,
         gradient_estimator: str = "reparameterized",
+        backward_samples: int | None = None,
         binarization: str = "none",
         seed: Sequence[int] = (0, 0),
         **kwargs: Any,
@@ -93,9 +99,14 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         super().__init__(encoder, decoder, **kwargs)
         check_choice(binarization, "binarization", BINARIZATIONS)
         self.objective = objective
+        self._backward_samples: int | None = None
+        self._num_kept: int | None = (
+            None  # None also where the networks do not allow it
+        )
         self.num_groups = draws[0] if num_groups is None else num_groups
         self.num_samples = draws[1] if num_samples is None else num_samples
         self.gradient_estimator = gradient_estimator
+        self.backward_samples = backward_samples
         self.binarization = binarization
         self.seed = noise.check_seed(seed)
         self._means = JointMeans(["loss", *self.metric_names()])
@@ -128,7 +139,9 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         x, draws = self._drawn(x, key, first_row)
         weights = scale * example_weights / tf.cast(num_rows, tf.float32)
         penalty_weight = scale / self.distribute_strategy.num_replicas_in_sync
-        step = self.loss_gradients(Batch(x, y, draws, weights, penalty_weight))
+        place = first_row, tf.shape(x)[0], self.num_groups, self.num_samples
+        kept = self.positions(key, *place)
+        step = self.loss_gradients(Batch(x, y, draws, weights, penalty_weight, kept))
         self.optimizer.apply(step.gradients, self.trainable_variables)
         keep_equal([*self.trainable_variables, *self.optimizer.variables])
         self.train_steps.assign_add(1)
@@ -144,8 +157,17 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         latent, estimator = self.latent, self.gradient_estimator
         penalty_weight = tf.convert_to_tensor(batch.penalty_weight, tf.float32)
         records = one_pass.records_for(latent)
+        draws, all_go_backward = batch.draws, batch.positions is None
+        if not all_go_backward:
+            parts = latent.log_weights(batch.x, draws, batch.y)
+            draws, weights = kept_draws.keep(
+                self._weigh(batch, parts),
+                self.objective.draw_probabilities(parts.log_weights),
+                draws,
+                batch.positions,
+            )
         with tf.GradientTape(persistent=True) as q_tape:  # encoder: x -> z, log q(z|x)
-            q = latent.infer(batch.x, batch.draws, batch.y, training=True)
+            q = latent.infer(batch.x, draws, batch.y, training=True)
             q_penalty = gradients.penalty(latent.encoder)
         with tf.GradientTape(persistent=True) as p_tape:  # decoder: z -> log p(x, z)
             p_tape.watch(q.latents)
@@ -154,10 +176,9 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             )
             log_joint = p.log_likelihood + p.log_prior
             p_penalty = gradients.penalty(latent.generative_networks, latent.encoder)
-        parts = LogWeightParts(*p, log_proposal=q.log_prob)  # each [M, K, B]
-        weights = gradients.draw_weights(
-            self.objective, estimator, parts.log_weights, batch.example_weights
-        )
+        if all_go_backward:
+            parts = LogWeightParts(*p, log_proposal=q.log_prob)  # each [M, K, B]
+            weights = self._weigh(batch, parts)
 
         def pull_back(draw_weights, sources):
             return p_tape.gradient(
@@ -186,6 +207,19 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             p_gradients,
         )
         return LossGradients(found, parts, weights.bound, q_penalty + p_penalty)
+
+    def _weigh(self, batch, parts):
+        """What each draw weighs in the gradients."""
+        return gradients.draw_weights(
+            self.objective,
+            self.gradient_estimator,
+            parts.log_weights,
+            batch.example_weights,
+        )
+
+    def positions(self, key: tf.Tensor, *place: Any) -> tf.Tensor | None:
+        """`Batch.positions` of a step; see `kept_draws.positions` for the place."""
+        return kept_draws.positions(self._num_kept, key, *place)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The bound and its parts; noise and binarization repeat at each evaluation."""
@@ -280,7 +314,9 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     @num_samples.setter
     def num_samples(self, value: int) -> None:
-        self._num_samples = check_count(value, "num_samples")
+        value = check_count(value, "num_samples")
+        kept_draws.check_count_of(self.backward_samples, value)
+        self._num_samples = value
         self.retrace()
 
     @property
@@ -292,6 +328,18 @@ class ImportanceWeightedAutoencoder(Autoencoder):
     def gradient_estimator(self, value: str) -> None:
         check_choice(value, "gradient_estimator", gradients.GRADIENT_ESTIMATORS)
         self._gradient_estimator = value
+        self.retrace()
+
+    @property
+    def backward_samples(self) -> int | None:
+        """Draws of a group that go backward, R. Assigning to it retraces the steps."""
+        return self._backward_samples
+
+    @backward_samples.setter
+    def backward_samples(self, value: int | None) -> None:
+        kept_draws.check_count_of(value, self.num_samples)
+        self._backward_samples = value
+        self._num_kept = kept_draws.possible(value, self.objective, self.latent)
         self.retrace()
 
     @property
@@ -310,6 +358,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             **super().get_config(),
             "num_samples": self.num_samples,
             "gradient_estimator": self.gradient_estimator,
+            "backward_samples": self.backward_samples,
             "binarization": self.binarization,
             "seed": list(self.seed),
         }

@@ -1,0 +1,192 @@
+"""Forward all draws, backward few: the draws that the gradients are made of.
+
+Of K = 50 draws a few have nearly all of the weight, and the backward pass of the others
+multiplies by nearly nothing. So all of them go forward, without a tape. Of each group R
+are kept, draw k with an expected number of R c_k, by systematic resampling on the
+bound's `draw_probabilities` c, and go forward once more, with the tapes. A kept draw
+weighs v_k / (R c_k), where v_k is what it weighs among all: the expected gradient is
+that of all draws. The bound and the metrics are of all draws.
+
+References:
+  Rubin, 1988 (sampling importance resampling). Using the SIR algorithm to simulate
+    posterior distributions.
+  Burda, Grosse and Salakhutdinov, 2016, section 3 (one kept draw).
+    https://arxiv.org/abs/1509.00519
+  Douc, Cappe and Moulines, 2005 (systematic resampling).
+    https://arxiv.org/abs/cs/0507025
+"""
+
+import warnings
+
+import keras
+import tensorflow as tf
+
+from iwae_tf.bounds import Objective
+from iwae_tf.checks import check_count
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.models.gradients import DrawWeights
+from iwae_tf.models.latent_model import LatentModel
+from iwae_tf.networks import WithLabels
+from iwae_tf.probability import noise
+
+POSITION_STREAM = 5  # of the noise of a step
+_layers = keras.layers
+# What these compute for a row is a function of that row alone.
+ROW_BY_ROW = {
+    *(_layers.InputLayer, _layers.Dense, _layers.Flatten, _layers.Reshape),
+    *(_layers.Activation, _layers.ReLU, _layers.LeakyReLU, _layers.ELU, _layers.PReLU),
+    *(_layers.Softmax, _layers.LayerNormalization, _layers.Rescaling),
+    *(_layers.Conv1D, _layers.Conv2D, _layers.Conv1DTranspose, _layers.Conv2DTranspose),
+    *(_layers.AveragePooling2D, _layers.MaxPooling2D, _layers.UpSampling2D),
+    *(_layers.GlobalAveragePooling2D, _layers.ZeroPadding2D, _layers.Cropping2D),
+    *(_layers.Concatenate, _layers.Add, _layers.Multiply, _layers.Identity),
+}
+
+
+def keep(
+    weights: DrawWeights,
+    probabilities: tf.Tensor,
+    draws: tf.Tensor,
+    positions: tf.Tensor,
+) -> tuple[tf.Tensor, DrawWeights]:
+    """R draws of each group, and what they weigh.
+
+    Args:
+      weights: DrawWeights of all draws, each [M, K, B].
+      probabilities: c, float [M, K, B], of sum one over K.
+      draws: float [M, K, B, D].
+      positions: float [M, R, B], see `positions`.
+
+    Returns:
+      draws: float [M, R, B, D].
+      weights: DrawWeights, each [M, R, B], of the bound of all draws. Fields that were
+        one tensor are one.
+    """
+    chosen = systematic(probabilities, positions)
+    num_groups, num_draws, size = tf.unstack(tf.shape(probabilities))
+    group = tf.range(num_groups)[:, tf.newaxis, tf.newaxis]
+    rows = (group * num_draws + chosen) * size + tf.range(size)
+
+    def taken(values):
+        flat = tf.concat([[-1], tf.shape(values)[3:]], axis=0)
+        return tf.gather(tf.reshape(values, flat), rows)
+
+    expected = positions.shape[1] * taken(probabilities)
+    # One that rounding chose with a probability of zero has no weight.
+    kept = {
+        id(values): tf.math.divide_no_nan(taken(values), expected)
+        for values in (weights.generative, weights.base, weights.inference)
+    }
+    share = weights.share
+    if share is not None:
+        share = taken(tf.broadcast_to(share, tf.shape(probabilities)))
+    return taken(draws), weights._replace(
+        generative=kept[id(weights.generative)],
+        base=kept[id(weights.base)],
+        inference=kept[id(weights.inference)],
+        share=share,
+    )
+
+
+def systematic(probabilities: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    """Numbers of R draws a group, in order; draw k comes up R c_k times on average.
+
+    Draw k is taken once for each position that lies between c_1 + ... + c_{k-1} and
+    c_1 + ... + c_k.
+
+    Args:
+      probabilities: c, float [M, K, B].
+      positions: float [M, R, B], see `positions`.
+
+    Returns:
+      chosen: int32 [M, R, B], in 0, ..., K - 1.
+    """
+    ends = tf.cumsum(probabilities, axis=1)
+    ends /= ends[:, -1:]  # the last is one, and no position lies beyond
+    is_before = ends[:, tf.newaxis] < positions[:, :, tf.newaxis]  # [M, R, K, B]
+    return tf.reduce_sum(tf.cast(is_before, tf.int32), axis=2)
+
+
+def positions(
+    num_kept: int | None,
+    key: tf.Tensor,
+    first_row: int | tf.Tensor,
+    num_rows: int | tf.Tensor,
+    num_groups: int,
+    num_samples: int,
+) -> tf.Tensor | None:
+    """(r + u) / R for r = 0, ..., R - 1, with one uniform u for each row and group.
+
+    Args:
+      num_kept: R; None for all draws.
+      key: uint64 [1], of the step.
+      first_row: integer scalar.
+      num_rows: integer scalar, B.
+      num_groups: M.
+      num_samples: K.
+
+    Returns:
+      positions: float32 [M, R, B]; None where no fewer than all draws are kept.
+    """
+    if num_kept is None or num_kept >= num_samples:
+        return None
+    key = noise.fold_in(key, POSITION_STREAM)
+    offsets = tf.transpose(noise.uniform(key, first_row, num_rows, num_groups))
+    steps = tf.range(num_kept, dtype=tf.float32)[:, tf.newaxis]
+    return (steps + offsets[:, tf.newaxis]) / num_kept
+
+
+def check_count_of(num_kept: int | None, num_samples: int) -> None:
+    """Raises InvalidInputError unless R is None or in 1, ..., K."""
+    if num_kept is None:
+        return
+    if check_count(num_kept, "backward_samples") > num_samples:
+        raise InvalidInputError(
+            f"`backward_samples` must be at most num_samples={num_samples}. "
+            f"Received: backward_samples={num_kept}"
+        )
+
+
+def possible(
+    num_kept: int | None, objective: Objective, latent: LatentModel
+) -> int | None:
+    """R, or None where the rows of a network cannot be taken apart: it warns then.
+
+    A row may not depend on the other rows, as in batch normalisation, and must be the
+    same at each call, as with dropout it is not.
+
+    Raises:
+      InvalidInputError: a bound without `draw_probabilities`.
+    """
+    if num_kept is None:
+        return None
+    objective.draw_probabilities(tf.zeros([1, 1, 1]))
+    for network in [*latent.encoder, *latent.generative_networks]:
+        for layer in _leaves(network):
+            known = getattr(layer, "rows_are_independent", type(layer) in ROW_BY_ROW)
+            if not known or getattr(layer, "activity_regularizer", None) is not None:
+                warnings.warn(
+                    f"`backward_samples`={num_kept} is not used, all draws go "
+                    f"backward: rows of {type(layer).__name__} {layer.name} may depend "
+                    "on each other or on noise. A layer of your own can say that they "
+                    "do not by `rows_are_independent = True`",
+                    stacklevel=2,
+                )
+                return None
+    return num_kept
+
+
+def _leaves(network):
+    """The layers that a network is made of, and the activations that are layers."""
+    activation = getattr(network, "activation", None)
+    if isinstance(network, WithLabels):
+        inner = [network.network]
+    elif isinstance(network, keras.Sequential):
+        inner = network.layers
+    elif hasattr(network, "operations"):  # functional: also what is no layer
+        inner = network.operations
+    else:
+        inner = [activation] if isinstance(activation, keras.Layer) else []
+        yield network
+    for part in inner:
+        yield from _leaves(part)
