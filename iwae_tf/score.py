@@ -14,7 +14,7 @@ from absl import flags
 
 from iwae_tf import cli
 
-_SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.")
+_SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.", must_exist=True)
 _ENDPOINT = flags.DEFINE_string(
     "endpoint",
     None,
@@ -23,10 +23,12 @@ _ENDPOINT = flags.DEFINE_string(
 _INPUT = cli.path_flag(
     "input",
     "File NAME.npy of images [N, *event], or a folder of PNG or JPEG files.",
+    must_exist=True,
 )
 _LABELS = cli.path_flag(
     "labels",
     "File NAME.npy of integers [N]: the classes, for a conditional model.",
+    must_exist=True,
 )
 _OUTPUT = cli.path_flag("output", "CSV file for the scores.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws an image, K.")

@@ -21,7 +21,7 @@ from absl import flags
 from iwae_tf import cli
 from iwae_tf.errors import InvalidInputError
 
-_SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.")
+_SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.", must_exist=True)
 _INPUT = cli.path_flag("input", "Pattern of the shards, NAME*.npy.")
 _OUTPUT = cli.path_flag("output", "NAME.csv or NAME.parquet.")
 _NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws an image, K.")

@@ -13,6 +13,7 @@ import pathlib
 from absl import flags
 
 from iwae_tf import cli
+from iwae_tf.config import check_key
 
 _CONFIG = cli.config_flag()
 _FOLDER = cli.path_flag("folder", "Folder of the runs' workdirs.")
@@ -21,6 +22,13 @@ _PROCESSES = cli.count_flag("processes", 1, "Runs at a time.")
 _TASK = flags.DEFINE_integer("task", None, "Do run I alone, counted from 0.")
 _LIST = flags.DEFINE_bool("list", False, "Print the runs and do nothing.")
 cli.require("folder", unless="list")
+
+
+@flags.validator("grid")
+def _check_keys(grid):
+    for values in grid:
+        check_key(values.partition("=")[0])
+    return True
 
 
 @cli.script

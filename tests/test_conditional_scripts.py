@@ -331,7 +331,7 @@ def test_the_script_takes_a_file_of_labels(served, tmp_path, capsys):
     flags += ["--num_samples=20", f"--output={output}"]
     for labels, message in {
         "": "`labels` must be given: the model is conditional",
-        "missing.npy": "`labels` must be a file NAME.npy of integers [N]",
+        "missing.npy": "`--labels` must be a path that exists",
         "short.npy": "`labels` must be 9 integers, one an image",
         "floats.npy": "`labels` must be 9 integers, one an image",
         "high.npy": "y: must be in [0, 3)",

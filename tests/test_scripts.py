@@ -474,6 +474,7 @@ def test_the_home_folder_is_meant_by_every_path(name, monkeypatch, tmp_path):
     paths = ("workdir", "saved_model", "output", "input", "labels", "folder", "reuse")
     paths = [path for path in (*paths, "data_dir") if path in flags.FLAGS]
     assert paths
+    (tmp_path / "x").touch()
     for path in paths:
         assert flags.FLAGS[path].parser.parse("~/x") == str(tmp_path / "x")
     if name == "train":
@@ -524,6 +525,7 @@ def test_a_bound_that_is_not_finite_ends_with_one(tiny, tmp_path, capsys):
 MNIST, JSON = "--config=mnist_iwae", "saved_models/mnist5k_iwae/config.json"
 QUICK = [  # (command, exit code, how stdout or stderr begins)
     *((f"{name} --help", 0, "") for name in SCRIPTS),
+    *((f"{name} --version", 0, "") for name in SCRIPTS),
     (
         f"train {MNIST} --config.foo=1 --workdir=x",
         2,
@@ -534,8 +536,39 @@ QUICK = [  # (command, exit code, how stdout or stderr begins)
     (
         f"train {MNIST} --wrkdir=x",
         2,
-        "Unknown command line flag 'wrkdir'. Did you mean",
+        "Unknown flag --wrkdir. Did you mean --workdir?",
     ),
+    (
+        f"train {MNIST} --num_sample=3 --workdir=x",
+        2,
+        "Unknown flag --num_sample. Did you mean --config.num_samples?",
+    ),
+    (f"train {MNIST} {MNIST} --workdir=x", 2, "`--config` must be given once"),
+    (
+        f"train {MNIST} --config.model=iwea --workdir=x",
+        2,
+        "`model` must be one of vae, iwae, miwae, ciwae, piwae. Received: "
+        "model='iwea'. Did you mean iwae?",
+    ),
+    (
+        "train --config=images --config.data_dir=nowhere --workdir=x",
+        2,
+        "`data_dir` must be a path that exists. Received: data_dir='nowhere'",
+    ),
+    (
+        f"sweep {MNIST} --folder=x --grid=num_sample=1,5",
+        2,
+        "`num_sample` must be a config key, one of adam",
+    ),
+    ("evaluate --workdir=nowhere", 2, "`--workdir` must be a path that exists"),
+    ("evaluate --saved_model=nowhere", 2, "`--saved_model` must be a path that exists"),
+    (
+        "export --workdir=nowhere --output=x",
+        2,
+        "`--workdir` must be a path that exists. Received: --workdir=nowhere",
+    ),
+    ("diagnose --workdir=nowhere", 2, "`--workdir` must be a path that exists"),
+    ("score --input=nowhere --output=x", 2, "`--input` must be a path that exists"),
     ("train --config=mnist_iwea --workdir=x", 2, "`--config` must be a config file or"),
     (f"train {MNIST}", 2, "`--workdir` must be given"),
     (f"train --config={JSON}", 2, "`--workdir` must be given"),
@@ -556,9 +589,9 @@ QUICK = [  # (command, exit code, how stdout or stderr begins)
     ),
     (f"sweep {MNIST}", 2, "`--folder` must be given"),
     ("evaluate", 2, "one of `--workdir` and `--saved_model` must be given"),
-    ("export --workdir=x", 2, "`--output` must be given"),
-    ("diagnose --workdir=x --num_images=0", 2, "`--num_images` must be a positive"),
-    ("score --input=x", 2, "`--output` must be given"),
+    ("export --workdir=tests", 2, "`--output` must be given"),
+    ("diagnose --workdir=tests --num_images=0", 2, "`--num_images` must be a positive"),
+    ("score --input=setup.cfg", 2, "`--output` must be given"),
     ("score_beam --input=x --seed=1", 2, "`--seed` must be a pair of integers"),
     (
         "score --seed=99999999999,0",
@@ -581,6 +614,16 @@ def test_help_and_mistakes_do_not_wait_for_tensorflow(command, code, words):
     assert not any("tensorflow" in line or "keras" in line for line in imported)
     assert done.returncode == code and bool(done.stdout) == (code == 0)
     assert len(error) == bool(code) and f"error: {words}" in ["error: ", *error][-1]
+
+
+def test_help_may_be_read_in_part():
+    """What `| head` does: the reader closes the pipe."""
+    command = [sys.executable, "-m", "iwae_tf.evaluate", "--help"]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=REPOSITORY, **pipe) as child:
+        child.stdout.close()
+        assert child.stderr.read() == ""
+    assert child.returncode == 1
 
 
 def limit_file_size():

@@ -810,7 +810,7 @@ def test_ctrl_c_ends_it_and_nothing_is_lost(folder, x, tmp_path, capsys, interru
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--input=missing.npy"], "`input` must be a file NAME.npy"),
+        (["--input=missing.npy"], "`--input` must be a path that exists"),
         (["--input=bad.npy"], "`input` must be a readable .npy file"),
         (["--input=one.npy"], "one number, not an array of images"),
         ([], "`--input` must be given"),

@@ -462,7 +462,7 @@ MISTAKES = {
     "--workdir=x": "`--study` must be given",
     "--study=headline": "`--workdir` must be given",
     "--workdir=tests --report_only": "must hold the report.json",
-    f"{HEADLINE} --reuse=nowhere": "`reuse` must be a folder",
+    f"{HEADLINE} --reuse=nowhere": "`--reuse` must be a path that exists",
     "--study=x --workdir=x": "`study` must be one of headline",
     f"{HEADLINE} --budget=y": "`budget` must be one of",
     f"{HEADLINE} --dataset=y": "`dataset` must be one of",

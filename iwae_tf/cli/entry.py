@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import os
 import signal
 import sys
 import threading
@@ -14,12 +15,15 @@ from absl import logging as absl_logging
 from iwae_tf.cli import usage
 from iwae_tf.cli.options import config_path
 from iwae_tf.config import check_key
+from iwae_tf.config.keys import NAMES, did_you_mean
 from iwae_tf.errors import InvalidInputError, WorkerLostError
 from iwae_tf.io.processes import follow_parent
+from iwae_tf.versions import NAME, package_version
 
 INVALID_INPUT, INTERRUPTED, FAILED = 2, 130, 1
 HELP = {"-h", "-help", "--help", "-helpshort", "--helpshort"}
 FULL_HELP = {"-helpfull", "--helpfull"}
+VERSION = {"-version", "--version"}
 
 
 def run(main: Callable[[], int]) -> None:
@@ -40,6 +44,8 @@ def run(main: Callable[[], int]) -> None:
         follow_parent()
         try:
             return main()
+        except BrokenPipeError:
+            raise
         except (InvalidInputError, OSError) as error:
             return _fail(error)
         except (FloatingPointError, WorkerLostError) as error:
@@ -48,7 +54,14 @@ def run(main: Callable[[], int]) -> None:
             return _fail("interrupted", code=INTERRUPTED)
 
     parser = functools.partial(_parse_flags, module=main.__module__)
-    app.run(guarded, flags_parser=parser)
+    try:
+        try:
+            app.run(guarded, flags_parser=parser)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `head`, which reads stdout, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
 
 
 def script(main: Callable[[], int]) -> Callable[[], None]:
@@ -69,6 +82,9 @@ def stop_at_sigterm() -> Iterator[threading.Event]:
 
 def _parse_flags(argv, module):
     """absl's parser, with one line and exit code 2 for a mistake, and 0 for help."""
+    if VERSION.intersection(argv[1:]):
+        print(NAME, package_version())
+        sys.exit(0)
     wanted = {argument for argument in argv[1:] if argument in HELP | FULL_HELP}
     argv = [argument for argument in argv if argument not in wanted]
     flags.FLAGS.unparse_flags()
@@ -80,6 +96,8 @@ def _parse_flags(argv, module):
             # Of a config file that raised, absl's message holds the whole traceback.
             head, traceback, tail = str(error).partition("Traceback")
             line = head + tail.strip().splitlines()[-1] if traceback else head
+            if isinstance(error, flags.UnrecognizedFlagError):
+                line = f"Unknown flag --{error.flagname}{_nearest_flag(error.flagname)}"
             sys.exit(_fail(line))
     except Exception as error:  # of the user's config file
         kind = type(error).__name__
@@ -90,19 +108,32 @@ def _parse_flags(argv, module):
     sys.exit(0)
 
 
+def _nearest_flag(name):
+    """The end of a message about an unknown flag, which may be a config key's."""
+    known = {flag: f"--{flag}" for flag in flags.FLAGS}
+    if "config" in flags.FLAGS:
+        known |= {key: f"--config.{key}" for key in NAMES}
+    return did_you_mean(name, known, known.get)
+
+
 def _resolve_config(argv):
     """`argv` with the config's name replaced by its path, override keys checked."""
-    argv = list(argv)
+    argv, configs = list(argv), []
     for index, argument in enumerate(argv):
         name, has_value, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-"):
             continue
         if name == "config" and has_value:
+            configs.append(value)
             argv[index] = f"--config={config_path(value)}"
         elif name == "config" and index + 1 < len(argv):
+            configs.append(argv[index + 1])
             argv[index + 1] = config_path(argv[index + 1])
         elif name.startswith(("config.", "noconfig.")):
             check_key(name.partition(".")[2])
+    if len(configs) > 1:
+        given = ", ".join(configs)
+        raise InvalidInputError(f"`--config` must be given once. Received: {given}")
     return argv
 
 

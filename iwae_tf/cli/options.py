@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from iwae_tf.config import check_values
-from iwae_tf.config.keys import did_you_mean
+from iwae_tf.config.keys import check_data_dir, did_you_mean
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import check_new_folder
 
@@ -39,7 +39,7 @@ class _Parser(flags.ArgumentParser[Any]):
             ) from error
 
     def flag_type(self) -> str:
-        return "string" if self._convert in (_to_pair, _to_path) else "int"
+        return "string" if self._convert in (_to_pair, _to_path, _to_found) else "int"
 
 
 def _to_count(argument, below):
@@ -62,9 +62,19 @@ def _to_path(argument):
     return os.path.expanduser(argument)
 
 
-def path_flag(name: str, meaning: str) -> flags.FlagHolder[Any]:
+def _to_found(argument):
+    path = _to_path(argument)
+    if not os.path.exists(path):
+        raise ValueError(argument)
+    return path
+
+
+def path_flag(
+    name: str, meaning: str, must_exist: bool = False
+) -> flags.FlagHolder[Any]:
     """Defines a flag for a path; shells leave the ~ of `--name=~/runs` as it is."""
-    parser = _Parser(name, _to_path, "a path")
+    found = _Parser(name, _to_found, "a path that exists")
+    parser = found if must_exist else _Parser(name, _to_path, "a path")
     return flags.DEFINE(parser, name, None, meaning)
 
 
@@ -94,6 +104,7 @@ def config_flag() -> flags.FlagHolder[Any]:
     @flags.validator("config")
     def check(config):
         check_values(config)
+        check_data_dir(config)
         return True
 
     return config
@@ -134,9 +145,9 @@ class ModelFlags:
     """The flags `--workdir` and `--saved_model`, of which one is given."""
 
     def __init__(self) -> None:
-        self.workdir = path_flag("workdir", "Folder of a finished run.")
+        self.workdir = path_flag("workdir", "Folder of a finished run.", True)
         self.saved_model = path_flag(
-            "saved_model", "Exported model, NAME or NAME/1, instead of a workdir."
+            "saved_model", "Exported model, NAME or NAME/1, instead of a workdir.", True
         )
 
     def require(self, unless: str | None = None) -> None:

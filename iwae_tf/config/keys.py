@@ -98,10 +98,9 @@ STAGE = "[(num_samples, epochs, first rate, last rate[, num_groups]), ...]"
 ESTIMATORS = _one_of("reparameterized", "stl", "dreg")
 NETWORKS = _one_of("mlp", "conv")
 LIKELIHOODS = _one_of("bernoulli", "normal", "discretized_logistic")
-DATASETS = _one_of(
-    *("mnist", "fashion_mnist", "kmnist", "binarized_mnist", "cifar10"),
-    *("svhn_cropped", "omniglot", "mnist5k", "idx", "npz", "images"),
-)
+GREY = "mnist", "fashion_mnist", "kmnist", "binarized_mnist"
+DOWNLOADED = *GREY, "cifar10", "svhn_cropped"
+DATASETS = _one_of(*DOWNLOADED, "omniglot", "mnist5k", "idx", "npz", "images")
 BINARIZATIONS = _one_of("none", "threshold", "fixed", "dynamic")
 SCHEDULES = _one_of(*LR_SCHEDULES)
 OPTIMIZERS = _one_of("adam", "muon", "burda_adam")
@@ -186,7 +185,20 @@ def check_values(config: ConfigDict) -> None:
             f"`{name}` must be in the config. Received: no such key"
         )
     for key in KEYS:
-        _require(key.rule.test(config[key.name]), key.name, key.rule.text, config)
+        value, choices = config[key.name], key.rule.choices
+        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+        _require(key.rule.test(value), key.name, key.rule.text, config, hint)
+
+
+def check_data_dir(config: ConfigDict) -> None:
+    """Raises InvalidInputError if data of the user's own are not where they should be.
+
+    A set that is downloaded makes its folder.
+    """
+    path = config.data_dir
+    found = path is None or pathlib.Path(path).expanduser().exists()
+    good = found or config.dataset in DOWNLOADED
+    _require(good, "data_dir", "must be a path that exists", config)
 
 
 def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
@@ -288,12 +300,16 @@ def check_key(name: str) -> None:
         )
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about a word that is not known: the one that is nearest."""
+def did_you_mean(
+    word: str, known: Iterable[str], shown: Callable[[str], Any] = str
+) -> str:
+    """The end of a message about an unknown word: the nearest one, as it is shown."""
     nearest = difflib.get_close_matches(word, list(known), 1)
-    return f". Did you mean {nearest[0]}?" if nearest else ""
+    return f". Did you mean {shown(nearest[0])}?" if nearest else ""
 
 
-def _require(good, name, rule, config):
+def _require(good, name, rule, config, hint=""):
     if not good:
-        raise InvalidInputError(f"`{name}` {rule}. Received: {name}={config[name]!r}")
+        raise InvalidInputError(
+            f"`{name}` {rule}. Received: {name}={config[name]!r}{hint}"
+        )
