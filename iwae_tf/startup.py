@@ -4,6 +4,8 @@ TensorFlow reports every start from its C++ side, on file descriptor 2 and befor
 log level is in force. What is not part of it is passed on. Set
 TF_CPP_MIN_LOG_LEVEL=0 to see everything.
 
+Keras must run on TensorFlow: another backend is refused before it is looked for.
+
 XLA asks LLVM for vectors of 256 bits, also where the processor has wider ones. Set
 XLA_FLAGS=--xla_cpu_prefer_vector_width=256 to leave it at that.
 """
@@ -14,6 +16,9 @@ import re
 import sys
 import tempfile
 
+from iwae_tf.errors import InvalidInputError
+
+BACKEND = "KERAS_BACKEND"
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 XLA_FLAGS, VECTOR_WIDTH = "XLA_FLAGS", "--xla_cpu_prefer_vector_width"
 REPORT = re.compile(
@@ -48,9 +53,24 @@ def _prefer_wide_vectors(environment):
         environment[XLA_FLAGS] = f"{given} {VECTOR_WIDTH}=512".strip()
 
 
+def _check_backend(name, where):
+    if name != "tensorflow":
+        raise InvalidInputError(
+            f"`{where}` must be tensorflow for iwae_tf, or left out, before keras is "
+            f"imported. Received: {where}={name}"
+        )
+
+
+_check_backend(os.environ.get(BACKEND) or "tensorflow", BACKEND)
 _prefer_wide_vectors(os.environ)
 
-if os.environ.setdefault(LOG_LEVEL, "3") != "0":
-    with _without_report():
-        import tensorflow  # noqa: F401
-        import tensorflow_probability  # noqa: F401
+is_quiet = os.environ.setdefault(LOG_LEVEL, "3") != "0"
+with _without_report() if is_quiet else contextlib.nullcontext():
+    import tensorflow  # noqa: F401, before Keras
+    import tensorflow_probability  # noqa: F401
+
+    # isort: split
+
+    import keras
+
+_check_backend(keras.config.backend(), "backend of keras.json")

@@ -511,12 +511,12 @@ BAD_MODELS = {
     "lengths": ([(6,), (4,)], [EVENT], {}, ["`encoder`", "`decoder`", "2 and 1"]),
     "decoder": (
         [(6,), (4,)], [EVENT, (4,)], {},
-        ["`decoder` of layer 2", "z1", "size 6", "size 4"],
+        ["`decoder` of layer 2", "z1", "2 x 3 = 6 values", "(4,)"],
     ),
     "event": ([(6,)], [(3, 4, 1)], {}, ["`decoder`", "(4, 4, 1)", "(3, 4, 1)"]),
     "normal": (
         [(6,)], [EVENT], {"likelihood": "normal"},
-        ["loc and log_scale", "last axis", "(1, 4, 4, 1)"],
+        ["loc and log_scale", "last axis", "(4, 4, 2)", "rows of shape (4, 4, 1)"],
     ),
     "custom": (
         [(6,)], [EVENT],
@@ -548,11 +548,11 @@ BAD_MODELS = {
     ),
     "a prior of another size": (
         [(6,)], [EVENT], {**CLASSIFIED, "prior": MLP([3], (4,))},
-        ["`prior` must return loc and log_scale of z1, size 6. Received: size 4"],
+        ["`prior` must return 2 x 3 = 6 values a row", "Received: rows of shape (4,)"],
     ),
     "an odd prior": (
         [(6,)], [EVENT], {**CLASSIFIED, "prior": MLP([3], (3,))},
-        ["`prior` must return loc and log_sc"],
+        ["`prior` must return 2 x 3 = 6 values a row", "(3,)"],
     ),
     "an encoder of one input": (
         lambda: layers.Dense(4), [EVENT], CLASSIFIED,

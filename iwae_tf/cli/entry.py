@@ -39,10 +39,10 @@ def run(main: Callable[[], int]) -> None:
         logging.getLogger("tensorflow").setLevel(logging.WARNING)
         if len(argv) > 1:
             return _fail(f"arguments must be flags, --name=value. Received: {argv[1]}")
-        from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
-
-        follow_parent()
         try:
+            from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
+
+            follow_parent()
             return main()
         except BrokenPipeError:
             raise

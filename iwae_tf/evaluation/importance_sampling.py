@@ -33,6 +33,7 @@ class Summary(NamedTuple):
     jackknife_error: float  # of importance sampling: sqrt(sum of squares) / N
 
 
+@tf.autograph.experimental.do_not_convert
 def log_likelihood(
     model: Autoencoder,
     x: ArrayLike | tf.Tensor,
@@ -56,7 +57,7 @@ def log_likelihood(
     The draws are streamed: memory does not grow with `num_samples`. The noise of
     row b, draw k is a function of (seed, first_row + b, k, num_samples), so the result
     does not depend on `chunk_size` or `batch_size` (but to rounding), and images have
-    independent noise.
+    independent noise. Inside a tf.function it gives the same numbers, as tensors.
 
     Args:
       model: a built model of this package.
@@ -87,7 +88,11 @@ def log_likelihood(
     chunk_size = check_count(chunk_size, "chunk_size")
     key = noise.make_key(seed)
     x = model.check_x(x)
-    labels = model.check_labels(labels, len(x))
+    labels = model.check_labels(labels, tf.shape(x)[0])
+    if not tf.executing_eagerly():
+        draws, row = tf.constant(num_samples), tf.constant(first_row, tf.int64)
+        settings = masks, chunk_size
+        return estimate_in_graph(model.latent, x, draws, key, row, labels, *settings)
     if batch_size is None:
         num_calls = -(-len(x) // max(1, SCORES_PER_CALL // num_samples))
         num_calls += -num_calls % STREAMS  # so that no stream ends before the others

@@ -6,6 +6,7 @@
   gradients     what each draw weighs, and the encoder's gradient
   one_pass      one backward pass through the decoder instead of two
   autoencoder   what a model is made of, and what it can be asked
+  saving        what Keras writes down of a model, and reads back
   inputs        the one gate for data
   keras_loop    `fit` and `evaluate` as one program; all that is private to Keras
   programs      the program: many steps, one after the other

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,13 +12,14 @@ from tensorflow_probability import distributions as tfd
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.inputs import Gate, check_latents
-from iwae_tf.models.keras_loop import OneProgramModel
 from iwae_tf.models.latent_model import LatentModel
+from iwae_tf.models.saving import SavedByKeras
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import (
     bernoulli_likelihood,
     diagonal_normal,
     discretized_logistic_likelihood,
+    mean_of,
     normal_likelihood,
     split_loc_scale,
 )
@@ -26,7 +27,7 @@ from iwae_tf.probability.distributions import (
 LATENT_STREAM, IMAGE_STREAM = 3, 4  # of the noise of `sample`
 
 
-class Autoencoder(OneProgramModel):
+class Autoencoder(SavedByKeras):
     """q(z|x), p(z) and p(x|z) with any number of stochastic layers z_1, ..., z_L.
 
     q(z|x) = q(z_1|x) prod_l q(z_l|z_{l-1})
@@ -50,9 +51,9 @@ class Autoencoder(OneProgramModel):
         log_scale of p(z_L|y), [rows, 2 * latent_dim]. None: N(0, I) for every class.
 
     Calling the model, and `predict`, returns the mean of p(x|z1) at the mean of
-    q(z1|x): [batch, *event]. A conditional model is called on the pair (x, labels),
-    and wherever else it takes x it takes `labels` as well: integers
-    [batch], or one integer for the whole batch.
+    q(z1|x): [batch, *event]. All else does without a mean. A conditional model
+    is called on the pair (x, labels), and wherever else it takes x it takes `labels`
+    as well: integers [batch], or one integer for the whole batch.
 
     `latent` is the probabilistic model without Keras, `gate` what checks x and labels.
 
@@ -114,6 +115,16 @@ class Autoencoder(OneProgramModel):
         """Whether x has to lie in [0, 1]."""
         return self.gate.in_unit_interval
 
+    @property
+    def has_mean(self) -> bool:
+        """Whether p(x|z) has one: what `call`, `predict` and `reconstruct` return."""
+        y = tf.zeros([1], tf.int32) if self.is_conditional else None
+        try:
+            mean_of(self.latent.decode(tf.zeros([1, self.latent_dims[0]]), y))
+        except InvalidInputError:
+            return False
+        return True
+
     def build(self, input_shape: Sequence[Any]) -> None:
         """Creates all variables for x of shape `input_shape` (batch, *event)."""
         if self.built:  # type: ignore[has-type]
@@ -122,44 +133,6 @@ class Autoencoder(OneProgramModel):
             input_shape = input_shape[0]  # of the pair (x, labels)
         self.latent.build(tuple(int(size) for size in input_shape[1:]))
         self.built = True
-
-    def get_config(self) -> dict[str, Any]:
-        serialize = keras.saving.serialize_keras_object
-        likelihood = self.likelihood
-        if _share_a_layer(self.encoder, self.latent.generative_networks):
-            raise InvalidInputError(
-                "`encoder` and `decoder` must have no layer in common for the model to "
-                "be saved. Received: a shared layer"
-            )
-        classes = {}
-        if self.is_conditional:
-            prior = None if self.prior is None else serialize(self.prior)
-            classes = {"num_classes": self.num_classes, "prior": prior}
-        return {
-            "name": self.name,
-            "dtype": serialize(self.dtype_policy),
-            "encoder": [serialize(network) for network in self.encoder],
-            "decoder": [serialize(network) for network in self.decoder],
-            "likelihood": (
-                _serialize_likelihood(likelihood)
-                if callable(likelihood)
-                else likelihood
-            ),
-            **classes,
-        }
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
-    ) -> Self:
-        deserialize = keras.saving.deserialize_keras_object
-        config = dict(config)
-        for name in ("encoder", "decoder"):
-            config[name] = [deserialize(c, custom_objects) for c in config[name]]
-        for name in ("likelihood", "prior", "dtype"):
-            if isinstance(config.get(name), dict):
-                config[name] = deserialize(config[name], custom_objects)
-        return cls(**config)
 
     def check_x(self, x: ArrayLike | tf.Tensor) -> tf.Tensor:
         """`x` as a float32 tensor of the model's event shape; see `inputs.Gate.x`.
@@ -198,8 +171,12 @@ class Autoencoder(OneProgramModel):
         seed: Sequence[int] = (0, 0),
         *,
         labels: ArrayLike | tf.Tensor | None = None,
+        training: bool = False,
     ) -> tf.Tensor:
         """log p(x, z) - log q(z|x) for M*K draws of z a row.
+
+        In a loop of one's own the mean over B of `bounds.iwae` of it is climbed, under
+        a tf.GradientTape.
 
         Args:
           x: float [B, *event], scored as given.
@@ -207,6 +184,7 @@ class Autoencoder(OneProgramModel):
           num_samples: K.
           seed: pair of integers; row b, draw (m, k) has the same noise in any mode.
           labels: of a conditional model, integers [B], or one for all.
+          training: how the networks are called: dropout drops then.
 
         Returns:
           log_weights: float32 [M, K, B].
@@ -216,7 +194,8 @@ class Autoencoder(OneProgramModel):
         x, y = self._with_labels(x, labels)
         key, rows = noise.make_key(seed), tf.shape(x)[0]
         draws = self.latent.draw_noise(key, 0, rows, num_groups, num_samples)
-        return self.latent.log_weights(x, draws, y).log_weights
+        parts = self.latent.log_weights(x, draws, y, training=training)
+        return parts.log_weights
 
     def encode(
         self, x: ArrayLike | tf.Tensor, *, labels: ArrayLike | tf.Tensor | None = None
@@ -306,7 +285,7 @@ class Autoencoder(OneProgramModel):
         latent = self.sample_latent(num_images, seed, labels=y)
         distribution = self.latent.decode(latent, y)
         if mean:
-            return distribution.mean()
+            return mean_of(distribution)
         likelihood, shape = self.latent.likelihood, (num_images, *self.event_shape)
         return _draw_images(likelihood, distribution, shape, seed)
 
@@ -323,20 +302,23 @@ class Autoencoder(OneProgramModel):
         epsilon = noise.normal(key, 0, tf.shape(x)[0], sum(self.latent_dims))
         loc, scale = split_loc_scale(self.latent.encode(x, y))
         z = loc + scale * epsilon[:, : self.latent_dims[0]]
-        return self.latent.decode(z, y).mean()
+        return mean_of(self.latent.decode(z, y))
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
         """As in Keras; what is no symbol is checked first."""
         leaves = keras.tree.flatten(inputs)
         if not any(isinstance(leaf, keras.KerasTensor) for leaf in leaves):
             self.gate.call(inputs)
-        return super().__call__(inputs, *args, **kwargs)
+        try:
+            return super().__call__(inputs, *args, **kwargs)
+        except InvalidInputError as error:  # which Keras has put into lines of its own
+            raise error.__context__ or error from None
 
     def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
         """Mean of p(x|z1) at the mean of q(z1|x): [B, *event]."""
         x, y = self.gate.call(inputs)
         loc, _ = split_loc_scale(self.latent.encode(x, y, training))
-        return self.latent.decode(loc, y, training).mean()
+        return mean_of(self.latent.decode(loc, y, training))
 
     def predict_step(self, data: Any) -> tf.Tensor:
         """As in Keras; a conditional model takes (x, y) as `fit` does."""
@@ -360,23 +342,4 @@ def _draw_images(likelihood, distribution, shape, seed):
         return tf.cast(uniforms < mean, mean.dtype)
     if likelihood is discretized_logistic_likelihood:
         return distribution.distribution.quantile(uniforms)
-    return distribution.sample(seed=noise.seed_tensor(seed))
-
-
-def _share_a_layer(first, second):
-    """Whether two lists of networks have a variable in common."""
-    ours = {id(variable) for network in first for variable in network.weights}
-    return any(id(v) in ours for network in second for v in network.weights)
-
-
-def _serialize_likelihood(likelihood):
-    """A registered callable's config; refuses one that could not be loaded again."""
-    target = likelihood if hasattr(likelihood, "__name__") else type(likelihood)
-    registered = keras.saving.get_registered_name(target)
-    if keras.saving.get_registered_object(registered) is not target:
-        raise InvalidInputError(
-            "`likelihood` must be registered with "
-            "keras.saving.register_keras_serializable for the model to be saved. "
-            f"Received: likelihood={target.__name__}"
-        )
-    return keras.saving.serialize_keras_object(likelihood)
+    return tf.cast(distribution.sample(seed=noise.seed_tensor(seed)), tf.float32)

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,13 @@ import tensorflow as tf
 
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.probability.distributions import BY_FUNCTION, bernoulli_likelihood
+
+RESHAPING = tuple(
+    getattr(keras.layers, name)
+    for name in ("Reshape", "Flatten", "Permute", "Cropping2D")
+)
+SIGMOIDS = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
 
 
 def check_networks(
@@ -73,19 +81,26 @@ def output_row_shape(
     except refusals as error:
         # Keras wraps the reason into a title, blank lines and bold type.
         lines = re.sub(r"\x1b\[\d+m", "", str(error)).splitlines()
-        reason = [line for line in lines if line and "encountered when" not in line]
+        reason = [line for line in lines if line and "encountered" not in line]
         raise InvalidInputError(
             f"{name} {rule} of shape {tuple(row_shape)}. Received: {reason[0]}"
         ) from error
+    if isinstance(output, (list, tuple, dict)):
+        raise InvalidInputError(
+            f"{name} must return one tensor; of two, say what the second one is: "
+            "networks.TwoHeads(network, second='log_variance') or 'log_scale'. "
+            f"Received: a {type(output).__name__} of {len(output)}"
+        )
     return tuple(output.shape[1:])
 
 
-def latent_dim_of(row_shape: Sequence[int], name: str) -> int:
+def latent_dim_of(row_shape: Sequence[int], name: str, latent: str) -> int:
     """Size of the latent whose loc and log_scale a network returns as one row."""
     if len(row_shape) != 1 or row_shape[0] % 2:
         raise InvalidInputError(
-            f"{name} must return loc and log_scale concatenated on the last axis, "
-            f"an even size [rows, 2 * latent_dim]. Received: rows of shape {row_shape}"
+            f"{name} must return an even number of values a row, 2 * latent_dim, loc "
+            f"and log_scale of {latent} concatenated. "
+            f"Received: rows of shape {row_shape}"
         )
     return row_shape[0] // 2
 
@@ -102,17 +117,17 @@ def build_networks(latent: Any, event_shape: tuple[int, ...]) -> list[int]:
     for layer, network in enumerate(latent.encoder, 1):
         name = f"`encoder` of layer {layer}"
         row_shape = output_row_shape(network, row_shape, name, num_classes)
-        row_shape = (latent_dim_of(row_shape, name),)
+        row_shape = (latent_dim_of(row_shape, name, f"z{layer}"),)
         latent_dims += row_shape
 
     def build_prior(network, size, classes, name, layer):
         """p(z_layer|z_{layer+1}) or p(z_layer|y), from rows of `size`."""
         row_shape = output_row_shape(network, (size,), name, classes)
         wanted = latent_dims[layer - 1]
-        if latent_dim_of(row_shape, name) != wanted:
+        if row_shape != (2 * wanted,):
             raise InvalidInputError(
-                f"{name} must return loc and log_scale of z{layer}, size "
-                f"{2 * wanted}. Received: size {row_shape[0]}"
+                f"{name} must return 2 x {wanted} = {2 * wanted} values a row, loc and "
+                f"log_scale of z{layer}. Received: rows of shape {row_shape}"
             )
 
     for layer, size in enumerate(latent_dims[1:], 1):
@@ -121,15 +136,61 @@ def build_networks(latent: Any, event_shape: tuple[int, ...]) -> list[int]:
     row_shape = output_row_shape(
         latent.decoder[0], latent_dims[:1], "`decoder` of layer 1", num_classes
     )
-    found = tuple(latent.likelihood(tf.zeros((1, *row_shape))).event_shape)
-    if found != event_shape:
-        raise InvalidInputError(
-            "`decoder` and `likelihood` must give p(x|z) the event shape of x, "
-            f"{event_shape}. Received: {found}"
+    _check_likelihood(latent.likelihood, row_shape, event_shape)
+    if latent.likelihood is bernoulli_likelihood and _ends_in_sigmoid(
+        latent.decoder[0]
+    ):
+        warnings.warn(
+            "`decoder` ends in a sigmoid, but likelihood='bernoulli' reads its outputs "
+            "as logits: leave the activation of the last layer out.",
+            stacklevel=2,
         )
     if latent.prior is not None:
         build_prior(latent.prior, num_classes, None, "`prior`", len(latent_dims))
     return latent_dims
+
+
+def _check_likelihood(likelihood, row_shape, event_shape):
+    """Raises InvalidInputError unless it makes p(x|z) of the decoder's rows."""
+    named = BY_FUNCTION.get(likelihood)
+    if named and event_shape:
+        *axes, last = event_shape
+        count = named.num_parameters
+        wanted, what = (*axes, count * last), "a logit for each element of x"
+        if count > 1:
+            what = f"{count} x {last} values for loc and log_scale on the last axis"
+        if row_shape != wanted:
+            raise InvalidInputError(
+                f"`decoder` of layer 1 must return rows of shape {wanted}, {what}, for "
+                f"x of shape {event_shape}. Received: rows of shape {row_shape}"
+            )
+    try:
+        distribution = likelihood(tf.zeros((1, *row_shape)))
+        found = tuple(distribution.event_shape)
+        batch_shape = tuple(distribution.batch_shape)
+    except InvalidInputError:
+        raise
+    except Exception as error:  # of a likelihood of the user's
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidInputError(
+            "`likelihood` must make a TFP distribution of the decoder's output, [rows, "
+            f"*{row_shape}]. Received: {type(error).__name__}: {reason}"
+        ) from error
+    if found != event_shape:
+        raise InvalidInputError(
+            "`likelihood` must have the batch shape [rows], as tfd.Independent makes "
+            f"it, and the event shape of x, {event_shape}. Received: batch shape "
+            f"{batch_shape}, event shape {found}, of decoder rows of shape {row_shape}"
+        )
+
+
+def _ends_in_sigmoid(network):
+    """Whether the last layer of a Keras model that does not only reshape is one."""
+    while inner := getattr(network, "operations", getattr(network, "layers", None)):
+        network = [part for part in inner if not isinstance(part, RESHAPING)][-1]
+    is_keras = type(network).__module__.startswith("keras.")  # whose `activation` ends
+    is_activation = is_keras and getattr(network, "activation", None) in SIGMOIDS
+    return is_activation or type(network).__name__ == "Sigmoid"
 
 
 def call_network(

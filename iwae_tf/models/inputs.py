@@ -23,9 +23,7 @@ from numpy.typing import ArrayLike
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.latent_model import LatentModel
 from iwae_tf.probability.discretized_logistic import NUM_LEVELS, is_on_levels
-from iwae_tf.probability.distributions import LIKELIHOODS
-
-BY_FUNCTION = {likelihood.function: likelihood for likelihood in LIKELIHOODS.values()}
+from iwae_tf.probability.distributions import BY_FUNCTION
 
 
 class Gate:
@@ -88,11 +86,12 @@ class Gate:
                 f"Received: a {type(x).__name__}{hint}"
             ) from error
         if not x.dtype.is_floating:
-            hint = ", divide by 255" if x.dtype == tf.uint8 else ""
+            is_bytes = x.dtype == tf.uint8
+            hint = "divide by 255" if is_bytes else "use astype('float32')"
             interval = " in [0, 1]" if self.in_unit_interval else ""
             raise InvalidInputError(
                 f"`{name}` must be float{interval}. "
-                f"Received: dtype={x.dtype.name}{hint}"
+                f"Received: dtype={x.dtype.name}, {hint}"
             )
         return x
 
@@ -300,8 +299,9 @@ def check_values(x: tf.Tensor, *, in_unit_interval: bool, name: str = "x") -> No
         )
     low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
     if in_unit_interval and (low < 0.0 or high > 1.0):
+        hint = ", divide by 255" if low >= 0.0 and 1.0 < high <= 255.0 else ""
         raise InvalidInputError(
-            f"`{name}` must be in [0, 1]. Received: values in [{low:g}, {high:g}]"
+            f"`{name}` must be in [0, 1]. Received: values in [{low:g}, {high:g}]{hint}"
         )
 
 

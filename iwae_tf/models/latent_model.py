@@ -32,6 +32,7 @@ from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import (
     diagonal_normal,
     get_likelihood,
+    log_prob_of,
     split_loc_scale,
     standard_normal,
 )
@@ -248,7 +249,7 @@ class LatentModel:
             draws = tf.shape(latents[0])[:2]
             x = tf.broadcast_to(x, tf.concat([draws, tf.shape(x)], axis=0))
             x = tf.reshape(x, [-1, *self.event_shape])
-        log_prob = distribution.log_prob(x)
+        log_prob = log_prob_of(distribution, x)
         return Joint(tf.reshape(log_prob, tf.shape(latents[0])[:-1]), log_prior)
 
     def decode(
@@ -324,12 +325,13 @@ class LatentModel:
         *,
         parameters: tf.Tensor | None = None,
         masks: Masks = None,
+        training: bool = False,
     ) -> LogWeightParts:
         """The three parts of log w = log p(x, z) - log q(z|x); see `infer`."""
-        q = self.infer(x, draws, y, parameters=parameters, masks=masks)
-        return LogWeightParts(
-            *self.log_joint(x, q.latents, y, masks=masks), log_proposal=q.log_prob
-        )
+        how: Any = {"masks": masks, "training": training}
+        q = self.infer(x, draws, y, parameters=parameters, **how)
+        p = self.log_joint(x, q.latents, y, **how)
+        return LogWeightParts(*p, log_proposal=q.log_prob)
 
     def draw_noise(
         self,

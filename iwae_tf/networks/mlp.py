@@ -1,7 +1,7 @@
 """Keras layers that return the parameters of distributions as plain tensors."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import keras
@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
 
 
@@ -36,8 +37,8 @@ class MLP(keras.Layer):
     as a decoder with the event shape of x it returns logits.
 
     Args:
-      hidden_dims: sequence of ints, units of each hidden layer.
-      output_shape: tuple of ints, the shape of one output row.
+      hidden_dims: sequence of ints, units of each hidden layer; or one int.
+      output_shape: tuple of ints, the shape of one output row; or its one int.
       activation: Keras activation of the hidden layers. A Keras layer is one for all of
         them, with one set of variables.
       output_bias: optional nested sequence of floats of shape `output_shape`, where
@@ -51,16 +52,16 @@ class MLP(keras.Layer):
 
     def __init__(
         self,
-        hidden_dims: Sequence[int],
-        output_shape: Sequence[int],
+        hidden_dims: Sequence[int] | int,
+        output_shape: Sequence[int] | int,
         activation: str | Callable[[tf.Tensor], tf.Tensor] = "tanh",
         output_bias: ArrayLike | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.hidden_dims = tuple(int(units) for units in hidden_dims)
-        self.row_shape = tuple(int(size) for size in output_shape)
+        self.hidden_dims = _sizes(hidden_dims, "hidden_dims")
+        self.row_shape = _sizes(output_shape, "output_shape")
         self.activation = keras.activations.get(activation)
         self.output_bias = output_bias
         self.seed = seed
@@ -224,6 +225,14 @@ def constant(values: ArrayLike | None) -> str | Callable[..., tf.Tensor]:
     array = keras.ops.convert_to_numpy(values)
     return lambda shape, dtype=None: keras.ops.convert_to_tensor(
         array.reshape(shape), dtype
+    )
+
+
+def _sizes(sizes, name):
+    """Positive integers as a tuple, of a sequence or of one."""
+    is_sequence = isinstance(sizes, Iterable)
+    return tuple(
+        check_count(size, name) for size in (sizes if is_sequence else [sizes])
     )
 
 

@@ -152,6 +152,30 @@ def discretized_logistic_likelihood(parameters: tf.Tensor) -> tfd.Distribution:
     return _over_event(DiscretizedLogistic(*_loc_scale_of_rows(parameters)))
 
 
+def log_prob_of(distribution: tfd.Distribution, x: tf.Tensor) -> tf.Tensor:
+    """log p(x|z) in float32, of a distribution in any float type: [...]."""
+    dtype = distribution.dtype
+    if isinstance(dtype, tf.DType) and dtype.is_floating:
+        x = tf.cast(x, dtype)
+    return tf.cast(distribution.log_prob(x), tf.float32)
+
+
+def mean_of(distribution: tfd.Distribution) -> tf.Tensor:
+    """Mean of p(x|z) in float32, batch shape and event shape.
+
+    Raises:
+      InvalidInputError: TFP knows no formula for it.
+    """
+    try:
+        return tf.cast(distribution.mean(), tf.float32)
+    except NotImplementedError as error:
+        raise InvalidInputError(
+            "`likelihood` must have a mean for this; training, `log_likelihood`, "
+            "`encode`, `decode` and `sample` do without. "
+            f"Received: {distribution.name}, which has none"
+        ) from error
+
+
 def _loc_scale_of_rows(parameters):
     """`split_loc_scale` of a decoder's output, whose first axis is not to be split."""
     if len(parameters.shape) == 1:
@@ -184,6 +208,9 @@ LIKELIHOODS = {
         discretized_logistic_likelihood, 2, True, NUM_LEVELS
     ),
 }
+
+
+BY_FUNCTION = {likelihood.function: likelihood for likelihood in LIKELIHOODS.values()}
 
 
 def get_likelihood(

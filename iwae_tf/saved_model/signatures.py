@@ -10,6 +10,7 @@
 | sample | num_samples [], seed [2] | mean, sample |
 | reconstruct | x, seed [2] | mean |
 
+A likelihood without a mean has no `decode`, no `reconstruct` and no `mean` of `sample`.
 Those of a conditional model take one input more, `y` int32 [batch], the class labels;
 `sample` has one for each of `num_samples` images.
 """
@@ -23,6 +24,7 @@ from iwae_tf.evaluation import estimate_in_graph
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.inputs import finite, require
 from iwae_tf.probability import noise
+from iwae_tf.probability.distributions import mean_of
 
 SCORES = (  # in the order of LogLikelihood's fields
     *("log_likelihood", "standard_error", "effective_sample_size"),
@@ -43,6 +45,7 @@ def trace(model: Autoencoder, num_samples: int) -> dict[str, Any]:
     count = tf.TensorSpec([], tf.int32, "num_samples")
     latents = tf.TensorSpec([None, model.latent_dims[0]], tf.float32, "z")
     labels = [tf.TensorSpec([None], tf.int32, "y")] if model.is_conditional else []
+    has_mean = model.has_mean
 
     @functools.partial(tf.function, autograph=False)  # traced once for three signatures
     def error_bars(x, num_samples, seed, y=None):
@@ -74,29 +77,29 @@ def trace(model: Autoencoder, num_samples: int) -> dict[str, Any]:
     def decode(z, y=None):
         y = model.gate.asserted_labels(y, tf.shape(z)[0])
         z = require(z, finite(z, "z"))
-        return {"mean": model.decode(z, labels=y).mean()}
+        return {"mean": mean_of(model.decode(z, labels=y))}
 
     def sample(num_samples, seed, y=None):
         num_samples = _at_least_one(num_samples)
         y = model.gate.asserted_labels(y, num_samples)
-        return {
-            "mean": model.sample(num_samples, seed, labels=y, mean=True),
-            "sample": model.sample(num_samples, seed, labels=y),
-        }
+        outputs = {"sample": model.sample(num_samples, seed, labels=y)}
+        if has_mean:
+            outputs["mean"] = model.sample(num_samples, seed, labels=y, mean=True)
+        return outputs
 
     def reconstruct(x, seed, y=None):
         y = model.gate.asserted_labels(y, tf.shape(x)[0])
         return {"mean": model.reconstruct(model.gate.asserted(x), seed, labels=y)}
 
-    specs = {
+    specs: dict[Any, list[Any]] = {
         serving_default: [images],
         log_likelihood: [images, count, seed],
         error_bars: [images, count, seed],
         encode: [images],
-        decode: [latents],
         sample: [count, seed],
-        reconstruct: [images, seed],
     }
+    if has_mean:
+        specs |= {decode: [latents], reconstruct: [images, seed]}
     return {
         function.__name__: tf.function(
             _float32(function), autograph=False
@@ -120,6 +123,8 @@ def example_inputs(model: Autoencoder, num_samples: int) -> dict[str, dict[str, 
         "sample": {"num_samples": tf.constant(1)} | seed,
         "reconstruct": image | seed,
     }
+    if not model.has_mean:
+        del requests["decode"], requests["reconstruct"]
     return {name: inputs | labels for name, inputs in requests.items()}
 
 

@@ -1,0 +1,109 @@
+"""How Keras writes a model down and reads it back: configs, `.keras` files, exports."""
+
+import os
+from typing import Any, Self
+
+import keras
+
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.models.keras_loop import OneProgramModel
+from iwae_tf.models.latent_model import LatentModel
+
+
+class SavedByKeras(OneProgramModel):
+    """The part of `Autoencoder` that Keras' `save`, `export` and loading go through."""
+
+    latent: LatentModel
+    likelihood: Any
+
+    def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As in Keras, to a `.keras` file.
+
+        Raises:
+          InvalidInputError: an HDF5 file, from which no such model can be loaded.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise InvalidInputError(
+                "`filepath` must end in .keras: of an HDF5 file the model could not be "
+                f"loaded. Received: filepath={filepath}"
+            )
+        super().save(filepath, *args, **kwargs)
+
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        *args: Any,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """As in Keras: what calling the model returns, and nothing else of it.
+
+        `iwae_tf.export_saved_model` writes log-likelihoods, codes and samples as well.
+        """
+        if not self.built or self.latent.num_classes is not None:
+            what = "a conditional one" if self.built else "a model without variables"
+            raise InvalidInputError(
+                "the model must be built and without classes for Keras' `export`: use "
+                f"iwae_tf.export_saved_model(model, path). Received: {what}"
+            )
+        if input_signature is None:
+            shape = (None, *self.latent.event_shape)
+            input_signature = [keras.InputSpec(shape=shape, dtype="float32")]
+        super().export(filepath, *args, input_signature=input_signature, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        latent, likelihood = self.latent, self.likelihood
+        if _share_a_layer(latent.encoder, latent.generative_networks):
+            raise InvalidInputError(
+                "`encoder` and `decoder` must have no layer in common for the model to "
+                "be saved. Received: a shared layer"
+            )
+        classes = {}
+        if latent.num_classes is not None:
+            prior = None if latent.prior is None else serialize(latent.prior)
+            classes = {"num_classes": latent.num_classes, "prior": prior}
+        return {
+            "name": self.name,
+            "dtype": serialize(self.dtype_policy),
+            "encoder": [serialize(network) for network in latent.encoder],
+            "decoder": [serialize(network) for network in latent.decoder],
+            "likelihood": (
+                _serialize_likelihood(likelihood)
+                if callable(likelihood)
+                else likelihood
+            ),
+            **classes,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
+        deserialize = keras.saving.deserialize_keras_object
+        config = dict(config)
+        for name in ("encoder", "decoder"):
+            config[name] = [deserialize(c, custom_objects) for c in config[name]]
+        for name in ("likelihood", "prior", "dtype"):
+            if isinstance(config.get(name), dict):
+                config[name] = deserialize(config[name], custom_objects)
+        return cls(**config)
+
+
+def _share_a_layer(first, second):
+    """Whether two lists of networks have a variable in common."""
+    ours = {id(variable) for network in first for variable in network.weights}
+    return any(id(v) in ours for network in second for v in network.weights)
+
+
+def _serialize_likelihood(likelihood):
+    """A registered callable's config; refuses one that could not be loaded again."""
+    target = likelihood if hasattr(likelihood, "__name__") else type(likelihood)
+    registered = keras.saving.get_registered_name(target)
+    if keras.saving.get_registered_object(registered) is not target:
+        raise InvalidInputError(
+            "`likelihood` must be registered with "
+            "keras.saving.register_keras_serializable for the model to be saved. "
+            f"Received: likelihood={target.__name__}"
+        )
+    return keras.saving.serialize_keras_object(likelihood)
