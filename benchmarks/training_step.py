@@ -256,10 +256,46 @@ def large_batch(options, sizes):
     ]
 
 
+def few_draws_backward(options, sizes):
+    """DReG on batches of 200: 8 draws backward of 50 and of 200, by Adam and Muon."""
+    group = Group(options, sizes)
+    settings = {
+        "all": {"num_samples": 50},
+        "few": {"num_samples": 50, "backward_samples": 8},
+        "few of 200": {"num_samples": 200, "backward_samples": 8},
+    }
+    for optimizer in (keras.optimizers.Adam, Muon):
+        for name, draws in settings.items():
+            arguments = {"gradient_estimator": "dreg", **draws}
+            made = models.iwae(sizes, optimizer=optimizer(LEARNING_RATE), **arguments)
+            name, size = f"{name}, {optimizer.__name__}", LARGE_BATCH_SIZE
+            group.add(name, made, draws["num_samples"], batch_size=size)
+    seconds = group.time()
+    limits = {"few": ("K=50", 0.5), "few of 200": ("K=200", 1.6)}
+    return [
+        ratio_row(
+            f"{draws}, 8 draws backward, batch 200, {optimizer}, in steps of K=50 with "
+            "all backward",
+            seconds[f"{name}, {optimizer}"],
+            seconds[f"all, {optimizer}"],
+            limit,
+            f"all of K=50: {common.milliseconds(seconds[f'all, {optimizer}'])}",
+        )
+        for optimizer in ("Adam", "Muon")
+        for name, (draws, limit) in limits.items()
+    ]
+
+
 def measure(options):
     """All rows of this table."""
     rows = []
-    for part in (fifty_draws, one_draw, grouped_draws, large_batch):
+    for part in (
+        fifty_draws,
+        one_draw,
+        grouped_draws,
+        large_batch,
+        few_draws_backward,
+    ):
         rows += part(options, models.sizes_for(options.quick))
     return rows
 

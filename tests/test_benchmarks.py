@@ -36,6 +36,11 @@ EXPECTED = {
         "PIWAE(8,8), batch 20, in steps of plain PyTorch",
         "IWAE K=5, batch 200, Adam",
         "IWAE K=5, batch 200, Muon",
+        *(
+            f"{draws}, 8 draws backward, batch 200, {optimizer}"
+            for draws in ("K=50", "K=200")
+            for optimizer in ("Adam", "Muon")
+        ),
     ],
     "parts": [
         "products of the layers",

@@ -45,6 +45,7 @@ def subject():
 
 def test_every_part_of_a_small_model(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(learning, "GRADIENT_COUNTS", (2,))
+    monkeypatch.setattr(learning, "KEPT_DRAWS", 1)
     found = diagnose(subject, tmp_path, title="A title", facts=[("a", "<b>")])
     assert list(found) == list(DEFAULT_PARTS)
     for name in found:
@@ -53,6 +54,12 @@ def test_every_part_of_a_small_model(subject, tmp_path, monkeypatch):
         grades = {grade for grade, _ in PARTS[name].judge(found[name])}
         assert grades and grades <= {"good", "warning", "bad", "plain"}
     assert set(found["sweep"]["bounds"]) == {"iwae", "ciwae, beta 0.3"}
+    few = found["gradients"]["few_go_backward"]
+    assert [(f["half"], f["estimator"]) for f in few] == [
+        *(("encoder", "reparameterized"), ("decoder", "reparameterized")),
+        *(("encoder", "dreg"), ("decoder", "dreg")),
+    ]
+    assert all(0.2 < f["variance"] < 10 and f["time"] > 0 for f in few)
     assert [len(kl) for kl in found["representation"]["kl"]] == [3, 2]
     page = (tmp_path / "report.html").read_text()
     assert "A title" in page and "&lt;b&gt;" in page

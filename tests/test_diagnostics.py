@@ -35,7 +35,7 @@ from iwae_tf.diagnostics import (
 )
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import layer_statistics, log_likelihood
-from iwae_tf.models import IWAE, PIWAE
+from iwae_tf.models import IWAE, PIWAE, kept_draws
 from iwae_tf.models.bound_model import Batch
 from iwae_tf.probability import noise
 from iwae_tf.probability.log_weights import JACKKNIFE_POWERS, jackknife_error
@@ -70,6 +70,7 @@ def narrow():
         (gradient_snr, {"num_draws": 1}, "num_draws=1"),
         (gradient_snr, {"num_groups": 2}, "num_groups=2"),
         (gradient_snr, {"num_samples": 0}, "num_samples=0"),
+        (gradient_snr, {"backward_samples": 0}, "backward_samples=0"),
         (gradient_snr, {"gradient_estimator": "x"}, "gradient_estimator=x|'x'"),
         (annealed_log_likelihood, {"seed": 3}, "`seed` must be a pair of integers"),
         (posterior_map, {}, "12 images"),
@@ -317,21 +318,24 @@ def test_the_other_error_bars():
 
 
 @pytest.mark.xla
-@pytest.mark.parametrize("rows_at_once", [20_000, 8])
-def test_snr_is_that_of_collected_gradients(narrow, monkeypatch, rows_at_once):
+@pytest.mark.parametrize("rows_at_once, kept", [(20_000, None), (8, None), (8, 2)])
+def test_snr_is_that_of_collected_gradients(narrow, monkeypatch, rows_at_once, kept):
     problem, _, x = narrow
     model = gaussian_model(problem, PIWAE, has_graphs=True, shift=0.4)
     monkeypatch.setattr(gradient_noise, "ROWS_AT_ONCE", rows_at_once)
     done, counts = [], {"num_draws": 20, "num_groups": 2, "num_samples": 3}
+    counts |= {"backward_samples": kept} if kept else {}
     counts = {name: np.int64(count) for name, count in counts.items()}
     found = gradient_snr(model, x, **counts, seed=SEED, on_progress=done.append)
     assert sum(done) == 40
 
     def gradient(index):
         key = noise.fold_in(noise.make_key(SEED), index)
-        rows = model.latent.draw_noise(key, 0, len(x), 2, 3)
+        place = 0, len(x), 2, 3
+        rows = model.latent.draw_noise(key, *place)
         weights = tf.fill([len(x)], 1 / len(x))
-        batch = Batch(tf.constant(x), None, rows, weights)
+        positions = kept_draws.positions(kept, key, *place)
+        batch = Batch(tf.constant(x), None, rows, weights, positions=positions)
         parts = model.loss_gradients(batch).gradients
         return np.concatenate([p.numpy().ravel() for p in parts])
 
@@ -349,6 +353,8 @@ def test_snr_is_that_of_collected_gradients(narrow, monkeypatch, rows_at_once):
         along = second[:, part] @ direction
         across = np.linalg.norm(second[:, part] - np.outer(along, direction), axis=1)
         assert half.dsnr == pytest.approx(np.mean(np.abs(along) / across), rel=5e-3)
+        total = np.sum(first[:, part].var(0, ddof=1))
+        assert half.variance == pytest.approx(total, rel=2e-3)
         assert half.num_parameters + half.num_constant == first[:, part].shape[1]
     shapes = [v.shape for v in model.trainable_variables]
     assert [part.shape for part in found.per_parameter] == shapes

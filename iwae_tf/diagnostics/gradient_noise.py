@@ -6,6 +6,7 @@ References:
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import tensorflow as tf
 
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.models import kept_draws
 from iwae_tf.models.bound_model import Batch
 from iwae_tf.probability import noise
 
@@ -36,6 +38,7 @@ class HalfSNR(NamedTuple):
     floor: float  # E|N(0, 1)| / sqrt(R)
     num_parameters: int  # whose gradient varies
     num_constant: int  # whose gradient never does, left out of all of the above
+    variance: float  # of the gradient, summed over its parameters
 
 
 class GradientSNR(NamedTuple):
@@ -45,6 +48,7 @@ class GradientSNR(NamedTuple):
     decoder: HalfSNR
     num_draws: int
     per_parameter: list  # |mean| / sd, an array for each trainable variable
+    seconds: float  # that one gradient took
 
 
 def gradient_snr(
@@ -56,6 +60,7 @@ def gradient_snr(
     num_groups: int | None = None,
     num_samples: int | None = None,
     gradient_estimator: str | None = None,
+    backward_samples: int | None = None,
     on_progress: Callable[[int], object] | None = None,
 ) -> GradientSNR:
     """Signal-to-noise ratio of the gradient of the mean bound over `x`.
@@ -75,6 +80,8 @@ def gradient_snr(
       num_groups: M; None takes the model's. 1 where the bound has no groups.
       num_samples: K; None takes the model's.
       gradient_estimator: None takes the model's.
+      backward_samples: draws of a group that go backward; all of them, if it is not
+        less than K. None takes the model's.
       on_progress: optional function of the number of gradients just finished.
 
     Returns:
@@ -86,19 +93,23 @@ def gradient_snr(
     """
     num_draws = check_count(num_draws, "num_draws", 2)
     shape = _draw_shape(model, num_groups, num_samples)
+    num_kept = model.backward_samples
+    if backward_samples is not None:
+        num_kept = check_count(backward_samples, "backward_samples")
+    num_kept = kept_draws.possible(num_kept, model.objective, model.latent)
     x = model.check_x(x)
     with _estimator(model, gradient_estimator or model.gradient_estimator):
-        program = _Program(model, x, *shape, noise.make_key(seed))
+        program = _Program(model, x, *shape, noise.make_key(seed), num_kept)
         mean, squares, dsnrs = program.run(num_draws, on_progress)
-    ratios = [
-        _ratio(m.numpy(), square.numpy() / (num_draws - 1))
-        for m, square in zip(mean, squares)
-    ]
+    variances = [square.numpy() / (num_draws - 1) for square in squares]
+    ratios = [_ratio(m.numpy(), variance) for m, variance in zip(mean, variances)]
     encoder, decoder = (
-        _summarize(ratios[half], num_draws, float(dsnr))
+        _summarize(ratios[half], variances[half], num_draws, float(dsnr))
         for half, dsnr in zip(program.halves, dsnrs)
     )
-    return GradientSNR(encoder, decoder, num_draws, program.in_model_order(ratios))
+    return GradientSNR(
+        encoder, decoder, num_draws, program.in_model_order(ratios), program.seconds
+    )
 
 
 def over_counts(
@@ -143,8 +154,10 @@ class _Program:
     filled up with examples of weight zero.
     """
 
-    def __init__(self, model, x, num_groups, num_samples, key):
-        self.model, self.key = model, key
+    seconds = math.nan  # that one gradient took, once it has run
+
+    def __init__(self, model, x, num_groups, num_samples, key, num_kept):
+        self.model, self.key, self.num_kept = model, key, num_kept
         self.draw_shape = num_groups, num_samples
         own = {id(v) for net in model.encoder for v in net.trainable_variables}
         variables = model.trainable_variables
@@ -181,10 +194,13 @@ class _Program:
         program = tf.function(
             self._pass, autograph=False, jit_compile=self.model.supports_xla
         )
-        work, start = (num_draws, on_progress), self._zeros()
-        mean, squares, _ = self._stream(program, start, 0, *work)
+        work = num_draws, on_progress
+        mean, squares, _ = self._stream(program, self._zeros(), 0, *work)
         directions = [part for half in self.halves for part in _unit(mean[half])]
+        start = time.perf_counter()
         _, _, ratios = self._stream(program, directions, num_draws, *work)
+        ratios = [float(ratio) for ratio in ratios]
+        self.seconds = (time.perf_counter() - start) / num_draws
         return mean, squares, [ratio / num_draws for ratio in ratios]
 
     def _stream(self, program, directions, first, num_draws, on_progress):
@@ -227,10 +243,11 @@ class _Program:
         size = self.blocks.shape[1]
 
         def add_block(block, totals):
-            rows = block * size, size
-            draws = self.model.latent.draw_noise(key, *rows, *self.draw_shape)
+            place = block * size, size, *self.draw_shape
+            draws = self.model.latent.draw_noise(key, *place)
+            kept = kept_draws.positions(self.num_kept, key, *place)
             x, weights = self.blocks[block], self.weights[block]
-            batch = Batch(x, None, draws, weights, penalty_weight=0.0)
+            batch = Batch(x, None, draws, weights, 0.0, kept)
             found = self.model.loss_gradients(batch).gradients
             found = [found[index] for index in self.order]
             totals = [t if g is None else t + g for t, g in zip(totals, found)]
@@ -266,8 +283,8 @@ def _ratio(mean, variance):
     return np.divide(np.abs(mean), deviation, out=unknown, where=deviation > 0)
 
 
-def _summarize(ratios, num_draws, dsnr):
-    """HalfSNR of the ratios of one half's variables."""
+def _summarize(ratios, variances, num_draws, dsnr):
+    """HalfSNR of the ratios and variances of one half's variables."""
     ratios = np.concatenate([ratio.ravel() for ratio in ratios])
     varying = ratios[np.isfinite(ratios)].astype(np.float64)
     if not varying.size:
@@ -283,4 +300,5 @@ def _summarize(ratios, num_draws, dsnr):
         floor=MEAN_OF_ABSOLUTE_NORMAL / math.sqrt(num_draws),
         num_parameters=int(varying.size),
         num_constant=int(ratios.size - varying.size),
+        variance=float(sum(np.sum(variance, dtype=float) for variance in variances)),
     )

@@ -18,9 +18,11 @@ from iwae_tf.diagnostics.parts.base import (
     capitalized,
 )
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.models import kept_draws
 
 NUM_MAPS = 4  # images of the posterior maps
 GRADIENT_COUNTS = (1, 4, 16, 64)
+KEPT_DRAWS = 8  # of the last of them, that go backward beside all of them
 
 
 class Gradients(Part):
@@ -47,26 +49,42 @@ class Gradients(Part):
             estimators.append("dreg")
         except InvalidInputError:
             pass
-        total = 2 * num_draws * len(estimators) * len(GRADIENT_COUNTS)
+        most = GRADIENT_COUNTS[-1]
+        keeps_few = most > KEPT_DRAWS and _may_keep_few(model)
+        total = len(estimators) * (len(GRADIENT_COUNTS) + keeps_few)
+
+        def snr(estimator, count, kept):
+            return gradient_snr(
+                model,
+                images,
+                num_draws=num_draws,
+                seed=subject.seed,
+                num_groups=1,
+                num_samples=count,
+                gradient_estimator=estimator,
+                backward_samples=kept,
+                on_progress=functools.partial(on_progress, 2 * num_draws * total),
+            )
+
         lines: list[Results] = []
+        few: list[Results] = []
         for estimator in estimators:
-            found = [
-                gradient_snr(
-                    model,
-                    images,
-                    num_draws=num_draws,
-                    seed=subject.seed,
-                    num_groups=1,
-                    num_samples=count,
-                    gradient_estimator=estimator,
-                    on_progress=functools.partial(on_progress, total),
-                )
-                for count in GRADIENT_COUNTS
-            ]
+            found = [snr(estimator, count, count) for count in GRADIENT_COUNTS]
             for half in figures.HALVES:
                 line = dict(varied="K", estimator=estimator, half=half)
                 lines.append(line | over_counts(GRADIENT_COUNTS, found, half))
-        return {"num_images": len(images), "num_draws": num_draws, "lines": lines}
+            if keeps_few:
+                beside = snr(estimator, most, KEPT_DRAWS), found[-1]
+                few += [
+                    dict(estimator=estimator, half=half) | _compared(*beside, half)
+                    for half in figures.HALVES
+                ]
+        return {
+            "num_images": len(images),
+            "num_draws": num_draws,
+            "lines": lines,
+            "few_go_backward": few,
+        }
 
     def judge(self, results: Results) -> Sentences:
         for line in results["lines"]:
@@ -80,6 +98,34 @@ class Gradients(Part):
                 f"Encoder, {line['estimator']}: SNR {snr[0]:.2f} at K = {counts[0]}, "
                 f"{snr[-1]:.2f} at K = {counts[-1]}{note}.",
             )
+        for few in results["few_go_backward"]:
+            snr, variance, time = few["snr"], few["variance"], few["time"]
+            yield (
+                "plain",
+                f"{capitalized(few['half'])}, {few['estimator']}: with {KEPT_DRAWS} of "
+                f"{GRADIENT_COUNTS[-1]} draws backward (backward_samples) SNR "
+                f"{snr[0]:.2f} beside {snr[1]:.2f}, {variance:.2f} times the variance "
+                f"in {time:.2f} of the time: {variance * time:.2f} at equal time.",
+            )
+
+
+def _may_keep_few(model):
+    """Whether the model's bound and networks let few draws go backward."""
+    try:
+        found = kept_draws.possible(KEPT_DRAWS, model.objective, model.latent)
+    except InvalidInputError:
+        return False
+    return found is not None
+
+
+def _compared(few, full, half):
+    """Of few draws that go backward, and of all: SNR, and ratios of what they cost."""
+    halves = [getattr(found, half) for found in (few, full)]
+    return {
+        "snr": [each.snr for each in halves],
+        "variance": halves[0].variance / halves[1].variance,
+        "time": few.seconds / full.seconds,
+    }
 
 
 class Representation(Part):
