@@ -3,7 +3,8 @@
   python -m iwae_tf.train --config=mnist5k_iwae --workdir=runs/a [--config.KEY=VALUE]
 
 Started again with the same flags it goes on from its last checkpoint, and ends
-with the very weights of a run that was never stopped.
+with the very weights of a run that was never stopped. So does a finished run with more
+epochs, where the learning rates do not depend on them.
 """
 
 import signal
@@ -29,7 +30,8 @@ def run() -> int:
     distribution = _DEVICES.distribution()
     if distribution.is_chief:
         workdir.check(config)
-    if distribution.agree([distribution.is_chief and workdir.results.exists()])[0]:
+    is_finished = distribution.is_chief and workdir.is_finished(config)
+    if distribution.agree([is_finished])[0]:
         terminal.tell(f"{workdir.path} is finished: see {workdir.results}")
         return 0
     return _run(config, workdir, distribution)
@@ -39,6 +41,7 @@ def _run(config, workdir, distribution):
     """Trains, then evaluates, draws and exports; returns the exit code."""
     from iwae_tf.io import terminal
     from iwae_tf.runs.callbacks import StopTraining
+    from iwae_tf.runs.checkpoints import CheckpointStore
     from iwae_tf.runs.training import train
 
     stop_request = threading.Event()
@@ -62,7 +65,14 @@ def _run(config, workdir, distribution):
         terminal.tell(f"stopped; the run so far is in {workdir.path}: {again}")
         return 0
     except KeyboardInterrupt:
-        print(f"the last checkpoint is in {workdir.path}: {again}", file=sys.stderr)
+        newest = CheckpointStore(workdir.checkpoints).newest
+        if newest is None:
+            print(
+                "there is no checkpoint yet: a new start is one from the beginning",
+                file=sys.stderr,
+            )
+        else:
+            print(f"the last checkpoint is {newest}: {again}", file=sys.stderr)
         raise
     finally:
         workdir.release()

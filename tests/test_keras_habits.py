@@ -328,6 +328,20 @@ def test_another_backend_of_keras_is_told_at_import(backend):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
+def test_numerics_that_are_checked_let_a_model_train():
+    tf.debugging.enable_check_numerics()
+    try:
+        model = builders.build("piwae", gradient_estimator="dreg")
+        model.compile(keras.optimizers.SGD(0.1))
+        assert not model.jit_compile
+        assert np.isfinite(fit(model)["loss"]).all()
+        rule = "tf.debugging must be off for `log_likelihood`"
+        assert_refused(rule, iwae_tf.log_likelihood, model, X)
+    finally:
+        tf.debugging.disable_check_numerics()
+    assert iwae_tf.log_likelihood(model, X, num_samples=2).estimate.shape == (20,)
+
+
 # Networks -------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from iwae_tf import bounds
 from iwae_tf.config import build_model, default_config
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.io.files import FolderLock, remove_leftovers
+from iwae_tf.io.files import FolderLock, remove_leftovers, write_json
 from iwae_tf.models import programs
 from iwae_tf.runs import callbacks, training
 from iwae_tf.runs.checkpoints import CheckpointStore, variables_of
@@ -171,6 +171,34 @@ def test_the_checkpoints_of_another_seed_are_refused(config, whole_path, tmp_pat
     shutil.copytree(whole_path / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(InvalidInputError, match="whose seed is 0, not 1"):
         train(changed(config, seed=1), tmp_path)
+
+
+def test_more_epochs_of_a_finished_run_are_the_run_of_so_many(config, tmp_path):
+    """Where the learning rates do not depend on them."""
+    longer = changed(config, lr_schedule="constant")
+    shorter = changed(longer, epochs=1)
+    whole = state_of(train(longer, tmp_path / "whole"))
+    workdir = Workdir(tmp_path / "parts")
+    train(shorter, workdir.path)
+    write_json(workdir.results, {})
+    workdir.check(longer)
+    assert workdir.is_finished(shorter) and not workdir.is_finished(longer)
+    assert_same(state_of(train(longer, workdir.path)), whole)
+    assert not workdir.results.exists()
+    assert workdir.read_config().epochs == 2
+    with pytest.raises(InvalidInputError, match="whose epochs is 2, not 1"):
+        workdir.check(shorter)
+
+
+def test_more_epochs_of_a_cosine_are_a_run_of_their_own(config, tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    workdir.keep(changed(config, lr_schedule="cosine"))
+    longer = changed(config, lr_schedule="cosine", epochs=3)
+    command = f"--config.start_from={workdir.path}. Received: epochs=3"
+    with pytest.raises(InvalidInputError, match=f"`epochs` must be 2, .*{command}"):
+        workdir.check(longer)
+    workdir.keep(changed(longer, epochs=2, stages=[[5, 3, 1e-3, 1e-4]]))
+    workdir.check(changed(longer, stages=[[5, 3, 1e-3, 1e-4]]))
 
 
 def test_two_runs_cannot_have_one_workdir(config, tmp_path):

@@ -174,7 +174,9 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     assert run_script("train", *options, f"--workdir={parts}") == 130
     output = capsys.readouterr()
     assert "resumed after epoch 2" in output.out
-    assert output.err.splitlines()[-1] == "error: interrupted"
+    newest, error = output.err.splitlines()[-2:]
+    assert newest.startswith(f"the last checkpoint is {parts}/checkpoints/epoch-00003")
+    assert error == "error: interrupted"
     assert len(history(parts)) == 3
     assert run_script("train", *options, f"--workdir={parts}") == 0
     assert "resumed after epoch 3" in capsys.readouterr().out
@@ -242,6 +244,18 @@ def test_two_layers_and_piwae_train_and_export(
     assert ("inference_bound" in rows[0]) == (layers == 1)
     draws = [(int(row["num_groups"]), int(row["num_samples"])) for row in rows]
     assert draws == ([(1, 2), (1, 3)] if layers == 2 else [(1, 3), (4, 3)])
+
+
+def test_an_interrupt_before_the_first_checkpoint_says_that_there_is_none(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(callbacks.Record, "on_epoch_begin", lambda *args: interrupt())
+    assert run_script("train", *tiny, f"--workdir={tmp_path / 'run'}") == 130
+    told = capsys.readouterr().err.splitlines()
+    assert told[-2:] == [
+        "there is no checkpoint yet: a new start is one from the beginning",
+        "error: interrupted",
+    ]
 
 
 def test_what_cannot_be_drawn_ends_no_run(tiny, tmp_path, monkeypatch, capsys):

@@ -45,6 +45,11 @@ def stages(config: ConfigDict) -> list[Stage]:
     ]
 
 
+def depends_on_epochs(config: ConfigDict) -> bool:
+    """Whether a longer run has other learning rates from its first step on."""
+    return not config.stages and config.lr_schedule == "cosine"
+
+
 def plainest(config: ConfigDict) -> ConfigDict:
     """The same training run, by the plainest name of its objective.
 

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
+from tensorflow.python.eager import context
 
 from iwae_tf.checks import check_choice, check_count
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation.streaming import CHUNK_SIZE, LogLikelihood, estimate_in_graph
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.latent_model import UnitMask
@@ -84,6 +86,12 @@ def log_likelihood(
       Burda et al., 2016, section 5 (NLL with 5,000 samples).
         https://arxiv.org/abs/1509.00519
     """
+    if context.context().op_callbacks:
+        raise InvalidInputError(
+            "tf.debugging must be off for `log_likelihood`, where NaN and infinity are "
+            "what is not known: call disable_check_numerics(). "
+            "Received: enable_check_numerics() is in force"
+        )
     num_samples = check_count(num_samples, "num_samples")
     chunk_size = check_count(chunk_size, "chunk_size")
     key = noise.make_key(seed)

@@ -10,7 +10,14 @@ import keras
 from ml_collections import ConfigDict
 
 from iwae_tf.config import build_model, override, set_draws
-from iwae_tf.config.files import as_json, check_same, read_config, read_json
+from iwae_tf.config.files import (
+    as_json,
+    check_same,
+    different_keys,
+    read_config,
+    read_json,
+)
+from iwae_tf.config.stages import depends_on_epochs
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock, remove_leftovers, write_json, write_through
 from iwae_tf.runs import model_card
@@ -54,6 +61,8 @@ class Workdir:
         """
         self.check(config)
         self._lock = FolderLock(self.path, "workdir")
+        if not self.is_finished(config):  # maybe those of fewer epochs
+            self.results.unlink(missing_ok=True)
         self.keep(config)
         for folder in (self.path, self.checkpoints, self.figures):
             remove_leftovers(folder)
@@ -69,10 +78,33 @@ class Workdir:
             self._lock.release()
 
     def check(self, config: ConfigDict) -> None:
-        """Raises InvalidInputError where this is the folder of another config."""
-        if self.config.exists():
-            rule = "be new or hold a run of this config"
-            check_same(as_json(config), read_json(self.config), rule, self.path)
+        """Raises InvalidInputError where this is the folder of another config.
+
+        More epochs are no other config, unless the learning rates depend on them.
+        """
+        if not self.config.exists():
+            return
+        ours, theirs = as_json(config), read_json(self.config)
+        if different_keys(ours, theirs) == ["epochs"] and self._is_shorter(config):
+            if not depends_on_epochs(config):
+                return
+            raise InvalidInputError(
+                f"`epochs` must be {theirs['epochs']}: the cosine schedule depends on it. "
+                "For another run from these weights give a new workdir and "
+                f"--config.start_from={self.path}. Received: epochs={config.epochs}"
+            )
+        check_same(ours, theirs, "be new or hold a run of this config", self.path)
+
+    def is_finished(self, config: ConfigDict) -> bool:
+        """Whether there are results of as many epochs as a config has."""
+        return self.results.exists() and not self._is_shorter(config)
+
+    def _is_shorter(self, config):
+        """Whether what is here has fewer epochs than a config."""
+        return (
+            self.config.exists()
+            and read_json(self.config).get("epochs", 0) < config.epochs
+        )
 
     def read_config(self) -> ConfigDict:
         """The run's ConfigDict.
