@@ -57,9 +57,8 @@ def run() -> int:
 def _score(distribution):
     """(results, whether every image was scored) of the model of the flags."""
     from iwae_tf.config import override
-    from iwae_tf.config.files import read_config
     from iwae_tf.runs import results
-    from iwae_tf.runs.workdir import Workdir
+    from iwae_tf.runs.workdir import Workdir, exported_config
     from iwae_tf.saved_model import load_saved_model
 
     if _MODEL.workdir.value is not None:
@@ -71,8 +70,7 @@ def _score(distribution):
         )
     else:
         version, signatures = load_saved_model(_MODEL.saved_model.value)
-        config = read_config(version.parent / "config.json")
-        override(config, **_DATA.values())
+        config = override(exported_config(version), **_DATA.values())
         # Exports of before there was `error_bars` have no jackknife error.
         signature = signatures.get("error_bars", signatures["log_likelihood"])
         score = functools.partial(results.evaluate_signature, signature)

@@ -22,9 +22,10 @@ _ENDPOINT = flags.DEFINE_string(
 )
 _INPUT = cli.path_flag(
     "input",
-    "File NAME.npy of images [N, *event], or a folder of PNG or JPEG files.",
+    "NAME.npy of images [N, *event], a folder of PNG or JPEG files, or NAME.csv.",
     must_exist=True,
 )
+_SCHEMA = cli.path_flag("schema", "Of a table; default: the one beside the export.")
 _LABELS = cli.path_flag(
     "labels",
     "File NAME.npy of integers [N]: the classes, for a conditional model.",
@@ -53,7 +54,7 @@ def run() -> int:
     from iwae_tf.runs import results
     from iwae_tf.serving import score_files
 
-    images = score_files.read_images(_INPUT.value)
+    images = score_files.read_images(_INPUT.value, _schema_path())
     path = _LABELS.value
     labels = None if path is None else score_files.read_labels(path)
     output = _OUTPUT.value
@@ -76,6 +77,17 @@ def run() -> int:
     )
     terminal.print_fields([("mean log p(x)", mean), ("scores", output)])
     return 0
+
+
+def _schema_path():
+    """The schema of the flags, or the one beside the export."""
+    from iwae_tf.runs.workdir import SCHEMA
+    from iwae_tf.saved_model import find_version
+
+    if _SCHEMA.value or not _SAVED_MODEL.value:
+        return _SCHEMA.value
+    path = find_version(_SAVED_MODEL.value).parent / SCHEMA
+    return path if path.is_file() else None
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from iwae_tf.config import (
 )
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.gradients import GRADIENT_ESTIMATORS
+from iwae_tf.models.values import MISSING
 from iwae_tf.probability.distributions import LIKELIHOODS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -34,6 +35,7 @@ model num_groups num_samples beta gradient_estimator latent_dims hidden_dims lik
 dataset data_dir binarization batch_size epochs optimizer learning_rate lr_schedule
 stages weight_average seed eval_split eval_seed eval_num_samples shuffle adam_epsilon
 precision jit_compile start_from conditional network conv_channels backward_samples
+missing schema
 """
 
 
@@ -167,7 +169,8 @@ def test_the_choices_are_what_the_code_knows():
     choices = {key.name: key.rule.choices for key in keys.KEYS if key.rule.choices}
     assert choices["model"] == tuple(bounds.OBJECTIVES) == tuple(models.MODELS)
     assert choices["gradient_estimator"] == tuple(GRADIENT_ESTIMATORS)
-    assert choices["likelihood"] == tuple(LIKELIHOODS)
+    assert choices["likelihood"] == (*LIKELIHOODS, "mixed")
+    assert choices["missing"] == MISSING
     assert choices["dataset"] == datasets.DATASETS
     assert choices["binarization"] == datasets.BINARIZATIONS
 

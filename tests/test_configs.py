@@ -34,7 +34,12 @@ def folder_of_images(tmp_path_factory):
     """Where the config `images` finds its images in this module, and their shape."""
     folder = tmp_path_factory.mktemp("images")
     Image.fromarray(np.zeros([28, 28], np.uint8)).save(folder / "a.png")
+    np.save(folder / "a.npy", np.random.default_rng(0).integers(0, 2, (20, 4)))
     return str(folder)
+
+
+def data_dir(config, folder):
+    return f"{folder}/a.npy" if config.dataset == "table" else folder
 
 
 def takes_draws(name):
@@ -82,7 +87,7 @@ def test_the_papers_runs_are_there():
 @pytest.mark.parametrize("name", NAMES)
 def test_two_steps_move_every_variable(name, folder_of_images):
     config = get_config(name)()
-    config.data_dir = folder_of_images
+    config.data_dir = data_dir(config, folder_of_images)
     validate(config)
     # The number of draws does not change which variables take part.
     config.num_samples = min(4, config.num_samples)
@@ -100,7 +105,7 @@ def test_two_steps_as_they_are(name, num_samples, folder_of_images):
     if num_samples and name not in WITH_DRAWS:
         pytest.skip(f"{name} takes no argument")
     config = get_config(name)(*([num_samples] if num_samples else []))
-    config.data_dir = folder_of_images
+    config.data_dir = data_dir(config, folder_of_images)
     take_two_steps(config)
 
 

@@ -636,7 +636,7 @@ BAD_ARGUMENTS = [
     (
         {"name": "cifar"},
         "`name` must be one of mnist, fashion_mnist, kmnist, binarized_mnist, "
-        "cifar10, svhn_cropped, omniglot, mnist5k, idx, npz, images. "
+        "cifar10, svhn_cropped, omniglot, mnist5k, idx, npz, images, table. "
         "Received: name='cifar'",
     ),
     (

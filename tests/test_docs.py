@@ -35,6 +35,7 @@ SLOW = {
     "howto/conditional.md",
     "howto/many_machines.md",
     "howto/natural_images.md",
+    "tables.md",
 }
 
 
@@ -86,6 +87,7 @@ def post(minus_d, file, url):
     "page, languages",
     [
         ("howto/conditional.md", "python"),
+        ("tables.md", "python"),
         *(
             pytest.param(p, "python bash", marks=[pytest.mark.slow] * (p in SLOW))
             for p in PAGES

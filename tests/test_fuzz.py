@@ -27,7 +27,8 @@ from iwae_tf import bounds, datasets
 from iwae_tf.config import build_model, default_config, stages, validate
 from iwae_tf.config.files import read_config
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models.inputs import Gate, check_values
+from iwae_tf.models.inputs import Gate
+from iwae_tf.models.values import check_values
 from iwae_tf.probability import noise
 from iwae_tf.runs.checkpoints import CheckpointStore, variables_of
 from iwae_tf.runs.devices import read_cluster
@@ -182,7 +183,7 @@ def test_any_array_is_scored_or_refused(x):
         and bool(np.isfinite(array).all() and (array >= 0).all() and (array <= 1).all())
     )
 
-    gate = Gate(types.SimpleNamespace(likelihood=None))
+    gate = Gate(types.SimpleNamespace(likelihood=None, missing="refuse"))
 
     def check(x):
         check_values(gate.floats(x), in_unit_interval=True)

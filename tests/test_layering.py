@@ -12,7 +12,7 @@ SCRIPTS = {
 }
 # From the ground up. A package imports packages below its floor, and itself.
 FLOORS = (
-    {"errors", "checks", "versions", "startup", "moved"},
+    {"errors", "checks", "versions", "startup", "moved", "schema"},
     {"io", "probability", "networks", "datasets"},
     {"bounds", "plots"},
     {"models"},

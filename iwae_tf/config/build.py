@@ -11,6 +11,7 @@ from iwae_tf.config.networks import build_networks, build_prior
 from iwae_tf.config.optimizers import BurdaAdam, Muon, PiecewiseCosine
 from iwae_tf.config.stages import stages
 from iwae_tf.models import MODELS
+from iwae_tf.probability.distributions import LIKELIHOODS
 
 
 def build_model(
@@ -30,13 +31,24 @@ def build_model(
       InvalidInputError: a value that breaks a rule.
     """
     validate(config)
-    event_shape = datasets.event_shape(config.dataset, data_dir=config.data_dir)
+    schema = None
+    if config.likelihood == "mixed":
+        schema = datasets.table_schema(config.data_dir, config.schema)
+        event_shape: tuple[int, ...] = (len(schema.columns),)
+        output_shape: tuple[int, ...] = (schema.num_parameters,)
+        mean_image = None  # the likelihood starts from the schema's statistics
+    else:
+        event_shape = datasets.event_shape(config.dataset, data_dir=config.data_dir)
+        last = LIKELIHOODS[config.likelihood].num_parameters
+        output_shape = (*event_shape[:-1], last * event_shape[-1])
     policy = keras.dtype_policies.DTypePolicy(config.precision)
-    encoder, decoder = build_networks(config, event_shape, mean_image, policy)
+    encoder, decoder = build_networks(config, output_shape, mean_image, policy)
     first, bound = stages(config)[0], OBJECTIVES[config.model]
     arguments = {
         "num_samples": first.num_samples,
         "likelihood": config.likelihood,
+        "missing": config.missing,
+        "schema": schema,
         "gradient_estimator": config.gradient_estimator,
         "backward_samples": config.backward_samples,
         "binarization": "dynamic" if config.binarization == "dynamic" else "none",

@@ -94,13 +94,16 @@ STAGES = Rule(
 LAYERS = "hidden layers of each stochastic layer"
 KEPT = "R, draws of a group that go backward; all by default"
 CONDITIONAL = "whether the networks are given the class label"
+SCHEMA = "what columns of a table are: column=kind,... or a JSON file"
 STAGE = "[(num_samples, epochs, first rate, last rate[, num_groups]), ...]"
 ESTIMATORS = _one_of("reparameterized", "stl", "dreg")
 NETWORKS = _one_of("mlp", "conv")
-LIKELIHOODS = _one_of("bernoulli", "normal", "discretized_logistic")
+LIKELIHOODS = _one_of("bernoulli", "normal", "discretized_logistic", "mixed")
+MISSING = _one_of("refuse", "marginalize", "marginalize_with_mask")
 GREY = "mnist", "fashion_mnist", "kmnist", "binarized_mnist"
 DOWNLOADED = *GREY, "cifar10", "svhn_cropped"
-DATASETS = _one_of(*DOWNLOADED, "omniglot", "mnist5k", "idx", "npz", "images")
+OWN = "idx", "npz", "images", "table"
+DATASETS = _one_of(*DOWNLOADED, "omniglot", "mnist5k", *OWN)
 BINARIZATIONS = _one_of("none", "threshold", "fixed", "dynamic")
 SCHEDULES = _one_of(*LR_SCHEDULES)
 OPTIMIZERS = _one_of("adam", "muon", "burda_adam")
@@ -121,9 +124,11 @@ KEYS = (
     Key("network", "mlp", NETWORKS, "", MODEL),
     Key("conv_channels", [16, 32], SIZES, "channels of each resolution: conv", MODEL),
     Key("likelihood", "bernoulli", LIKELIHOODS, "", MODEL),
+    Key("missing", "refuse", MISSING, "what NaN in the data is", MODEL),
     Key("conditional", False, SWITCH, CONDITIONAL, MODEL),
     Key("dataset", "mnist", DATASETS, "", DATA),
     Key("data_dir", str, ANYTHING, "where the data set lies", DATA),
+    Key("schema", str, ANYTHING, SCHEMA, DATA),
     Key("binarization", "dynamic", BINARIZATIONS, "", DATA),
     Key("batch_size", 20, COUNT, "images a step", DATA),
     Key("shuffle", True, SWITCH, "a new order each epoch", DATA),
@@ -221,11 +226,19 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
         is_free = not owners or bound.name in owners or config[name] is None
         yield is_free, name, f"must be left out but for {', '.join(owners)}"
     bound(**{name: config[name] for name in fields_of(bound)})  # checks its own
+    is_table = config.dataset == "table"
     yield (
-        config.likelihood != "discretized_logistic" or config.binarization == "none",
+        config.likelihood not in ("discretized_logistic", "mixed")
+        or config.binarization == "none",
         "binarization",
-        "must be none for discretized_logistic, which is of grey levels",
+        f"must be none for {config.likelihood}, which is of values as they are",
     )
+    yield (
+        is_table == (config.likelihood == "mixed"),
+        "likelihood",
+        "must be mixed for the data set table, and only for it",
+    )
+    yield is_table or not config.schema, "schema", "must be left out but for a table"
     layers, size = config.hidden_dims, len(config.latent_dims)
     yield (
         _is_list(layers) and all(map(_are_sizes, layers)) and len(layers) == size,

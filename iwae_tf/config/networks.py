@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from iwae_tf.networks import MLP, with_labels
 from iwae_tf.networks.conv import ConvDecoder, ConvEncoder
-from iwae_tf.probability.distributions import LIKELIHOODS
 
 # Where log_scale of the discretized logistic starts: a deviation of 0.25 in [0, 1].
 FIRST_LOG_SCALE = -2.0
@@ -16,7 +15,7 @@ FIRST_LOG_SCALE = -2.0
 
 def build_networks(
     config: ConfigDict,
-    event_shape: Sequence[int],
+    output_shape: Sequence[int],
     mean_image: np.ndarray | None,
     policy: keras.dtype_policies.DTypePolicy,
 ) -> tuple[list[keras.Layer], list[keras.Layer]]:
@@ -27,8 +26,8 @@ def build_networks(
 
     Args:
       config: valid ConfigDict.
-      event_shape: tuple of ints, of x.
-      mean_image: optional float array of that shape, where the decoder's output starts.
+      output_shape: tuple of ints, of a row of the decoder's output.
+      mean_image: optional float array of the shape of x, where that output starts.
       policy: keras.dtype_policies.DTypePolicy of all layers.
 
     Returns:
@@ -39,8 +38,6 @@ def build_networks(
       InvalidInputError: images that a convolutional network cannot halve that often.
     """
     latent_dims = list(config.latent_dims)
-    last = LIKELIHOODS[config.likelihood].num_parameters
-    output_shape = (*event_shape[:-1], last * event_shape[-1])
     bias = _output_bias(mean_image, config.likelihood)
     encoder, decoder = [], []
     for layer, hidden_dims in enumerate(config.hidden_dims):

@@ -5,8 +5,9 @@
   sources       one reader a data set
   readers       files that may be missing or damaged
   image_folder  a folder of pictures
+  tables        columns of numbers and names
 
-May import `errors` and `checks`.
+May import `schema`, `errors` and `checks`.
 """
 
 from iwae_tf.datasets.loading import (
@@ -19,6 +20,7 @@ from iwae_tf.datasets.loading import (
     load_arrays,
     num_classes,
     require_labels,
+    table_schema,
     validate_images,
 )
 from iwae_tf.datasets.streams import batches, load_dataset, num_batches

@@ -9,10 +9,11 @@ from numpy.typing import ArrayLike
 from iwae_tf.checks import check_choice, check_integer
 from iwae_tf.datasets import readers, sources
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.schema import Schema
 
 Path = str | os.PathLike[str]
 DATASETS = tuple(sources.READERS)
-UNLABELLED = sources.UNLABELLED
+UNLABELLED = (*sources.UNLABELLED, "table")
 SPLITS = ("train", "validation", "test")
 MAX_CLASSES = 10_000  # a one-hot label has so many elements
 BINARIZATIONS = ("none", "threshold", "fixed", "dynamic")
@@ -26,29 +27,43 @@ class Split(NamedTuple):
     labels: np.ndarray | None
 
 
-def validate_images(images: ArrayLike, *, name: str = "x") -> None:
+def validate_images(
+    images: ArrayLike,
+    *,
+    name: str = "x",
+    in_unit_interval: bool = True,
+    takes_missing: bool = False,
+) -> None:
     """Refuse what no model here can score.
 
     Args:
-      images: float [N, *event], in [0, 1], with N >= 1.
+      images: float [N, *event], with N >= 1.
       name: what the message calls them.
+      in_unit_interval: whether they have to lie in [0, 1].
+      takes_missing: whether NaN is a missing value.
 
     Raises:
       InvalidInputError: names the rule that is broken and the value that breaks it.
     """
-    problem = _problem_of(np.asarray(images))
+    images = np.asarray(images)
+    if takes_missing and np.issubdtype(images.dtype, np.floating):
+        images = np.where(np.isnan(images), 0, images)
+    problem = _problem_of(images, in_unit_interval)
     if problem:
         rule, received = problem
         raise InvalidInputError(f"`{name}` must {rule}. Received: {received}")
 
 
-def event_shape(name: str, *, data_dir: Path | None = None) -> tuple[int, ...]:
+def event_shape(
+    name: str, *, data_dir: Path | None = None, schema: str | None = None
+) -> tuple[int, ...]:
     """Shape of one example, read from no more than a header.
 
     Args:
       name: one of `DATASETS`.
       data_dir: where it lies, as for `load_arrays`; only "idx", "npz" and "images" are
-        opened.
+        opened, and a table is read.
+      schema: of a table, as for `load_arrays`.
 
     Returns:
       event_shape: a tuple of integers; (28, 28, 1) for a named set, (32, 32, 3) where
@@ -58,10 +73,25 @@ def event_shape(name: str, *, data_dir: Path | None = None) -> tuple[int, ...]:
       InvalidInputError: unknown name; missing or damaged file.
     """
     check_choice(name, "name", DATASETS)
+    if name == "table":
+        return (len(table_schema(data_dir, schema).columns),)
     shape = sources.stored_shape(name, data_dir=_expand(data_dir))
     if shape is None:
         return sources.IMAGE_SHAPE
     return (*shape, 1) if len(shape) == 2 else tuple(shape)
+
+
+def table_schema(data_dir: Path | None, schema: str | None = None) -> Schema:
+    """What the columns of a stored table are, the statistics of its training split.
+
+    Args:
+      data_dir: a .csv, .parquet or .npy file, or .npz with x_train and x_test.
+      schema: as for `load_arrays`.
+
+    Raises:
+      InvalidInputError: as `tables.infer_schema`.
+    """
+    return sources.table_schema(_expand(data_dir), schema)
 
 
 def num_classes(name: str, *, data_dir: Path | None = None) -> int:
@@ -108,6 +138,9 @@ def load_arrays(
     data_dir: Path | None = None,
     binarization: str = "none",
     seed: int = 0,
+    schema: str | None = None,
+    in_unit_interval: bool = True,
+    takes_missing: bool = False,
 ) -> Split:
     """Load one split, and open no other, into memory.
 
@@ -115,16 +148,22 @@ def load_arrays(
     (400 of MNIST's 60,000, 1,345 of Omniglot's 24,345, a tenth of CIFAR-10, SVHN and
     an npz file's)
     where the set does not bring its own. A folder of images is split 80 : 10 : 10, by
-    a permutation of the names that does not change.
+    a permutation of the names that does not change, and so are the rows of a table.
 
     Args:
       name: one of `DATASETS`.
       split: "train", "validation" or "test".
       data_dir: the folder of TensorFlow Datasets (None is its default), of
-        `chardata.mat`, of the IDX files or of the images; the file itself for "npz".
+        `chardata.mat`, of the IDX files or of the images; the file itself for "npz"
+        and "table".
       binarization: "none"; "threshold" (x >= 0.5); "fixed", one Bernoulli draw a
         pixel, a function of `seed` and the split alone.
       seed: integer >= 0, of the fixed draw.
+      schema: of a "table", what is not inferred of its columns: "column=kind,..." or
+        NAME.json; see `tables.read_schema`.
+      in_unit_interval: whether values have to lie in [0, 1], as they have to for
+        Bernoulli and 8-bit images, and wherever something is binarized.
+      takes_missing: whether NaN is a missing value.
 
     Returns:
       split: `Split`; [N, H, W] images gain a channel axis, [N, D] stay flat.
@@ -142,7 +181,14 @@ def load_arrays(
             "each presentation, by load_dataset or model(binarization='dynamic'). "
             "Received: binarization='dynamic'"
         )
-    images, labels, rows = _load_stored(name, split, _expand(data_dir))
+    images, labels, rows = _load_stored(
+        name,
+        split,
+        _expand(data_dir),
+        {"schema": schema} if name == "table" else {},
+        in_unit_interval=binarization != "none" or in_unit_interval,
+        takes_missing=takes_missing,
+    )
     images = _binarize(images[rows], binarization, seed, SPLITS.index(split))
     return Split(images, None if labels is None else labels[rows])
 
@@ -161,13 +207,13 @@ def require_labels(loaded: Split, split: str) -> Split:
     return loaded
 
 
-def _load_stored(name, split, data_dir):
+def _load_stored(name, split, data_dir, schema, **rules):
     """Checked images and labels of the array that holds a split, and its rows there."""
-    source = sources.READERS[name](split=split, data_dir=data_dir)
+    source = sources.READERS[name](split=split, data_dir=data_dir, **schema)
     images = readers.to_float(source.images, source.name)
-    validate_images(images, name=source.name)
+    validate_images(images, name=source.name, **rules)
     images = images[..., np.newaxis] if images.ndim == 3 else images
-    expected = event_shape(name, data_dir=data_dir)
+    expected = event_shape(name, data_dir=data_dir, **schema)
     if images.shape[1:] != expected:
         raise InvalidInputError(
             f"`{source.name}` must have the training images' event shape {expected}. "
@@ -179,7 +225,7 @@ def _load_stored(name, split, data_dir):
     return images, labels, source.rows
 
 
-def _problem_of(images):
+def _problem_of(images, in_unit_interval):
     """(rule that is broken, what breaks it), or None."""
     if not np.issubdtype(images.dtype, np.floating):
         return "be float", f"dtype={images.dtype}"
@@ -192,7 +238,7 @@ def _problem_of(images):
         bad = np.argwhere(~np.isfinite(images))
         found = f"{len(bad)} NaN or infinite values, first at index "
         return "be finite", f"{found}{tuple(bad[0].tolist())}"
-    if lowest < 0 or highest > 1:
+    if in_unit_interval and (lowest < 0 or highest > 1):
         return "be in [0, 1]", f"{lowest:g} to {highest:g}"
     return None
 
@@ -200,7 +246,7 @@ def _problem_of(images):
 def _binarize(images, binarization, seed, stream):
     """Threshold, or draw once: image n of a split takes the same bits always."""
     if binarization == "threshold":
-        return (images >= 0.5).astype(np.float32)
+        return np.where(np.isnan(images), images, images >= 0.5).astype(np.float32)
     if binarization == "none":
         return images
     key = np.random.SeedSequence([BINARIZE_STREAM, stream, seed])
@@ -209,7 +255,7 @@ def _binarize(images, binarization, seed, stream):
     for source, target in zip(images, drawn, strict=True):
         bits = generator.random_raw(source.size).reshape(source.shape)
         target[...] = (bits >> 40) * 2.0**-24 < source
-    return drawn
+    return np.where(np.isnan(images), images, drawn)
 
 
 def _expand(data_dir):

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iwae_tf.datasets import image_folder, readers
+from iwae_tf.datasets import image_folder, readers, tables
 from iwae_tf.errors import InvalidInputError
 
 # Part of the definition of the splits: a change would move images between them.
@@ -299,6 +299,45 @@ def read_image_folder(*, split: str, data_dir: Any) -> Source:
     return Source(str(data_dir), images, labels, slice(None))
 
 
+def read_table(*, split: str, data_dir: Any, schema: str | None = None) -> Source:
+    """Read a table: 80, 10 and 10 % of one permutation of its rows.
+
+    An npz file has tables of its own for the splits, as in `read_npz`.
+    """
+    if pathlib.Path(data_dir or "").suffix == ".npz":
+        source = read_npz(split=split, data_dir=data_dir)
+        table = source.images
+    else:
+        table = tables.read_table(data_dir or "")
+        rows = _rows_of_tenths(split, _tenths(len(table)))
+        source = Source(str(data_dir), table, None, rows)
+    found = table_schema(data_dir, schema)
+    return source._replace(images=tables.encode(table, found), labels=None)
+
+
+def table_schema(data_dir: Any, schema: str | None) -> tables.Schema:
+    """The schema of a stored table, its statistics those of the training split."""
+    if pathlib.Path(data_dir or "").suffix == ".npz":
+        source = read_npz(split="train", data_dir=data_dir)
+        return tables.read_schema(schema, source.images, source.rows)
+    table = tables.read_table(data_dir or "")
+    return tables.read_schema(
+        schema, table, _rows_of_tenths("train", _tenths(len(table)))
+    )
+
+
+def _tenths(count):
+    """Which tenth of one permutation each of so many rows is in."""
+    if count < 10:
+        raise InvalidInputError(
+            "`data_dir` must hold at least 10 rows, for three splits. "
+            f"Received: {count}"
+        )
+    tenth = np.empty(count, np.int64)
+    tenth[fixed_order(count)] = np.arange(count) * 10 // count
+    return tenth
+
+
 def stored_shape(name: str, *, data_dir: Any) -> tuple[int, ...] | None:
     """Shape of one example as stored, from a header alone; None: a 28x28 image."""
     if name == "images":
@@ -336,4 +375,5 @@ READERS: dict[str, Callable[..., Source]] = {
     "idx": read_idx,
     "npz": read_npz,
     "images": read_image_folder,
+    "table": read_table,
 }

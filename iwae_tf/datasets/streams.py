@@ -84,7 +84,7 @@ def batches(
     run sees is the rest of what the uninterrupted one would have seen.
 
     Args:
-      images: float [N, *event] in [0, 1].
+      images: float [N, *event].
       labels: optional integers [N].
       batch_size: examples a batch; the last one of an epoch may be smaller.
       seed: integer >= 0.
@@ -103,7 +103,8 @@ def batches(
     Raises:
       InvalidInputError: for images or numbers that break these rules.
     """
-    validate_images(images, name="images")
+    # What its values may be is the model's to say.
+    validate_images(images, name="images", in_unit_interval=False, takes_missing=True)
     check_integer(seed, "seed", 0)
     check_integer(epochs, "epochs", 0)
     check_integer(first_epoch, "first_epoch", 0, epochs)

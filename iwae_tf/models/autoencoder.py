@@ -23,6 +23,7 @@ from iwae_tf.probability.distributions import (
     normal_likelihood,
     split_loc_scale,
 )
+from iwae_tf.schema import Schema
 
 LATENT_STREAM, IMAGE_STREAM = 3, 4  # of the noise of `sample`
 
@@ -40,8 +41,9 @@ class Autoencoder(SavedByKeras):
         [rows, latent_dim] to the parameters of p(x|z).
       likelihood: "bernoulli" (decoder returns logits), "normal" or, for 8-bit images,
         "discretized_logistic" (both loc and log_scale concatenated on the last axis),
-        or a callable from the decoder's output [rows, ...] to a TFP distribution with
-        batch shape [rows] and the event shape of x. A callable must be registered with
+        for tables "mixed" (see `schema`), or a callable from the decoder's output
+        [rows, ...] to a TFP distribution with batch shape [rows] and the event shape of
+        x. A callable must be registered with
         `keras.saving.register_keras_serializable` for the model to be saved.
       num_classes: number of classes of a conditional model, q(z|x, y), p(z_L|y) and
         p(x|z, y) (Sohn et al. 2015). Each network is then called on the list
@@ -49,6 +51,13 @@ class Autoencoder(SavedByKeras):
         takes it as it is, `networks.WithLabels` makes a network of one input take it.
       prior: Keras layer or model from one-hot labels [rows, num_classes] to loc and
         log_scale of p(z_L|y), [rows, 2 * latent_dim]. None: N(0, I) for every class.
+      missing: what NaN in x is. "refuse": an error. "marginalize": a missing value; all
+        bounds are on log p of the values that are there, and the encoder is given zero.
+        "marginalize_with_mask": and the encoder is given what is there, 1 or 0, in as
+        many more entries on the last axis of its input.
+      schema: Schema of the columns, for likelihood="mixed": a family for each column of
+        a table. The encoder is given standardised columns, the decoder returns
+        `schema.num_parameters` values; see `probability.mixed`.
 
     Calling the model, and `predict`, returns the mean of p(x|z1) at the mean of
     q(z1|x): [batch, *event]. All else does without a mean. A conditional model
@@ -75,14 +84,17 @@ class Autoencoder(SavedByKeras):
         likelihood: str | Callable[[tf.Tensor], tfd.Distribution] = "bernoulli",
         num_classes: int | None = None,
         prior: keras.Layer | None = None,
+        missing: str = "refuse",
+        schema: Schema | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.latent = self.latent_class(
-            encoder, decoder, likelihood, num_classes=num_classes, prior=prior
-        )
+            encoder, decoder, likelihood, num_classes=num_classes, prior=prior,
+            missing=missing, schema=schema,
+        )  # fmt: skip
         self.gate = Gate(self.latent)
-        self.likelihood = likelihood
+        self.likelihood, self.schema = likelihood, schema
         # Keras tracks and saves what is an attribute here, under these names.
         self.encoder, self.decoder = self.latent.encoder, self.latent.decoder
         if prior is not None:

@@ -66,7 +66,8 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         probability x, anew at each training step.
       seed: pair of integers for training and `evaluate`.
       **kwargs: parameters of the objective, such as `beta`; `likelihood`,
-        `num_classes` and `prior` of `Autoencoder`; `name` and `dtype` of keras.Model.
+        `num_classes`, `prior`, `missing` and `schema` of `Autoencoder`; `name` and
+        `dtype` of keras.Model.
 
     `fit` takes x, (x,), (x, y) or (x, y, sample_weight). A conditional model needs the
     integer labels y [batch]; otherwise y is ignored.
@@ -249,7 +250,10 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             pixel_key = noise.fold_in(key, PIXEL_STREAM)
             size = pixels.shape[1]
             uniforms = noise.uniform(pixel_key, first_row, num_rows, size)
-            x = tf.reshape(tf.cast(uniforms < pixels, tf.float32), tf.shape(x))
+            drawn = tf.where(
+                tf.math.is_nan(pixels), pixels, tf.cast(uniforms < pixels, tf.float32)
+            )
+            x = tf.reshape(drawn, tf.shape(x))
         draws = self.latent.draw_noise(
             key, first_row, num_rows, self.num_groups, self.num_samples
         )

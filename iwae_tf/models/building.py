@@ -3,16 +3,24 @@
 import inspect
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow_probability import distributions as tfd
 
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.probability.distributions import BY_FUNCTION, bernoulli_likelihood
+from iwae_tf.models.values import encoder_inputs
+from iwae_tf.probability.distributions import (
+    BY_FUNCTION,
+    bernoulli_likelihood,
+    get_likelihood,
+)
+from iwae_tf.probability.mixed import MixedLikelihood
+from iwae_tf.schema import Schema
 
 RESHAPING = tuple(
     getattr(keras.layers, name)
@@ -34,6 +42,22 @@ def check_networks(
             f"layer. Received: {name}={networks!r}"
         )
     return list(networks)
+
+
+def likelihood_of(
+    likelihood: str | Callable[[tf.Tensor], tfd.Distribution], schema: Schema | None
+) -> Callable[[tf.Tensor], tfd.Distribution]:
+    """The function from a decoder's output to p(x|z); "mixed" is that of a schema.
+
+    Raises:
+      InvalidInputError: an unknown name, or a schema that is missing or one too many.
+    """
+    if (likelihood == "mixed") != (schema is not None):
+        raise InvalidInputError(
+            "`schema` must be given for likelihood='mixed', and only for it. Received: "
+            f"likelihood={likelihood!r}, schema={schema!r}"
+        )
+    return get_likelihood(likelihood) if schema is None else MixedLikelihood(schema)
 
 
 def check_classes(num_classes: int | None, prior: keras.Layer | None) -> None:
@@ -113,7 +137,17 @@ def build_networks(latent: Any, event_shape: tuple[int, ...]) -> list[int]:
     """
     num_classes = latent.num_classes
     latent_dims: list[int] = []
-    row_shape = event_shape
+    if isinstance(latent.likelihood, MixedLikelihood):
+        names = latent.likelihood.schema.names
+        if event_shape != (len(names),):
+            raise InvalidInputError(
+                f"`x` must have the {len(names)} columns of the schema. Received: rows "
+                f"of shape {event_shape}"
+            )
+    inputs = encoder_inputs(
+        tf.zeros((1, *event_shape)), latent.likelihood, latent.missing
+    )
+    row_shape = tuple(inputs.shape[1:])
     for layer, network in enumerate(latent.encoder, 1):
         name = f"`encoder` of layer {layer}"
         row_shape = output_row_shape(network, row_shape, name, num_classes)
@@ -136,7 +170,7 @@ def build_networks(latent: Any, event_shape: tuple[int, ...]) -> list[int]:
     row_shape = output_row_shape(
         latent.decoder[0], latent_dims[:1], "`decoder` of layer 1", num_classes
     )
-    _check_likelihood(latent.likelihood, row_shape, event_shape)
+    _check_likelihood(latent, row_shape, event_shape)
     if latent.likelihood is bernoulli_likelihood and _ends_in_sigmoid(
         latent.decoder[0]
     ):
@@ -150,8 +184,9 @@ def build_networks(latent: Any, event_shape: tuple[int, ...]) -> list[int]:
     return latent_dims
 
 
-def _check_likelihood(likelihood, row_shape, event_shape):
+def _check_likelihood(latent, row_shape, event_shape):
     """Raises InvalidInputError unless it makes p(x|z) of the decoder's rows."""
+    likelihood = latent.likelihood
     named = BY_FUNCTION.get(likelihood)
     if named and event_shape:
         *axes, last = event_shape
@@ -182,6 +217,11 @@ def _check_likelihood(likelihood, row_shape, event_shape):
             f"it, and the event shape of x, {event_shape}. Received: batch shape "
             f"{batch_shape}, event shape {found}, of decoder rows of shape {row_shape}"
         )
+    if latent.takes_missing and not _is_factorized(distribution):
+        raise InvalidInputError(
+            "`likelihood` must be a tfd.Independent over all axes of x where values "
+            f"are missing, as every likelihood with a name is. Received: {distribution}"
+        )
 
 
 def _ends_in_sigmoid(network):
@@ -191,6 +231,13 @@ def _ends_in_sigmoid(network):
     is_keras = type(network).__module__.startswith("keras.")  # whose `activation` ends
     is_activation = is_keras and getattr(network, "activation", None) in SIGMOIDS
     return is_activation or type(network).__name__ == "Sigmoid"
+
+
+def _is_factorized(distribution):
+    """Whether each element of x has a density of its own."""
+    if not hasattr(distribution, "reinterpreted_batch_ndims"):  # tfd.Independent
+        return False
+    return distribution.distribution.event_shape.rank == 0
 
 
 def call_network(
@@ -203,11 +250,16 @@ def call_network(
     return network(inputs, **keywords)
 
 
-def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+def one_hot(labels: tf.Tensor | None, num_classes: int) -> tf.Tensor:
     """float32 [B, num_classes]; NaN for a label that is not in [0, num_classes).
 
     A compiled program cannot raise: NaN there makes the bound of the example NaN.
     """
+    if labels is None:
+        raise InvalidInputError(
+            "`labels` must be given: the model is conditional, num_classes="
+            f"{num_classes}. Received: labels=None"
+        )
     is_class = (labels >= 0) & (labels < num_classes)
     encoded = tf.one_hot(tf.cast(labels, tf.int32), num_classes)
     return tf.where(is_class[:, tf.newaxis], encoded, np.float32(np.nan))

@@ -4,8 +4,7 @@
   asserted, asserted_labels   the same values inside a graph, as a step is handed them:
                        batches of tf.data and of Python, inputs of a SavedModel
 
-What x may be is the likelihood's to say: Bernoulli and the discretized logistic take
-[0, 1], all others any finite value.
+What x may be is the likelihood's to say; see `values`.
 """
 
 import contextlib
@@ -22,8 +21,8 @@ from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.latent_model import LatentModel
+from iwae_tf.models.values import Values
 from iwae_tf.probability.discretized_logistic import NUM_LEVELS, is_on_levels
-from iwae_tf.probability.distributions import BY_FUNCTION
 
 
 class Gate:
@@ -35,9 +34,9 @@ class Gate:
 
     def __init__(self, latent: LatentModel) -> None:
         self._latent = latent
-        named = BY_FUNCTION.get(latent.likelihood)
-        self.num_levels = named.num_levels if named else None  # of an element of x
-        self.in_unit_interval = named.in_unit_interval if named else False
+        self._values = Values(latent.likelihood, latent.missing)
+        self.num_levels = self._values.num_levels  # of an element of x
+        self.in_unit_interval = self._values.in_unit_interval
         self._warned = False
 
     def x(
@@ -70,7 +69,7 @@ class Gate:
                 raise self._wrong_shape(name, tuple(x.shape))
             x = tf.ensure_shape(x, [None, *event_shape])  # of a pipeline: unknown yet
         if tf.executing_eagerly() if has_values is None else has_values:
-            check_values(x, in_unit_interval=self.in_unit_interval, name=name)
+            self._values.check(x, name)
             if is_scored:
                 self._warn_of_grey(x)
         return tf.cast(x, tf.float32)
@@ -176,7 +175,7 @@ class Gate:
     def _called(self, x):
         x = self.x(x, has_values=False)
         if tf.executing_eagerly() and len(x):
-            check_values(x, in_unit_interval=self.in_unit_interval)
+            self._values.check(x)
         return x
 
     def check_unbuilt(self, num_replicas: int) -> None:
@@ -204,11 +203,7 @@ class Gate:
 
     def asserted(self, x: tf.Tensor) -> tf.Tensor:
         """`x`, once its values have been found fit to be scored, inside a graph."""
-        rules = [finite(x, "x")]
-        if self.in_unit_interval:
-            is_within = tf.reduce_all((x >= 0.0) & (x <= 1.0))
-            rules.append((is_within, "x: must be in [0, 1]"))
-        return require(x, *rules)
+        return require(x, *self._values.rules(x))
 
     def asserted_labels(
         self, y: tf.Tensor | None, num_rows: tf.Tensor
@@ -284,25 +279,6 @@ class Gate:
                 "as given: binarize it first for a log-likelihood of binary images.",
                 stacklevel=4,
             )
-
-
-def check_values(x: tf.Tensor, *, in_unit_interval: bool, name: str = "x") -> None:
-    """Raises InvalidInputError for an eager `x` that is empty or cannot be scored."""
-    if tf.size(x) == 0:
-        raise InvalidInputError(
-            f"`{name}` must not be empty. Received: shape={x.shape}"
-        )
-    # A sum costs less than a look at each value; that of finite ones may overflow.
-    if not np.isfinite(tf.reduce_sum(x)) and not tf.reduce_all(tf.math.is_finite(x)):
-        raise InvalidInputError(
-            f"`{name}` must be finite. Received: NaN or infinity in {name}"
-        )
-    low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
-    if in_unit_interval and (low < 0.0 or high > 1.0):
-        hint = ", divide by 255" if low >= 0.0 and 1.0 < high <= 255.0 else ""
-        raise InvalidInputError(
-            f"`{name}` must be in [0, 1]. Received: values in [{low:g}, {high:g}]{hint}"
-        )
 
 
 def _of_rank_one(values):

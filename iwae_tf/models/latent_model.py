@@ -20,22 +20,25 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from iwae_tf.checks import check_choice
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.building import (
     build_networks,
     call_network,
     check_classes,
     check_networks,
+    likelihood_of,
     one_hot,
 )
+from iwae_tf.models.values import MISSING, encoder_inputs
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import (
     diagonal_normal,
-    get_likelihood,
-    log_prob_of,
+    log_density,
     split_loc_scale,
     standard_normal,
 )
+from iwae_tf.schema import Schema
 
 
 class Inference(NamedTuple):
@@ -85,13 +88,11 @@ class LatentModel:
 
     Args:
       encoder: Keras layer or model, or a sequence of them, [q(z1|x), q(z2|z1), ...].
-        Each maps [rows, ...] to loc and log_scale, [rows, 2 * latent_dim].
-      decoder: the same for [p(x|z1), p(z1|z2), ...]. The first maps
-        [rows, latent_dim] to the parameters of p(x|z).
-      likelihood: name or callable, see `probability.distributions.get_likelihood`.
-      num_classes: number of classes of a conditional model. Each network is then
-        called on the list [inputs, one-hot label].
+      decoder: the same for [p(x|z1), p(z1|z2), ...].
+      likelihood: name or callable, see `building.likelihood_of`.
+      num_classes: number of classes of a conditional model.
       prior: Keras layer from one-hot labels to loc and log_scale of p(z_L|y).
+      missing, schema: as of `Autoencoder`, which says what networks take and return.
 
     In all methods y is `Labels`, masks leave units out (`UnitMask`), and training says
     how networks are called.
@@ -110,6 +111,8 @@ class LatentModel:
         likelihood: str | Callable[[tf.Tensor], tfd.Distribution] = "bernoulli",
         num_classes: int | None = None,
         prior: keras.Layer | None = None,
+        missing: str = "refuse",
+        schema: Schema | None = None,
     ) -> None:
         self.encoder = check_networks(encoder, "encoder")
         self.decoder = check_networks(decoder, "decoder")
@@ -119,7 +122,9 @@ class LatentModel:
                 f"Received: {len(self.encoder)} and {len(self.decoder)}"
             )
         check_classes(num_classes, prior)
-        self.likelihood = get_likelihood(likelihood)
+        self.likelihood = likelihood_of(likelihood, schema)
+        check_choice(missing, "missing", MISSING)
+        self.missing, self.takes_missing = missing, missing != "refuse"
         self.num_classes: Any = num_classes
         self.prior = prior
 
@@ -143,7 +148,8 @@ class LatentModel:
         self, x: tf.Tensor, y: Labels = None, training: bool = False
     ) -> tf.Tensor:
         """loc and log_scale of q(z1|x): float32 [B, 2 * D_1]."""
-        return self._call(self.encoder[0], tf.cast(x, tf.float32), y, training)
+        inputs = encoder_inputs(x, self.likelihood, self.missing)
+        return self._call(self.encoder[0], inputs, y, training)
 
     def proposal_parameters(
         self, layer: int, latents: tf.Tensor, y: Labels = None, training: bool = False
@@ -228,7 +234,7 @@ class LatentModel:
         training: bool = False,
         records: Any = None,
     ) -> Joint:
-        """log p(x|z1) and log p(z).
+        """log p(x|z1) and log p(z), of the elements of x that are not missing.
 
         Args:
           x: float [B, *event].
@@ -249,7 +255,7 @@ class LatentModel:
             draws = tf.shape(latents[0])[:2]
             x = tf.broadcast_to(x, tf.concat([draws, tf.shape(x)], axis=0))
             x = tf.reshape(x, [-1, *self.event_shape])
-        log_prob = log_prob_of(distribution, x)
+        log_prob = log_density(distribution, x, self.takes_missing)
         return Joint(tf.reshape(log_prob, tf.shape(latents[0])[:-1]), log_prior)
 
     def decode(
@@ -279,7 +285,7 @@ class LatentModel:
         """
         if self.prior is None:
             return standard_normal(self.latent_dims[-1], active)
-        parameters = call_network(self.prior, self._one_hot(y), training)
+        parameters = call_network(self.prior, one_hot(y, self.num_classes), training)
         return diagonal_normal(*split_loc_scale(parameters), active)
 
     def standardized(self, latents: tf.Tensor, y: Labels = None) -> tf.Tensor:
@@ -376,7 +382,7 @@ class LatentModel:
         if is_latent:
             rows = tf.reshape(inputs, [-1, inputs.shape[-1]])
         if self.num_classes is not None:
-            labels = self._one_hot(y)
+            labels = one_hot(y, self.num_classes)
             repeats = tf.shape(rows)[0] // tf.maximum(tf.shape(labels)[0], 1)
             rows = [rows, tf.tile(labels, [repeats, 1])]
         outputs = call_network(network, rows, training, records)
@@ -385,14 +391,6 @@ class LatentModel:
             return outputs
         shape = tf.concat([tf.shape(inputs)[:-1], tf.shape(outputs)[1:]], axis=0)
         return tf.reshape(outputs, shape)
-
-    def _one_hot(self, y):
-        if y is None:
-            raise InvalidInputError(
-                "`labels` must be given: the model is conditional, num_classes="
-                f"{self.num_classes}. Received: labels=None"
-            )
-        return one_hot(y, self.num_classes)
 
 
 def _active(masks, latents):

@@ -160,7 +160,8 @@ def make_function(
         if not num_steps:
             raise StopIteration
         model.steps_done += int(num_steps)
-        prepare(*batches[:2])
+        num_rows = tf.reduce_sum(sizes)  # what follows is padding
+        prepare(*(None if p is None else p[:num_rows] for p in batches[:2]))
         # Traced for any number of rows, so that a new one does not trace anew.
         specs = keras.tree.map_structure(_any_rows, (sizes, batches))
         traced = program.get_concrete_function(specs[0], _SCALAR, specs[1])

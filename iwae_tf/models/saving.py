@@ -8,6 +8,7 @@ import keras
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.keras_loop import OneProgramModel
 from iwae_tf.models.latent_model import LatentModel
+from iwae_tf.schema import Schema
 
 
 class SavedByKeras(OneProgramModel):
@@ -15,6 +16,7 @@ class SavedByKeras(OneProgramModel):
 
     latent: LatentModel
     likelihood: Any
+    schema: Schema | None
 
     def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As in Keras, to a `.keras` file.
@@ -74,6 +76,8 @@ class SavedByKeras(OneProgramModel):
                 else likelihood
             ),
             **classes,
+            **({"missing": latent.missing} if latent.takes_missing else {}),
+            **({"schema": self.schema.to_json()} if self.schema else {}),
         }
 
     @classmethod
@@ -87,6 +91,8 @@ class SavedByKeras(OneProgramModel):
         for name in ("likelihood", "prior", "dtype"):
             if isinstance(config.get(name), dict):
                 config[name] = deserialize(config[name], custom_objects)
+        if "schema" in config:
+            config["schema"] = Schema.from_json(config["schema"])
         return cls(**config)
 
 

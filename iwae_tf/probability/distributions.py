@@ -237,3 +237,49 @@ def get_likelihood(
             f"Received: likelihood={likelihood!r}"
         )
     return LIKELIHOODS[likelihood].function
+
+
+def log_density(
+    distribution: tfd.Distribution, x: tf.Tensor, takes_missing: bool = False
+) -> tf.Tensor:
+    """log p(x), or of the elements of `x` that are no NaN where values are missing.
+
+    sum_d [x_d is no NaN] log p(x_d)
+
+    A missing element is replaced by a value that its distribution can have before its
+    density is taken, and masked after it: a gradient through NaN would be NaN even
+    where it is multiplied by zero.
+
+    Args:
+      distribution: batch shape [rows], event of x; with missing values a
+        tfd.Independent over scalars.
+      x: float [rows or 1, *event].
+      takes_missing: whether NaN is a missing value.
+
+    Returns:
+      log_prob: float [rows].
+    """
+    if not takes_missing:
+        return log_prob_of(distribution, x)
+    elements = distribution.distribution
+    is_observed = ~tf.math.is_nan(x)
+    possible = tf.stop_gradient(tf.cast(_possible(elements), x.dtype))
+    filled = tf.where(is_observed, x, possible)
+    terms = tf.where(is_observed, log_prob_of(elements, filled), 0.0)
+    return tf.reduce_sum(terms, axis=range(1, terms.shape.rank))
+
+
+def _possible(elements):
+    """A value that each of the elements can have, without a draw."""
+    if hasattr(elements, "parts"):  # `mixed.Columns`
+        shape = elements.batch_shape_tensor()[:-1]
+        values = [
+            tf.broadcast_to(_possible(part), tf.concat([shape, [size]], axis=0))
+            for part, size in zip(elements.parts, elements.sizes)
+        ]
+        return tf.concat(values, axis=-1)
+    try:
+        to_support = elements.experimental_default_event_space_bijector()
+    except NotImplementedError:
+        to_support = None
+    return tf.zeros([]) if to_support is None else to_support.forward(tf.zeros([]))

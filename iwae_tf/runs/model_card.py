@@ -70,6 +70,7 @@ seed {c[seed]} |
 VALUES = {
     "bernoulli": " in [0, 1], meant to be binary",
     "discretized_logistic": " in [0, 1], one of the 256 levels i / 255",
+    "mixed": ", raw rows; `schema.json` has the columns and the codes of categories",
 }
 LIMITS = {
     "bernoulli": "Values between 0 and 1 are scored as given, which is not the "

@@ -17,8 +17,6 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation.classes import class_log_likelihoods
 from iwae_tf.io import terminal
 from iwae_tf.models.autoencoder import Autoencoder
-from iwae_tf.probability.discretized_logistic import NUM_LEVELS
-from iwae_tf.probability.distributions import LIKELIHOODS
 from iwae_tf.runs.splits import load_eval_split
 from iwae_tf.saved_model import refusal
 from iwae_tf.versions import library_versions
@@ -178,7 +176,7 @@ def _evaluate(config, split, num_samples, limit, score_images, describe=None):
         return None, False
     summary = evaluation.summarize(result)
     results = {"split": split, "num_samples": num_samples, **summary._asdict()}
-    if LIKELIHOODS[config.likelihood].num_levels == NUM_LEVELS:
+    if config.likelihood == "discretized_logistic":
         results["bits_per_dim"] = results["nll"] / (images[0].size * math.log(2))
     results["data_sha256"] = hashlib.sha256(images.tobytes()).hexdigest()
     if is_complete and describe:

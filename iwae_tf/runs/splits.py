@@ -53,5 +53,8 @@ def _load(config, split, dynamic, seed):
         data_dir=config.data_dir,
         binarization=dynamic if binarization == "dynamic" else binarization,
         seed=seed,
+        schema=config.schema,
+        in_unit_interval=config.likelihood in ("bernoulli", "discretized_logistic"),
+        takes_missing=config.missing != "refuse",
     )
     return datasets.require_labels(loaded, split) if config.conditional else loaded

@@ -29,6 +29,7 @@ from iwae_tf.saved_model import (
 )
 from iwae_tf.versions import library_versions
 
+SCHEMA = "schema.json"  # of a model of a table, whole, beside it
 # Where the data lie, how far the run goes, and what is done with it afterwards.
 NOT_DECIDING = {*("data_dir", "epochs", "eval_split", "eval_seed", "eval_num_samples")}
 
@@ -112,7 +113,7 @@ class Workdir:
         Raises:
           InvalidInputError: there is none, or it is damaged.
         """
-        return read_config(self.config)
+        return with_schema(read_config(self.config), self.path)
 
     def export(
         self, model: keras.Model, config: ConfigDict, results: Mapping[str, Any] | None
@@ -123,6 +124,8 @@ class Workdir:
         earlier sitting left is replaced.
         """
         write_through(self.model, lambda path: model.save(path))
+        if model.schema is not None:
+            write_json(self.path / SCHEMA, model.schema.to_json())
         shutil.rmtree(self.saved_model, ignore_errors=True)
         return export(model, config, self.saved_model, results)
 
@@ -187,7 +190,11 @@ def export(
       path: pathlib.Path of the new version.
     """
     version = export_saved_model(model, path, config.eval_num_samples)
-    write_json(version.parent / "config.json", config.to_dict())
+    values = config.to_dict()
+    if model.schema is not None:
+        write_json(version.parent / SCHEMA, model.schema.to_json())
+        values["schema"] = SCHEMA
+    write_json(version.parent / "config.json", values)
     model_card.write(
         version.parent,
         version=version.name,
@@ -198,6 +205,22 @@ def export(
         results=results,
     )
     return version
+
+
+def exported_config(version: pathlib.Path) -> ConfigDict:
+    """The ConfigDict beside a version of an export, with the schema beside it.
+
+    Raises:
+      InvalidInputError: there is none, or it is damaged.
+    """
+    return with_schema(read_config(version.parent / "config.json"), version.parent)
+
+
+def with_schema(config: ConfigDict, folder: pathlib.Path) -> ConfigDict:
+    """`config`, of whose table the columns are those that the model was trained on."""
+    if (folder / SCHEMA).is_file():
+        config.schema = str(folder / SCHEMA)
+    return config
 
 
 def load_exported(
@@ -217,7 +240,7 @@ def load_exported(
       InvalidInputError: there is none, it is damaged, or not what its config says.
     """
     version = find_version(path)
-    config = override(read_config(version.parent / "config.json"), **overrides)
+    config = override(exported_config(version), **overrides)
     model = build_model(config)
     restore_weights(model, version)
     set_draws(model, config)  # not those of the first stage

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from iwae_tf.datasets import tables
 from iwae_tf.datasets.image_folder import list_images
 from iwae_tf.datasets.image_folder import read_images as read_image_files
 from iwae_tf.datasets.readers import readable, to_float
@@ -17,23 +18,40 @@ from iwae_tf.io.files import write_atomically
 from iwae_tf.saved_model.signatures import SCORES
 
 COLUMNS = ("row", *SCORES)
-PARTIAL = ".partial"
+PARTIAL, TABLES = ".partial", (".csv", ".parquet")
 
 
-def read_images(path: str | os.PathLike[str]) -> np.ndarray:
+def read_images(
+    path: str | os.PathLike[str], schema: str | os.PathLike[str] | None = None
+) -> np.ndarray:
     """The array in an .npy file, left on the disk until it is used, or a folder's.
+
+    A .csv or .parquet file is a table, whose categories become codes.
 
     The rows of a folder are its PNG and JPEG files in the order of their names, those
     of sub-folders where it has none.
 
+    Args:
+      path: of the file or folder.
+      schema: path of the JSON file of a table's columns.
+
     Raises:
-      InvalidInputError: no such file, or another format.
+      InvalidInputError: no such file, or another format; a table that has not the
+        columns and categories of the schema.
     """
+    if pathlib.Path(path).suffix in TABLES:
+        if schema is None:
+            raise InvalidInputError(
+                "`schema` must be given for a table, the schema.json beside an "
+                f"export. Received: schema=None, input={path}"
+            )
+        table = tables.read_table(path, "input")
+        return tables.encode(table, tables.read_schema(str(schema), table, slice(None)))
     if pathlib.Path(path).is_dir():
         files = list_images(path, name="input").paths
         images = to_float(read_image_files(files, name="input"), "input")
         return images[..., np.newaxis] if images.ndim == 3 else images
-    what = "images [N, *event], or a folder of PNG or JPEG files"
+    what = "images [N, *event], a table.csv, or a folder of PNG or JPEG files"
     return _read_npy(path, "input", what)
 
 

@@ -1,0 +1,107 @@
+"""What the columns of a table are: a name, a kind, categories, a place and a scale.
+
+Plain data that needs neither TensorFlow nor a file. `datasets.tables` makes a schema
+from a table, `probability.mixed` makes p(x|z) from a schema.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from iwae_tf.checks import check_choice, is_number
+from iwae_tf.errors import InvalidInputError
+
+# Parameters of p(x|z) that one column of a kind takes; a categorical one takes as many
+# as it has categories.
+NUM_PARAMETERS = {
+    "normal": 2,
+    "student": 3,
+    "lognormal": 2,
+    "bernoulli": 1,
+    "categorical": 0,
+    "poisson": 1,
+    "negative_binomial": 2,
+}
+KINDS = tuple(NUM_PARAMETERS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Args:
+      name: what it is called.
+      kind: one of `KINDS`, the family of p(x|z).
+      loc: mean of the training values (of their logarithms for "lognormal").
+      scale: their standard deviation.
+      categories: names of the codes 0, 1, ... of a "categorical" column.
+
+    Raises:
+      InvalidInputError: an unknown kind, or values that do not go with it.
+    """
+
+    name: str
+    kind: str
+    loc: float = 0.0
+    scale: float = 1.0
+    categories: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_choice(self.kind, f"kind of column {self.name}", KINDS)
+        good = is_number(self.loc) and is_number(self.scale) and self.scale > 0
+        if not good or (self.kind == "categorical") != (len(self.categories) > 1):
+            raise InvalidInputError(
+                f"`column` {self.name} must have a loc, a scale above 0, and two or "
+                "more categories where it is categorical and only there. "
+                f"Received: {self}"
+            )
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that the decoder returns for it."""
+        return NUM_PARAMETERS[self.kind] or len(self.categories)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The columns of a table, in the order of x [batch, columns].
+
+    Args:
+      columns: tuple of `Column`.
+    """
+
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return [column.name for column in self.columns]
+
+    @property
+    def num_parameters(self) -> int:
+        """Width of the decoder's output under `likelihood="mixed"`."""
+        return sum(column.num_parameters for column in self.columns)
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema as JSON values; `from_json` reads it."""
+        columns = (dataclasses.asdict(column) for column in self.columns)
+        return {"columns": [{**c, "categories": [*c["categories"]]} for c in columns]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Schema":
+        """The schema that `to_json` wrote.
+
+        Raises:
+          InvalidInputError: it is something else.
+        """
+        try:
+            columns = [
+                Column(**{**values, "categories": tuple(values.get("categories", ()))})
+                for values in values["columns"]
+            ]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InvalidInputError(
+                '`schema` must be {"columns": [{"name": ..., "kind": ..., "loc": ..., '
+                f'"scale": ..., "categories": [...]}}, ...]}}. Received: {error}'
+            ) from error
+        return cls(tuple(columns))

@@ -1,0 +1,282 @@
+"""Tables: what their columns are, x and back, and the scripts from CSV to scores."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from running import REPOSITORY, assert_one_line, read_json, run_script
+
+from iwae_tf import datasets
+from iwae_tf.datasets import tables
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.schema import Column, Schema
+
+ROWS, CONFIG = 60, f"--config={REPOSITORY}/configs/tabular.py"
+KINDS = {"income": "lognormal", "visits": "poisson", "id": "drop"}
+SCHEMA = ",".join(f"{name}={kind}" for name, kind in KINDS.items())
+
+
+def frame(seed=0, holes=True):
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(
+        {
+            "id": [f"person {i}" for i in range(ROWS)],
+            "age": rng.normal(50, 10, ROWS),
+            "income": np.exp(rng.normal(10, 0.5, ROWS)),
+            "town": rng.choice(["Ulm", "Bonn", "Aachen"], ROWS),
+            "smokes": rng.uniform(size=ROWS) < 0.3,
+            "visits": rng.poisson(2.0, ROWS),
+        }
+    )
+    hidden = rng.uniform(size=table.shape) < 0.2
+    return table.mask(hidden & (table.columns != "id")) if holes else table
+
+
+def refused(function, *args, **kwargs):
+    with pytest.raises(InvalidInputError) as error:
+        function(*args, **kwargs)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "frame"])
+def test_columns_are_recognised_and_their_statistics_are_those_of_the_rows(
+    tmp_path, suffix
+):
+    table, path = frame(), tmp_path / f"table.{suffix}"
+    if suffix == "frame":
+        path = table
+    else:
+        {"csv": table.to_csv, "parquet": table.to_parquet}[suffix](path, index=False)
+    rows = np.arange(0, ROWS, 2)
+    schema = tables.infer_schema(path, KINDS, rows=rows)
+    found = {column.name: column for column in schema.columns}
+    kinds = {name: column.kind for name, column in found.items()}
+    assert kinds == {
+        **{"age": "normal", "income": "lognormal", "town": "categorical"},
+        **{"smokes": "bernoulli", "visits": "poisson"},
+    }
+    assert found["town"].categories == ("Aachen", "Bonn", "Ulm")
+    training = table.iloc[rows]
+    for name, values in {
+        "age": training.age.astype(float),
+        "income": np.log(training.income.astype(float)),
+        "smokes": training.smokes.astype(float),
+        "visits": training.visits.astype(float),
+    }.items():
+        np.testing.assert_allclose(found[name].loc, values.mean(), rtol=1e-6)
+        np.testing.assert_allclose(found[name].scale, values.std(ddof=0), rtol=1e-6)
+    x = tables.encode(path, schema)
+    assert x.dtype == np.float32 and x.shape == (ROWS, 5)
+    np.testing.assert_array_equal(np.isnan(x), table.drop(columns="id").isna())
+    codes = table.town.map({"Aachen": 0, "Bonn": 1, "Ulm": 2})
+    np.testing.assert_array_equal(x[:, 2], codes.astype("float32"))
+    back = tables.decode(x, schema).to_pandas()
+    assert [*back.town.fillna("")] == [*table.town.fillna("")]
+    np.testing.assert_allclose(back.age, table.age.astype(float), rtol=1e-6)
+    assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+
+
+def test_arrays_are_tables_without_names():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    x[:, 1] = x[:, 1] > 0
+    schema = tables.infer_schema(x)
+    assert schema.names == ["column_0", "column_1", "column_2"]
+    kinds = [column.kind for column in schema.columns]
+    assert kinds == ["normal", "bernoulli", "normal"]
+    np.testing.assert_array_equal(tables.encode(x, schema), x.astype("float32"))
+
+
+def test_codes_that_are_numbers_sort_as_numbers():
+    schema = tables.infer_schema({"a": [10, 9, 9, None]}, {"a": "categorical"})
+    assert schema.columns[0].categories == ("9", "10")
+    np.testing.assert_array_equal(
+        tables.encode({"a": [9.0, 10.0, None]}, schema)[:, 0], [0, 1, np.nan]
+    )
+
+
+def test_a_column_of_few_values_gets_a_warning():
+    few = np.tile([1.0, 2.0, 3.0], 5)
+    with pytest.warns(UserWarning, match="column a has 3 distinct values"):
+        tables.infer_schema({"a": few})
+
+
+AGES = {"age": [1.0, 2.0, 4.0]}
+SMALL = Schema(
+    (Column("age", "poisson", 2.0), Column("t", "categorical", 0, 1, ("x", "y")))
+)
+
+
+@pytest.mark.parametrize(
+    "data, kinds, words",
+    [
+        (
+            {**AGES, "one": [1.0] * 3, "empty": [None] * 3},
+            {},
+            "one value in one, empty",
+        ),
+        ({"a": [1e8, 1e8 + 1, 1e8]}, {}, "one value in a"),
+        ({"a": ["x", "x", None]}, {}, "one value in a"),
+        (AGES, {"ages": "normal"}, "`column` must be one of age"),
+        (AGES, {"age": "gamma"}, "`kind of column age` must be one of normal, student"),
+        (AGES, {"age": "drop"}, "must leave a column"),
+        (AGES, {"age": "bernoulli"}, "`age` must be 0 or 1 where it is bernoulli"),
+        ({"a": [1.5, 2.0]}, {"a": "poisson"}, "`a` must be a count"),
+        ({"a": [0.0, 2.0]}, {"a": "lognormal"}, "`a` must be positive"),
+        ({"a": [np.inf, 2.0]}, {}, "`a` must be finite"),
+        ({"a": ["x", "y"]}, {"a": "normal"}, "`a` must be a column of numbers"),
+        ({"a": pd.to_datetime(["2020", "2021"])}, {}, "schema='a=drop'"),
+        ({"a": [str(i) for i in range(1001)]}, {}, "at most 1000 categories"),
+        (3, {}, "`data` must be a table"),
+        (np.zeros(3), {}, "`data` must be numbers [rows, columns]"),
+        ("no.csv", {}, "`data_dir` must be a .csv"),
+    ],
+)
+def test_what_is_no_table_of_such_columns(data, kinds, words):
+    assert words in refused(tables.infer_schema, data, kinds)
+
+
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        ({"age": [1]}, "Received: no t among age"),
+        (
+            {"age": [1], "t": ["z"]},
+            "`t` must be one of its 2 categories, x, y. Received: 'z'",
+        ),
+        ({"age": [-1], "t": ["x"]}, "`age` must be a count where it is poisson"),
+    ],
+)
+def test_what_does_not_go_with_a_schema(data, words):
+    assert words in refused(tables.encode, data, SMALL)
+
+
+def test_a_file_whose_first_line_is_no_names(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("1,2\n3,4\n")
+    assert "names in its first line" in refused(tables.read_table, path)
+    path.write_bytes(b"a,b\n1\n2,3,4\n")
+    assert "must be a readable table" in refused(tables.read_table, path)
+
+
+def test_splits_share_no_row_and_the_schema_is_that_of_the_training_rows(tmp_path):
+    path = tmp_path / "t.csv"
+    frame().to_csv(path, index=False)
+    settings = {"data_dir": path, "schema": SCHEMA, "takes_missing": True}
+    settings["in_unit_interval"] = False
+    splits = [
+        datasets.load_arrays("table", split=split, **settings).images
+        for split in datasets.SPLITS
+    ]
+    assert [len(split) for split in splits] == [48, 6, 6]
+    x = tables.encode(path, datasets.table_schema(path, SCHEMA))
+    joined = np.concatenate(splits)
+    order = [np.lexsort(np.nan_to_num(rows, nan=-1).T) for rows in (joined, x)]
+    np.testing.assert_array_equal(joined[order[0]], x[order[1]])
+    age = datasets.table_schema(path, SCHEMA).columns[0]
+    np.testing.assert_allclose(age.loc, np.nanmean(splits[0][:, 0]), rtol=1e-5)
+
+
+def test_npz_tables_bring_their_own_test_rows(tmp_path):
+    path, rng = tmp_path / "t.npz", np.random.default_rng(0)
+    arrays = {
+        "x_train": 50 * rng.normal(size=(20, 2)),
+        "x_test": rng.normal(size=(7, 2)),
+    }
+    np.savez(path, **arrays)
+    found = datasets.load_arrays(
+        "table", split="test", data_dir=path, in_unit_interval=False
+    )
+    np.testing.assert_array_equal(found.images, arrays["x_test"].astype("float32"))
+
+
+# The scripts -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on a table with holes: its folder has table.csv and run."""
+    folder = tmp_path_factory.mktemp("table")
+    frame().to_csv(folder / "table.csv", index=False)
+    small = {"epochs": 2, "eval_num_samples": 30, "jit_compile": "false"}
+    small |= {"hidden_dims": "[[8]]", "latent_dims": "[2]", "batch_size": 20}
+    code = run_script(
+        "train",
+        CONFIG,
+        f"--workdir={folder / 'run'}",
+        f"--config.data_dir={folder / 'table.csv'}",
+        f"--config.schema={SCHEMA}",
+        *(f"--config.{name}={value}" for name, value in small.items()),
+    )
+    assert code == 0
+    return folder
+
+
+def test_from_a_table_to_scores(trained, tmp_path):
+    results = read_json(trained / "run/results.json")
+    for model in (
+        f"--workdir={trained / 'run'}",
+        f"--saved_model={trained}/run/saved_model",
+    ):
+        output = tmp_path / f"{len(model)}.json"
+        flags = (model, f"--output={output}", "--num_samples=30")
+        assert run_script("evaluate", *flags) == 0
+        assert read_json(output)["nll"] == pytest.approx(results["nll"], abs=1e-4)
+    assert (
+        run_script("export", f"--workdir={trained}/run", f"--output={tmp_path}/e") == 0
+    )
+    exported = read_json(tmp_path / "e/schema.json")
+    assert exported == read_json(trained / "run/schema.json")
+    assert exported["columns"][2]["categories"] == ["Aachen", "Bonn", "Ulm"]
+    assert read_json(tmp_path / "e/config.json")["schema"] == "schema.json"
+
+
+def test_a_schema_file_says_what_the_columns_are(trained, tmp_path):
+    (tmp_path / "kinds.json").write_text(json.dumps(KINDS))
+    whole = datasets.table_schema(trained / "table.csv", f"{trained}/run/schema.json")
+    kinds = datasets.table_schema(trained / "table.csv", f"{tmp_path}/kinds.json")
+    assert whole == kinds
+
+
+def test_scores_need_the_codes(trained, tmp_path, capsys):
+    model = shutil.copytree(trained / "run/saved_model", tmp_path / "model")
+    frame(holes=False).to_csv(tmp_path / "new.csv", index=False)
+    flags = (
+        f"--saved_model={model}",
+        f"--input={tmp_path}/new.csv",
+        "--num_samples=20",
+    )
+    assert run_script("score", *flags, f"--output={tmp_path}/a.csv") == 0
+    scores = pd.read_csv(tmp_path / "a.csv")
+    assert len(scores) == ROWS and np.isfinite(scores.log_likelihood).all()
+    changed = frame(holes=False).replace({"town": {"Ulm": "Berlin"}})
+    changed.to_csv(tmp_path / "new.csv", index=False)
+    capsys.readouterr()
+    code = run_script("score", *flags, f"--output={tmp_path}/b.csv")
+    assert_one_line(
+        code, capsys, "`town` must be one of", "Aachen, Bonn, Ulm", "'Berlin'"
+    )
+    (model / "schema.json").unlink()
+    code = run_script("score", *flags, f"--output={tmp_path}/b.csv")
+    assert_one_line(code, capsys, "`schema` must be given for a table")
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"likelihood": "normal"}, "`likelihood` must be mixed for the data set table"),
+        ({"binarization": "fixed"}, "`binarization` must be none for mixed"),
+        ({"missing": "refuse"}, "must be finite"),
+        ({"conditional": "true"}, "`dataset` must have labels"),
+        ({"schema": "income"}, "must be column=kind"),
+        ({"schema": "none.json"}, "`schema` must be a readable JSON file"),
+        ({"dataset": "npz"}, "`likelihood` must be mixed"),
+    ],
+)
+def test_mistakes_of_configs(trained, tmp_path, capsys, changes, words):
+    values = {"data_dir": trained / "table.csv", "schema": SCHEMA, **changes}
+    flags = (f"--config.{name}={value}" for name, value in values.items())
+    code = run_script("train", CONFIG, f"--workdir={tmp_path}/r", *flags)
+    assert_one_line(code, capsys, words)
