@@ -90,8 +90,8 @@ class Workdir:
             if not depends_on_epochs(config):
                 return
             raise InvalidInputError(
-                f"`epochs` must be {theirs['epochs']}: the cosine schedule depends on it. "
-                "For another run from these weights give a new workdir and "
+                f"`epochs` must be {theirs['epochs']}, on which the cosine schedule "
+                "depends. For another run from these weights give a new workdir and "
                 f"--config.start_from={self.path}. Received: epochs={config.epochs}"
             )
         check_same(ours, theirs, "be new or hold a run of this config", self.path)
