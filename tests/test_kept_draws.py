@@ -128,6 +128,19 @@ def test_the_expected_gradient_is_that_of_all_draws(
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 8, 13, 1000])
+@pytest.mark.parametrize("name", ["iwae", "piwae"])
+def test_draws_go_forward_some_at_a_time(name, rows, monkeypatch):
+    """Five draws of four examples: one by one, by twos, by threes, at once."""
+    model = build(name, num_layers=2, labels=True)
+    batch = batch_of(model, labels=True)
+    monkeypatch.setattr(kept_draws, "ROWS_AT_ONCE", rows)
+    expected = model.latent.log_weights(batch.x, batch.draws, batch.y)
+    actual = kept_draws.forward(model.latent, batch.x, batch.draws, batch.y)
+    for one, other in zip(actual, expected):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["iwae", "piwae"])
 def test_only_the_kept_draws_go_backward(name):
     def rows_summed_up(model, positions):

@@ -160,7 +160,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         records = one_pass.records_for(latent)
         draws, all_go_backward = batch.draws, batch.positions is None
         if not all_go_backward:
-            parts = latent.log_weights(batch.x, draws, batch.y)
+            parts = kept_draws.forward(latent, batch.x, draws, batch.y)
             draws, weights = kept_draws.keep(
                 self._weigh(batch, parts),
                 self.objective.draw_probabilities(parts.log_weights),

@@ -25,11 +25,12 @@ from iwae_tf.bounds import Objective
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.gradients import DrawWeights
-from iwae_tf.models.latent_model import LatentModel
+from iwae_tf.models.latent_model import Labels, LatentModel, LogWeightParts
 from iwae_tf.networks import WithLabels
 from iwae_tf.probability import noise
 
 POSITION_STREAM = 5  # of the noise of a step
+ROWS_AT_ONCE = 2_000  # of the decoder, that go forward together
 _layers = keras.layers
 # What these compute for a row is a function of that row alone.
 ROW_BY_ROW = {
@@ -41,6 +42,41 @@ ROW_BY_ROW = {
     *(_layers.GlobalAveragePooling2D, _layers.ZeroPadding2D, _layers.Cropping2D),
     *(_layers.Concatenate, _layers.Add, _layers.Multiply, _layers.Identity),
 }
+
+
+def forward(
+    latent: LatentModel, x: tf.Tensor, draws: tf.Tensor, y: Labels = None
+) -> LogWeightParts:
+    """`LatentModel.log_weights`, some draws at a time, which stay in the cache.
+
+    Args:
+      latent: LatentModel.
+      x: float [B, *event].
+      draws: standard normal float [M, K, B, D].
+      y: labels of a conditional model, integers [B].
+
+    Returns:
+      parts: LogWeightParts, each [M, K, B].
+    """
+    num_groups, num_draws, size, _ = tf.unstack(tf.shape(draws))
+    at_once = tf.maximum(ROWS_AT_ONCE // (num_groups * size), 1)
+    num_chunks = -(-num_draws // at_once)
+    at_once = -(-num_draws // num_chunks)  # the same in each, up to a draw
+    spare = num_chunks * at_once - num_draws
+    padded = tf.pad(draws, [[0, 0], [0, spare], [0, 0], [0, 0]])
+    shape = [num_groups, num_chunks, at_once, size, draws.shape[3]]
+    chunks = tf.transpose(tf.reshape(padded, shape), [1, 0, 2, 3, 4])
+    parts = tf.map_fn(
+        lambda chunk: latent.log_weights(x, chunk, y),
+        chunks,
+        fn_output_signature=LogWeightParts(*[tf.float32] * 3),
+    )
+
+    def joined(part):  # [chunks, M, draws, B]
+        whole = tf.reshape(tf.transpose(part, [1, 0, 2, 3]), [num_groups, -1, size])
+        return whole[:, :num_draws]
+
+    return LogWeightParts(*map(joined, parts))
 
 
 def keep(
