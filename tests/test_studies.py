@@ -143,20 +143,26 @@ def test_a_report_holds_what_was_measured_beside_what_was_published(tmp_path):
     }
     rows, text = write("burda_table1", tmp_path, runs, (0, 1))
     assert len(rows) == 12
-    both = rows["1 stochastic, IWAE, k = 50"]
+    both = rows["1-layer IWAE, k = 50"]
     assert both.nll == pytest.approx(84.40) and both.seeds == [0, 1]
     assert both.difference == pytest.approx(0.38)
     assert both.seed_deviation == pytest.approx(0.2 / 2**0.5)
     assert both.error == pytest.approx(0.003 / 2**0.5)
     assert both.active_units == "25.5" and both.iwae == pytest.approx(-85.9)
-    assert rows["2 stochastic, IWAE, k = 50"].nll is None
+    assert rows["2-layer IWAE, k = 50"].nll is None
     assert "2 of 12 cells are done, in 3 runs. Published" in text
-    assert "deviation between them" in text.replace("\n", " ")
-    assert "| 1 stochastic, IWAE, k = 50 | 84.40 (+- 0.002, seeds 0.14) |" in text
-    assert "nats: 1 stochastic, VAE, k = 50 (0.20). The published runs" in text
-    assert "took 3,280 epochs, these at most 80." in text
+    assert "deviation of the NLL between seeds" in text.replace("\n", " ")
+    lines = [line.split(" | ") for line in text.splitlines() if line[:2] == "| "]
+    names, (found, *_) = lines[0], [line for line in lines if "IWAE, k = 50" in line[0]]
+    assert len(set(names)) == len(names)  # no two columns of one name
+    cell = dict(zip(names, found))
+    assert cell["| cell"] == "| 1-layer IWAE, k = 50"
+    assert (cell["NLL"], cell["+- draws"]) == ("84.40", "0.002")
+    assert cell["+- seeds"] == "0.14"
+    assert "nats: 1-layer VAE, k = 50 (0.20). The published runs" in text
+    assert "trained for 3,280 epochs, these for at most 80." in text
     assert "apart, 1 of 1 are in the same order here." in text
-    assert "| 2 stochastic, IWAE, k = 50 | not yet |" in text
+    assert "| 2-layer IWAE, k = 50 | not yet |" in text
     page = (tmp_path / "report.html").read_text()
     assert "<table>" in page and "84.40" in page
     assert (tmp_path / "nll.png").stat().st_size > 5000
@@ -164,7 +170,7 @@ def test_a_report_holds_what_was_measured_beside_what_was_published(tmp_path):
     assert table["budget"] == "short" and len(table["rows"]) == 12
 
 
-FURTHER = "1 stochastic, IWAE, k = 50"
+FURTHER = "1-layer IWAE, k = 50"
 
 
 @pytest.mark.parametrize(
@@ -174,14 +180,14 @@ FURTHER = "1 stochastic, IWAE, k = 50"
             "burda_table1",
             # Published as 86.35, 86.47, which is as good as the first, and 85.54.
             {"vae_k50_1l": 86.0, "vae_k5_1l": 86.2, "iwae_k5_1l": 86.1},
-            "apart, 1 of 2 are in the same order here; not 1 stochastic, VAE, k = 50 "
-            "before 1 stochastic, IWAE, k = 5.",
+            "apart, 1 of 2 are in the same order here; not 1-layer VAE, k = 50 "
+            "before 1-layer IWAE, k = 5.",
         ),
         (
             "headline",
             dict.fromkeys(["iwae_k50_1l", "iwae_k50_2l", "iwae_k50_1l_further"], 84.0),
-            f"\n{FURTHER}, trained further starts from the weights of {FURTHER}: "
-            "epochs and seconds are those that were added.\n",
+            f"\n{FURTHER}, trained further starts from the weights of {FURTHER}; "
+            "its epochs and seconds are the added ones.\n",
         ),
         ("rainforth_table1", {}, "0 of 7 cells are done"),
     ],
@@ -206,7 +212,7 @@ def test_a_report_says_which_cells_were_trained_under_another_name(tmp_path):
     as_what = "model = vae, num_groups = 1, num_samples = 64"
     as_what += ", gradient_estimator = stl"
     assert [row.trained_as for row in rows.values() if row.trained_as] == [as_what]
-    words = "Equal objectives are trained once, under one name: MIWAE(64, 1)"
+    words = "Equal objectives were trained once, under one name: MIWAE(64, 1)"
     assert f"{words} ({as_what})." in text
 
 

@@ -16,6 +16,7 @@ from iwae_tf.plots.drawing import (
     DARK,
     GREEN,
     GREY,
+    LINES,
     ORANGE,
     PURPLE,
     SMALL_TEXT_SIZE,
@@ -26,7 +27,6 @@ from iwae_tf.plots.drawing import (
     whole_numbers,
 )
 
-_COLORS = (BLUE, ORANGE, GREEN, PURPLE, DARK, GREY)
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _POINTS = {"linewidth": 1.3, "markersize": 4}
 _BAR = {"capsize": 2} | _POINTS
@@ -87,7 +87,7 @@ def bound_sweep(path: Path, sweep: Found) -> Path:
     figure, (left, right) = _two_panels(470)
     best = sweep["log_likelihood"]["power_law"] or sweep["log_likelihood"]["jackknife"]
     counts = np.asarray(sweep["counts"], float)
-    for color, marker, (name, found) in zip(_COLORS, _MARKERS, sweep["bounds"].items()):
+    for color, marker, (name, found) in zip(LINES, _MARKERS, sweep["bounds"].items()):
         names = ("value", "standard_error", "corrected")
         value, error, corrected = (np.asarray(found[n], float) for n in names)
         look = {"color": color, "marker": marker, "markersize": 4}

@@ -15,12 +15,13 @@ EXTENSIONS = ("tables", "attr_list")
 # A list item or paragraph takes a class by a line `{: .good }` after it.
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-  max-width: 60em; margin: 2em auto; padding: 0 1em }
+  max-width: 66em; margin: 2em auto; padding: 0 1em }
 h2 { font-size: 1.2em; margin-top: 2em; border-top: 1px solid #ddd; padding-top: 1em }
 table { border-collapse: collapse; font-size: .9em } img { max-width: 100% }
-th, td { padding: .2em .7em; text-align: left; vertical-align: top }
+th, td { padding: .2em .5em; text-align: left; vertical-align: top }
 th { border-bottom: 2px solid #333 } td { border-bottom: 1px solid #ddd }
-th:empty { display: none }
+th:empty { display: none } td:first-child { min-width: 8em }
+td[style*="right"] { white-space: nowrap }
 .note { color: #555; font-size: .9em }
 ul { padding-left: 1.2em } .good, .warning, .bad, .plain { list-style: none;
   padding: .3em .6em; border-radius: 4px; margin: .35em 0; background: #f5f5f5 }

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from iwae_tf.plots.drawing import CATEGORIES, draw_dots, legend, new_figure, save, style
+from iwae_tf.plots.drawing import LINES, draw_dots, legend, new_figure, save, style
 
 
 def nll_by_cell(
@@ -53,7 +53,7 @@ def bounds_by_groups(
     names = ("log p(x)\n(nats)", "IWAE bound\n(nats)", "-KL(Q||P)\n(nats)")
     ring = {"mfc": "none", "markersize": 8, "linestyle": "none"}
     for suffix, look, source in (("", {}, measured), (", published", ring, published)):
-        for color, (model, points) in zip(CATEGORIES[2:], source.items()):
+        for color, (model, points) in zip(LINES, source.items()):
             if not points:
                 continue
             groups, log_p, bound = np.asarray(sorted(points, key=list), float).T
@@ -63,7 +63,7 @@ def bounds_by_groups(
     for ax, name in zip(panels, names):
         ax.set_xscale("log", base=2)
         style(ax, ylabel=name)
-    style(panels[-1], xlabel="M, draws outside of the log (K = 64 / M inside)")
+    style(panels[-1], xlabel="M, draws outside the log (K = 64 / M inside)")
     legend(panels[0])
     return save(figure, path)
 
@@ -86,7 +86,7 @@ def bounds_by_time(
     layout = {"sharey": "row", "squeeze": False}
     panels = figure.subplots(len(histories), 2, **layout)
     estimators = list(dict.fromkeys(name for h in histories.values() for name in h))
-    colors = dict(zip(estimators, CATEGORIES[2:]))
+    colors = dict(zip(estimators, LINES))
     for row, (bound, curves) in zip(panels, histories.items()):
         ends = [bounds[-1] for _, _, bounds in curves.values()]
         for name, (epochs, seconds, bounds) in curves.items():

@@ -30,6 +30,7 @@ FONT = "DejaVu Sans"  # Ships with Matplotlib.
 DARK = "#333333"
 GREY = "#8a8a8a"
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#aa4499"
+LINES = (BLUE, ORANGE, GREEN, PURPLE, DARK, GREY)
 
 # Nine colours that stay apart under colour-vision deficiencies (Paul Tol's "muted"
 # scheme) and near-black; the marker tells every further ten apart.

@@ -206,7 +206,7 @@ def _burda_table1(protocol: Protocol) -> list[Cell]:
             made.append(
                 Cell(
                     f"{model}_k{k}_{layers}l",
-                    f"{layers} stochastic, {model.upper()}, k = {k}",
+                    f"{layers}-layer {model.upper()}, k = {k}",
                     protocol.config(model, num_samples=k, num_layers=layers),
                     Published(*figures),
                 )
@@ -304,7 +304,7 @@ def _headline(protocol: Protocol) -> list[Cell]:
         config = protocol.config("iwae", num_samples=50, num_layers=layers)
         if protocol.budget == "short":
             _short(config, *LONG_STAGES[layers])
-        label = f"{layers} stochastic, IWAE, k = 50"
+        label = f"{layers}-layer IWAE, k = 50"
         made.append(Cell(f"iwae_k50_{layers}l", label, config, Published(nll)))
     if protocol.budget != "full":
         first = made[0]
@@ -318,7 +318,7 @@ def _headline(protocol: Protocol) -> list[Cell]:
 
 STUDIES = {
     "headline": Study(
-        "The best NLL of a few hours: IWAE, k = 50, on MNIST",
+        "The best NLL in a few hours: IWAE, k = 50, on MNIST",
         "the best reproductions seen: yoonholee/pytorch-vae, nbip/IWAE",
         _headline,
         pictures=("samples", "reconstructions", "latent", "latent_z1", "latent_z2"),
@@ -344,7 +344,7 @@ STUDIES = {
         _rainforth_grid,
     ),
     "rainforth_snr": Study(
-        "Signal-to-noise of gradients against M and K",
+        "Signal-to-noise ratio of gradients against M and K",
         "Rainforth et al., 2018, theorem 1 and the toy problem, "
         "https://arxiv.org/abs/1802.04537",
         part="toy",
@@ -357,7 +357,7 @@ STUDIES = {
     ),
     "estimators": Study(
         "Gradient estimators of each bound, at equal steps and at equal time",
-        "published nowhere for PIWAE and CIWAE",
+        "none for PIWAE and CIWAE",
         _estimators,
         timed=True,
     ),

@@ -11,16 +11,16 @@ from iwae_tf.studies.rows import Row
 from iwae_tf.studies.times import Comparison
 
 BETWEEN_SEEDS = 0.3  # nats by which runs of one config were seen to differ
-NOTES = """NLL: minus log p(x) of the test set in nats, lower is better, and its error
-of importance sampling alone, by the jackknife; "images" is the standard error of the
-finite test set, which all cells share. IWAE bound: of all M * K draws. -KL: that bound
-minus log p(x), as in Rainforth et al. Seconds: training and evaluation."""
-SEEDS = """Of several seeds the numbers are means, and the NLL is followed by the
-standard deviation between them."""
-TIMES = """Minutes: of training, by steps that were timed in turn, so that whatever else
-the machine did slowed all alike; those of the figure too. A slower estimator has done
-less of its epochs when the fastest one ends, and its learning rate is not down by then,
-which counts against it: a run of as many epochs as fit ends between the two figures."""
+NOTES = """NLL is minus log p(x) of the test set in nats; lower is better. "+- draws" is
+its jackknife error from importance sampling. "+- images" is its standard error from the
+finite test set, which all cells share. The IWAE bound uses all M * K draws. -KL is this
+bound minus log p(x), as in Rainforth et al. Seconds are of training and evaluation."""
+SEEDS = """Numbers of several seeds are means; "+- seeds" is the standard deviation of
+the NLL between seeds."""
+TIMES = """Minutes are of training. The steps of the estimators were timed in turn, so
+that other work on the machine slowed all of them equally. When the fastest estimator
+ends, a slower one has done fewer epochs and its learning rate is still high. This
+counts against it: a run of just that time would end between the two bounds."""
 
 
 def to_markdown(
@@ -48,7 +48,7 @@ def to_markdown(
     parts = [
         f"# {study.title}",
         f"Study `{name}`, budget `{protocol.budget}`, data set `{protocol.dataset}`: "
-        f"{_progress(rows)}. Published figures: {study.source}.",
+        f"{_progress(rows)}. Published numbers: {study.source}.",
         _table(rows),
         *(f"![{words}]({path})" for words, path in figures.items()),
         NOTES if done else "",
@@ -87,19 +87,18 @@ def _table(rows: Sequence[Row]) -> str:
         gap = None
         if row.iwae is not None and row.nll is not None:
             gap = row.iwae + row.nll
-        error = _number(row.error, 3)
-        if row.seed_deviation is not None:
-            error += f", seeds {row.seed_deviation:.2f}"
         columns = [
             ("cell", row.label),
-            ("NLL", "not yet" if row.nll is None else f"{row.nll:.2f} (+- {error})"),
-            ("images", _number(row.data_standard_error, 2)),
-            ("published", _number(theirs and theirs.nll, 2)),
+            ("NLL", "not yet" if row.nll is None else f"{row.nll:.2f}"),
+            ("+- draws", _number(row.error, 3)),
+            ("+- images", _number(row.data_standard_error, 2)),
+            ("+- seeds", _number(row.seed_deviation, 2)),
+            ("published NLL", _number(theirs and theirs.nll, 2)),
             ("better by", "" if row.difference is None else f"{row.difference:+.2f}"),
             ("active units", row.active_units),
-            ("published", theirs.active_units if theirs else ""),
+            ("published units", theirs.active_units if theirs else ""),
             ("IWAE bound", _number(row.iwae, 2)),
-            ("published", _number(theirs and theirs.iwae, 2)),
+            ("published bound", _number(theirs and theirs.iwae, 2)),
             ("-KL", _number(gap, 2)),
             ("seeds", ", ".join(map(str, row.seeds))),
             ("seconds", _number(row.seconds, 0)),
@@ -136,9 +135,8 @@ def _order(rows: Sequence[Row]) -> str:
         if worse[1] <= better[1]
     ]
     text = (
-        "Of the pairs of cells that the published figures hold more than "
-        f"{BETWEEN_SEEDS} nats apart, {len(pairs) - len(turned)} of {len(pairs)} are "
-        "in the same order here"
+        f"Of the pairs of cells that were published more than {BETWEEN_SEEDS} nats "
+        f"apart, {len(pairs) - len(turned)} of {len(pairs)} are in the same order here"
     )
     return f"{text}; not {', '.join(turned)}." if turned else f"{text}."
 
@@ -146,7 +144,7 @@ def _order(rows: Sequence[Row]) -> str:
 def _equal(rows: Sequence[Row]) -> str:
     """Which cells are the run of an equal objective under another name."""
     equal = "; ".join(f"{r.label} ({r.trained_as})" for r in rows if r.trained_as)
-    return equal and f"Equal objectives are trained once, under one name: {equal}."
+    return equal and f"Equal objectives were trained once, under one name: {equal}."
 
 
 def _sequels(rows: Sequence[Row]) -> str:
@@ -156,7 +154,7 @@ def _sequels(rows: Sequence[Row]) -> str:
         for row in rows
         if row.starts_from and row.nll is not None
     )
-    return sequels and f"{sequels}: epochs and seconds are those that were added."
+    return sequels and f"{sequels}; its epochs and seconds are the added ones."
 
 
 def _behind(rows: Sequence[Row], runs: Sequence[dict[str, Any]]) -> str:
@@ -169,9 +167,12 @@ def _behind(rows: Sequence[Row], runs: Sequence[dict[str, Any]]) -> str:
     if not behind:
         return ""
     epochs = max(run["config"]["epochs"] for run in runs)
-    text = f"Behind the published figure, in nats: {', '.join(behind)}."
+    text = f"Worse than the published NLL, in nats: {', '.join(behind)}."
     if epochs < EPOCHS:
-        text += f" The published runs took {EPOCHS:,} epochs, these at most {epochs}."
+        text += (
+            f" The published runs trained for {EPOCHS:,} epochs, these for at most "
+            f"{epochs}."
+        )
     return text
 
 
@@ -184,9 +185,9 @@ def _at_equal_time(times: Sequence[Comparison]) -> str:
             "bound": row.bound,
             "estimator": row.estimator,
             "minutes": _number(row.seconds / 60, 1),
-            "in those of the first": _number(row.ratio, 2),
-            "validation bound, all epochs": _number(row.value, 2),
-            "in the fastest one's time": _number(row.value_by_then, 2),
+            "relative to the first": _number(row.ratio, 2),
+            "validation bound": _number(row.value, 2),
+            "bound when the fastest ends": _number(row.value_by_then, 2),
             "epochs by then": str(row.epochs),
         }
         for row in times
