@@ -4,8 +4,8 @@ python -m iwae_tf.diagnose --workdir=runs/a
 python -m iwae_tf.diagnose --saved_model=saved_models/mnist5k_iwae --output=runs/b
 python -m iwae_tf.diagnose --parts=toy,known,theory --output=runs/known_answers
 
-Writes a JSON file for each part, PNGs and report.html. Started again with the
-same flags it goes on after the last finished part.
+Writes a JSON file for each part, PNGs and report.html. Run it again with the same
+flags to continue after the last finished part.
 """
 
 import pathlib
@@ -17,16 +17,14 @@ from absl import flags
 from iwae_tf import cli
 
 _MODEL = cli.ModelFlags()
-_OUTPUT = cli.path_flag(
-    "output", "Folder of the report; WORKDIR/diagnostics by default."
-)
+_OUTPUT = cli.path_flag("output", "Folder of the report; default: WORKDIR/diagnostics.")
 _PARTS = flags.DEFINE_list(
-    "parts", None, "Some of the parts, by name; all of a model's by default."
+    "parts", None, "Names of parts; default: all parts for a model."
 )
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
-_NUM_IMAGES = cli.count_flag("num_images", 100, "The first images of the split.")
+_NUM_IMAGES = cli.count_flag("num_images", 100, "Images, from the start of the split.")
 _NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", 5000, "Draws an image of the estimate that is judged."
+    "num_samples", 5000, "Draws for each image, K, of the estimate to check."
 )
 _QUICK = flags.DEFINE_bool("quick", False, "A tenth of the work, for a first look.")
 _DATA = cli.DataFlags()
@@ -63,7 +61,7 @@ def run() -> int:
     folder = pathlib.Path(_OUTPUT.value or f"{_MODEL.workdir.value}/diagnostics")
     check_writable(folder / "report.html")
     again = (
-        f"the finished parts are in {folder}: start again with the same flags to go on"
+        f"the finished parts are in {folder}: run again with the same flags to continue"
     )
     signal.signal(signal.SIGTERM, _stop)
     try:

@@ -13,8 +13,8 @@ from iwae_tf import cli
 
 _MODEL = cli.ModelFlags()
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
-_NUM_SAMPLES = cli.count_flag("num_samples", None, "Draws an image, K.")
-_LIMIT = cli.count_flag("limit", None, "Score the first images only.")
+_NUM_SAMPLES = cli.count_flag("num_samples", None, "Draws for each image, K.")
+_LIMIT = cli.count_flag("limit", None, "Score only the first images.")
 _OUTPUT = cli.path_flag("output", "JSON file for the results.")
 _DATA = cli.DataFlags()
 _DEVICES = cli.DeviceFlags()

@@ -1,13 +1,13 @@
-r"""Reproduces a table or figure of the papers, beside what they report.
+r"""Reproduces a table or figure of the papers beside the published numbers.
 
   python -m iwae_tf.reproduce --study=burda_table1 --budget=short \
       --data_dir=DIR --workdir=results/burda_table1
 
-Trains the cells of the study, scores them and writes a report. Started again
-with the same flags it does what is left to do. `--cells` takes some of the
-cells, `--reuse` runs of the same config that are finished elsewhere.
-`--report_only` makes the report anew from what is there, without `--study`
-those of all studies below the workdir.
+Trains the cells of the study, scores them and writes a report. Run it again with
+the same flags to finish what is left. `--cells` selects cells; `--reuse` takes
+finished runs of the same config from another folder. `--report_only` writes the
+report again from the results that are there; without `--study` it does so for all
+studies below the workdir.
 """
 
 import fnmatch
@@ -26,12 +26,12 @@ _STUDY = flags.DEFINE_string(
 _BUDGET = flags.DEFINE_string("budget", "short", "full, short or smoke.")
 _WORKDIR = cli.path_flag("workdir", "Folder of the study's runs.")
 _DATASET = flags.DEFINE_string("dataset", "mnist", "mnist, mnist_fixed or omniglot.")
-_DATA_DIR = cli.path_flag("data_dir", "Where the data set lies.")
-_SEEDS = flags.DEFINE_multi_integer("seed", [0], "Of a run of each cell; repeatable.")
+_DATA_DIR = cli.path_flag("data_dir", "Folder or file of the data set.")
+_SEEDS = flags.DEFINE_multi_integer("seed", [0], "Seed of each cell; may be repeated.")
 _CELLS = flags.DEFINE_string("cells", "*", "Pattern of cell names, such as iwae_*_1l.")
 _PROCESSES = cli.count_flag("processes", 1, "Runs at a time.")
-_REUSE = cli.path_flag("reuse", "Folder with finished runs, at any depth.", True)
-_REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Train nothing.")
+_REUSE = cli.path_flag("reuse", "Folder to search for finished runs.", True)
+_REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Only write the report.")
 cli.require("workdir")
 cli.require("study", unless="report_only")
 
@@ -146,7 +146,7 @@ def _rebuild(folder):
         )
     for path, head in found.items():
         if head is None:
-            print(f"passed over {path}, which is no report of a study")
+            print(f"skipped {path}, which is not a report of a study")
             continue
         name, protocol, seeds = head
         cells = cells_of(name, protocol, seeds, path.parent)

@@ -1,9 +1,9 @@
-"""Scores the images of a file with a SavedModel, here or behind a server.
+"""Scores the images of a file with a SavedModel, in this process or on a server.
 
 python -m iwae_tf.score --saved_model=DIR --input=images.npy --output=scores.csv
 python -m iwae_tf.score --endpoint=http://HOST:8501/v1/models/NAME ...
 
-Started again with the same flags it goes on after the last finished batch.
+Run it again with the same flags to continue after the last finished batch.
 """
 
 import functools
@@ -32,9 +32,9 @@ _LABELS = cli.path_flag(
     must_exist=True,
 )
 _OUTPUT = cli.path_flag("output", "CSV file for the scores.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws an image, K.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws for each image, K.")
 _SEED = cli.pair_flag("seed", "0,0", "Pair of integers.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a request.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images in a request.")
 _CONCURRENCY = flags.DEFINE_integer("concurrency", 1, "Requests at a time.")
 _TIMEOUT = flags.DEFINE_float("timeout", 120.0, "Seconds for one attempt.")
 _RETRIES = flags.DEFINE_integer("retries", 5, "Attempts after the first one.")
@@ -65,7 +65,7 @@ def run() -> int:
     )
     if result is None or not (is_complete and os.path.exists(output)):
         print(
-            f"start again with the same flags to go on: {output}.partial",
+            f"run again with the same flags to continue: {output}.partial",
             file=sys.stderr,
         )
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-r"""Scores shards of images with a SavedModel, as an Apache Beam pipeline.
+r"""Scores shards of images with a SavedModel in an Apache Beam pipeline.
 
 python -m iwae_tf.score_beam --saved_model=DIR --input='images-*.npy' --output=s.csv \
     --runner=DirectRunner --option=direct_num_workers=2
@@ -24,7 +24,7 @@ from iwae_tf.errors import InvalidInputError
 _SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.", must_exist=True)
 _INPUT = cli.path_flag("input", "Pattern of the shards, NAME*.npy.")
 _OUTPUT = cli.path_flag("output", "NAME.csv or NAME.parquet.")
-_NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws an image, K.")
+_NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws for each image, K.")
 _SEED = cli.pair_flag("seed", "0,0", "Pair of integers.")
 _RUNNER = flags.DEFINE_string("runner", "DirectRunner", "Beam's runner.")
 _OPTION = flags.DEFINE_multi_string("option", [], "Option of Beam, NAME=VALUE.")

@@ -1,11 +1,10 @@
-r"""Trains every combination of some values of a config, some runs at a time.
+r"""Trains every combination of the given config values, several runs at a time.
 
   python -m iwae_tf.sweep --config=mnist5k_iwae --folder=runs/sweep \
       --grid=num_samples=1,5,50 --grid=seed=0,1,2 --processes=2
 
-Started again with the same flags it does what is left to do. `--task=I` does
-the I-th run alone, for the array jobs of a cluster; `--list` prints the runs
-in that order.
+Run it again with the same flags to finish what is left. `--task=I` does only run I,
+for the array jobs of a cluster; `--list` prints the runs in that order.
 """
 
 import pathlib
@@ -19,8 +18,8 @@ _CONFIG = cli.config_flag()
 _FOLDER = cli.path_flag("folder", "Folder of the runs' workdirs.")
 _GRID = flags.DEFINE_multi_string("grid", [], "KEY=VALUE,VALUE,...; may be repeated.")
 _PROCESSES = cli.count_flag("processes", 1, "Runs at a time.")
-_TASK = flags.DEFINE_integer("task", None, "Do run I alone, counted from 0.")
-_LIST = flags.DEFINE_bool("list", False, "Print the runs and do nothing.")
+_TASK = flags.DEFINE_integer("task", None, "Do only run I, counted from 0.")
+_LIST = flags.DEFINE_bool("list", False, "Only print the runs.")
 cli.require("folder", unless="list")
 
 

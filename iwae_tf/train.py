@@ -2,9 +2,9 @@
 
   python -m iwae_tf.train --config=mnist5k_iwae --workdir=runs/a [--config.KEY=VALUE]
 
-Started again with the same flags it goes on from its last checkpoint, and ends
-with the very weights of a run that was never stopped. So does a finished run with more
-epochs, where the learning rates do not depend on them.
+Run it again with the same flags to continue a run that was stopped: it ends with the
+same weights as a run that was never stopped. A finished run continues with more epochs,
+if its learning rates do not depend on their number.
 """
 
 import signal
@@ -46,7 +46,7 @@ def _run(config, workdir, distribution):
 
     stop_request = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop_request.set())
-    again = "start again with the same flags to go on"
+    again = "run again with the same flags to continue"
 
     def stop_now(*_):
         raise StopTraining
@@ -105,7 +105,7 @@ def _finish(config, workdir, trained, distribution):
     except StopTraining:
         raise
     except Exception as error:  # which is no reason to lose what was trained
-        terminal.tell(f"not all figures could be drawn: {error}")
+        terminal.tell(f"some figures could not be drawn: {error}")
     saved = workdir.export(model, config, found)
     found["seconds"] = trained.seconds + found["evaluation_seconds"]
     write_hyperparameters(workdir.tensorboard, workdir.path, found["config"], found)

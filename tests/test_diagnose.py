@@ -194,7 +194,7 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys, is_terminated, 
     flags = "--parts=theory,toy", f"--output={tmp_path}"
     assert run_script("diagnose", *flags) == code
     found = capsys.readouterr()
-    assert "start again with the same flags" in (found.err if code else found.out)
+    assert "run again with the same flags" in (found.err if code else found.out)
     assert sorted(p.name for p in tmp_path.glob("*.json")) == ["theory.json"]
     assert not list(tmp_path.glob("*.html"))
 

@@ -100,8 +100,8 @@ def test_what_was_not_measured_is_said(tmp_path):
 
 
 def test_the_likelihood_and_the_networks_are_described(tmp_path):
-    assert "binarize first" in card(tmp_path, likelihood="bernoulli")
-    assert "change with" in card(tmp_path, likelihood="normal")
+    assert "Binarize `x` first" in card(tmp_path, likelihood="bernoulli")
+    assert "depend on the scale" in card(tmp_path, likelihood="normal")
     settings = {
         "dataset": "cifar10",
         "likelihood": "discretized_logistic",

@@ -14,7 +14,7 @@ from pages import commands as commands_of
 from PIL import Image
 
 README = (ROOT / "README.md").read_text()
-OWN_IMAGES = "Your own images in ten minutes"
+OWN_IMAGES, OWN_TABLE = "Your own images in ten minutes", "Your own table"
 
 
 def commands(text=README):
@@ -87,6 +87,22 @@ def test_own_images_are_trained_on_evaluated_exported_and_scored(tmp_path, monke
     np.testing.assert_allclose(scores, served["log_likelihood"], rtol=1e-5)
 
 
+def test_an_own_table_is_trained_on_and_scored(tmp_path, monkeypatch):
+    enter(tmp_path, monkeypatch)
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=40).round(4).astype(str)
+    towns = rng.choice(["Aachen", "Ulm"], 40)
+    lines = ["height,town", *map(",".join, zip(values, towns))]
+    (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
+    path = commands(section(OWN_TABLE))
+    assert [command[2] for command in path] == ["iwae_tf.train", "iwae_tf.score"]
+    for command in path:
+        run_reduced(command)
+    rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
+    scores = np.array([float(row["log_likelihood"]) for row in rows])
+    assert scores.shape == (40,) and np.all(np.isfinite(scores))
+
+
 def test_every_command_is_run_by_a_test():
     others = [words for words in commands() if words[0] != "python"]
     assert others == [
@@ -96,7 +112,8 @@ def test_every_command_is_run_by_a_test():
     for target in ("demo", "test"):  # CI has both
         assert f"make {target}" in (ROOT / ".ci/run").read_text()
     scripts = [words for words in commands() if words[0] == "python"]
-    assert scripts == commands(section(OWN_IMAGES))  # have a test of their own
+    tested = [*commands(section(OWN_IMAGES)), *commands(section(OWN_TABLE))]
+    assert scripts == tested
 
 
 def test_the_example_runs_without_a_warning(tmp_path, monkeypatch, capfd):

@@ -706,5 +706,5 @@ def test_signals_to_a_real_run(tiny, tmp_path, number, code):
     output, error = process.communicate(timeout=60)
     assert process.returncode == code, error
     assert "Traceback" not in error
-    assert "start again with the same flags" in output + error
+    assert "run again with the same flags" in output + error
     assert history(workdir)

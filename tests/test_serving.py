@@ -798,7 +798,7 @@ def test_ctrl_c_ends_it_and_nothing_is_lost(folder, x, tmp_path, capsys, interru
 
     with shared(folder, fault=fault) as server:
         assert run_script("score", *flags, f"--endpoint={server.endpoint}") == 130
-        assert "start again with the same flags" in capsys.readouterr().err
+        assert "run again with the same flags" in capsys.readouterr().err
         assert not output.exists()
         time.sleep(2.0)  # for the answer that nobody waits for
         server.num_predictions, server.fault = 0, lambda number: None

@@ -97,7 +97,10 @@ def pair_flag(name: str, default: str, meaning: str) -> flags.FlagHolder[Any]:
 def config_flag() -> flags.FlagHolder[Any]:
     """Defines `--config`, which has to be given, and checks each of its keys."""
     config = config_flags.DEFINE_config_file(
-        "config", None, "Config file, or the name of one that ships.", lock_config=True
+        "config",
+        None,
+        "Config file, or name of a config of the package.",
+        lock_config=True,
     )
     require("config")
 
@@ -147,7 +150,7 @@ class ModelFlags:
     def __init__(self) -> None:
         self.workdir = path_flag("workdir", "Folder of a finished run.", True)
         self.saved_model = path_flag(
-            "saved_model", "Exported model, NAME or NAME/1, instead of a workdir.", True
+            "saved_model", "Exported model, NAME or NAME/1, instead of --workdir.", True
         )
 
     def require(self, unless: str | None = None) -> None:
@@ -173,9 +176,11 @@ class DataFlags:
 
     def __init__(self) -> None:
         self._flags = (
-            flags.DEFINE_string("dataset", None, "Instead of the config's data set."),
-            path_flag("data_dir", "Instead of the config's data_dir."),
-            flags.DEFINE_string("binarization", None, "Instead of the config's."),
+            flags.DEFINE_string("dataset", None, "Data set, instead of the config's."),
+            path_flag("data_dir", "Its folder or file, instead of the config's."),
+            flags.DEFINE_string(
+                "binarization", None, "Binarization, instead of the config's."
+            ),
         )
 
     def values(self) -> dict[str, str | None]:
@@ -188,12 +193,14 @@ class DeviceFlags:
 
     def __init__(self) -> None:
         self._kind = flags.DEFINE_string(
-            "distribute", "none", "none, mirrored (devices) or multi_worker (machines)."
+            "distribute",
+            "none",
+            "none, mirrored (devices) or multi_worker (machines).",
         )
         self._num_devices = count_flag(
             "num_devices",
             None,
-            "Devices of this machine; without GPUs logical CPUs.",
+            "Number of devices; logical CPU devices if there is no GPU.",
             below=TOO_MANY_DEVICES,
         )
 

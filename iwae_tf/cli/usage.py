@@ -27,7 +27,7 @@ def text(module: str) -> str:
     name = sys.argv[0] if module == "__main__" else module
     own = [f for f in flags.FLAGS.flags_by_module_dict()[name] if "." not in f.name]
     rows = [_flag_row(flag) for flag in own]
-    rows.append(("--helpfull", "every flag, those of the libraries too"))
+    rows.append(("--helpfull", "show the flags of all libraries too"))
     parts = [_docstring(module), _section("Flags", rows)]
     if "config" in flags.FLAGS:
         config = flags.FLAGS.config or default_config()

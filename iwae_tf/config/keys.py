@@ -92,9 +92,9 @@ STAGES = Rule(
     "with num_groups",
 )
 LAYERS = "hidden layers of each stochastic layer"
-KEPT = "R, draws of a group that go backward; all by default"
-CONDITIONAL = "whether the networks are given the class label"
-SCHEMA = "what columns of a table are: column=kind,... or a JSON file"
+KEPT = "R, draws of a group with a backward pass; default: all"
+CONDITIONAL = "give the class label to the networks"
+SCHEMA = "kinds of the columns of a table: column=kind,... or a JSON file"
 STAGE = "[(num_samples, epochs, first rate, last rate[, num_groups]), ...]"
 ESTIMATORS = _one_of("reparameterized", "stl", "dreg")
 NETWORKS = _one_of("mlp", "conv")
@@ -114,38 +114,56 @@ MODEL, DATA, TRAIN, EVALUATION = "Model", "Data", "Training", "Evaluation"
 # The default is Burda et al.'s one-layer IWAE on MNIST.
 KEYS = (
     Key("model", "iwae", _bounds(), "", MODEL),
-    Key("num_groups", 1, COUNT, "M, draws outside the log: miwae and piwae", MODEL),
+    Key(
+        "num_groups",
+        1,
+        COUNT,
+        "M, groups outside the log (miwae, piwae)",
+        MODEL,
+    ),
     Key("num_samples", 50, COUNT, "K, draws inside the log", MODEL),
-    Key("beta", float, ANYTHING, "weight of the ELBO: ciwae", MODEL),
+    Key("beta", float, ANYTHING, "weight of the ELBO (ciwae)", MODEL),
     Key("gradient_estimator", "reparameterized", ESTIMATORS, "", MODEL),
     Key("backward_samples", int, MAYBE_COUNT, KEPT, MODEL),
-    Key("latent_dims", [50], SIZES, "units of each stochastic layer, z1 first", MODEL),
+    Key(
+        "latent_dims",
+        [50],
+        SIZES,
+        "latent units of each layer, z1 first",
+        MODEL,
+    ),
     Key("hidden_dims", [[200, 200]], ANYTHING, LAYERS, MODEL),
     Key("network", "mlp", NETWORKS, "", MODEL),
-    Key("conv_channels", [16, 32], SIZES, "channels of each resolution: conv", MODEL),
+    Key("conv_channels", [16, 32], SIZES, "channels of each resolution (conv)", MODEL),
     Key("likelihood", "bernoulli", LIKELIHOODS, "", MODEL),
-    Key("missing", "refuse", MISSING, "what NaN in the data is", MODEL),
+    Key("missing", "refuse", MISSING, "what NaN in the data means", MODEL),
     Key("conditional", False, SWITCH, CONDITIONAL, MODEL),
     Key("dataset", "mnist", DATASETS, "", DATA),
-    Key("data_dir", str, ANYTHING, "where the data set lies", DATA),
+    Key("data_dir", str, ANYTHING, "folder or file of the data set", DATA),
     Key("schema", str, ANYTHING, SCHEMA, DATA),
     Key("binarization", "dynamic", BINARIZATIONS, "", DATA),
-    Key("batch_size", 20, COUNT, "images a step", DATA),
-    Key("shuffle", True, SWITCH, "a new order each epoch", DATA),
-    Key("epochs", 3280, COUNT, "at most those of the schedule", TRAIN),
+    Key("batch_size", 20, COUNT, "images in a step", DATA),
+    Key("shuffle", True, SWITCH, "new order of the images in each epoch", DATA),
+    Key("epochs", 3280, COUNT, "at most the epochs of the schedule", TRAIN),
     Key("optimizer", "adam", OPTIMIZERS, "", TRAIN),
     Key("learning_rate", 1e-3, RATE, "at the start", TRAIN),
     Key("lr_schedule", "burda", SCHEDULES, "", TRAIN),
     Key("stages", [], STAGES, STAGE, TRAIN),
-    Key("adam_epsilon", 1e-4, RATE, "of adam and muon", TRAIN),
-    Key("weight_average", 0.0, SHARE, "momentum of averaged weights; 0: none", TRAIN),
-    Key("start_from", str, ANYTHING, "finished run whose weights are the first", TRAIN),
+    Key("adam_epsilon", 1e-4, RATE, "epsilon of adam and muon", TRAIN),
+    Key("weight_average", 0.0, SHARE, "momentum of averaged weights, or 0", TRAIN),
+    Key(
+        "start_from",
+        str,
+        ANYTHING,
+        "finished run with the first weights",
+        TRAIN,
+    ),
     Key("precision", "float32", PRECISIONS, "", TRAIN),
-    Key("jit_compile", True, SWITCH, "XLA compiles the steps", TRAIN),
-    Key("seed", 0, SEED, "of the weights, the order, the noise", TRAIN),
+    Key("jit_compile", True, SWITCH, "compile the steps with XLA", TRAIN),
+    Key("seed", 0, SEED, "seed of the weights, the order and the noise", TRAIN),
     Key("eval_split", "validation", SPLITS, "", EVALUATION),
-    Key("eval_seed", 1, SEED, "of the test binarization and the draws", EVALUATION),
-    Key("eval_num_samples", 5000, COUNT, "draws an image", EVALUATION),
+    Key("eval_seed", 1, SEED, "seed of test binarization and draws", EVALUATION),
+    Key("eval_num_samples", 5000, COUNT, "draws for each image", EVALUATION),
 )
 NAMES = tuple(key.name for key in KEYS)
 

@@ -114,7 +114,7 @@ class CheckpointStore:
         if paths:
             raise InvalidInputError(
                 f"`workdir` must hold an intact checkpoint. Received: {self.folder}, "
-                f"all {len(paths)} damaged; delete the folder to start again"
+                f"all {len(paths)} damaged; delete the folder to begin again"
             )
         return None
 

@@ -114,7 +114,7 @@ class Distribution:
                 raise
             raise WorkerLostError(
                 f"a worker was lost ({type(error).__name__}); start all workers again "
-                "with the same flags to go on from the last checkpoint"
+                "with the same flags to continue from the last checkpoint"
             ) from error
 
     @functools.cached_property

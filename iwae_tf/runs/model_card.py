@@ -24,10 +24,10 @@ DATA = {
     "omniglot": "Omniglot drawings, 28 x 28 (Lake et al.; MIT)",
 }
 BINARIZATIONS = {
-    "dynamic": "pixels drawn anew from their grey level at each presentation",
-    "fixed": "pixels drawn once from their grey level",
-    "threshold": "pixels of one half and above are 1",
-    "none": "values as they are",
+    "dynamic": "each pixel is 1 with the probability x, drawn again in each epoch",
+    "fixed": "each pixel is 1 with the probability x, drawn once",
+    "threshold": "pixels from one half up are 1",
+    "none": "none",
 }
 TEMPLATE = """\
 # {name}, version {version}
@@ -43,42 +43,43 @@ encodes, decodes, samples and reconstructs.
 | latent units | {latent_dims}, z1 first |
 | hidden units | {hidden_dims} |
 | training data | {data}, split `train` |
-| presentation | {binarization} |
+| binarization | {binarization} |
 | training | {c[epochs]} epochs{start}, batch {c[batch_size]}, {c[optimizer]}, \
 seed {c[seed]} |
 {measured}
 | `serving_default` | {c[eval_num_samples]:,} draws an image, seed (0, 0) |
 | warm-up requests | {warmup} |
 | versions | {versions} |
-| licence | code and weights MIT; the data's is above |
+| licence | code and weights MIT; for the data see above |
 
-`config.json` beside this file holds every setting.
+`config.json` beside this file has every setting.
 
 ## Limits
 
 - {limit}
-- The estimate is biased low in log p(x), less so with more draws, and no error bar
-  covers that. `standard_error` is that of importance sampling by the delta method:
-  where `effective_sample_size` is a few draws it is too small. `jackknife_error` of the
-  signature `error_bars` is larger there, of the size of the spread between seeds.
-- A high log-likelihood does not say that an image is like the training data: simple
-  images, an empty one above all, can score above every image of the test split.
-- It knows the images of its training split and no others: scores of another source,
-  size or preprocessing are not comparable with the NLL above.
+- The estimate of log p(x) is too low on average, less so with more draws. No error bar
+  includes this bias. `standard_error` is the delta-method error of importance
+  sampling; it is too small if `effective_sample_size` is only a few draws. Then
+  `jackknife_error` of the signature `error_bars` is larger and close to the spread
+  between seeds.
+- A high log-likelihood does not mean that an image is like the training data. Simple
+  images, and empty ones most of all, can score above every image of the test split.
+- The model knows only the images of its training split. Do not compare scores of
+  another source, size or preprocessing with the NLL above.
 """
 
 VALUES = {
-    "bernoulli": " in [0, 1], meant to be binary",
+    "bernoulli": ", 0 or 1",
     "discretized_logistic": " in [0, 1], one of the 256 levels i / 255",
     "mixed": ", raw rows; `schema.json` has the columns and the codes of categories",
 }
 LIMITS = {
-    "bernoulli": "Values between 0 and 1 are scored as given, which is not the "
-    "log-likelihood\n  of a binary image: binarize first.",
-    "discretized_logistic": "Values off the levels i / 255 are scored as the nearest "
-    "level.",
+    "bernoulli": "Binarize `x` first. Values between 0 and 1 are scored as they are, "
+    "and the result\n  is not the log-likelihood of a binary image.",
+    "discretized_logistic": "Values between the levels i / 255 are scored as the "
+    "nearest level.",
 }
-REAL_LIMIT = "Log-densities of real values: they change with the scale of `x`."
+REAL_LIMIT = "Scores are log-densities of real values: they depend on the scale of `x`."
 
 
 def write(
@@ -139,7 +140,7 @@ def _hidden_units(config: Mapping[str, Any]) -> str:
 def _measured(results: Mapping[str, Any] | None) -> str:
     """Rows of the table on how good the model is."""
     if results is None:
-        return "| NLL | not measured: exported without the results of a run |"
+        return "| NLL | not measured: the export had no results of a run |"
     config = results["config"]
     protocol = f"{results['num_examples']:,} images of split `{results['split']}`"
     if config["binarization"] == "dynamic":
@@ -164,7 +165,7 @@ def _measured(results: Mapping[str, Any] | None) -> str:
         rows["bits per dimension"] = f"{results['bits_per_dim']:.3f}"
     units = zip(results["active_units"], results["latent_dims"])
     rows |= {
-        "bound": f"{results['bound']:.2f} nats an image, the one that was trained",
+        "bound": f"{results['bound']:.2f} nats an image (the training bound)",
         "active units": " + ".join(f"{active} of {dim}" for active, dim in units),
     }
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
