@@ -23,10 +23,12 @@ def run() -> int:
     """Runs the config of the flags in the workdir of the flags."""
     from iwae_tf.config import validate
     from iwae_tf.io import terminal
+    from iwae_tf.runs.splits import decide_epochs
     from iwae_tf.runs.workdir import Workdir
 
     config, workdir = _CONFIG.value, Workdir(_WORKDIR.value)
     validate(config)
+    config = decide_epochs(config)
     distribution = _DEVICES.distribution()
     if distribution.is_chief:
         workdir.check(config)

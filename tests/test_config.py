@@ -23,6 +23,7 @@ from iwae_tf.config import (
     stages,
     validate,
 )
+from iwae_tf.config.stages import with_epochs
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.gradients import GRADIENT_ESTIMATORS
 from iwae_tf.models.values import MISSING
@@ -35,7 +36,7 @@ model num_groups num_samples beta gradient_estimator latent_dims hidden_dims lik
 dataset data_dir binarization batch_size epochs optimizer learning_rate lr_schedule
 stages weight_average seed eval_split eval_seed eval_num_samples shuffle adam_epsilon
 precision jit_compile start_from conditional network conv_channels backward_samples
-missing schema
+missing schema image_size color
 """
 
 
@@ -93,7 +94,11 @@ BAD_VALUES = [
     *bad("must be one of", optimizer=["sgd"], lr_schedule=["linear"]),
     *bad("must be one of", precision=["float8"], eval_split=["train"], network=["x"]),
     *bad("must be a positive integer", num_samples=[0, -3, 2**31], batch_size=[0]),
-    *bad("must be a positive integer", epochs=[0], eval_num_samples=[0]),
+    *bad("must be a positive integer", eval_num_samples=[0]),
+    *bad("must be an integer >= 0", epochs=[-1]),
+    *bad("must be positive where the schedule has epochs of its own", epochs=[0]),
+    *bad("must be auto, or HEIGHT,WIDTH", image_size=["64", "64x64", "0,5"]),
+    *bad("must be auto but for the data set images", image_size=["6,5"], color=["rgb"]),
     *bad("must be a positive integer", num_groups=[0]),
     *bad("must be a non-negative integer", seed=[-1], eval_seed=[2**31]),
     *bad("must be a positive number", learning_rate=[0.0, math.inf, math.nan]),
@@ -140,6 +145,14 @@ def test_a_bad_value_is_named_in_one_line(changes, message):
     with pytest.raises(InvalidInputError, match=re.escape(str(caught.value))):
         build_model(make_config(**changes))
     assert "Received: " in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("steps, epochs", [(1, 2000), (8, 250), (3, 667), (500, 40)])
+def test_no_epochs_are_forty_or_as_many_as_make_2000_steps(steps, epochs):
+    config = make_config(epochs=0, lr_schedule="constant")
+    validate(config)
+    assert with_epochs(config, steps).epochs == epochs and config.epochs == 0
+    assert with_epochs(make_config(epochs=3), steps).epochs == 3
 
 
 def test_unknown_and_missing_keys_are_named():

@@ -1,5 +1,8 @@
 """Folders of images: what is read, and what is refused in one line."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -57,14 +60,16 @@ def test_splits_are_80_10_10_and_share_no_image(folder):
     assert datasets.event_shape("images", data_dir=folder) == (6, 5, 1)
 
 
-def test_only_the_split_asked_for_is_read(folder):
+def test_of_other_splits_no_more_than_headers_are_read(folder):
     test = datasets.load_arrays("images", split="test", data_dir=folder).images
     levels = set(np.rint(255 * test[:, 0, 0, 0]).astype(int))
     for path in folder.glob("*.png"):
-        if int(path.stem) + 2 not in levels and path.stem != "00":  # for the shape
-            path.write_bytes(b"damaged")
+        if int(path.stem) + 2 not in levels:
+            path.write_bytes(path.read_bytes()[:45])  # up to the pixels
     again = datasets.load_arrays("images", split="test", data_dir=folder).images
     np.testing.assert_array_equal(again, test)
+    text = message(datasets.load_arrays, "images", split="train", data_dir=folder)
+    assert "of 32 images, 32 damaged (01.png: image file is truncated" in text
 
 
 def test_sub_folders_are_classes(tmp_path):
@@ -105,7 +110,7 @@ def test_what_is_refused(folder, tmp_path):
     def load(path=folder):
         return message(datasets.load_arrays, "images", split="train", data_dir=path)
 
-    assert load(None).startswith("`data_dir` must be a folder of .png, .jpg, .jpeg")
+    assert load(None).startswith("`data_dir` must be a folder of .png, .jpg, .jpeg, .w")
     assert load(None).endswith("data_dir=None")  # not the images of the working folder
     assert load(tmp_path / "nowhere").endswith(f"data_dir={tmp_path / 'nowhere'}")
     assert "or of folders of them" in load(tmp_path / "own" / "00.png")
@@ -113,19 +118,128 @@ def test_what_is_refused(folder, tmp_path):
     assert "or of folders of them" in load(tmp_path / "empty")
     few = tmp_path / "few"
     write(few / "a.png", grey(9))
-    assert load(few).endswith(f"Received: data_dir={few}, with 1")
+    assert load(few).endswith(f"Received: 1 images in {few}")
 
-    write(folder / "z0.png", grey(9, (5, 6)))
-    text = message(image_folder.read_images, [folder / "00.png", folder / "z0.png"])
+
+def test_all_that_does_not_fit_is_told_at_once(folder):
+    shapes = {"z0": (5, 6), "z1": (9, 9), "z2": (9, 9), "z3": (8, 8)}
+    for name, shape in shapes.items():
+        write(folder / f"{name}.png", grey(9, shape))
+    write(folder / "z4.png", np.zeros([6, 5, 4], np.uint8))
+    write(folder / "z5.png", np.full([6, 5, 3], 7, np.uint8))
+    write(folder / "z6.png", np.full([6, 5], 4000, np.uint16))
+    (folder / "z7.png").write_text("no image")
+    Image.new("CMYK", (5, 6)).save(folder / "z8.jpg")
+    frames = [Image.fromarray(grey(level)) for level in (1, 200)]
+    frames[0].save(folder / "z9.gif", save_all=True, append_images=frames[1:])
+    text = message(datasets.load_arrays, "images", split="train", data_dir=folder)
     assert text.endswith(
-        f"{folder / '00.png'}, 5 x 6 grey, and {folder / 'z0.png'}, 6 x 5 grey"
+        "without transparency; --config.image_size=HEIGHT,WIDTH resizes and "
+        "--config.color=gray or rgb converts. Received: most of 50 images are 6 x 5 "
+        "(height x width) gray, 4 of another size (z0.png 5 x 6, z1.png 9 x 9, z2.png "
+        "9 x 9, ...), 1 transparent (z4.png), 1 in colour (z5.png), 1 of more than 8 "
+        "bits (z6.png), 1 damaged (z7.png: no image), 1 of mode CMYK (z8.jpg), 1 "
+        "animated (z9.gif)"
     )
-    write(folder / "z1.png", np.zeros([6, 5, 4], np.uint8))
-    text = message(image_folder.read_images, [folder / "z1.png"])
-    assert text.endswith(f"{folder / 'z1.png'}, of mode RGBA")
-    (folder / "z2.png").write_bytes((folder / "00.png").read_bytes()[:40])
-    text = message(image_folder.read_images, [folder / "z2.png"])
-    assert text.startswith("`data_dir` must hold readable PNG or JPEG files. Received")
+    for name in ("z4.png", "z6.png", "z7.png", "z8.jpg", "z9.gif"):
+        (folder / name).unlink()
+    options = {"data_dir": folder, "image_size": "3,4", "color": "rgb"}
+    loaded = datasets.load_arrays("images", split="train", **options)
+    assert loaded.images.shape[1:] == (3, 4, 3)
+    assert datasets.event_shape("images", **options) == (3, 4, 3)
+    assert image_folder.describe(folder, "6,5", "gray") == (
+        "45 images, 6 x 5 (height x width) gray, 4 of them resized, 1 of them "
+        "converted; left out: 1 .txt"
+    )
+
+
+def test_sixteen_bits_a_colour_are_not_cut(tmp_path):
+    """Pillow itself would read the upper eight."""
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    rows = zlib.compress(b"\0" + bytes(range(12)))
+    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body
+        + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )  # fmt: skip
+    (tmp_path / "a.png").write_bytes(data)
+    assert Image.open(tmp_path / "a.png").mode == "RGB"
+    text = message(image_folder.read_images, [tmp_path / "a.png"])
+    assert "1 of more than 8 bits (a.png)" in text
+
+
+def test_a_photo_is_turned_as_its_camera_says(tmp_path):
+    image = np.arange(30, dtype=np.uint8).reshape(6, 5)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: a quarter clockwise shows it upright
+    write(tmp_path / "turned.png", image, exif=exif)
+    write(tmp_path / "upright.png", np.rot90(image, -1))
+    read = image_folder.read_images(sorted(tmp_path.iterdir()))
+    np.testing.assert_array_equal(read[0], np.rot90(image, -1))
+    np.testing.assert_array_equal(read[1], read[0])
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path):
+    for label in "ab":
+        for value in range(6):
+            write(tmp_path / label / f"{value}.png", grey(value))
+        (tmp_path / label / "._1.png").write_text("of a Mac")
+        (tmp_path / label / ".DS_Store").write_text("of a Mac")
+        (tmp_path / label / "x.heic").write_text("of a phone")
+    write(tmp_path / ".ipynb_checkpoints" / "0.png", grey(1, (2, 2)))
+    write(tmp_path / "__MACOSX" / "0.png", grey(1, (2, 2)))
+    files = image_folder.list_images(tmp_path)
+    assert len(files.paths) == 12 and set(files.labels) == {0, 1}
+    assert files.left_out == {".heic": 2, "hidden": 4}
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "only.tiff").write_text("")
+    text = message(image_folder.list_images, tmp_path / "c")
+    assert text.endswith(f"data_dir={tmp_path / 'c'}, which has 1 .tiff")
+
+
+@pytest.mark.parametrize("suffix", ["webp", "bmp", "gif"])
+def test_other_formats(tmp_path, suffix):
+    image = np.repeat(CYCLE[:64], 4).reshape(16, 16)
+    options = {"lossless": True} if suffix == "webp" else {}
+    write(tmp_path / f"a.{suffix}", np.stack([image] * 3, -1), **options)
+    read = image_folder.read_images(
+        [tmp_path / f"a.{suffix}"], image_folder.ImageFormat(16, 16, "gray")
+    )
+    np.testing.assert_allclose(read[0].astype(int), image, atol=1)
+
+
+def test_palettes_and_opaque_images_are_what_they_hold(tmp_path):
+    shades = Image.fromarray(np.repeat(CYCLE[::4], 4).reshape(16, 16))
+    shades.convert("P").save(tmp_path / "gray.png")
+    colours = np.zeros([16, 16, 3], np.uint8)
+    colours[:8] = (250, 3, 9)
+    Image.fromarray(colours).quantize(4).save(tmp_path / "colour.png")
+    opaque = np.dstack([colours, np.full([16, 16], 255, np.uint8)])
+    write(tmp_path / "opaque.png", opaque)
+    gray = image_folder.read_images([tmp_path / "gray.png"])
+    np.testing.assert_array_equal(gray[0], np.asarray(shades))
+    read = image_folder.read_images(
+        [tmp_path / f"{n}.png" for n in ("colour", "opaque")]
+    )
+    np.testing.assert_array_equal(read, [colours, colours])
+
+
+def test_resizing_is_a_mean_over_the_pixels_of_each_new_one(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, shape in (("a", (64, 64)), ("b", (32, 96))):
+        write(tmp_path / f"{name}.png", rng.integers(0, 2, shape).astype("uint8") * 255)
+    wanted = image_folder.image_format(sorted(tmp_path.iterdir()), "4,4")
+    read = image_folder.read_images(sorted(tmp_path.iterdir()), wanted)
+    assert wanted == (4, 4, "gray") and read.shape == (2, 4, 4)
+    assert np.abs(read.mean() - 127.5) < 8 and read.std() < 25  # noise of 128 averaged
+
+
+@pytest.mark.parametrize("size", ["64", "64x64", "0,4", "4,-1", "", (4, 5, 6)])
+def test_a_size_is_auto_or_two_numbers(tmp_path, size):
+    write(tmp_path / "a.png", grey(1))
+    text = message(image_folder.image_format, [tmp_path / "a.png"], size)
+    assert text.startswith("`image_size` must be auto, or height,width in pixels.")
 
 
 def test_scoring_names_its_own_argument(tmp_path):

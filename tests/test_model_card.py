@@ -120,6 +120,15 @@ def test_the_likelihood_and_the_networks_are_described(tmp_path):
     assert "bits per dimension" not in rows(card(tmp_path, results()))
 
 
+def test_of_data_of_ones_own_no_licence_is_claimed(tmp_path):
+    for name in ("images", "npz", "table", "idx"):
+        licence = rows(card(tmp_path, dataset=name))["licence"]
+        assert licence.startswith("code MIT;") and "the owner of the data" in licence
+    assert rows(card(tmp_path, dataset="mnist"))["licence"].startswith(
+        "code and weights"
+    )
+
+
 def test_every_data_set_and_binarization_has_words(tmp_path):
     assert all(rows(card(tmp_path, dataset=n))["training data"] for n in DATASETS)
     assert set(model_card.BINARIZATIONS) == set(BINARIZATIONS)

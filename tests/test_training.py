@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 import iwae_tf
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
+from iwae_tf.runs.splits import decide_epochs, what_is_few
 from iwae_tf.runs.training import copy_weights
 
 
@@ -30,3 +32,23 @@ def test_a_run_starts_from_the_weights_of_another_and_counts_its_own_steps():
 def test_other_networks_are_refused():
     with pytest.raises(InvalidInputError, match="`start_from` must be a run of the"):
         copy_weights(small_model(3), small_model(2))
+
+
+def test_few_data_and_few_steps_are_said_and_enough_are_not():
+    config = iwae_tf.default_config()
+    config.batch_size, config.epochs = 100, 40
+    assert what_is_few(config, 4000) == []
+    few_images, few_steps = what_is_few(config, 101)
+    assert few_images.startswith("note: 101 training examples are few")
+    assert few_steps == "note: 80 steps are few; --config.epochs=1000 makes 2,000"
+    config.epochs = 1000
+    assert what_is_few(config, 101) == [few_images]
+
+
+def test_a_small_folder_is_trained_on_for_longer(tmp_path):
+    for index in range(20):
+        Image.new("L", (4, 4)).save(tmp_path / f"{index}.png")
+    config = iwae_tf.default_config()
+    config.dataset, config.data_dir = "images", str(tmp_path)
+    config.epochs, config.lr_schedule, config.batch_size = 0, "constant", 10
+    assert decide_epochs(config).epochs == 1000  # of two steps for 16 images

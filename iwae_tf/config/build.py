@@ -9,7 +9,7 @@ from iwae_tf.bounds import OBJECTIVES
 from iwae_tf.config.keys import fields_of, validate
 from iwae_tf.config.networks import build_networks, build_prior
 from iwae_tf.config.optimizers import BurdaAdam, Muon, PiecewiseCosine
-from iwae_tf.config.stages import stages
+from iwae_tf.config.stages import stages, with_epochs
 from iwae_tf.models import MODELS
 from iwae_tf.probability.distributions import LIKELIHOODS
 
@@ -38,7 +38,12 @@ def build_model(
         output_shape: tuple[int, ...] = (schema.num_parameters,)
         mean_image = None  # the likelihood starts from the schema's statistics
     else:
-        event_shape = datasets.event_shape(config.dataset, data_dir=config.data_dir)
+        event_shape = datasets.event_shape(
+            config.dataset,
+            data_dir=config.data_dir,
+            image_size=config.image_size,
+            color=config.color,
+        )
         last = LIKELIHOODS[config.likelihood].num_parameters
         output_shape = (*event_shape[:-1], last * event_shape[-1])
     policy = keras.dtype_policies.DTypePolicy(config.precision)
@@ -84,7 +89,7 @@ def build_optimizer(
     schedule = PiecewiseCosine(
         [
             (stage.epochs * steps_per_epoch, stage.first_rate, stage.last_rate)
-            for stage in stages(config)
+            for stage in stages(with_epochs(config, steps_per_epoch))
         ]
     )
     average = {}

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
 from iwae_tf.checks import is_number
-from iwae_tf.config.stages import LR_SCHEDULES, stages
+from iwae_tf.config.stages import LR_SCHEDULES, is_free_of_stages, stages
 from iwae_tf.errors import InvalidInputError
 
 BOUNDS = pathlib.Path(__file__).parents[1] / "bounds.py"
@@ -83,9 +83,14 @@ MAYBE_COUNT = Rule(
     lambda value: value is None or COUNT.test(value), f"{COUNT.text} or left out"
 )
 SEED = Rule(lambda value: _is_integer(value, 0), "must be a non-negative integer")
+EPOCHS = Rule(lambda value: _is_integer(value, 0), "must be an integer >= 0")
 RATE = Rule(_is_rate, "must be a positive number")
 SHARE = Rule(lambda value: is_number(value) and 0 <= value < 1, "must be in [0, 1)")
 SIZES = Rule(_are_sizes, "must be a list of positive integers")
+IMAGE_SIZE = Rule(
+    lambda value: re.fullmatch(r"auto|[1-9]\d*,[1-9]\d*", str(value)) is not None,
+    "must be auto, or HEIGHT,WIDTH",
+)
 STAGES = Rule(
     lambda value: _is_list(value) and all(map(_is_stage, value)),
     "must be a list of (num_samples, epochs, first rate, last rate), each optionally "
@@ -94,6 +99,8 @@ STAGES = Rule(
 LAYERS = "hidden layers of each stochastic layer"
 KEPT = "R, draws of a group with a backward pass; default: all"
 CONDITIONAL = "give the class label to the networks"
+DURATION = "at most the schedule's; 0: 40, or as many as make 2,000 steps"
+RESIZED = "HEIGHT,WIDTH of the images of a folder once resized"
 SCHEMA = "kinds of the columns of a table: column=kind,... or a JSON file"
 STAGE = "[(num_samples, epochs, first rate, last rate[, num_groups]), ...]"
 ESTIMATORS = _one_of("reparameterized", "stl", "dreg")
@@ -104,6 +111,7 @@ GREY = "mnist", "fashion_mnist", "kmnist", "binarized_mnist"
 DOWNLOADED = *GREY, "cifar10", "svhn_cropped"
 OWN = "idx", "npz", "images", "table"
 DATASETS = _one_of(*DOWNLOADED, "omniglot", "mnist5k", *OWN)
+COLORS = _one_of("auto", "gray", "rgb")
 BINARIZATIONS = _one_of("none", "threshold", "fixed", "dynamic")
 SCHEDULES = _one_of(*LR_SCHEDULES)
 OPTIMIZERS = _one_of("adam", "muon", "burda_adam")
@@ -141,10 +149,12 @@ KEYS = (
     Key("dataset", "mnist", DATASETS, "", DATA),
     Key("data_dir", str, ANYTHING, "folder or file of the data set", DATA),
     Key("schema", str, ANYTHING, SCHEMA, DATA),
+    Key("image_size", "auto", IMAGE_SIZE, RESIZED, DATA),
+    Key("color", "auto", COLORS, "what the images of a folder become", DATA),
     Key("binarization", "dynamic", BINARIZATIONS, "", DATA),
     Key("batch_size", 20, COUNT, "images in a step", DATA),
     Key("shuffle", True, SWITCH, "new order of the images in each epoch", DATA),
-    Key("epochs", 3280, COUNT, "at most the epochs of the schedule", TRAIN),
+    Key("epochs", 3280, EPOCHS, DURATION, TRAIN),
     Key("optimizer", "adam", OPTIMIZERS, "", TRAIN),
     Key("learning_rate", 1e-3, RATE, "at the start", TRAIN),
     Key("lr_schedule", "burda", SCHEDULES, "", TRAIN),
@@ -257,6 +267,9 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
         "must be mixed for the data set table, and only for it",
     )
     yield is_table or not config.schema, "schema", "must be left out but for a table"
+    for name in ("image_size", "color"):
+        is_free = config.dataset == "images" or config[name] == "auto"
+        yield is_free, name, "must be auto but for the data set images"
     layers, size = config.hidden_dims, len(config.latent_dims)
     yield (
         _is_list(layers) and all(map(_are_sizes, layers)) and len(layers) == size,
@@ -278,6 +291,11 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
         bound.has_groups or all(stage.num_groups == 1 for stage in all_stages),
         "stages",
         f"must have a num_groups of 1 for {bound.name}",
+    )
+    yield (
+        config.epochs > 0 or is_free_of_stages(config),
+        "epochs",
+        "must be positive where the schedule has epochs of its own",
     )
     total = sum(stage.epochs for stage in all_stages)
     yield config.epochs <= total, "epochs", f"must be at most the schedule's {total}"

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 BURDA_STAGES = 8  # stage i = 0..7 runs 3^i epochs
 BURDA_CODE_RATES = (1.0, 0.72, 0.52, 0.37, 0.27, 0.19, 0.14, 0.1)
 COSINE_FLOOR = 0.01  # where the cosine schedule ends, as a share of where it starts
+USUAL_EPOCHS, LEAST_STEPS = 40, 2000  # what epochs=0 stands for
 LR_SCHEDULES = ("constant", "cosine", "burda", "burda_code")
 
 
@@ -43,6 +44,24 @@ def stages(config: ConfigDict) -> list[Stage]:
         Stage(config.num_samples, 3**i, rate * share, rate * share, groups)
         for i, share in enumerate(shares)
     ]
+
+
+def with_epochs(config: ConfigDict, steps_per_epoch: int) -> ConfigDict:
+    """A config whose epochs are a number: 0 is 40, or as many as make 2,000 steps.
+
+    Returns:
+      config: itself, or a copy.
+    """
+    if config.epochs:
+        return config
+    config = config.copy_and_resolve_references()
+    config.epochs = max(USUAL_EPOCHS, -(-LEAST_STEPS // steps_per_epoch))
+    return config
+
+
+def is_free_of_stages(config: ConfigDict) -> bool:
+    """Whether the schedule is as long as `epochs` says."""
+    return not config.stages and config.lr_schedule in ("constant", "cosine")
 
 
 def depends_on_epochs(config: ConfigDict) -> bool:

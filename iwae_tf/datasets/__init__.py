@@ -19,6 +19,7 @@ from iwae_tf.datasets.loading import (
     event_shape,
     load_arrays,
     num_classes,
+    num_training_examples,
     require_labels,
     table_schema,
     validate_images,

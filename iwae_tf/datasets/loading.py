@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from iwae_tf.checks import check_choice, check_integer
-from iwae_tf.datasets import readers, sources
+from iwae_tf.datasets import image_folder, readers, sources
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.schema import Schema
 
@@ -55,15 +55,22 @@ def validate_images(
 
 
 def event_shape(
-    name: str, *, data_dir: Path | None = None, schema: str | None = None
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    schema: str | None = None,
+    image_size: str = "auto",
+    color: str = "auto",
 ) -> tuple[int, ...]:
-    """Shape of one example, read from no more than a header.
+    """Shape of one example, read from no more than headers.
 
     Args:
       name: one of `DATASETS`.
       data_dir: where it lies, as for `load_arrays`; only "idx", "npz" and "images" are
         opened, and a table is read.
       schema: of a table, as for `load_arrays`.
+      image_size: of "images", as for `load_arrays`.
+      color: of "images", as for `load_arrays`.
 
     Returns:
       event_shape: a tuple of integers; (28, 28, 1) for a named set, (32, 32, 3) where
@@ -75,10 +82,20 @@ def event_shape(
     check_choice(name, "name", DATASETS)
     if name == "table":
         return (len(table_schema(data_dir, schema).columns),)
-    shape = sources.stored_shape(name, data_dir=_expand(data_dir))
+    options = _options(name, None, image_size, color)
+    shape = sources.stored_shape(name, data_dir=_expand(data_dir), **options)
     if shape is None:
         return sources.IMAGE_SHAPE
     return (*shape, 1) if len(shape) == 2 else tuple(shape)
+
+
+def num_training_examples(name: str, data_dir: Path | None = None) -> int:
+    """How many examples the training split has; of a folder no image is read."""
+    if name == "images":
+        files = image_folder.list_images(_expand(data_dir))
+        return int(np.sum(sources.splits_of_rows(len(files.paths)) == "train"))
+    source = sources.READERS[name](split="train", data_dir=_expand(data_dir))
+    return len(source.images[source.rows])
 
 
 def table_schema(data_dir: Path | None, schema: str | None = None) -> Schema:
@@ -139,6 +156,8 @@ def load_arrays(
     binarization: str = "none",
     seed: int = 0,
     schema: str | None = None,
+    image_size: str = "auto",
+    color: str = "auto",
     in_unit_interval: bool = True,
     takes_missing: bool = False,
 ) -> Split:
@@ -161,6 +180,10 @@ def load_arrays(
       seed: integer >= 0, of the fixed draw.
       schema: of a "table", what is not inferred of its columns: "column=kind,..." or
         NAME.json; see `tables.read_schema`.
+      image_size: of "images", "height,width" that all are resized to, not keeping the
+        ratio of the sides. "auto": all must have the size that most have.
+      color: of "images", "gray" or "rgb", to which all are converted. "auto": all must
+        be what most are.
       in_unit_interval: whether values have to lie in [0, 1], as they have to for
         Bernoulli and 8-bit images, and wherever something is binarized.
       takes_missing: whether NaN is a missing value.
@@ -185,7 +208,7 @@ def load_arrays(
         name,
         split,
         _expand(data_dir),
-        {"schema": schema} if name == "table" else {},
+        _options(name, schema, image_size, color),
         in_unit_interval=binarization != "none" or in_unit_interval,
         takes_missing=takes_missing,
     )
@@ -207,13 +230,20 @@ def require_labels(loaded: Split, split: str) -> Split:
     return loaded
 
 
-def _load_stored(name, split, data_dir, schema, **rules):
+def _options(name, schema, image_size, color):
+    """What only some data sets are read by."""
+    if name == "table":
+        return {"schema": schema}
+    return {"image_size": image_size, "color": color} if name == "images" else {}
+
+
+def _load_stored(name, split, data_dir, options, **rules):
     """Checked images and labels of the array that holds a split, and its rows there."""
-    source = sources.READERS[name](split=split, data_dir=data_dir, **schema)
+    source = sources.READERS[name](split=split, data_dir=data_dir, **options)
     images = readers.to_float(source.images, source.name)
     validate_images(images, name=source.name, **rules)
     images = images[..., np.newaxis] if images.ndim == 3 else images
-    expected = event_shape(name, data_dir=data_dir, **schema)
+    expected = event_shape(name, data_dir=data_dir, **options)
     if images.shape[1:] != expected:
         raise InvalidInputError(
             f"`{source.name}` must have the training images' event shape {expected}. "

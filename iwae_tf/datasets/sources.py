@@ -282,19 +282,14 @@ def _npz_labels(archive, part):
     return readers.read_npz_member(archive, f"y_{part}")
 
 
-def read_image_folder(*, split: str, data_dir: Any) -> Source:
-    """Read PNG and JPEG files: 80, 10 and 10 % of one permutation of their names."""
+def read_image_folder(
+    *, split: str, data_dir: Any, image_size: str = "auto", color: str = "auto"
+) -> Source:
+    """Read picture files: 80, 10 and 10 % of one permutation of their names."""
     files = image_folder.list_images(data_dir)
-    num_images = len(files.paths)
-    if num_images < 10:
-        raise InvalidInputError(
-            "`data_dir` must hold at least 10 images, for three splits. "
-            f"Received: data_dir={data_dir}, with {num_images}"
-        )
-    tenth = np.empty(num_images, np.int64)
-    tenth[fixed_order(num_images)] = np.arange(num_images) * 10 // num_images
-    rows = _rows_of_tenths(split, tenth)
-    images = image_folder.read_images([files.paths[row] for row in rows])
+    wanted = image_folder.image_format(files.paths, image_size, color)
+    rows = _rows_of_tenths(split, _tenths(len(files.paths), f"images in {data_dir}"))
+    images = image_folder.read_images([files.paths[row] for row in rows], wanted)
     labels = None if files.labels is None else files.labels[rows]
     return Source(str(data_dir), images, labels, slice(None))
 
@@ -326,23 +321,34 @@ def table_schema(data_dir: Any, schema: str | None) -> tables.Schema:
     )
 
 
-def _tenths(count):
+def splits_of_rows(count: int) -> np.ndarray:
+    """The split of each of so many files of a folder, or rows of a table: str [N]."""
+    tenth = _tenths(count)
+    return np.where(tenth < 8, "train", np.where(tenth == 8, "validation", "test"))
+
+
+def _tenths(count, what="rows"):
     """Which tenth of one permutation each of so many rows is in."""
     if count < 10:
         raise InvalidInputError(
-            "`data_dir` must hold at least 10 rows, for three splits. "
-            f"Received: {count}"
+            "`data_dir` must hold at least 10 examples, for three splits. "
+            f"Received: {count} {what}"
         )
     tenth = np.empty(count, np.int64)
     tenth[fixed_order(count)] = np.arange(count) * 10 // count
     return tenth
 
 
-def stored_shape(name: str, *, data_dir: Any) -> tuple[int, ...] | None:
-    """Shape of one example as stored, from a header alone; None: a 28x28 image."""
+def stored_shape(
+    name: str, *, data_dir: Any, image_size: str = "auto", color: str = "auto"
+) -> tuple[int, ...] | None:
+    """Shape of one example as stored, from headers alone; None: a 28x28 image."""
     if name == "images":
-        first = image_folder.list_images(data_dir).paths[0]
-        return image_folder.read_images([first]).shape[1:]
+        size = image_folder.parse_size(image_size)
+        if size and color != "auto":
+            return image_folder.ImageFormat(*size, color).shape
+        paths = image_folder.list_images(data_dir).paths
+        return image_folder.image_format(paths, image_size, color).shape
     if name == "idx":
         path = _idx_path(data_dir, "train")
         return readers.read_idx_file(path, rank=3, header_only=True)[1:]

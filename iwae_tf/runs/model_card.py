@@ -50,7 +50,7 @@ seed {c[seed]} |
 | `serving_default` | {c[eval_num_samples]:,} draws an image, seed (0, 0) |
 | warm-up requests | {warmup} |
 | versions | {versions} |
-| licence | code and weights MIT; for the data see above |
+| licence | {licence} |
 
 `config.json` beside this file has every setting.
 
@@ -79,7 +79,9 @@ LIMITS = {
     "discretized_logistic": "Values between the levels i / 255 are scored as the "
     "nearest level.",
 }
-REAL_LIMIT = "Scores are log-densities of real values: they depend on the scale of `x`."
+LICENCE = "code and weights MIT; for the data see above"
+OWN_LICENCE = "code MIT; that of the weights is for the owner of the data to state"
+REAL_LIMIT = "Log-densities of real values: they change with the scale of `x`."
 
 
 def write(
@@ -105,6 +107,7 @@ def write(
     """
     likelihood, run = config["likelihood"], config.get("start_from")
     name = pathlib.Path(run or "").name
+    data = DATA.get(config["dataset"])
     own = f"a file of the user's (`{config['dataset']}`)"
     text = TEMPLATE.format(
         c=config,
@@ -117,7 +120,8 @@ def write(
         values=VALUES.get(likelihood, ""),
         latent_dims=_joined(config["latent_dims"]),
         hidden_dims=_hidden_units(config),
-        data=DATA.get(config["dataset"], own),
+        data=data or own,
+        licence=LICENCE if data else OWN_LICENCE,
         binarization=BINARIZATIONS[config["binarization"]],
         start=f" from the weights of the run `{name}`" if run else "",
         measured=_measured(results),

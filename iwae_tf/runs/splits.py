@@ -3,6 +3,45 @@
 from ml_collections import ConfigDict
 
 from iwae_tf import datasets
+from iwae_tf.config.stages import LEAST_STEPS, with_epochs
+
+FEW_EXAMPLES = 1000
+
+
+def decide_epochs(config: ConfigDict) -> ConfigDict:
+    """`config.stages.with_epochs`, by the size of the training split.
+
+    Args:
+      config: valid ConfigDict.
+
+    Returns:
+      config: itself, or a copy.
+
+    Raises:
+      InvalidInputError: no such data.
+    """
+    if config.epochs:
+        return config
+    count = datasets.num_training_examples(config.dataset, config.data_dir)
+    return with_epochs(config, datasets.num_batches(count, config.batch_size))
+
+
+def what_is_few(config: ConfigDict, num_examples: int) -> list[str]:
+    """Lines on data or steps that are too few for a model to be good."""
+    steps = datasets.num_batches(num_examples, config.batch_size)
+    lines = []
+    if num_examples < FEW_EXAMPLES:
+        lines.append(
+            f"note: {num_examples:,} training examples are few; thousands make a model "
+            "that knows more than these"
+        )
+    if steps * config.epochs < LEAST_STEPS // 2:
+        epochs = -(-LEAST_STEPS // steps)
+        lines.append(
+            f"note: {steps * config.epochs:,} steps are few; --config.epochs={epochs} "
+            f"makes {LEAST_STEPS:,}"
+        )
+    return lines
 
 
 def load_examples(config: ConfigDict, split: str) -> datasets.Split:
@@ -54,6 +93,8 @@ def _load(config, split, dynamic, seed):
         binarization=dynamic if binarization == "dynamic" else binarization,
         seed=seed,
         schema=config.schema,
+        image_size=config.image_size,
+        color=config.color,
         in_unit_interval=config.likelihood in ("bernoulli", "discretized_logistic"),
         takes_missing=config.missing != "refuse",
     )

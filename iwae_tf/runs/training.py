@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from iwae_tf import datasets
 from iwae_tf.bounds import OBJECTIVES
 from iwae_tf.config import build_model, build_optimizer, set_draws, stages
+from iwae_tf.datasets import image_folder
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import save_arrays
 from iwae_tf.runs.callbacks import (
@@ -33,7 +34,7 @@ from iwae_tf.runs.checkpoints import (
     unpack,
 )
 from iwae_tf.runs.devices import Distribution
-from iwae_tf.runs.splits import load_eval_split, load_examples
+from iwae_tf.runs.splits import load_eval_split, load_examples, what_is_few
 from iwae_tf.runs.tensorboard import NUM_IMAGES, TensorBoard
 from iwae_tf.runs.workdir import Workdir, deciding_settings
 
@@ -92,7 +93,12 @@ def train(
         start = _restore(checkpoints, model, distribution, report)
         if distribution.is_chief:
             where = distribution.describe()
+            if config.dataset == "images":
+                settings = config.data_dir, config.image_size, config.color
+                report(image_folder.describe(*settings))
             report(describe(config, len(examples.images), steps, start, where))
+            for line in what_is_few(config, len(examples.images)):
+                report(line)
         sitting = Sitting(
             workdir,
             checkpoints,
