@@ -47,7 +47,7 @@ def run() -> int:
     from iwae_tf.diagnostics.diagnosis import diagnose
     from iwae_tf.diagnostics.parts import PARTS
     from iwae_tf.diagnostics.parts.base import Subject
-    from iwae_tf.diagnostics.proposals import LEAST_DRAWS
+    from iwae_tf.evaluation.pareto import LEAST_DRAWS
     from iwae_tf.io import terminal
     from iwae_tf.io.files import check_writable
 

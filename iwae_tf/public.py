@@ -9,6 +9,7 @@ from iwae_tf.config import build_model, default_config
 from iwae_tf.datasets import load_dataset
 from iwae_tf.evaluation import active_units, log_likelihood
 from iwae_tf.evaluation.classes import class_log_likelihoods
+from iwae_tf.evaluation.imputation import impute
 from iwae_tf.models import CIWAE, IWAE, MIWAE, PIWAE, VAE
 from iwae_tf.runs.pretrained import from_pretrained, pretrained_models
 from iwae_tf.runs.workdir import load
@@ -27,6 +28,7 @@ __all__ = [
     "default_config",
     "export_saved_model",
     "from_pretrained",
+    "impute",
     "load",
     "load_dataset",
     "log_likelihood",

@@ -16,9 +16,10 @@ from iwae_tf.diagnostics.bounds_by_k import bound_sweep
 from iwae_tf.diagnostics.coverage import error_coverage
 from iwae_tf.diagnostics.draws import draw_log_weights
 from iwae_tf.diagnostics.gradient_noise import gradient_snr
-from iwae_tf.diagnostics.proposals import pareto_k, proposal_quality, trusted_k
+from iwae_tf.diagnostics.proposals import proposal_quality
 from iwae_tf.diagnostics.representation import collapse, kl_per_unit, posterior_map
 from iwae_tf.diagnostics.resampling import jackknife, leave_one_out
+from iwae_tf.evaluation.pareto import pareto_k, trusted_k
 
 __all__ = [
     "annealed_log_likelihood",

@@ -12,9 +12,9 @@ from scipy import special
 
 from iwae_tf.checks import check_count
 from iwae_tf.diagnostics.draws import log_weight_batches
-from iwae_tf.diagnostics.proposals import LEAST_DRAWS, smoothed_log_weights
 from iwae_tf.diagnostics.resampling import leave_one_out
 from iwae_tf.evaluation import LogLikelihood, stream_draws
+from iwae_tf.evaluation.pareto import LEAST_DRAWS, smoothed_log_weights
 
 NUM_BLOCKS = 25  # of the between-block spread
 NUM_RESAMPLES = 100  # of the bootstrap

@@ -4,6 +4,8 @@
   importance_sampling  the same of data sets, with error bars
   latent_units         active units
   classes              log p(x|y) under each class, and Bayes' rule
+  imputation           missing values filled in
+  pareto               whether weights can be trusted
 
 May import `models`, `probability`, `errors` and `checks`.
 """

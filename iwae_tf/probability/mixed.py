@@ -23,7 +23,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.probability.distributions import split_loc_scale
+from iwae_tf.probability.distributions import mean_of, split_loc_scale
 from iwae_tf.schema import Column, Schema
 
 SCALE_FLOOR = 0.01  # of p(x|z), in standard deviations of the column
@@ -91,6 +91,29 @@ class Columns(tfd.Distribution):
 def is_categorical(part: tfd.Distribution) -> bool:
     """Whether values of a part are codes, which have no mean."""
     return isinstance(part, tfd.Categorical)
+
+
+def mixture_mean(distribution: tfd.Distribution, weights: tf.Tensor) -> tf.Tensor:
+    """Mean of sum_k weights[k] p(x|z_k); of categories the most probable code.
+
+    Args:
+      distribution: p(x|z) with batch shape [K].
+      weights: float [K], which add up to one.
+
+    Returns:
+      mean: float [*event].
+    """
+    columns = getattr(distribution, "distribution", None)
+    if not isinstance(columns, Columns):
+        return tf.tensordot(weights, mean_of(distribution), axes=1)
+    means = []
+    for part in columns.parts:
+        if is_categorical(part):
+            shares = tf.tensordot(weights, part.probs_parameter(), axes=1)
+            means.append(tf.cast(tf.argmax(shares, axis=-1), tf.float32))
+        else:
+            means.append(tf.tensordot(weights, part.mean(), axes=1))
+    return tf.concat(means, axis=-1)
 
 
 class MixedLikelihood:

@@ -9,6 +9,7 @@
 | decode | z | mean |
 | sample | num_samples [], seed [2] | mean, sample |
 | reconstruct | x, seed [2] | mean |
+| impute | x, num_samples [], seed [2] | mean, draw, effective_sample_size |
 
 A likelihood without a mean has no `decode`, no `reconstruct` and no `mean` of `sample`.
 Those of a conditional model take one input more, `y` int32 [batch], the class labels;
@@ -21,6 +22,7 @@ from typing import Any
 import tensorflow as tf
 
 from iwae_tf.evaluation import estimate_in_graph
+from iwae_tf.evaluation.imputation import impute_in_graph
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.inputs import finite, require
 from iwae_tf.probability import noise
@@ -91,6 +93,15 @@ def trace(model: Autoencoder, num_samples: int) -> dict[str, Any]:
         y = model.gate.asserted_labels(y, tf.shape(x)[0])
         return {"mean": model.reconstruct(model.gate.asserted(x), seed, labels=y)}
 
+    def impute(x, num_samples, seed, y=None):
+        y = model.gate.asserted_labels(y, tf.shape(x)[0])
+        x, num_samples = model.gate.asserted(x), _at_least_one(num_samples)
+        mean, draw, size, _ = impute_in_graph(
+            model.latent, x, num_samples, 1, noise.make_key(seed),
+            tf.constant(0, tf.int64), y,
+        )  # fmt: skip
+        return {"mean": mean, "draw": draw[:, 0], "effective_sample_size": size}
+
     specs: dict[Any, list[Any]] = {
         serving_default: [images],
         log_likelihood: [images, count, seed],
@@ -100,6 +111,8 @@ def trace(model: Autoencoder, num_samples: int) -> dict[str, Any]:
     }
     if has_mean:
         specs |= {decode: [latents], reconstruct: [images, seed]}
+    if has_mean and model.latent.takes_missing:
+        specs[impute] = [images, count, seed]
     return {
         function.__name__: tf.function(
             _float32(function), autograph=False
@@ -122,9 +135,12 @@ def example_inputs(model: Autoencoder, num_samples: int) -> dict[str, dict[str, 
         "decode": {"z": tf.zeros([1, model.latent_dims[0]])},
         "sample": {"num_samples": tf.constant(1)} | seed,
         "reconstruct": image | seed,
+        "impute": image | draws | seed,
     }
     if not model.has_mean:
         del requests["decode"], requests["reconstruct"]
+    if not (model.has_mean and model.latent.takes_missing):
+        del requests["impute"]
     return {name: inputs | labels for name, inputs in requests.items()}
 
 

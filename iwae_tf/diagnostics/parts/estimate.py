@@ -18,6 +18,7 @@ from iwae_tf.diagnostics.parts.base import (
     floats,
     grade,
 )
+from iwae_tf.evaluation.pareto import trusted_k
 from iwae_tf.probability.distributions import log_prob_of, split_loc_scale
 
 NUM_SHOWN = 10  # images in a row of pictures
@@ -42,7 +43,7 @@ class Proposal(Part):
         reconstruction = _reconstruction_log_prob(subject.model, images, parameters)
         return {name: values.tolist() for name, values in found._asdict().items()} | {
             "num_samples": subject.num_samples,
-            "threshold": proposals.trusted_k(subject.num_samples),
+            "threshold": trusted_k(subject.num_samples),
             "reconstruction": reconstruction.tolist(),
         }
 

@@ -1,0 +1,231 @@
+"""Missing values against linear-Gaussian models, where log p(x_observed) is known."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from builders import NAMES, build
+from closed_form import LinearGaussian
+from scipy import stats
+from tensorflow_probability import distributions as tfd
+
+import iwae_tf
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.models.values import MISSING
+from iwae_tf.networks import MLP
+from iwae_tf.probability.distributions import LIKELIHOODS, log_density
+
+PROBLEM = LinearGaussian()
+
+
+def rows(count=6, seed=3):
+    """Rows of the problem, of which a third of the values are missing; one has none."""
+    x = np.array(PROBLEM.data(count))
+    x[np.random.default_rng(seed).uniform(size=x.shape) < 0.35] = np.nan
+    x[0] = PROBLEM.data(1)[0]
+    x[1, 1:] = np.nan
+    return x.astype("float32")
+
+
+def exact(x):
+    """log p(x_observed), E[x|x_observed] and its covariance, a row at a time."""
+    log_prob, means, covariances = [], [], []
+    for row in x.astype(float):
+        seen, hidden = ~np.isnan(row), np.isnan(row)
+        cov = PROBLEM.cov
+        mean = PROBLEM.mean
+        inside = cov[np.ix_(seen, seen)]
+        log_prob.append(stats.multivariate_normal(mean[seen], inside).logpdf(row[seen]))
+        gain = cov[np.ix_(hidden, seen)] @ np.linalg.inv(inside)
+        filled = row.copy()
+        filled[hidden] = mean[hidden] + gain @ (row[seen] - mean[seen])
+        means.append(filled)
+        rest = np.zeros_like(cov)
+        rest[np.ix_(hidden, hidden)] = (
+            cov[np.ix_(hidden, hidden)] - gain @ cov[np.ix_(seen, hidden)]
+        )
+        covariances.append(rest)
+    return np.array(log_prob), np.array(means), np.array(covariances)
+
+
+def model_of(missing="marginalize"):
+    """The problem's decoder, and an encoder that is wide: p(x, z) alone is exact."""
+    encoder = keras.Sequential([keras.layers.Dense(4, kernel_initializer="zeros")])
+    model = iwae_tf.IWAE(
+        encoder, PROBLEM.decoder(), likelihood="normal", missing=missing
+    )
+    model.build((None, 5))
+    encoder.layers[-1].bias.assign([0.0, 0.0, 0.2, 0.2])
+    return model
+
+
+def test_log_p_of_what_is_observed():
+    x = rows()
+    found = iwae_tf.log_likelihood(model_of(), x, 20_000)
+    error = np.abs(found.estimate - exact(x)[0])
+    assert (found.standard_error < 0.05).all()
+    assert (error < 4 * found.standard_error).all(), (error, found.standard_error)
+
+
+@pytest.mark.parametrize("missing", MISSING[1:])
+def test_the_mean_and_draws_of_what_is_missing(missing):
+    x = rows()
+    _, means, covariances = exact(x)
+    found = iwae_tf.impute(model_of(missing), x, 4000, num_imputations=300)
+    seen = ~np.isnan(x)
+    np.testing.assert_array_equal(found.x[seen], x[seen])
+    np.testing.assert_array_equal(found.draws[:, seen], np.tile(x[seen], (300, 1)))
+    scale = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+    size = found.effective_sample_size[:, np.newaxis]
+    assert (size > 40).all() and (found.pareto_k < 0.7).all()
+    assert (np.abs(found.x - means) <= 4 * scale / np.sqrt(size) + 1e-4).all()
+    error = scale / np.sqrt(np.minimum(size, 300))
+    assert (np.abs(found.draws.mean(axis=0) - means) <= 5 * error + 1e-4).all()
+    spread = found.draws.std(axis=0)
+    assert (np.abs(spread - scale) <= 5 * error + 1e-4).all()
+
+
+def test_a_row_is_filled_in_the_same_way_anywhere(tmp_path):
+    model, x = model_of(), rows()
+    found = iwae_tf.impute(model, x, 100, seed=(3, 4))
+    path = iwae_tf.export_saved_model(model, tmp_path / "saved", 20)
+    loaded = tf.saved_model.load(str(path))
+    served = loaded.signatures["impute"](
+        x=tf.constant(x), num_samples=tf.constant(100), seed=tf.constant([3, 4])
+    )
+    np.testing.assert_allclose(served["mean"], found.x, rtol=1e-5)
+    np.testing.assert_allclose(served["draw"], found.draws[0], rtol=1e-5)
+    again = iwae_tf.impute(model, x[:3], 100, seed=(3, 4), num_imputations=1)
+    np.testing.assert_allclose(again.x, found.x[:3], rtol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not finite"):
+        loaded.signatures["impute"](
+            x=tf.constant(x * np.inf),
+            num_samples=tf.constant(9),
+            seed=tf.constant([0, 0]),
+        )
+
+
+EVENT = (4, 3, 2)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_images_with_holes_score_as_what_is_left_of_them(likelihood):
+    """By brute force: the elements' own densities, those of the holes left out."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, (5, *EVENT)).astype("float32")
+    holes = rng.uniform(size=x.shape) < 0.3
+    with_holes = np.where(holes, np.nan, x).astype("float32")
+    last = LIKELIHOODS[likelihood].num_parameters * EVENT[-1]
+    parameters = tf.constant(rng.normal(size=(5, *EVENT[:-1], last)), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(parameters)
+        distribution = LIKELIHOODS[likelihood].function(parameters)
+        found = log_density(distribution, tf.constant(with_holes), True)
+    terms = distribution.distribution.log_prob(x).numpy()
+    expected = np.where(holes, 0, terms).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    gradient = tape.gradient(found, parameters).numpy()
+    assert np.isfinite(gradient).all()
+    of_holes = np.concatenate([holes] * (last // EVENT[-1]), axis=-1)
+    np.testing.assert_array_equal(gradient[of_holes], 0)
+    full = log_density(distribution, tf.constant(x), True)
+    np.testing.assert_allclose(full, distribution.log_prob(x), rtol=1e-4)
+
+
+def test_a_distribution_without_zero_in_its_support():
+    positive = tfd.Independent(tfd.Gamma(tf.ones([1, 2]) * 2.0, 1.0), 1)
+    found = log_density(positive, tf.constant([[np.nan, 3.0]]), True)
+    np.testing.assert_allclose(found, stats.gamma(2).logpdf(3.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("missing", MISSING[1:])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_bound_trains_on_rows_with_holes(name, missing):
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 2, (24, 4)).astype("float32")
+    x[rng.uniform(size=x.shape) < 0.3] = np.nan
+    model = build(name, missing=missing, binarization="dynamic")
+    model.compile(keras.optimizers.Adam(1e-2), jit_compile=False)
+    bound = model.fit(x, batch_size=12, epochs=3, verbose=0).history["bound"]
+    assert np.isfinite(bound).all()
+    assert all(np.isfinite(weights).all() for weights in model.get_weights())
+    assert (
+        -4 * np.log(2) - 1 < model.evaluate(x, verbose=0, return_dict=True)["bound"] < 0
+    )
+
+
+def test_the_encoder_is_given_zeros_and_the_mask():
+    x = np.array([[1.0, np.nan, 0.0, np.nan]], "float32")
+    seen = []
+
+    class Spy(MLP):
+        def call(self, inputs):
+            seen.append(np.array(inputs))
+            return super().call(inputs)
+
+    for missing, expected in {
+        "marginalize": [1, 0, 0, 0],
+        "marginalize_with_mask": [1, 0, 0, 0, 1, 0, 1, 0],
+    }.items():
+        nets = Spy([], (4,)), MLP([], (4,))
+        build(nets=nets, missing=missing).encode(x)
+        np.testing.assert_array_equal(seen[-1], [expected])
+
+
+def test_nothing_observed_has_log_likelihood_zero():
+    x = np.full((1, 5), np.nan, "float32")
+    found = iwae_tf.log_likelihood(model_of(), x, 20_000)
+    assert abs(found.estimate[0]) < 4 * found.standard_error[0]
+
+
+def test_a_model_is_saved_with_what_it_makes_of_missing_values(tmp_path):
+    model, x = (
+        build(missing="marginalize_with_mask"),
+        np.full((2, 4), np.nan, "float32"),
+    )
+    x[:, 0] = 1.0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.log_weights(x), model.log_weights(x))
+
+
+def full_covariance(parameters):
+    return tfd.MultivariateNormalDiag(parameters)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (
+            lambda: build(missing="ignore"),
+            "`missing` must be one of refuse, marginalize",
+        ),
+        (
+            lambda: build(missing="marginalize", likelihood=full_covariance),
+            "`likelihood` must be a tfd.Independent",
+        ),
+        (
+            lambda: iwae_tf.impute(build(), np.zeros((2, 4), "float32")),
+            "`model` must take missing values, missing='marginalize'",
+        ),
+        (
+            lambda: iwae_tf.impute(build(missing="marginalize"), np.zeros((2, 4)), 20),
+            "`num_samples` must be at least 25",
+        ),
+        (
+            lambda: build(missing="marginalize").log_weights(np.full((2, 4), np.inf)),
+            "`x` must be finite",
+        ),
+        (lambda: build().log_weights(np.full((2, 4), np.nan)), "`x` must be finite"),
+        (
+            lambda: build(missing="marginalize").log_weights(
+                np.array([[np.nan, 2, 0, 0]])
+            ),
+            "`x` must be in [0, 1]",
+        ),
+    ],
+)
+def test_mistakes(call, words):
+    with pytest.raises(InvalidInputError) as error:
+        call()
+    assert words in str(error.value)
