@@ -81,7 +81,7 @@ LIMITS = {
 }
 LICENCE = "code and weights MIT; for the data see above"
 OWN_LICENCE = "code MIT; that of the weights is for the owner of the data to state"
-REAL_LIMIT = "Log-densities of real values: they change with the scale of `x`."
+REAL_LIMIT = "Scores are log-densities of real values: they depend on the scale of `x`."
 
 
 def write(
