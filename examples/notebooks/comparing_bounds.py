@@ -1,19 +1,21 @@
 # %% [markdown]
 # # Comparing bounds
 #
-# Five bounds on log p(x), the same networks, the same data and the same eight draws an
-# image:
+# Five bounds on log p(x), with the same networks, the same data and the same number of draws,
+# eight for each image:
 #
 # | class | maximises |
 # | --- | --- |
 # | `VAE` | mean log w |
 # | `IWAE` | log mean w |
-# | `MIWAE` | mean over two groups of log mean over four of w |
-# | `CIWAE` | half of the VAE's bound, half of the IWAE's |
-# | `PIWAE` | decoder: that of IWAE; encoder: that of MIWAE |
+# | `MIWAE` | mean over two groups of log mean w of four draws |
+# | `CIWAE` | half the VAE's bound plus half the IWAE's bound |
+# | `PIWAE` | decoder: the IWAE's bound; encoder: the MIWAE's bound |
 #
-# A bound is not comparable with another one: the judge is log p(x) of test images, which
-# the same estimator gives for all of them.
+# Different bounds cannot be compared with each other. We compare log p(x) of test images, with
+# one estimator for all models.
+#
+# Import `iwae_tf` first: it hides TensorFlow's start-up messages.
 
 # %%
 import iwae_tf  # before TensorFlow: it silences the start-up report
@@ -25,11 +27,17 @@ import numpy as np
 
 from iwae_tf.networks import MLP
 
+# %% [markdown]
+# Change these numbers for a shorter or a longer run.
+
 # %% tags=["parameters"]
 EPOCHS = 30
 NUM_SAMPLES = 1000  # draws an image of the estimate of log p(x)
 NUM_TEST = 500  # test images
 COUNTS = (1, 3, 10, 30, 100)  # draws inside of the log, for the last figure
+
+# %% [markdown]
+# The data, and five models whose networks start from the same weights.
 
 # %%
 train = iwae_tf.load_dataset("mnist5k", split="train", batch_size=50, shuffle=True)
@@ -55,9 +63,11 @@ def make_models():
 
 
 # %% [markdown]
-# The gradient estimator is DReG for all of them (for the VAE that is "sticking the
-# landing"): the plain estimator's signal for the encoder drowns in noise as more draws go
-# inside the log.
+# All use the DReG gradient estimator (for the VAE it equals "sticking the landing"). With the
+# plain estimator, the encoder's signal gets lost in noise when more draws are inside the log.
+#
+# In the figure, the VAE ends lowest, and the bounds with some weight outside the log (MIWAE,
+# CIWAE, PIWAE) end highest.
 
 # %%
 models, curves = make_models(), {}
@@ -81,10 +91,10 @@ plt.show()
 # %% [markdown]
 # ## The table
 #
-# NLL is minus log p(x), lower is better. All models see the same test images, so that their
-# differences are known much better than the NLL itself: "worse than the best by" has the
-# standard error of the paired differences. -KL(Q||P) is the gap between the bound of 8 draws
-# and log p(x): how well q fits the posterior.
+# NLL is minus log p(x); lower is better. All models see the same test images, so their
+# differences are known much better than the NLL itself: the column "worse than" has the
+# standard error of the paired differences. -KL is the gap between the bound of 8 draws and
+# log p(x). Closer to zero means that q fits the posterior better.
 
 # %%
 found = {
@@ -113,10 +123,10 @@ for name, result in found.items():
 # One seed and 4,000 training images show how to compare, not which bound is best. The
 # studies of `iwae_tf.reproduce` do this with the papers' networks on all of MNIST.
 #
-# ## More draws inside of the log
+# ## More draws inside the log
 #
-# The bound against the number of draws: one draw is what the VAE was trained for. The IWAE,
-# which was trained with eight, gains more from further ones.
+# The next figure shows the bound against the number of draws. The VAE was trained for one
+# draw. The IWAE was trained with eight and gains more from additional draws.
 
 # %%
 plt.figure(figsize=(7, 3.5))

