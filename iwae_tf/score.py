@@ -22,10 +22,16 @@ _ENDPOINT = flags.DEFINE_string(
 )
 _INPUT = cli.path_flag(
     "input",
-    "NAME.npy of images [N, *event], a folder of PNG or JPEG files, or NAME.csv.",
+    "NAME.npy of images [N, *event], NAME.npz, a folder of images, or NAME.csv.",
     must_exist=True,
 )
 _SCHEMA = cli.path_flag("schema", "Of a table; default: the one beside the export.")
+_IMAGE_SIZE = flags.DEFINE_string(
+    "image_size", None, "HEIGHT,WIDTH or auto, of a folder; default: the model's."
+)
+_COLOR = flags.DEFINE_enum(
+    "color", None, ("auto", "gray", "rgb"), "Of a folder; default: the model's."
+)
 _LABELS = cli.path_flag(
     "labels",
     "File NAME.npy of integers [N]: the classes, for a conditional model.",
@@ -43,25 +49,35 @@ _ARGUMENTS = (  # of `serving.score`, by the same names
     *(_BATCH_SIZE, _CONCURRENCY, _TIMEOUT, _RETRIES),
 )
 cli.require("input", "output")
+FEW_DRAWS = 10  # an effective sample size at which neither score nor error is good
 
 
 @cli.script
 def run() -> int:
     """Scores what the flags name, under a progress bar, and prints the mean."""
+    import numpy as np
+
     from iwae_tf import serving
     from iwae_tf.evaluation import summarize
     from iwae_tf.io import terminal
     from iwae_tf.runs import results
-    from iwae_tf.serving import score_files
+    from iwae_tf.runs.workdir import SCHEMA
+    from iwae_tf.serving import rows
 
-    images = score_files.read_images(_INPUT.value, _schema_path())
+    x, columns = rows.read_rows(
+        _INPUT.value,
+        schema=_beside_export(SCHEMA) if _SCHEMA.value is None else _SCHEMA.value,
+        image_size=_IMAGE_SIZE.value,
+        color=_COLOR.value,
+        config=_config(),
+    )
     path = _LABELS.value
-    labels = None if path is None else score_files.read_labels(path)
+    labels = None if path is None else rows.read_labels(path)
     output = _OUTPUT.value
     arguments = {flag.name: flag.value for flag in _ARGUMENTS} | {"labels": labels}
-    score = functools.partial(serving.score, images, **arguments)
+    score = functools.partial(serving.score, x, columns=columns, **arguments)
     result, is_complete = results.score(
-        lambda on_batch: score(on_batch=on_batch), len(images), _NUM_SAMPLES.value
+        lambda on_batch: score(on_batch=on_batch), len(x), _NUM_SAMPLES.value
     )
     if result is None or not (is_complete and os.path.exists(output)):
         print(
@@ -76,17 +92,35 @@ def run() -> int:
         f"{summary.num_examples:,} images)"
     )
     terminal.print_fields([("mean log p(x)", mean), ("scores", output)])
+    few = int(np.sum(result.effective_sample_size < FEW_DRAWS))
+    if few and _NUM_SAMPLES.value >= FEW_DRAWS:
+        terminal.tell(
+            f"note: {few:,} of {len(x):,} rows have an effective sample size below "
+            f"{FEW_DRAWS} draws: their scores are rough, and too low on average"
+        )
+    trained_on = columns.get("split", []).count("train")
+    if trained_on:
+        terminal.tell(
+            f"note: {trained_on:,} rows are of the training split, see the column split"
+        )
     return 0
 
 
-def _schema_path():
-    """The schema of the flags, or the one beside the export."""
-    from iwae_tf.runs.workdir import SCHEMA
+def _config():
+    """The config beside the export, None where there is none."""
+    from iwae_tf.config.files import read_config
+
+    path = _beside_export("config.json")
+    return None if path is None else read_config(path)
+
+
+def _beside_export(name):
+    """Path of a file beside the export, or None."""
     from iwae_tf.saved_model import find_version
 
-    if _SCHEMA.value or not _SAVED_MODEL.value:
-        return _SCHEMA.value
-    path = find_version(_SAVED_MODEL.value).parent / SCHEMA
+    if not _SAVED_MODEL.value:
+        return None
+    path = find_version(_SAVED_MODEL.value).parent / name
     return path if path.is_file() else None
 
 

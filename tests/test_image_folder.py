@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import iwae_tf
 from iwae_tf import datasets
 from iwae_tf.datasets import image_folder
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.serving import score_files
+from iwae_tf.serving.rows import read_rows
 
 CYCLE = np.arange(256, dtype=np.uint8)
 
@@ -101,9 +102,39 @@ def test_colour_palettes_and_bits(tmp_path):
 
 
 def test_a_folder_is_scored_in_the_order_of_the_names(folder):
-    images = score_files.read_images(folder)
+    images = read_rows(folder).x
     assert images.shape == (40, 6, 5, 1) and images.dtype == np.float32
     np.testing.assert_allclose(images[:, 0, 0, 0], np.arange(2, 42) / 255, rtol=1e-6)
+
+
+def test_scores_of_a_folder_have_names_and_the_split_of_its_run(folder, tmp_path):
+    config = iwae_tf.default_config()
+    config.dataset, config.data_dir, config.image_size = "images", str(folder), "3,2"
+    rows = read_rows(folder, config=config)
+    assert rows.x.shape == (40, 3, 2, 1)
+    assert rows.columns["file"] == [f"{value:02}.png" for value in range(40)]
+    for split in datasets.SPLITS:
+        arrays = datasets.load_arrays("images", split=split, data_dir=folder)
+        names = [
+            f"{round(255 * level) - 2:02}.png" for level in arrays.images[:, 0, 0, 0]
+        ]
+        found = zip(rows.columns["file"], rows.columns["split"])
+        assert [name for name, theirs in found if theirs == split] == names
+    other = tmp_path / "other"
+    write(other / "cats" / "a.png", grey(3))
+    assert read_rows(other, config=config).columns == {"file": ["cats/a.png"]}
+    assert read_rows(other, image_size="4,4", color="rgb").x.shape == (1, 4, 4, 3)
+
+
+def test_scores_of_an_npz_file_have_its_splits(tmp_path):
+    x = np.arange(24, dtype="float32").reshape(12, 2) / 30
+    np.savez(tmp_path / "a.npz", x_train=x[:10], x_test=x[10:])
+    rows = read_rows(tmp_path / "a.npz")
+    for split in datasets.SPLITS:
+        expected = datasets.load_arrays("npz", split=split, data_dir=tmp_path / "a.npz")
+        is_theirs = np.array(rows.columns["split"]) == split
+        np.testing.assert_array_equal(rows.x[is_theirs], expected.images)
+    assert len(rows.x) == 12
 
 
 def test_what_is_refused(folder, tmp_path):
@@ -244,5 +275,5 @@ def test_a_size_is_auto_or_two_numbers(tmp_path, size):
 
 def test_scoring_names_its_own_argument(tmp_path):
     (tmp_path / "empty").mkdir()
-    text = message(score_files.read_images, tmp_path / "empty")
+    text = message(read_rows, tmp_path / "empty")
     assert text.startswith("`input` must be a folder of .png")

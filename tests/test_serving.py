@@ -423,6 +423,30 @@ def test_the_file_holds_each_row_once(folder, x, expected, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
 
+def test_more_columns_of_a_file_are_those_of_the_rows(folder, x, tmp_path):
+    """Also of a job that goes on; names may hold what a CSV file is made of."""
+    names = [f'a "{row}",b\n.png' for row in range(len(x))]
+    columns = {"file": names, "split": ["train"] * len(x)}
+    whole, output = tmp_path / "whole.csv", tmp_path / "scores.csv"
+    settings = {"num_samples": DRAWS, "seed": (3, 4), "batch_size": 4}
+    score(x, saved_model=folder, output=whole, columns=columns, **settings)
+    assert [row["file"] for row in lines(whole)] == [
+        f'a "{row}",b .png' for row in range(len(x))
+    ]
+    assert [*lines(whole)[0]] == [*score_files.COLUMNS, *columns]
+
+    def stop(batch):
+        raise KeyboardInterrupt
+
+    arguments = {"saved_model": folder, "output": output, **settings}
+    with pytest.raises(KeyboardInterrupt):
+        score(x, columns=columns, on_batch=stop, **arguments)
+    with pytest.raises(InvalidInputError, match="whose columns is .'file', 'split'"):
+        score(x, **arguments)
+    score(x, columns=columns, **arguments)
+    assert output.read_bytes() == whole.read_bytes()
+
+
 def test_a_job_that_was_cut_off_goes_on(folder, x, tmp_path):
     whole, output = tmp_path / "whole.csv", tmp_path / "scores.csv"
     with shared(folder) as server:

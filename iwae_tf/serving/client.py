@@ -9,7 +9,7 @@ import math
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -40,6 +40,7 @@ def score(
     timeout: float = 120.0,
     retries: int = 5,
     output: str | os.PathLike[str] | None = None,
+    columns: Mapping[str, Sequence[str]] | None = None,
     on_batch: Callable[[LogLikelihood], object] | None = None,
 ) -> LogLikelihood:
     """Estimates log p(x) of images with a SavedModel, here or behind a server.
@@ -66,6 +67,7 @@ def score(
       output: optional path of a CSV file of row, log_likelihood, standard_error,
         effective_sample_size and jackknife_error. It appears when it is complete; what
         a job that was cut off left in OUTPUT.partial is not scored again.
+      columns: optional names and values, one a row, of columns that follow them.
       on_batch: optional function of the `LogLikelihood` of each finished batch.
 
     Returns:
@@ -103,7 +105,9 @@ def score(
     }
     if labels is not None:
         settings["labels"] = hashlib.sha256(labels.tobytes()).hexdigest()
-    file = None if output is None else score_files.ScoreFile(output, settings)
+    file = None
+    if output is not None:
+        file = score_files.ScoreFile(output, settings, columns)
     results = [] if file is None or file.done is None else [file.done]
     first_row = sum(len(result.estimate) for result in results)
     if on_batch and results:

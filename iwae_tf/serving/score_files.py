@@ -1,80 +1,20 @@
-"""Images in, scores out: files that outlast a job that is cut off."""
+"""Files of scores that outlast a job that is cut off."""
 
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from iwae_tf.datasets import tables
-from iwae_tf.datasets.image_folder import list_images
-from iwae_tf.datasets.image_folder import read_images as read_image_files
-from iwae_tf.datasets.readers import readable, to_float
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.io.files import write_atomically
 from iwae_tf.saved_model.signatures import SCORES
 
 COLUMNS = ("row", *SCORES)
-PARTIAL, TABLES = ".partial", (".csv", ".parquet")
-
-
-def read_images(
-    path: str | os.PathLike[str], schema: str | os.PathLike[str] | None = None
-) -> np.ndarray:
-    """The array in an .npy file, left on the disk until it is used, or a folder's.
-
-    A .csv or .parquet file is a table, whose categories become codes.
-
-    The rows of a folder are its PNG and JPEG files in the order of their names, those
-    of sub-folders where it has none.
-
-    Args:
-      path: of the file or folder.
-      schema: path of the JSON file of a table's columns.
-
-    Raises:
-      InvalidInputError: no such file, or another format; a table that has not the
-        columns and categories of the schema.
-    """
-    if pathlib.Path(path).suffix in TABLES:
-        if schema is None:
-            raise InvalidInputError(
-                "`schema` must be given for a table, the schema.json beside an "
-                f"export. Received: schema=None, input={path}"
-            )
-        table = tables.read_table(path, "input")
-        return tables.encode(table, tables.read_schema(str(schema), table, slice(None)))
-    if pathlib.Path(path).is_dir():
-        files = list_images(path, name="input").paths
-        images = to_float(read_image_files(files, name="input"), "input")
-        return images[..., np.newaxis] if images.ndim == 3 else images
-    what = "images [N, *event], a table.csv, or a folder of PNG or JPEG files"
-    return _read_npy(path, "input", what)
-
-
-def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
-    """The integers [N] in an .npy file.
-
-    Raises:
-      InvalidInputError: no such file, or another format.
-    """
-    return _read_npy(path, "labels", "integers [N]")
-
-
-def _read_npy(path: str | os.PathLike[str], name: str, what: str) -> np.ndarray:
-    path = pathlib.Path(path)
-    if path.suffix != ".npy" or not path.is_file():
-        raise InvalidInputError(
-            f"`{name}` must be a file NAME.npy of {what}. Received: {path}"
-        )
-    with readable(path, f"`{name}` must be a readable .npy file"):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if array.ndim == 0:
-            raise ValueError(f"one number, not an array of {what.split()[0]}")
-        return array
+PARTIAL = ".partial"
 
 
 class ScoreFile:
@@ -87,20 +27,30 @@ class ScoreFile:
     Args:
       path: of the CSV file.
       settings: dict of JSON values, "num_rows" and "batch_size" among them.
+      columns: names and values, one a row, of what follows the scores in a line.
 
     Raises:
       InvalidInputError: the file exists, or its beginning is another job's.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        settings: dict[str, Any],
+        columns: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self.path, self._settings = pathlib.Path(path), settings
+        self._columns = columns or {}
+        if columns:
+            self._settings = {**settings, "columns": [*columns]}
         if self.path.exists():
             raise InvalidInputError(
                 f"`output` must be a new file. Received: {path}, which exists"
             )
         self.partial = self.path.with_name(self.path.name + PARTIAL)
         if not self.partial.exists():
-            head = f"# {json.dumps(settings)}\n{','.join(COLUMNS)}\n"
+            names = ",".join([*COLUMNS, *self._columns])
+            head = f"# {json.dumps(self._settings)}\n{names}\n"
             write_atomically(self.partial, lambda file: file.write(head.encode()))
         self._check_settings()
         self.done, size = self._read()
@@ -109,7 +59,11 @@ class ScoreFile:
     def append(self, first_row: int, result: LogLikelihood) -> None:
         """Adds the scores of consecutive rows and flushes them to the disk."""
         rows = range(first_row, first_row + len(result.estimate))
-        lines = [as_line(scores) + "\n" for scores in zip(rows, *result)]
+        more = [[_field(v[row]) for v in self._columns.values()] for row in rows]
+        lines = [
+            ",".join([as_line(scores), *fields]) + "\n"
+            for scores, fields in zip(zip(rows, *result), more)
+        ]
         with open(self.partial, "ab") as file:
             file.write("".join(lines).encode())
             file.flush()
@@ -185,9 +139,16 @@ def as_line(scores: Iterable[float]) -> str:
     return ",".join([str(row), *(format(float(value), ".9g") for value in values)])
 
 
+def _field(text: str) -> str:
+    """A field of a CSV file: in quotes where it has to be, and on one line."""
+    text = " ".join(text.splitlines())
+    quoted = text.replace('"', '""')
+    return f'"{quoted}"' if {*text} & {*',"'} else text
+
+
 def _parsed(line: bytes) -> tuple[float, ...] | None:
     """(row, four floats) of a whole line, or None."""
-    fields = line.split(b",")
+    fields = line.split(b",", len(COLUMNS))[: len(COLUMNS)]
     if len(fields) != len(COLUMNS) or not line.endswith(b"\n"):
         return None
     try:

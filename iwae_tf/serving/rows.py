@@ -1,0 +1,116 @@
+"""What is to be scored: the rows of a file or folder, and where each comes from."""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from iwae_tf import datasets
+from iwae_tf.datasets import image_folder, sources, tables
+from iwae_tf.datasets.readers import readable, to_float
+from iwae_tf.errors import InvalidInputError
+
+TABLES = (".csv", ".parquet")
+
+
+class Rows(NamedTuple):
+    """Rows to be scored, and more columns of the file of scores, one value a row."""
+
+    x: np.ndarray  # float [N, *event]
+    columns: dict[str, list[str]]  # "file" of a folder; "split" where it is known
+
+
+def read_rows(
+    path: str | os.PathLike[str],
+    *,
+    schema: str | os.PathLike[str] | None = None,
+    image_size: str | None = None,
+    color: str | None = None,
+    config: ConfigDict | None = None,
+) -> Rows:
+    """The rows of a file or folder.
+
+    An .npy file is one array, left on the disk until it is used. Of a folder the rows
+    are its images in the order of their names, those of sub-folders where it has none.
+    A .csv or .parquet file is a table, whose categories become codes. An .npz file has
+    the rows of its three splits, one after the other.
+
+    Args:
+      path: of the file or folder.
+      schema: path of the JSON file of a table's columns.
+      image_size: of the images of a folder; the config's unless given.
+      color: of the images of a folder; the config's unless given.
+      config: of the run that trained the model. Where its data are at `path`, the
+        column `split` says which of them it was trained on.
+
+    Raises:
+      InvalidInputError: no such file, or another format; a table that has not the
+        columns and categories of the schema; images that differ.
+    """
+    path = pathlib.Path(path)
+    if path.suffix in TABLES:
+        if schema is None:
+            raise InvalidInputError(
+                "`schema` must be given for a table, the schema.json beside an "
+                f"export. Received: schema=None, input={path}"
+            )
+        table = tables.read_table(path, "input")
+        of_schema = tables.read_schema(str(schema), table, slice(None))
+        return Rows(tables.encode(table, of_schema), _splits(path, len(table), config))
+    if path.is_dir():
+        files = image_folder.list_images(path, name="input").paths
+        image_size = image_size or (config.image_size if config else "auto")
+        color = color or (config.color if config else "auto")
+        wanted = image_folder.image_format(files, image_size, color, name="input")
+        images = image_folder.read_images(files, wanted, name="input")
+        names = [file.relative_to(path).as_posix() for file in files]
+        columns = {"file": names, **_splits(path, len(files), config)}
+        return Rows(_with_channels(to_float(images, "input")), columns)
+    if path.suffix == ".npz":
+        parts = {
+            split: datasets.load_arrays(
+                "npz", split=split, data_dir=path, in_unit_interval=False
+            ).images
+            for split in datasets.SPLITS
+        }
+        splits = [split for split, images in parts.items() for _ in images]
+        return Rows(np.concatenate([*parts.values()]), {"split": splits})
+    what = "images [N, *event], NAME.npz, a table.csv, or a folder of images"
+    return Rows(_read_npy(path, "input", what), {})
+
+
+def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+    """The integers [N] in an .npy file.
+
+    Raises:
+      InvalidInputError: no such file, or another format.
+    """
+    return _read_npy(pathlib.Path(path), "labels", "integers [N]")
+
+
+def _splits(path, count, config):
+    """The column of the splits, where a run has drawn its own from these rows."""
+    if config is None or config.dataset not in ("images", "table"):
+        return {}
+    theirs = pathlib.Path(os.path.expanduser(config.data_dir or ""))
+    if not theirs.exists() or not theirs.samefile(path) or count < 10:
+        return {}
+    return {"split": sources.splits_of_rows(count).tolist()}
+
+
+def _with_channels(images):
+    return images[..., np.newaxis] if images.ndim == 3 else images
+
+
+def _read_npy(path: pathlib.Path, name: str, what: str) -> np.ndarray:
+    if path.suffix != ".npy" or not path.is_file():
+        raise InvalidInputError(
+            f"`{name}` must be a file NAME.npy of {what}. Received: {path}"
+        )
+    with readable(path, f"`{name}` must be a readable .npy file"):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.ndim == 0:
+            raise ValueError(f"one number, not an array of {what.split()[0]}")
+        return array
