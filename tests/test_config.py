@@ -36,7 +36,7 @@ model num_groups num_samples beta gradient_estimator latent_dims hidden_dims lik
 dataset data_dir binarization batch_size epochs optimizer learning_rate lr_schedule
 stages weight_average seed eval_split eval_seed eval_num_samples shuffle adam_epsilon
 precision jit_compile start_from conditional network conv_channels backward_samples
-missing schema image_size color
+missing schema image_size color kl_warmup_epochs
 """
 
 
@@ -127,6 +127,7 @@ BAD_VALUES = [
         {"stages": [(5, 3000, 1e-3, 1e-4), (10, 3000, 1e-4, 1e-4)]},
         "`num_samples` must be that of the last stage, 10. Received: num_samples=50",
     ),
+    *bad("must be at most the epochs of training, 3280", kl_warmup_epochs=[3281]),
     *bad("must be a positive integer or left out", backward_samples=[0, -2]),
     (
         {"stages": [(4, 9, 1e-3, 1e-4), (50, 9, 1e-3, 1e-4)], "backward_samples": 8}

@@ -95,6 +95,7 @@ def test_two_steps_move_every_variable(name, folder_of_images):
     if config.stages:
         config.stages = [(2, 1, *config.stages[0][2:]), (4, 1, *config.stages[1][2:])]
         config.epochs = 2
+    config.backward_samples = config.backward_samples and 1
     take_two_steps(config)
 
 

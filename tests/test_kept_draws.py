@@ -24,7 +24,10 @@ def draw(model, rows=4):
 
 
 def batch_of(model, copies=1, positions=None, labels=False):
-    """Four examples, each so often, with the same draws in each copy."""
+    """Four examples, each so often, with the same draws in each copy.
+
+    Those with labels are amid a warm-up of the KL term.
+    """
     weights = np.float32([0.1, 0.4, 0.2, 0.5]) / copies
     y = tf.constant(np.tile(classes(), copies)) if labels else None
     return Batch(
@@ -33,6 +36,7 @@ def batch_of(model, copies=1, positions=None, labels=False):
         tf.tile(draw(model), [1, 1, copies, 1]),
         tf.constant(np.tile(weights, copies)),
         positions=positions,
+        kl_weight=tf.constant(0.3) if labels else None,
     )
 
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
 from iwae_tf.checks import is_number
-from iwae_tf.config.stages import LR_SCHEDULES, is_free_of_stages, stages
+from iwae_tf.config.stages import LR_SCHEDULES, USUAL_EPOCHS, is_free_of_stages, stages
 from iwae_tf.errors import InvalidInputError
 
 BOUNDS = pathlib.Path(__file__).parents[1] / "bounds.py"
@@ -98,6 +98,7 @@ STAGES = Rule(
 )
 LAYERS = "hidden layers of each stochastic layer"
 KEPT = "R, draws of a group with a backward pass; default: all"
+WARMUP = "over which the weight of the KL term grows from 0 to 1; 0: none"
 CONDITIONAL = "give the class label to the networks"
 DURATION = "at most the schedule's; 0: 40, or as many as make 2,000 steps"
 RESIZED = "HEIGHT,WIDTH of the images of a folder once resized"
@@ -160,6 +161,7 @@ KEYS = (
     Key("lr_schedule", "burda", SCHEDULES, "", TRAIN),
     Key("stages", [], STAGES, STAGE, TRAIN),
     Key("adam_epsilon", 1e-4, RATE, "epsilon of adam and muon", TRAIN),
+    Key("kl_warmup_epochs", 0, SEED, WARMUP, TRAIN),
     Key("weight_average", 0.0, SHARE, "momentum of averaged weights, or 0", TRAIN),
     Key(
         "start_from",
@@ -281,6 +283,9 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
         value = getattr(all_stages[-1], name)
         rule = f"must be that of the last stage, {value}"
         yield config[name] == value, name, rule
+    most = config.epochs or USUAL_EPOCHS
+    rule = f"must be at most the epochs of training, {most}"
+    yield config.kl_warmup_epochs <= most, "kl_warmup_epochs", rule
     least = min(stage.num_samples for stage in all_stages)
     yield (
         config.backward_samples is None or config.backward_samples <= least,

@@ -247,7 +247,7 @@ class _Program:
             draws = self.model.latent.draw_noise(key, *place)
             kept = kept_draws.positions(self.num_kept, key, *place)
             x, weights = self.blocks[block], self.weights[block]
-            batch = Batch(x, None, draws, weights, 0.0, kept)
+            batch = Batch(x, None, draws, weights, 0.0, positions=kept)
             found = self.model.loss_gradients(batch).gradients
             found = [found[index] for index in self.order]
             totals = [t if g is None else t + g for t, g in zip(totals, found)]

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from iwae_tf import bounds
-from iwae_tf.checks import check_choice, check_count
+from iwae_tf.checks import check_choice, check_count, check_integer
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import gradients, kept_draws, one_pass
 from iwae_tf.models.autoencoder import Autoencoder
@@ -34,6 +34,7 @@ class Batch(NamedTuple):
     draws: tf.Tensor  # standard normal [M, K, B, sum of latent dims]
     example_weights: tf.Tensor  # [B], in the sum of the bound over examples
     penalty_weight: float | tf.Tensor = 1.0  # of what regularizers add to the loss
+    kl_weight: tf.Tensor | None = None  # [], see `gradients`; None is 1
     positions: tf.Tensor | None = None  # [M, R, B], see `kept_draws`; None: keep all
 
 
@@ -42,7 +43,7 @@ class LossGradients(NamedTuple):
 
     gradients: list[tf.Tensor | None]  # one for each of the model's trainable variables
     parts: LogWeightParts  # each [M, K, B]
-    bound: bounds.Bound
+    bound: bounds.Bound  # that of the model, whatever weight the KL term has
     penalty: tf.Tensor  # [], what the networks' regularizers add to the loss
 
 
@@ -62,6 +63,9 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         with R = 8 of K = 50 a step takes half of the time, at a few per cent more
         variance (`kept_draws`). None, or K: all of them. All of them go backward, and
         a warning says so, where layers mix rows or draw noise.
+      kl_warmup_steps: training steps over which the weight of the KL term grows from 0
+        to 1 (Sonderby et al. 2016): log w = log p(x|z) + b (log p(z) - log q(z|x)) in
+        the gradients. The bounds that are logged have b = 1.
       binarization: "none" takes x as it comes; "dynamic" draws binary pixels with
         probability x, anew at each training step.
       seed: pair of integers for training and `evaluate`.
@@ -88,6 +92,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         num_samples: int | None = None,
         gradient_estimator: str = "reparameterized",
         backward_samples: int | None = None,
+        kl_warmup_steps: int = 0,
         binarization: str = "none",
         seed: Sequence[int] = (0, 0),
         **kwargs: Any,
@@ -108,6 +113,8 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         self.num_samples = draws[1] if num_samples is None else num_samples
         self.gradient_estimator = gradient_estimator
         self.backward_samples = backward_samples
+        check_integer(kl_warmup_steps, "kl_warmup_steps", 0)
+        self.kl_warmup_steps = int(kl_warmup_steps)
         self.binarization = binarization
         self.seed = noise.check_seed(seed)
         self._means = JointMeans(["loss", *self.metric_names()])
@@ -141,8 +148,9 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         weights = scale * example_weights / tf.cast(num_rows, tf.float32)
         penalty_weight = scale / self.distribute_strategy.num_replicas_in_sync
         place = first_row, tf.shape(x)[0], self.num_groups, self.num_samples
+        b = gradients.kl_weight(self.train_steps.value, self.kl_warmup_steps)
         kept = self.positions(key, *place)
-        step = self.loss_gradients(Batch(x, y, draws, weights, penalty_weight, kept))
+        step = self.loss_gradients(Batch(x, y, draws, weights, penalty_weight, b, kept))
         self.optimizer.apply(step.gradients, self.trainable_variables)
         keep_equal([*self.trainable_variables, *self.optimizer.variables])
         self.train_steps.assign_add(1)
@@ -155,15 +163,16 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
         One tape for the encoder, one for the decoder; see `gradients`.
         """
-        latent, estimator = self.latent, self.gradient_estimator
+        latent, estimator, b = self.latent, self.gradient_estimator, batch.kl_weight
         penalty_weight = tf.convert_to_tensor(batch.penalty_weight, tf.float32)
         records = one_pass.records_for(latent)
         draws, all_go_backward = batch.draws, batch.positions is None
         if not all_go_backward:
             parts = kept_draws.forward(latent, batch.x, draws, batch.y)
+            log_weights = gradients.warmed_up(parts, b)
             draws, weights = kept_draws.keep(
-                self._weigh(batch, parts),
-                self.objective.draw_probabilities(parts.log_weights),
+                self._weigh(batch, log_weights),
+                self.objective.draw_probabilities(log_weights),
                 draws,
                 batch.positions,
             )
@@ -175,11 +184,11 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             p = latent.log_joint(
                 batch.x, q.latents, batch.y, training=True, records=records
             )
-            log_joint = p.log_likelihood + p.log_prior
+            log_joint = p.log_likelihood + gradients.scaled(b, p.log_prior)
             p_penalty = gradients.penalty(latent.generative_networks, latent.encoder)
         if all_go_backward:
             parts = LogWeightParts(*p, log_proposal=q.log_prob)  # each [M, K, B]
-            weights = self._weigh(batch, parts)
+            weights = self._weigh(batch, gradients.warmed_up(parts, b))
 
         def pull_back(draw_weights, sources):
             return p_tape.gradient(
@@ -198,7 +207,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             )
         q_gradients = gradients.encoder_gradients(
             latent, estimator, q_tape, q, pull, weights.inference,
-            (q_penalty, penalty_weight),
+            (q_penalty, penalty_weight), b,
         )  # fmt: skip
         found = gradients.in_order_of(
             self.trainable_variables,
@@ -207,15 +216,14 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             p_variables,
             p_gradients,
         )
-        return LossGradients(found, parts, weights.bound, q_penalty + p_penalty)
+        bound = weights.bound if b is None else self.objective(parts.log_weights)
+        return LossGradients(found, parts, bound, q_penalty + p_penalty)
 
-    def _weigh(self, batch, parts):
+    def _weigh(self, batch, log_weights):
         """What each draw weighs in the gradients."""
+        settings = self.objective, self.gradient_estimator
         return gradients.draw_weights(
-            self.objective,
-            self.gradient_estimator,
-            parts.log_weights,
-            batch.example_weights,
+            *settings, log_weights, batch.example_weights, batch.kl_weight
         )
 
     def positions(self, key: tf.Tensor, *place: Any) -> tf.Tensor | None:
@@ -363,6 +371,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             "num_samples": self.num_samples,
             "gradient_estimator": self.gradient_estimator,
             "backward_samples": self.backward_samples,
+            "kl_warmup_steps": self.kl_warmup_steps,
             "binarization": self.binarization,
             "seed": list(self.seed),
         }

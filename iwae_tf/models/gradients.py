@@ -11,6 +11,10 @@ where the parameters of q, but not its inputs, are stopped in the last log q; v 
 for STL and the objective's `pathwise_weights` for DReG. The decoder's gradient is
 the same for every estimator. PIWAE has its own u for each tape.
 
+With a weight b of the KL term, as in a warm-up, log p(z) and log q count b times, u is
+of log w_b = log p(x|z) + b (log p(z) - log q(z|x)), and DReG has (1 - b) u + b v: the
+identity that makes (v - u) of the score term for b = 1 makes b (v - u) of it.
+
 Where u differs between the two D is asked twice, unless `one_pass` serves.
 
 References:
@@ -18,6 +22,7 @@ References:
   Roeder, Wu and Duvenaud, 2017 (STL). https://arxiv.org/abs/1703.09194
   Tucker et al., 2019 (DReG). https://arxiv.org/abs/1810.04152
   Bauer and Mnih, 2021 (several layers). https://arxiv.org/abs/2101.11046
+  Sonderby et al., 2016 (warm-up). https://arxiv.org/abs/1602.02282
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,7 +32,7 @@ import keras
 import tensorflow as tf
 
 from iwae_tf.bounds import Bound, Objective
-from iwae_tf.models.latent_model import Inference, LatentModel
+from iwae_tf.models.latent_model import Inference, LatentModel, LogWeightParts
 
 GRADIENT_ESTIMATORS = ("reparameterized", "stl", "dreg")
 
@@ -45,19 +50,40 @@ class DrawWeights(NamedTuple):
     share: tf.Tensor | None  # generative / base where it is bounded
 
 
+def kl_weight(step: tf.Tensor, num_steps: int) -> tf.Tensor | None:
+    """b of a training step, from 0 at the first up to 1; None: no steps of warm-up."""
+    if not num_steps:
+        return None
+    return tf.minimum(tf.cast(step, tf.float32) / num_steps, 1.0)
+
+
+def scaled(kl_weight: tf.Tensor | None, values: tf.Tensor) -> tf.Tensor:
+    """b * values; None is b = 1."""
+    return values if kl_weight is None else kl_weight * values
+
+
+def warmed_up(parts: LogWeightParts, kl_weight: tf.Tensor | None) -> tf.Tensor:
+    """log w_b = log p(x|z) + b (log p(z) - log q(z|x)): [M, K, B]; None is b = 1."""
+    if kl_weight is None:
+        return parts.log_weights
+    return parts.log_likelihood + kl_weight * (parts.log_prior - parts.log_proposal)
+
+
 def draw_weights(
     objective: Objective,
     estimator: str,
     log_weights: tf.Tensor,
     example_weights: tf.Tensor,
+    kl_weight: tf.Tensor | None = None,
 ) -> DrawWeights:
     """What each draw weighs in the gradient of sum_b example_weights[b] * bound[b].
 
     Args:
       objective: bounds.Objective.
       estimator: one of `GRADIENT_ESTIMATORS`.
-      log_weights: float [M, K, B].
+      log_weights: float [M, K, B], see `warmed_up`.
       example_weights: float [B].
+      kl_weight: b; None is 1.
     """
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(log_weights)
@@ -70,6 +96,8 @@ def draw_weights(
     inference = base
     if estimator == "dreg":
         inference = objective.pathwise_weights(log_weights) * example_weights
+        if kl_weight is not None:
+            inference = kl_weight * inference + (1.0 - kl_weight) * base
     return DrawWeights(bound, generative, base, inference, share)
 
 
@@ -81,6 +109,7 @@ def encoder_gradients(
     pull: Sequence[tf.Tensor],
     weights: tf.Tensor,
     penalty: tuple[tf.Tensor, tf.Tensor],
+    kl_weight: tf.Tensor | None = None,
 ) -> list[tf.Tensor | None]:
     """Gradients of the loss, one for each of the encoder's trainable variables.
 
@@ -92,7 +121,9 @@ def encoder_gradients(
       pull: of -log p(x, z) on each latent, already weighted.
       weights: float [M, K, B], of the draws in the encoder's gradient.
       penalty: what the encoder's regularizers add to the loss, and its weight.
+      kl_weight: b, how often log q counts; None is 1.
     """
+    weights = scaled(kl_weight, weights)
     targets, pulls = [*q.latents, penalty[0]], [penalty[1]]
     if estimator == "reparameterized":
         targets, pulls = [*targets, q.log_prob], [*pulls, weights]

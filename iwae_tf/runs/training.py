@@ -137,6 +137,7 @@ def compiled_model(
       distribution: devices.Distribution; None: of this process alone.
     """
     model = build_model(config, mean_image=images.mean(axis=0))
+    model.kl_warmup_steps = config.kl_warmup_epochs * steps
     optimizer = build_optimizer(config, steps_per_epoch=steps)
     one_replica = distribution is None or distribution.num_replicas == 1
     # "auto": not those layers that are faster without.
@@ -188,7 +189,7 @@ def _callbacks(model, config, sitting, start, examples, report, stack):
         ResumeInEpoch(start.step, start.state.get("metrics", [])),
     ]
     if is_chief:
-        costs = [OTHER_COSTS + s.num_groups * s.num_samples for s in stage_of]
+        costs = [OTHER_COSTS + _draws_forward_and_back(config, s) for s in stage_of]
         images, labels = load_eval_split(config, "validation", NUM_IMAGES)
         board = TensorBoard(
             workdir.tensorboard,
@@ -205,6 +206,14 @@ def _callbacks(model, config, sitting, start, examples, report, stack):
         displays = (board, progress)
         callbacks += [stack.enter_context(contextlib.closing(c)) for c in displays]
     return [*callbacks, Record(sitting, keep)]  # the last one: it may end the run
+
+
+def _draws_forward_and_back(config, stage):
+    """M * K, or what few draws backward cost in their place: a third is forward."""
+    kept = config.backward_samples or stage.num_samples
+    if kept == stage.num_samples:
+        return stage.num_groups * stage.num_samples
+    return stage.num_groups * (stage.num_samples / 3 + kept)
 
 
 def _fit(model, config, sitting, start, examples, validation, callbacks):
@@ -294,11 +303,13 @@ def describe(
     fields = {field.name: config[field.name] for field in dataclasses.fields(objective)}
     bound = objective(**fields).describe(groups, draws)
     layers = "-".join(map(str, config.latent_dims))
+    few = config.backward_samples
+    kept = f", {few} draws a group backward" if few else ""
     resumed = f", resumed after epoch {start.epoch}" if any(start[:2]) else ""
     resumed += f" and {start.step} steps" if start.step else ""
     return (
         f"{'conditional ' if config.conditional else ''}{config.model.upper()} "
-        f"(latent {layers}, {config.gradient_estimator}) on "
+        f"(latent {layers}, {config.gradient_estimator}{kept}) on "
         f"{config.dataset}, {num_images:,} images: maximises {bound}, for "
         f"{config.epochs} epochs of {steps} steps on {where}{resumed}"
     )
