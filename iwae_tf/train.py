@@ -70,7 +70,7 @@ def _run(config, workdir, distribution):
         newest = CheckpointStore(workdir.checkpoints).newest
         if newest is None:
             print(
-                "there is no checkpoint yet: a new start is one from the beginning",
+                "there is no checkpoint yet: the next run starts from the beginning",
                 file=sys.stderr,
             )
         else:

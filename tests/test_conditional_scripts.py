@@ -332,8 +332,8 @@ def test_the_script_takes_a_file_of_labels(served, tmp_path, capsys):
     for labels, message in {
         "": "`labels` must be given: the model is conditional",
         "missing.npy": "`--labels` must be a path that exists",
-        "short.npy": "`labels` must be 9 integers, one an image",
-        "floats.npy": "`labels` must be 9 integers, one an image",
+        "short.npy": "`labels` must be 9 integers, one for each image",
+        "floats.npy": "`labels` must be 9 integers, one for each image",
         "high.npy": "y: must be in [0, 3)",
     }.items():
         extra = [f"--labels={tmp_path / labels}"] if labels else []

@@ -108,7 +108,7 @@ BAD_VALUES = [
     *bad("must be 1 lists of positive", hidden_dims=[[9, 9], [[9], [9]], [[-1]]]),
     *bad("must be a list of (num_samples, epochs,", stages=NO_STAGES),
     *bad("must be at most the schedule's 3280", epochs=[3281]),
-    *bad("must be left out but for ciwae", beta=[0.5]),
+    *bad("must be left out except for ciwae", beta=[0.5]),
     *[({"model": "ciwae"} | beta, "`beta` must be in [0, 1]. Rec") for beta in BETAS],
     ({"model": "ciwae", "beta": 1.5}, "`beta` must be in [0, 1]. Received: beta=1.5"),
     ({"num_groups": 2}, "`num_groups` must be 1 for iwae"),

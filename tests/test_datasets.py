@@ -733,7 +733,10 @@ def test_bad_streams(npz, name, value, limit):
         ),
         (
             {"x_train": np.zeros((4, 3)), "y_train": np.zeros(5, int)},
-            *("`labels` must be 4 integers, one an image", "shape=(5,), dtype=int64"),
+            *(
+                "`labels` must be 4 integers, one for each image",
+                "shape=(5,), dtype=int64",
+            ),
         ),
         (
             {"x_train": np.array([{}, {}], object)},

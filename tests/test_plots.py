@@ -444,7 +444,7 @@ def bad(draw, rule, *cases):
 
 
 IMAGE_RULE = "images [N, H, W, 1 or 3], [N, H, W] or flat square [N, H * H]"
-HISTORY = "`history` must hold lists of numbers, one an epoch"
+HISTORY = "`history` must hold lists of numbers, one for each epoch"
 FINITE = "`history` must hold a finite value of one of bound, inference_bound, iwae"
 LAYERS = "`variances` must be a list of arrays [D], one for each stochastic layer"
 NOT_FINITE = "1 NaN or infinite values"
@@ -455,7 +455,7 @@ BAD_INPUT = [
         ("shape (3, 783)", np.zeros((3, 783))),
         ("shape (3, 4, 4, 2)", np.zeros((3, 4, 4, 2))),
         ("shape (0, 4, 4)", np.zeros((0, 4, 4))),
-        ("a list that is no array of numbers", [[[0.0, 1.0]], [[0.0]]]),
+        ("a list that is not an array of numbers", [[[0.0, 1.0]], [[0.0]]]),
     ),
     *bad(
         plots.image_grid,
@@ -568,7 +568,7 @@ BAD_INPUT = [
     *bad(
         separation.roc,
         "`curves` must be pairs of lists of one length",
-        ("a tuple that is no array of numbers", {"a": ([0, 1], [0])}),
+        ("a tuple that is not an array of numbers", {"a": ([0, 1], [0])}),
     ),
 ]
 

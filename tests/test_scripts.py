@@ -253,7 +253,7 @@ def test_an_interrupt_before_the_first_checkpoint_says_that_there_is_none(
     assert run_script("train", *tiny, f"--workdir={tmp_path / 'run'}") == 130
     told = capsys.readouterr().err.splitlines()
     assert told[-2:] == [
-        "there is no checkpoint yet: a new start is one from the beginning",
+        "there is no checkpoint yet: the next run starts from the beginning",
         "error: interrupted",
     ]
 

@@ -305,7 +305,7 @@ def drip(wfile, start, byte):
         (1e300, "` of an image is inf"),
         (10**400, "OverflowError"),
         ("5000 digits", "ValueError: Exceeds the limit"),
-        (..., "` is not 2 numbers, one an image"),
+        (..., "` is not 2 numbers, one for each image"),
     ],
 )
 def test_what_is_no_number_is_no_score(

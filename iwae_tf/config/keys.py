@@ -249,12 +249,12 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
     yield (
         bound.has_groups or config.num_groups == 1,
         "num_groups",
-        f"must be 1 for {bound.name}, whose draws are all `num_samples`",
+        f"must be 1 for {bound.name}, all draws of which are `num_samples`",
     )
     for name in NAMES:
         owners = [b.name for b in bounds.OBJECTIVES.values() if name in fields_of(b)]
         is_free = not owners or bound.name in owners or config[name] is None
-        yield is_free, name, f"must be left out but for {', '.join(owners)}"
+        yield is_free, name, f"must be left out except for {', '.join(owners)}"
     bound(**{name: config[name] for name in fields_of(bound)})  # checks its own
     is_table = config.dataset == "table"
     yield (
@@ -268,7 +268,7 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
         "likelihood",
         "must be mixed for the data set table, and only for it",
     )
-    yield is_table or not config.schema, "schema", "must be left out but for a table"
+    yield is_table or not config.schema, "schema", "must be left out except for a table"
     for name in ("image_size", "color"):
         is_free = config.dataset == "images" or config[name] == "auto"
         yield is_free, name, "must be auto but for the data set images"
@@ -276,7 +276,7 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
     yield (
         _is_list(layers) and all(map(_are_sizes, layers)) and len(layers) == size,
         "hidden_dims",
-        f"must be {size} lists of positive integers, one a stochastic layer",
+        f"must be {size} lists of positive integers, one for each stochastic layer",
     )
     all_stages = stages(config)
     for name in ("num_samples", "num_groups"):

@@ -58,7 +58,7 @@ class Header(NamedTuple):
 def list_images(
     folder: str | os.PathLike[str] | None, *, name: str = "data_dir"
 ) -> ImageFiles:
-    """The image files of a folder, or of its sub-folders, one a class.
+    """The image files of a folder, or of its sub-folders, one for each class.
 
     Args:
       folder: path. With images in it sub-folders are left out of account.
@@ -87,7 +87,7 @@ def list_images(
     others = f", which has {_counted(left_out)}" if left_out else ""
     raise InvalidInputError(
         f"`{name}` must be a folder of {', '.join(SUFFIXES)} files, or of folders of "
-        f"them, one a class. Received: {name}={folder}{others}"
+        f"them, one for each class. Received: {name}={folder}{others}"
     )
 
 

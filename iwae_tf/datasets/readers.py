@@ -108,7 +108,7 @@ def checked_labels(labels: ArrayLike, num_examples: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.shape != (num_examples,) or not np.issubdtype(labels.dtype, np.integer):
         raise InvalidInputError(
-            f"`labels` must be {num_examples} integers, one an image. "
+            f"`labels` must be {num_examples} integers, one for each image. "
             f"Received: shape={labels.shape}, dtype={labels.dtype}"
         )
     return labels.astype(np.int64)

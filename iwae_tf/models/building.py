@@ -122,8 +122,8 @@ def latent_dim_of(row_shape: Sequence[int], name: str, latent: str) -> int:
     """Size of the latent whose loc and log_scale a network returns as one row."""
     if len(row_shape) != 1 or row_shape[0] % 2:
         raise InvalidInputError(
-            f"{name} must return an even number of values a row, 2 * latent_dim, loc "
-            f"and log_scale of {latent} concatenated. "
+            f"{name} must return an even number of values in each row, 2 * latent_dim, "
+            f"loc and log_scale of {latent} concatenated. "
             f"Received: rows of shape {row_shape}"
         )
     return row_shape[0] // 2
@@ -160,8 +160,8 @@ def build_networks(latent: Any, event_shape: tuple[int, ...]) -> list[int]:
         wanted = latent_dims[layer - 1]
         if row_shape != (2 * wanted,):
             raise InvalidInputError(
-                f"{name} must return 2 x {wanted} = {2 * wanted} values a row, loc and "
-                f"log_scale of z{layer}. Received: rows of shape {row_shape}"
+                f"{name} must return 2 x {wanted} = {2 * wanted} values in each row, "
+                f"loc and log_scale of z{layer}. Received: rows of shape {row_shape}"
             )
 
     for layer, size in enumerate(latent_dims[1:], 1):
@@ -176,7 +176,7 @@ def build_networks(latent: Any, event_shape: tuple[int, ...]) -> list[int]:
     ):
         warnings.warn(
             "`decoder` ends in a sigmoid, but likelihood='bernoulli' reads its outputs "
-            "as logits: leave the activation of the last layer out.",
+            "as logits: remove the activation of the last layer.",
             stacklevel=2,
         )
     if latent.prior is not None:

@@ -196,7 +196,7 @@ class Gate:
         sample_weight = tf.cast(sample_weight, tf.float32)
         if sample_weight.shape.rank != 1:
             raise InvalidInputError(
-                "`sample_weight` must have one value an example, shape [batch]. "
+                "`sample_weight` must have one value for each example, shape [batch]. "
                 f"Received: shape={tuple(sample_weight.shape)}"
             )
         return x, y, sample_weight

@@ -118,8 +118,8 @@ class LatentModel:
         self.decoder = check_networks(decoder, "decoder")
         if len(self.encoder) != len(self.decoder):
             raise InvalidInputError(
-                "`encoder` and `decoder` must have one network a stochastic layer. "
-                f"Received: {len(self.encoder)} and {len(self.decoder)}"
+                "`encoder` and `decoder` must have one network for each stochastic "
+                f"layer. Received: {len(self.encoder)} and {len(self.decoder)}"
             )
         check_classes(num_classes, prior)
         self.likelihood = likelihood_of(likelihood, schema)

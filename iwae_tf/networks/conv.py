@@ -42,7 +42,7 @@ class _ConvNetwork(keras.Layer):
         self.seed = seed
         if not self.channels or min(self.channels) < 1:
             raise InvalidInputError(
-                "`channels` must be positive integers, one a resolution. "
+                "`channels` must be positive integers, one for each resolution. "
                 f"Received: channels={channels}"
             )
 

@@ -124,8 +124,8 @@ def training_curves(
 
     Args:
       path: where to write; ends in .png.
-      history: dict of name to list of numbers, one an epoch: bounds and KL in nats,
-        `ess` in draws. Without `epoch` the epochs count from 1.
+      history: dict of name to list of numbers, one for each epoch: bounds and KL in
+        nats, `ess` in draws. Without `epoch` the epochs count from 1.
 
     Returns:
       path: as given.

@@ -23,7 +23,7 @@ def as_array(value: ArrayLike, name: str, rule: str) -> np.ndarray:
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        received = f"a {type(value).__name__} that is no array of numbers"
+        received = f"a {type(value).__name__} that is not an array of numbers"
         message = f"`{name}` must be {rule}. Received: {received}"
         raise InvalidInputError(message) from error
     if not np.all(np.isfinite(array)):
@@ -95,7 +95,7 @@ def as_column(name: str, values: ArrayLike) -> np.ndarray:
         column = None
     if column is None or column.ndim != 1:
         raise InvalidInputError(
-            "`history` must hold lists of numbers, one an epoch. Received: "
+            "`history` must hold lists of numbers, one for each epoch. Received: "
             f"something else as {name!r}"
         )
     return column

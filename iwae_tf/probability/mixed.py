@@ -137,8 +137,8 @@ class MixedLikelihood:
         if parameters.shape[-1] != self.schema.num_parameters:
             raise InvalidInputError(
                 "`decoder` must return schema.num_parameters = "
-                f"{self.schema.num_parameters} values a row for likelihood='mixed'. "
-                f"Received: shape={tuple(parameters.shape)}"
+                f"{self.schema.num_parameters} values in each row for "
+                f"likelihood='mixed'. Received: shape={tuple(parameters.shape)}"
             )
         sizes = [sum(column.num_parameters for column in run) for run in self._runs]
         outputs = tf.split(tf.cast(parameters, tf.float32), sizes, axis=-1)

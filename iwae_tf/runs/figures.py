@@ -27,7 +27,7 @@ def draw_figures(
     Args:
       model: trained model.
       config: its ConfigDict.
-      history: list of dicts, one an epoch.
+      history: list of dicts, one for each epoch.
       folder: pathlib.Path.
 
     Returns:

@@ -48,7 +48,7 @@ class Trained(NamedTuple):
     """A model at the end of its training."""
 
     model: keras.Model
-    history: list  # of dicts, one an epoch
+    history: list  # of dicts, one for each epoch
     seconds: float  # of training, over all sittings
 
 

@@ -134,7 +134,7 @@ def checked_scores(
         if np.shape(array) != (num_rows,) or not np.issubdtype(
             array.dtype, np.floating
         ):
-            raise ValueError(f"`{name}` is not {num_rows} numbers, one an image")
+            raise ValueError(f"`{name}` is not {num_rows} numbers, one for each image")
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
         is_good = np.isfinite(array)

@@ -101,7 +101,7 @@ class ScoreFile:
             key = different[0]
             what = (
                 f"whose {key} is {found.get(key)!r}, not {self._settings.get(key)!r}; "
-                "delete it to start anew"
+                "delete it to start again"
             )
         except (ValueError, TypeError):
             what = "which is something else"
