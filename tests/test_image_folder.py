@@ -167,7 +167,7 @@ def test_all_that_does_not_fit_is_told_at_once(folder):
     assert text.endswith(
         "without transparency; --config.image_size=HEIGHT,WIDTH resizes and "
         "--config.color=gray or rgb converts. Received: most of 50 images are 6 x 5 "
-        "(height x width) gray, 4 of another size (z0.png 5 x 6, z1.png 9 x 9, z2.png "
+        "(height x width) grey, 4 of another size (z0.png 5 x 6, z1.png 9 x 9, z2.png "
         "9 x 9, ...), 1 transparent (z4.png), 1 in colour (z5.png), 1 of more than 8 "
         "bits (z6.png), 1 damaged (z7.png: no image), 1 of mode CMYK (z8.jpg), 1 "
         "animated (z9.gif)"
@@ -179,7 +179,7 @@ def test_all_that_does_not_fit_is_told_at_once(folder):
     assert loaded.images.shape[1:] == (3, 4, 3)
     assert datasets.event_shape("images", **options) == (3, 4, 3)
     assert image_folder.describe(folder, "6,5", "gray") == (
-        "45 images, 6 x 5 (height x width) gray, 4 of them resized, 1 of them "
+        "45 images, 6 x 5 (height x width) grey, 4 of them resized, 1 of them "
         "converted; left out: 1 .txt"
     )
 

@@ -18,7 +18,7 @@ GRAY, RGB = "gray", "rgb"
 COLORS = ("auto", GRAY, RGB)
 MODES = {GRAY: "L", RGB: "RGB"}  # Pillow's
 KINDS = {"1": GRAY, "L": GRAY, "LA": GRAY, "RGB": RGB, "RGBA": RGB}
-IN_WORDS = {GRAY: "gray", RGB: "in colour"}
+IN_WORDS = {GRAY: "grey", RGB: "in colour"}
 SIZE = re.compile(r"\s*([1-9]\d{0,4})\s*,\s*([1-9]\d{0,4})\s*")
 ORIENTATION, TURNED = 0x0112, range(5, 9)  # EXIF's tag, and values by a quarter
 SHOWN = 3  # names of each kind in a message
@@ -298,7 +298,7 @@ def _refusal(name, what, offenders):
         remedies.append(f"{flag}color=gray or rgb converts")
     remedy = f"; {' and '.join(remedies)}" if remedies else ""
     return InvalidInputError(
-        f"`{name}` must hold images of one size, all gray or all in colour, of 8 bits "
+        f"`{name}` must hold images of one size, all grey or all in colour, of 8 bits "
         f"and without transparency{remedy}. Received: {what}, {', '.join(kinds)}"
     )
 
