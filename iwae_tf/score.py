@@ -38,6 +38,7 @@ _LABELS = cli.path_flag(
     must_exist=True,
 )
 _OUTPUT = cli.path_flag("output", "CSV file for the scores.")
+_IMPUTED = cli.path_flag("imputed", "File for the rows, missing values filled in.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws for each image, K.")
 _SEED = cli.pair_flag("seed", "0,0", "Pair of integers.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images in a request.")
@@ -63,16 +64,23 @@ def run() -> int:
     from iwae_tf.runs import results
     from iwae_tf.runs.workdir import SCHEMA
     from iwae_tf.serving import rows
+    from iwae_tf.serving.imputed import write_imputed
 
+    schema = _beside_export(SCHEMA) if _SCHEMA.value is None else _SCHEMA.value
     x, columns = rows.read_rows(
         _INPUT.value,
-        schema=_beside_export(SCHEMA) if _SCHEMA.value is None else _SCHEMA.value,
+        schema=schema,
         image_size=_IMAGE_SIZE.value,
         color=_COLOR.value,
         config=_config(),
     )
     path = _LABELS.value
     labels = None if path is None else rows.read_labels(path)
+    if _IMPUTED.value:
+        write_imputed(
+            _IMPUTED.value, x, _SAVED_MODEL.value, schema, labels=labels,
+            num_samples=_NUM_SAMPLES.value, seed=_SEED.value,
+        )  # fmt: skip
     output = _OUTPUT.value
     arguments = {flag.name: flag.value for flag in _ARGUMENTS} | {"labels": labels}
     score = functools.partial(serving.score, x, columns=columns, **arguments)
@@ -91,7 +99,10 @@ def run() -> int:
         f"{_NUM_SAMPLES.value:,} samples, +- {summary.data_standard_error:.2f} of "
         f"{summary.num_examples:,} images)"
     )
-    terminal.print_fields([("mean log p(x)", mean), ("scores", output)])
+    fields = {"mean log p(x)": mean, "scores": output}
+    if _IMPUTED.value:
+        fields["imputed"] = _IMPUTED.value
+    terminal.print_fields(fields.items())
     few = int(np.sum(result.effective_sample_size < FEW_DRAWS))
     if few and _NUM_SAMPLES.value >= FEW_DRAWS:
         terminal.tell(

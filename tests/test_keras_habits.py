@@ -410,7 +410,13 @@ Z2 = [MLP([5], 4), MLP([5], 6)]
             "an even number of values in each row, 2 \\* latent_dim",
             "(5,)",
         ),
-        (Z2, [MLP(5, 4), MLP(5, 3)], "bernoulli", "2 x 2 = 4 values in each row", "(3,)"),
+        (
+            Z2,
+            [MLP(5, 4), MLP(5, 3)],
+            "bernoulli",
+            "2 x 2 = 4 values in each row",
+            "(3,)",
+        ),
     ],
 )
 def test_a_shape_that_does_not_fit_is_told_as_the_users_layer(

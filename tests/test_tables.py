@@ -263,6 +263,32 @@ def test_scores_need_the_codes(trained, tmp_path, capsys):
     assert_one_line(code, capsys, "`schema` must be given for a table")
 
 
+def test_rows_with_holes_are_scored_and_filled_in(trained, tmp_path, capsys):
+    model = trained / "run/saved_model"
+    holed = frame(seed=5)
+    holed.to_csv(tmp_path / "new.csv", index=False)
+    flags = (f"--input={tmp_path}/new.csv", "--num_samples=30")
+    filled, scores = tmp_path / "filled.csv", tmp_path / "scores.csv"
+    saved = (f"--saved_model={model}", f"--output={scores}", f"--imputed={filled}")
+    assert run_script("score", *flags, *saved) == 0
+    assert np.isfinite(pd.read_csv(scores).log_likelihood).all()
+    table = pd.read_csv(filled)
+    kept = holed.drop(columns="id")
+    assert [*table.columns] == [*kept.columns] and not table.isna().any().any()
+    for name in kept.columns:
+        seen = kept[name].notna()
+        if name == "town":
+            assert (table.town[seen] == kept.town[seen]).all()
+            assert {*table.town} <= {"Ulm", "Bonn", "Aachen"}
+        else:
+            expected = kept[name][seen].astype(float)
+            np.testing.assert_allclose(table[name][seen], expected, rtol=1e-5)
+    saved = (f"--saved_model={model}", f"--output={tmp_path}/s.csv")
+    capsys.readouterr()
+    code = run_script("score", *flags, *saved, f"--imputed={tmp_path}/filled.txt")
+    assert code == 2 and "`imputed` must be NAME.npy" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [

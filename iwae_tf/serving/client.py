@@ -93,7 +93,7 @@ def score(
         saved_model=saved_model, endpoint=endpoint, timeout=timeout, retries=retries
     )
     x = np.asanyarray(x)
-    digest = check_images(x, scorer.event_shape, batch_size)
+    digest = check_images(x, scorer.event_shape, batch_size, scorer.takes_missing)
     labels = check_labels(labels, len(x), scorer.takes_labels)
     settings = {
         "num_rows": len(x),
@@ -159,7 +159,7 @@ def score_each(
             image = image.reshape(scorer.event_shape)
         x = image[np.newaxis]
         with _naming(f"row id {row}"):
-            check_images(x, scorer.event_shape)
+            check_images(x, scorer.event_shape, takes_missing=scorer.takes_missing)
             found = scorer(as_float32(x), num_samples, batch_seed(seed, row))
         yield int(row), *(float(values[0]) for values in found)
 
@@ -190,7 +190,10 @@ def batch_seed(seed: Sequence[int], first_row: int) -> tuple[int, int]:
 
 
 def check_images(
-    x: np.ndarray, event_shape: Sequence[int], batch_size: int = BATCH_SIZE
+    x: np.ndarray,
+    event_shape: Sequence[int],
+    batch_size: int = BATCH_SIZE,
+    takes_missing: bool = False,
 ) -> str:
     """Finds images fit to be sent, and returns a digest of them.
 
@@ -198,6 +201,7 @@ def check_images(
       x: array.
       event_shape: tuple of ints, the model's.
       batch_size: images to look at together.
+      takes_missing: whether NaN is a missing value.
 
     Returns:
       digest: str.
@@ -206,9 +210,7 @@ def check_images(
       InvalidInputError: another type or shape, no image, NaN or infinity.
     """
     if not np.issubdtype(x.dtype, np.floating):
-        raise InvalidInputError(
-            f"`x` must be float in [0, 1]. Received: dtype={x.dtype}"
-        )
+        raise InvalidInputError(f"`x` must be float. Received: dtype={x.dtype}")
     if x.ndim == 0 or x.shape[1:] != event_shape or len(x) == 0:
         raise InvalidInputError(
             f"`x` must have the shape [batch, *event], event {event_shape}, and at "
@@ -217,7 +219,8 @@ def check_images(
     digest = hashlib.sha256()
     for start in range(0, len(x), batch_size):
         batch = as_float32(x[start : start + batch_size])
-        bad = np.flatnonzero(~np.isfinite(batch.reshape(len(batch), -1)).all(axis=1))
+        fits = np.isfinite(batch) | (takes_missing & np.isnan(batch))
+        bad = np.flatnonzero(~fits.reshape(len(batch), -1).all(axis=1))
         if len(bad):
             raise InvalidInputError(
                 f"`x` must be finite. Received: NaN or infinity in row {start + bad[0]}"

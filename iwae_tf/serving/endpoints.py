@@ -104,15 +104,20 @@ class Scorer:
       identity: str, which tells two models apart.
       inputs: names of the inputs.
       shape: of `x`, [batch, *event].
+      signatures: names of the model's; of one that takes missing values `impute` too.
     """
 
     def __init__(
-        self, identity: str, inputs: Iterable[str], shape: Sequence[int]
+        self,
+        identity: str,
+        inputs: Iterable[str],
+        shape: Sequence[int],
+        signatures: Iterable[str],
     ) -> None:
         if set(inputs) - {LABELS} != set(INPUTS):
             raise _foreign(identity)
         self.identity, self.event_shape = identity, tuple(shape)[1:]
-        self.takes_labels = LABELS in inputs
+        self.takes_labels, self.takes_missing = LABELS in inputs, "impute" in signatures
 
     def __call__(
         self,
@@ -162,7 +167,7 @@ class InProcessScorer(Scorer):
             digest.update((version / file).read_bytes())
         specs = self._signatures[SIGNATURE].structured_input_signature[1]
         identity = f"{version.parent.name}/{version.name} {digest.hexdigest()}"
-        super().__init__(identity, specs, specs["x"].shape)
+        super().__init__(identity, specs, specs["x"].shape, self._signatures)
 
     def _ask(self, inputs: dict[str, np.ndarray], read: Callable[[Any], T]) -> T:
         tensors = {name: tf.constant(values) for name, values in inputs.items()}
@@ -196,12 +201,12 @@ class RestScorer(Scorer):
         described = self._request(f"{chosen}/metadata", read=lambda answer: answer)
         try:
             found = int(described["model_spec"]["version"])
-            signature = described["metadata"]["signature_def"]["signature_def"]
-            inputs = signature[SIGNATURE]["inputs"]
+            signatures = described["metadata"]["signature_def"]["signature_def"]
+            inputs = signatures[SIGNATURE]["inputs"]
             shape = [int(dim["size"]) for dim in inputs["x"]["tensor_shape"]["dim"]]
         except UNUSABLE as error:
             raise _foreign(chosen) from error
-        super().__init__(f"{model}/versions/{found}", inputs, shape)
+        super().__init__(f"{model}/versions/{found}", inputs, shape, signatures)
 
     def _ask(self, inputs: dict[str, np.ndarray], read: Callable[[Any], T]) -> T:
         columns = {name: values.tolist() for name, values in inputs.items()}
@@ -283,9 +288,11 @@ class GrpcScorer(Scorer):
         described = get_model_metadata_pb2.SignatureDefMap()
         answer.metadata["signature_def"].Unpack(described)
         self._version = answer.model_spec.version.value
-        inputs = described.signature_def[SIGNATURE].inputs
+        signatures = described.signature_def
+        inputs = signatures[SIGNATURE].inputs
         shape = _shape(inputs["x"]) if "x" in inputs else []
-        super().__init__(f"{self._url}/versions/{self._version}", inputs, shape)
+        identity = f"{self._url}/versions/{self._version}"
+        super().__init__(identity, inputs, shape, signatures)
 
     def _ask(self, inputs: dict[str, np.ndarray], read: Callable[[Any], T]) -> T:
         request = warmup.predict_request(self._name, SIGNATURE, inputs, self._version)

@@ -71,7 +71,11 @@ def read_rows(
     if path.suffix == ".npz":
         parts = {
             split: datasets.load_arrays(
-                "npz", split=split, data_dir=path, in_unit_interval=False
+                "npz",
+                split=split,
+                data_dir=path,
+                in_unit_interval=False,
+                takes_missing=True,
             ).images
             for split in datasets.SPLITS
         }

@@ -1,0 +1,183 @@
+"""Tables of scikit-learn: hidden entries filled in, densities and anomalies.
+
+python -m examples.uci_tables --output=docs/tables/results.json
+
+Needs scikit-learn. Nothing is tuned on what is reported: hyperparameters of all density
+models are chosen on a fifth of the training rows, and those of imputation are fixed.
+"""
+
+import json
+import pathlib
+import warnings
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import iwae_tf
+from iwae_tf.datasets import tables
+from iwae_tf.networks import MLP
+
+_OUTPUT = flags.DEFINE_string("output", "docs/tables/results.json", "JSON file.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Splits and masks.")
+_STEPS = flags.DEFINE_integer("steps", 2000, "Training steps of a model.")
+TABLES = ("breast_cancer", "wine", "diabetes", "digits")
+INLIERS = {"breast_cancer": (1,), "wine": (0, 1)}  # classes; the others are anomalies
+HIDDEN = 0.5  # share of the entries
+DRAWS, BATCH = 2000, 64
+
+
+def load(name):
+    """x [rows, columns] and classes, without columns of (almost) one value."""
+    from sklearn import datasets
+
+    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    most = [np.unique(column, return_counts=True)[1].max() for column in x.T]
+    return x[:, np.array(most) < 0.98 * len(x)], y
+
+
+def train(x, schema, seed, validation=None, missing="marginalize_with_mask"):
+    """An IWAE of normal columns; with validation rows, as it was best on them."""
+    latent_dim = min(10, x.shape[1] // 2)
+    model = iwae_tf.IWAE(
+        MLP([128, 128], (2 * latent_dim,), seed=seed),
+        MLP([128, 128], (schema.num_parameters,), seed=seed + 1),
+        likelihood="mixed",
+        schema=schema,
+        missing=missing,
+        num_samples=20,
+        gradient_estimator="dreg",
+        seed=(seed, 0),
+    )
+    rate = keras.optimizers.schedules.CosineDecay(2e-3, _STEPS.value, alpha=0.02)
+    model.compile(keras.optimizers.Adam(rate))
+    stop = keras.callbacks.EarlyStopping(
+        "val_bound", mode="max", patience=10**6, restore_best_weights=True
+    )
+    model.fit(
+        x.astype("float32"),
+        batch_size=BATCH,
+        epochs=_STEPS.value // -(-len(x) // BATCH),
+        verbose=0,
+        validation_data=None if validation is None else validation.astype("float32"),
+        callbacks=[] if validation is None else [stop],
+    )
+    return model
+
+
+def normal_schema(x):
+    return tables.infer_schema(
+        x, dict.fromkeys(tables.as_table(x).column_names, "normal")
+    )
+
+
+def impute(name, seed):
+    """Mean squared error on the hidden entries of the whole table, by method."""
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+    from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
+
+    x, _ = load(name)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    is_hidden = np.random.default_rng(seed).uniform(size=x.shape) < HIDDEN
+    holed = np.where(is_hidden, np.nan, x)
+    model = train(holed, normal_schema(holed), seed)
+    found = iwae_tf.impute(model, holed.astype("float32"), DRAWS, (seed, 1))
+    few = {"random_state": seed, "max_iter": 20}
+    forest = RandomForestRegressor(20, min_samples_leaf=3, random_state=seed)
+    trees = {**few, "max_iter": 3, "n_nearest_features": min(8, x.shape[1])}
+    methods = {
+        "mean": SimpleImputer(),
+        "knn": KNNImputer(n_neighbors=10),
+        "iterative": IterativeImputer(**few),
+        "forest": IterativeImputer(forest, **trees),
+    }
+    filled = {method: m.fit_transform(holed) for method, m in methods.items()}
+    return {
+        **{
+            method: float(np.mean((values - x)[is_hidden] ** 2))
+            for method, values in ({"iwae": found.x} | filled).items()
+        },
+        "effective_sample_size": float(np.median(found.effective_sample_size)),
+        "share_of_k_above_0.7": float(np.mean(found.pareto_k > 0.7)),
+    }
+
+
+def densities(name, seed):
+    """log p of the test rows in raw units, and AUROC of the anomalies, by model."""
+    from sklearn.decomposition import PCA
+    from sklearn.metrics import roc_auc_score
+    from sklearn.mixture import GaussianMixture
+    from sklearn.neighbors import KernelDensity
+
+    x, y = load(name)
+    rng = np.random.default_rng(seed)
+    inside = rng.permutation(x[np.isin(y, INLIERS[name])])
+    training, test = np.split(inside, [int(0.8 * len(inside))])
+    fitted, held_out = np.split(training, [int(0.8 * len(training))])
+    outside = x[~np.isin(y, INLIERS[name])]
+    model = train(fitted, normal_schema(fitted), seed, held_out, missing="refuse")
+    loc, scale = training.mean(axis=0), training.std(axis=0)
+
+    def best(makers):
+        """Of some models the best on the held-out rows, fitted to all; in raw units."""
+        a, b, c = ((rows - loc) / scale for rows in (fitted, held_out, training))
+        maker = max(makers, key=lambda make: make().fit(a).score(b))
+        chosen = maker().fit(c)
+        jacobian = np.log(scale).sum()
+        return lambda rows: chosen.score_samples((rows - loc) / scale) - jacobian
+
+    def mixture(count, kind):
+        return GaussianMixture(
+            count, covariance_type=kind, reg_covar=1e-3, random_state=seed
+        )
+
+    sizes = [k for k in (1, 2, 3, 5, 8, 12, 20) if k < x.shape[1]]
+    scorers = {
+        "iwae": lambda rows: (
+            iwae_tf.log_likelihood(model, rows.astype("float32"), DRAWS).estimate
+        ),
+        "gaussian_mixture": best(
+            [
+                lambda k=k, c=c: mixture(k, c)
+                for k in (1, 2, 3, 5, 8)
+                for c in ("full", "diag")
+            ]
+        ),
+        "kernel_density": best(
+            [
+                lambda h=h: KernelDensity(bandwidth=h)
+                for h in (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+            ]
+        ),
+        "ppca": best([lambda k=k: PCA(k) for k in sizes]),
+    }
+    labels = np.r_[np.zeros(len(test)), np.ones(len(outside))]
+    found = {}
+    for method, score in scorers.items():
+        scores = score(np.r_[test, outside])
+        found[method] = {
+            "log_likelihood": float(np.mean(scores[: len(test)])),
+            "auroc": float(roc_auc_score(labels, -scores)),
+        }
+    return found
+
+
+def main(_):
+    warnings.simplefilter("ignore")  # of IterativeImputer that has not converged
+    path = pathlib.Path(_OUTPUT.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for seed in range(_SEEDS.value):
+        for name in TABLES:
+            for measure in (impute, densities):
+                key = f"{measure.__name__}/{name}/{seed}"
+                if key in results or (measure is densities and name not in INLIERS):
+                    continue
+                results[key] = measure(name, seed)
+                path.write_text(json.dumps(results, indent=2) + "\n")
+                print(key, results[key], flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,76 @@
+"""A file of rows with their missing values filled in, by a SavedModel."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf.datasets import tables
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.files import write_atomically
+from iwae_tf.saved_model import load_saved_model, refusal
+from iwae_tf.serving.client import BATCH_SIZE, as_float32, batch_seed
+
+
+def write_imputed(
+    path: str | os.PathLike[str],
+    x: np.ndarray,
+    saved_model: str | os.PathLike[str] | None,
+    schema: str | os.PathLike[str] | None = None,
+    *,
+    labels: np.ndarray | None = None,
+    num_samples: int = 1000,
+    seed: Sequence[int] = (0, 0),
+) -> None:
+    """Writes rows, each missing value in them replaced by its estimated mean.
+
+    Args:
+      path: NAME.csv of a table, or NAME.npy.
+      x: float [N, *event], NaN where it is missing.
+      saved_model: folder of an export, NAME or NAME/1.
+      schema: path of the JSON file of a table's columns, for a CSV file.
+      labels: of a conditional model, integers [N].
+      num_samples: K.
+      seed: pair of integers.
+
+    Raises:
+      InvalidInputError: a model that takes no missing values, or a file that cannot be
+        written of what is there.
+    """
+    suffix = pathlib.Path(path).suffix
+    if suffix != ".npy" and not (suffix == ".csv" and schema):
+        raise InvalidInputError(
+            "`imputed` must be NAME.npy, or NAME.csv of a table. "
+            f"Received: imputed={path}"
+        )
+    version, signatures = load_saved_model(saved_model or "")
+    if "impute" not in signatures:
+        raise InvalidInputError(
+            "`saved_model` must be of a model that takes missing values. "
+            f"Received: {version}, without the signature impute"
+        )
+    filled = []
+    for start in range(0, len(x), BATCH_SIZE):
+        rows = slice(start, start + BATCH_SIZE)
+        given = {} if labels is None else {"y": tf.constant(labels[rows], tf.int32)}
+        try:
+            found = signatures["impute"](
+                x=tf.constant(as_float32(x[rows])),
+                num_samples=tf.constant(num_samples),
+                seed=tf.constant(batch_seed(seed, start)),
+                **given,
+            )
+        except tf.errors.InvalidArgumentError as error:
+            raise InvalidInputError(refusal(error.message)) from error
+        filled.append(found["mean"].numpy())
+    values = np.concatenate(filled)
+    if suffix == ".npy":
+        write_atomically(path, lambda file: np.save(file, values))
+        return
+    from pyarrow import csv
+
+    columns = tables.read_schema(str(schema), None, slice(None))
+    table = tables.decode(values, columns)
+    write_atomically(path, lambda file: csv.write_csv(table, file))
