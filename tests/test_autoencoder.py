@@ -524,8 +524,8 @@ BAD_MODELS = {
         ["`likelihood`", "(4, 4, 1)", "(4, 1)"],
     ),
     "likelihood": (
-        [(6,)], [EVENT], {"likelihood": "poisson"},
-        ["`likelihood`", "bernoulli", "poisson"],
+        [(6,)], [EVENT], {"likelihood": "gamma"},
+        ["`likelihood`", "bernoulli", "gamma"],
     ),
     "encoder rank": ([(2, 6)], [EVENT], {}, ["`encoder`"]),
     "functional shape": (

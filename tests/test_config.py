@@ -89,7 +89,7 @@ NO_STAGES = [5, [(5, 10, 1e-3)], [(5, 0, 1e-3, 1e-4)], [(5, 3, 0.0, 1e-4)]]
 NO_STAGES += [[(5, 3, "fast", 1e-4)], [(50, 9, 1e-3, 1e-4, 0)]]
 BAD_VALUES = [
     *bad("must be one of vae, iwae, miwae, ciwae, piwae. Received", model=["gan"]),
-    *bad("must be one of", gradient_estimator=["x"], likelihood=["poisson"]),
+    *bad("must be one of", gradient_estimator=["x"], likelihood=["gamma"]),
     *bad("must be one of", dataset=["cifar"], binarization=["maybe"]),
     *bad("must be one of", optimizer=["sgd"], lr_schedule=["linear"]),
     *bad("must be one of", precision=["float8"], eval_split=["train"], network=["x"]),

@@ -303,6 +303,6 @@ def test_unknown_likelihood_is_refused(likelihood):
     with pytest.raises(InvalidInputError) as error:
         lib.get_likelihood(likelihood)
     assert str(error.value) == (
-        "`likelihood` must be one of bernoulli, normal, discretized_logistic, or a "
-        f"callable. Received: likelihood={likelihood!r}"
+        "`likelihood` must be one of bernoulli, normal, discretized_logistic, poisson, "
+        f"negative_binomial, or a callable. Received: likelihood={likelihood!r}"
     )

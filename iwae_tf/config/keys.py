@@ -106,7 +106,10 @@ SCHEMA = "kinds of the columns of a table: column=kind,... or a JSON file"
 STAGE = "[(num_samples, epochs, first rate, last rate[, num_groups]), ...]"
 ESTIMATORS = _one_of("reparameterized", "stl", "dreg")
 NETWORKS = _one_of("mlp", "conv")
-LIKELIHOODS = _one_of("bernoulli", "normal", "discretized_logistic", "mixed")
+LIKELIHOODS = _one_of(
+    *("bernoulli", "normal", "discretized_logistic", "poisson", "negative_binomial"),
+    "mixed",
+)
 MISSING = _one_of("refuse", "marginalize", "marginalize_with_mask")
 GREY = "mnist", "fashion_mnist", "kmnist", "binarized_mnist"
 DOWNLOADED = *GREY, "cifar10", "svhn_cropped"
@@ -258,8 +261,7 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
     bound(**{name: config[name] for name in fields_of(bound)})  # checks its own
     is_table = config.dataset == "table"
     yield (
-        config.likelihood not in ("discretized_logistic", "mixed")
-        or config.binarization == "none",
+        config.likelihood in ("bernoulli", "normal") or config.binarization == "none",
         "binarization",
         f"must be none for {config.likelihood}, which is of values as they are",
     )

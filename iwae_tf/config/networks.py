@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from iwae_tf.networks import MLP, with_labels
 from iwae_tf.networks.conv import ConvDecoder, ConvEncoder
+from iwae_tf.probability.distributions import LIKELIHOODS
 
 # Where log_scale of the discretized logistic starts: a deviation of 0.25 in [0, 1].
 FIRST_LOG_SCALE = -2.0
@@ -84,5 +85,9 @@ def _output_bias(mean_image, likelihood):
     if likelihood == "bernoulli":
         mean = np.clip(mean_image, 0.001, 0.999)
         return np.log(mean / (1.0 - mean))
+    if LIKELIHOODS[likelihood].has_counts:
+        mean_image = np.log(np.maximum(mean_image, 0.001))
+        if likelihood == "poisson":
+            return mean_image
     log_scale = FIRST_LOG_SCALE if likelihood == "discretized_logistic" else 0.0
     return np.concatenate([mean_image, np.full_like(mean_image, log_scale)], axis=-1)

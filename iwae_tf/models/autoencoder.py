@@ -41,6 +41,8 @@ class Autoencoder(SavedByKeras):
         [rows, latent_dim] to the parameters of p(x|z).
       likelihood: "bernoulli" (decoder returns logits), "normal" or, for 8-bit images,
         "discretized_logistic" (both loc and log_scale concatenated on the last axis),
+        for counts "poisson" (log_mean) or "negative_binomial" (log_mean and
+        log_dispersion; the encoder is given log(1 + x) of counts),
         for tables "mixed" (see `schema`), or a callable from the decoder's output
         [rows, ...] to a TFP distribution with batch shape [rows] and the event shape of
         x. A callable must be registered with

@@ -190,10 +190,10 @@ def _check_likelihood(latent, row_shape, event_shape):
     named = BY_FUNCTION.get(likelihood)
     if named and event_shape:
         *axes, last = event_shape
-        count = named.num_parameters
-        wanted, what = (*axes, count * last), "a logit for each element of x"
+        count, names = named.num_parameters, " and ".join(named.parameters)
+        wanted, what = (*axes, count * last), f"a {names} for each element of x"
         if count > 1:
-            what = f"{count} x {last} values for loc and log_scale on the last axis"
+            what = f"{count} x {last} values for {names} on the last axis"
         if row_shape != wanted:
             raise InvalidInputError(
                 f"`decoder` of layer 1 must return rows of shape {wanted}, {what}, for "

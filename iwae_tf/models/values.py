@@ -17,7 +17,8 @@ MISSING = ("refuse", "marginalize", "marginalize_with_mask")
 def encoder_inputs(x: tf.Tensor, likelihood: Any, missing: str) -> tf.Tensor:
     """What the encoder is given of x: float32 [B, ...].
 
-    Columns of a schema are standardised; missing values are zero after it, and with
+    Columns of a schema are standardised; counts of a count likelihood are log(1 + x);
+    missing values are zero after it, and with
     "marginalize_with_mask" one more entry for each element, on the last axis, is 1
     where it is there.
 
@@ -31,6 +32,8 @@ def encoder_inputs(x: tf.Tensor, likelihood: Any, missing: str) -> tf.Tensor:
         inputs = likelihood.features(x)
     elif missing != "refuse":
         inputs = tf.where(tf.math.is_nan(x), 0.0, x)
+    if _has_counts(likelihood):
+        inputs = tf.math.log1p(inputs)
     if missing != "marginalize_with_mask":
         return inputs
     is_observed = tf.cast(~tf.math.is_nan(x), tf.float32)
@@ -40,8 +43,9 @@ def encoder_inputs(x: tf.Tensor, likelihood: Any, missing: str) -> tf.Tensor:
 class Values:
     """The rules for elements of x, which are the likelihood's.
 
-    Bernoulli and the discretized logistic take [0, 1], "mixed" what its columns can be,
-    all others any finite value; NaN is taken where it is a missing value.
+    Bernoulli and the discretized logistic take [0, 1], Poisson and the negative
+    binomial 0, 1, 2, ..., "mixed" what its columns can be, all others any finite
+    value; NaN is taken where it is a missing value.
 
     Args:
       likelihood: function from the decoder's output to p(x|z).
@@ -52,6 +56,7 @@ class Values:
         named = BY_FUNCTION.get(likelihood)
         self.num_levels = named.num_levels if named else None  # of an element of x
         self.in_unit_interval = named.in_unit_interval if named else False
+        self._has_counts = _has_counts(likelihood)
         self._columns: Any = None
         if isinstance(likelihood, MixedLikelihood):
             self._columns = likelihood
@@ -61,6 +66,11 @@ class Values:
         """Raises InvalidInputError for an eager `x` that is empty or unfit."""
         known = self._known(x)
         check_values(known, in_unit_interval=self.in_unit_interval, name=name)
+        if self._has_counts and not tf.reduce_all(is_count := _are_counts(known)):
+            raise InvalidInputError(
+                f"`{name}` must be counts, 0, 1, 2, ..., for its likelihood. Received: "
+                f"{known[~is_count][0]:g} in {name}"
+            )
         if self._columns is None or bool(tf.reduce_all(is_good := self._fits(x))):
             return
         row, place = tf.where(~is_good)[0].numpy()
@@ -77,6 +87,9 @@ class Values:
         if self.in_unit_interval:
             is_within = tf.reduce_all((known >= 0.0) & (known <= 1.0))
             rules.append((is_within, "x: must be in [0, 1]"))
+        if self._has_counts:
+            is_good = tf.reduce_all(_are_counts(known))
+            rules.append((is_good, "x: must be counts, 0, 1, 2, ..."))
         if self._columns is not None:
             rule = "x: must have values that its columns can have"
             rules.append((tf.reduce_all(self._fits(x)), rule))
@@ -91,6 +104,16 @@ class Values:
     def _fits(self, x):
         """Whether each element is missing or a value of its column: bool, as x."""
         return tf.math.is_nan(x) | self._columns.supports(x)
+
+
+def _has_counts(likelihood):
+    named = BY_FUNCTION.get(likelihood)
+    return named is not None and named.has_counts
+
+
+def _are_counts(x):
+    """Whether each element is 0, 1, 2, ...: bool, as x."""
+    return (x >= 0.0) & (x == tf.floor(x))
 
 
 def check_values(x: tf.Tensor, *, in_unit_interval: bool, name: str = "x") -> None:

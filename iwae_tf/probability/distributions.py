@@ -152,6 +152,44 @@ def discretized_logistic_likelihood(parameters: tf.Tensor) -> tfd.Distribution:
     return _over_event(DiscretizedLogistic(*_loc_scale_of_rows(parameters)))
 
 
+def poisson(log_mean: tf.Tensor) -> tfd.Distribution:
+    """Poisson counts, independent scalars: `log_mean` float [...]."""
+    return tfd.Poisson(log_rate=log_mean)
+
+
+def negative_binomial(
+    log_mean: tf.Tensor, log_dispersion: tf.Tensor
+) -> tfd.Distribution:
+    """Negative binomial counts, of variance mean + mean^2 exp(log_dispersion).
+
+    Args:
+      log_mean: float [...].
+      log_dispersion: float [...].
+
+    Returns:
+      distribution: independent scalars, batch shape [...].
+    """
+    return tfd.NegativeBinomial(
+        tf.exp(-log_dispersion),
+        logits=log_mean + log_dispersion,
+        require_integer_total_count=False,
+    )
+
+
+def poisson_likelihood(log_mean: tf.Tensor) -> tfd.Distribution:
+    """p(x|z) of counts: independent Poisson, `log_mean` [rows, *event]."""
+    return _over_event(poisson(tf.cast(log_mean, tf.float32)))
+
+
+def negative_binomial_likelihood(parameters: tf.Tensor) -> tfd.Distribution:
+    """p(x|z) of counts: log_mean and log_dispersion concatenated on the last axis.
+
+    See `negative_binomial`.
+    """
+    halves = tf.split(tf.cast(parameters, tf.float32), 2, axis=-1)
+    return _over_event(negative_binomial(*halves))
+
+
 def log_prob_of(distribution: tfd.Distribution, x: tf.Tensor) -> tf.Tensor:
     """log p(x|z) in float32, of a distribution in any float type: [...]."""
     dtype = distribution.dtype
@@ -196,16 +234,26 @@ class Likelihood(NamedTuple):
     """A likelihood that has a name."""
 
     function: Callable  # from a decoder's output [rows, ...] to p(x|z)
-    num_parameters: int  # of one element of x
-    in_unit_interval: bool  # whether x has to lie in [0, 1]
-    num_levels: int | None  # that an element of x has; None: p(x|z) is a density
+    parameters: tuple[str, ...]  # of one element of x, side by side on the last axis
+    in_unit_interval: bool = False  # whether x has to lie in [0, 1]
+    num_levels: int | None = None  # that an element of x has; None: unbounded
+    has_counts: bool = False  # whether x has to be 0, 1, 2, ...
+
+    @property
+    def num_parameters(self) -> int:
+        return len(self.parameters)
 
 
+LOC_SCALE = "loc", "log_scale"
 LIKELIHOODS = {
-    "bernoulli": Likelihood(bernoulli_likelihood, 1, True, 2),
-    "normal": Likelihood(normal_likelihood, 2, False, None),
+    "bernoulli": Likelihood(bernoulli_likelihood, ("logit",), True, 2),
+    "normal": Likelihood(normal_likelihood, LOC_SCALE),
     "discretized_logistic": Likelihood(
-        discretized_logistic_likelihood, 2, True, NUM_LEVELS
+        discretized_logistic_likelihood, LOC_SCALE, True, NUM_LEVELS
+    ),
+    "poisson": Likelihood(poisson_likelihood, ("log_mean",), has_counts=True),
+    "negative_binomial": Likelihood(
+        negative_binomial_likelihood, ("log_mean", "log_dispersion"), has_counts=True
     ),
 }
 
@@ -219,9 +267,9 @@ def get_likelihood(
     """The function from a decoder's output to p(x|z).
 
     Args:
-      likelihood: "bernoulli", "normal", "discretized_logistic", or a callable from
-        the decoder's output [rows, ...] to a TFP distribution with batch shape [rows]
-        and the event shape of x.
+      likelihood: a name of `LIKELIHOODS`, or a callable from the decoder's output
+        [rows, ...] to a TFP distribution with batch shape [rows] and the event shape
+        of x.
 
     Returns:
       likelihood: the callable.

@@ -23,7 +23,12 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.probability.distributions import mean_of, split_loc_scale
+from iwae_tf.probability.distributions import (
+    mean_of,
+    negative_binomial,
+    poisson,
+    split_loc_scale,
+)
 from iwae_tf.schema import Column, Schema
 
 SCALE_FLOOR = 0.01  # of p(x|z), in standard deviations of the column
@@ -186,13 +191,8 @@ def _part(run: list[Column], outputs: tf.Tensor) -> tfd.Distribution:
     if kind in ("poisson", "negative_binomial"):
         log_mean = outputs[..., :count] + tf.math.log(tf.maximum(loc, POSITIVE))
         if kind == "poisson":
-            return tfd.Poisson(log_rate=log_mean)
-        log_count = -outputs[..., count:]
-        return tfd.NegativeBinomial(
-            tf.exp(log_count),
-            logits=log_mean - log_count,
-            require_integer_total_count=False,
-        )
+            return poisson(log_mean)
+        return negative_binomial(log_mean, outputs[..., count:])
     own_loc, own_scale = split_loc_scale(outputs[..., : 2 * count])
     own_loc, own_scale = loc + scale * own_loc, scale * (own_scale + SCALE_FLOOR)
     if kind == "student":

@@ -71,13 +71,18 @@ seed {c[seed]} |
 VALUES = {
     "bernoulli": ", 0 or 1",
     "discretized_logistic": " in [0, 1], one of the 256 levels i / 255",
+    "poisson": ", counts 0, 1, 2, ...",
+    "negative_binomial": ", counts 0, 1, 2, ...",
     "mixed": ", raw rows; `schema.json` has the columns and the codes of categories",
 }
+COUNT_LIMIT = "Scores are log-probabilities of counts: other values are refused."
 LIMITS = {
     "bernoulli": "Binarize `x` first. Values between 0 and 1 are scored as they are, "
     "and the result\n  is not the log-likelihood of a binary image.",
     "discretized_logistic": "Values between the levels i / 255 are scored as the "
     "nearest level.",
+    "poisson": COUNT_LIMIT,
+    "negative_binomial": COUNT_LIMIT,
 }
 LICENCE = "code and weights MIT; for the data see above"
 OWN_LICENCE = "code MIT; that of the weights is for the owner of the data to state"
