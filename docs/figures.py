@@ -1,11 +1,14 @@
-"""Draws the figures of docs/concepts: python docs/figures.py [FOLDER]."""
+"""Draws the figures of docs/concepts, and the README's digits into docs/assets.
+
+python docs/figures.py [FOLDER]
+"""
 
 import pathlib
 import sys
 
 import numpy as np
 
-from iwae_tf import bounds
+from iwae_tf import bounds, from_pretrained, plots
 from iwae_tf.diagnostics import figures, theory
 from iwae_tf.plots.drawing import (
     BLUE,
@@ -19,6 +22,7 @@ from iwae_tf.plots.drawing import (
 )
 
 CONCEPTS = pathlib.Path(__file__).parent / "concepts"
+DIGITS = pathlib.Path(__file__).parent / "assets" / "digits.png"
 NUM_DRAWS = 64
 DEVIATION = 2.0  # of log w, about that of images under a model that trains
 REPEATS = 100_000
@@ -65,6 +69,13 @@ def draw_bounds(path, found):
     return save(figure, path)
 
 
+def draw_digits(path):
+    """Draws the first samples of the two-layer model; returns the path."""
+    model = from_pretrained("mnist-iwae-k50-2l")
+    digits = model.sample(51, (0, 0), mean=True)
+    return plots.image_grid(path, digits, num_columns=17)
+
+
 def draw_all(folder):
     """Writes the figures into a folder; returns their paths."""
     folder = pathlib.Path(folder)
@@ -80,3 +91,4 @@ def draw_all(folder):
 if __name__ == "__main__":
     for written in draw_all(sys.argv[1] if len(sys.argv) > 1 else CONCEPTS):
         print(written)
+    print(draw_digits(DIGITS))
