@@ -91,6 +91,7 @@ def test_an_own_table_is_trained_on_and_scored(tmp_path, monkeypatch):
     enter(tmp_path, monkeypatch)
     rng = np.random.default_rng(2)
     values = rng.normal(size=40).round(4).astype(str)
+    values[7] = ""  # missing
     towns = rng.choice(["Aachen", "Ulm"], 40)
     lines = ["height,town", *map(",".join, zip(values, towns))]
     (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
@@ -101,6 +102,7 @@ def test_an_own_table_is_trained_on_and_scored(tmp_path, monkeypatch):
     rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
     scores = np.array([float(row["log_likelihood"]) for row in rows])
     assert scores.shape == (40,) and np.all(np.isfinite(scores))
+    assert scores[7] < 0  # of the town alone, a probability
 
 
 def test_every_command_is_run_by_a_test():
