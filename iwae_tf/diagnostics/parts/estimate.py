@@ -51,10 +51,9 @@ class Proposal(Part):
         yield (
             figures.proposal_quality(folder / "proposal.png", results),
             "Left: the shape k of the tail of each image's importance weights. Below "
-            "the first line the estimate of log p(x) can be trusted; above 1 the "
-            "fitted tail has no mean at all and more draws help slowly. Right: how "
-            "many independent draws of the true posterior the weighted draws are "
-            "worth.",
+            "the first line the estimate of log p(x) can be trusted. Above 1 the "
+            "fitted tail has no mean, and more draws help only slowly. Right: the "
+            "effective sample size, how many of the draws really count.",
         )
         if not plots.is_image(subject.images.shape[1:]):
             return
@@ -76,7 +75,7 @@ class Proposal(Part):
     def judge(self, results: Results) -> Sentences:
         shapes, threshold = floats(results["pareto_k"]), results["threshold"]
         num_bad = np.sum(shapes > threshold)
-        meaning = ": their log p(x) is too low, and not known to the stated error"
+        meaning = ": their log p(x) is too low, by more than the error bar says"
         yield (
             grade(np.mean(shapes > threshold), 0.05, 0.5),
             f"{num_bad} of {len(shapes)} images have a Pareto k above {threshold:.2f}"
@@ -104,9 +103,9 @@ class BoundSweep(Part):
     chart = staticmethod(figures.bound_sweep)
     caption = (
         "The mean bound over {num_images} images from K draws. K = 1 is the ELBO. The "
-        "jackknife takes out the part of the bias that falls as 1/K. The extrapolation "
-        "fits log p(x) - c K^-g to the largest K. A straight line on the right is such "
-        "a power law: the flatter, the heavier the tail of the weights."
+        "jackknife removes the part of the bias that falls like 1/K. The extrapolation "
+        "fits log p(x) - c K^-g to the largest K. On the right this is a straight "
+        "line; the flatter it is, the heavier the tail of the weights."
     )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
@@ -155,14 +154,14 @@ class ErrorBars(Part):
     """Error bars of the model's log p(x)."""
 
     name = "errors"
-    title = "Do the error bars hold?"
+    title = "Are the error bars right?"
     chart = staticmethod(figures.error_bars)
     caption = (
         "The same {num_images} images scored with {num_seeds} seeds, {num_samples:,} "
-        "draws each. Left: an honest error bar states what the seeds show. Right: the "
-        "reference is the estimate from the draws of all seeds, itself too low. Error "
-        "bars know of the spread and not of the bias: where the mean misses the "
-        "reference but covers another seed's, the bias is the larger of the two."
+        "draws each. Left: a correct error bar is as long as the spread between seeds. "
+        "Right: the reference is the estimate from the draws of all seeds, which is "
+        "itself too low. Error bars include the spread but not the bias. If they cover "
+        "other seeds but miss the reference, the bias is larger than the spread."
     )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
@@ -183,14 +182,15 @@ class ErrorBars(Part):
         slack = 2.0 / math.sqrt(2 * results["num_seeds"])
         yield (
             "good" if honest > 1 - slack else "warning",
-            f"jackknife_error states {honest:.2f} of the spread of the mean between "
-            f"seeds, standard_error (the delta method) {low:.2f} of it.",
+            f"jackknife_error is {honest:.2f} times the spread of the mean between "
+            f"seeds; standard_error (the delta method) is {low:.2f} times it.",
         )
         bias = -delta["bias"]
         yield (
             "good" if bias < delta["spread"] else "warning" if bias < 0.1 else "bad",
-            f"At {results['num_samples']:,} draws the mean log p(x) is too low by at "
-            f"least {bias:.3f} nats (against {results['num_seeds']} times the draws).",
+            f"With {results['num_samples']:,} draws the mean log p(x) is at least "
+            f"{bias:.3f} nats too low (compared with {results['num_seeds']} times as "
+            "many draws).",
         )
 
 
@@ -226,9 +226,9 @@ class KnownErrorBars(Part):
             delta, low, honest = _shares_stated(case)
             yield (
                 "plain",
-                f"s = {case['spread_of_log_w']:g}: jackknife_error states {honest:.2f} "
-                f"of the spread of the mean between seeds, standard_error {low:.2f}; "
-                f"the bias is {delta['bias']:+.4f} nats.",
+                f"s = {case['spread_of_log_w']:g}: jackknife_error is {honest:.2f} "
+                f"times the spread of the mean between seeds, standard_error {low:.2f} "
+                f"times; the bias is {delta['bias']:+.4f} nats.",
             )
 
 
@@ -250,13 +250,13 @@ class Annealing(Part):
             "images of the split",
             "log p(x) by annealed importance sampling ({num_steps} temperatures, HMC) "
             "and by importance sampling with {num_samples:,} draws, bars of two "
-            "errors. Both are low in expectation: the higher is nearer to log p(x).",
+            "errors. Both are too low on average: the higher is nearer to log p(x).",
         ),
         "simulated": (
-            "images that the model made itself",
-            "The same for images drawn from the model, whose z is known. Annealing "
-            "backwards from that z gives an upper bound: log p(x) is between the "
-            "triangles, and importance sampling should be as well.",
+            "images drawn from the model",
+            "The same for images drawn from the model, where z is known. Annealing "
+            "backwards from this z gives an upper bound. log p(x) is between the "
+            "triangles, and importance sampling should be there too.",
         ),
     }
 
@@ -308,13 +308,13 @@ class Annealing(Part):
         yield (
             grade(lift, 0.1, 0.5),
             f"On {len(results['data']['lower'][0])} images annealing finds "
-            f"{lift:+.2f} nats against {results['num_samples']:,} draws of importance "
-            "sampling, on average.",
+            f"{lift:+.2f} nats on average, compared with {results['num_samples']:,} "
+            "draws of importance sampling.",
         )
         width = distance("simulated", "upper", "lower")
         short = distance("simulated", "upper", "estimate")
         yield (
             "good" if width < 0.5 else "warning",
-            f"On simulated images log p(x) is enclosed to {width:.2f} nats on average; "
-            f"importance sampling ends {short:.2f} nats below the upper end.",
+            f"On simulated images the upper and lower bound differ by {width:.2f} nats "
+            f"on average; importance sampling is {short:.2f} nats below the upper one.",
         )

@@ -92,7 +92,10 @@ class Gradients(Part):
                 continue
             counts, snr = line["counts"], line["snr"]
             near_floor = snr[-1] < 1.2 * line["floor"][-1]
-            note = ", noise alone as far as this many gradients can tell" * near_floor
+            note = (
+                ", which cannot be told from noise with this many gradients"
+                * near_floor
+            )
             yield (
                 "warning" if near_floor else "plain",
                 f"Encoder, {line['estimator']}: SNR {snr[0]:.2f} at K = {counts[0]}, "
@@ -103,9 +106,10 @@ class Gradients(Part):
             yield (
                 "plain",
                 f"{capitalized(few['half'])}, {few['estimator']}: with {KEPT_DRAWS} of "
-                f"{GRADIENT_COUNTS[-1]} draws backward (backward_samples) SNR "
-                f"{snr[0]:.2f} beside {snr[1]:.2f}, {variance:.2f} times the variance "
-                f"in {time:.2f} of the time: {variance * time:.2f} at equal time.",
+                f"{GRADIENT_COUNTS[-1]} draws backward (backward_samples) the SNR is "
+                f"{snr[0]:.2f} instead of {snr[1]:.2f}: {variance:.2f} times the "
+                f"variance in {time:.2f} of the time, "
+                f"{variance * time:.2f} at equal time.",
             )
 
 
@@ -165,8 +169,8 @@ class Representation(Part):
                 folder / "units.png", results, threshold=evaluation.ACTIVE_VARIANCE
             ),
             "Left: how much the posterior mean of each latent unit varies over the "
-            "images; a unit below the dashed line ignores x. Right: the information, "
-            "KL(q||p), that each unit takes.",
+            "images; a unit below the dashed line ignores x. Right: the information in "
+            "each unit, KL(q||p).",
         )
         if results["maps"]:
             cut = ", cut along the two units of the largest KL, the others at the mean"
@@ -174,8 +178,8 @@ class Representation(Part):
             yield (
                 figures.posterior_maps(folder / "posterior.png", results),
                 f"Blue: the true posterior p(z|x) of the first images{cut}. Orange: "
-                "q(z|x) at one, two and three deviations. What is blue outside of the "
-                "lines is missed by the draws of q.",
+                "q(z|x) at one, two and three deviations. The draws of q miss the blue "
+                "outside the lines.",
             )
 
     def judge(self, results: Results) -> Sentences:
@@ -209,16 +213,16 @@ class Theory(Part):
         yield (
             figures.log_mean_bias(folder / "log_mean.png", results["log_mean"]),
             f"X is {high:g} with probability {theory.RARE:g} and {low:g} otherwise. "
-            "The log of a mean of k draws is on average below log E X, and rises to "
-            "it: that is why L_K grows with K, and why rare large weights make it "
-            "slow.",
+            "On average the log of a mean of k draws is below log E X, and it rises "
+            "with k. This is why L_K grows with K, and why it grows slowly if large "
+            "weights are rare.",
         )
         yield (
             figures.draw_contributions(folder / "draws.png", results["draws"]),
-            "A q beside the posterior, and 20 typical draws of it. The ELBO averages "
-            "log w, so that a draw where the posterior is small costs many nats: a "
-            "VAE makes q narrow to avoid it. The IWAE bound weighs draws by w: the "
-            "outlying ones weigh nothing, and q may be wide.",
+            "A q beside the posterior, and 20 typical draws of q. The ELBO averages "
+            "log w, so a draw where the posterior is small costs many nats; a VAE "
+            "makes q narrow to avoid this. The IWAE bound weights draws by w: outlying "
+            "draws have no weight, and q may be wide.",
         )
 
     def judge(self, results: Results) -> Sentences:
