@@ -1,8 +1,9 @@
 """What arguments have to be, told in one line where they are not."""
 
+import difflib
 import numbers
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
 from iwae_tf.errors import InvalidInputError
@@ -45,5 +46,13 @@ def check_choice(value: object, name: str, choices: Iterable[object]) -> None:
     if value not in choices:
         raise InvalidInputError(
             f"`{name}` must be one of {', '.join(map(str, choices))}. "
-            f"Received: {name}={value!r}"
+            f"Received: {name}={value!r}{did_you_mean(value, choices)}"
         )
+
+
+def did_you_mean(
+    word: object, known: Iterable[object], shown: Callable[[str], Any] = str
+) -> str:
+    """The end of a message about an unknown word: the nearest one, as it is shown."""
+    nearest = difflib.get_close_matches(str(word), map(str, known), 1)
+    return f". Did you mean {shown(nearest[0])}?" if nearest else ""

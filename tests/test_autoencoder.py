@@ -548,11 +548,11 @@ BAD_MODELS = {
     ),
     "a prior of another size": (
         [(6,)], [EVENT], {**CLASSIFIED, "prior": MLP([3], (4,))},
-        ["`prior` must return 2 x 3 = 6 values in", "Received: rows of shape (4,)"],
+        ["`prior` must return 2 x 3 = 6 values", "Received: rows of shape (4,)"],
     ),
     "an odd prior": (
         [(6,)], [EVENT], {**CLASSIFIED, "prior": MLP([3], (3,))},
-        ["`prior` must return 2 x 3 = 6 values in each", "(3,)"],
+        ["`prior` must return 2 x 3 = 6 values", "(3,)"],
     ),
     "an encoder of one input": (
         lambda: layers.Dense(4), [EVENT], CLASSIFIED,

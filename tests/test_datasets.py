@@ -637,7 +637,7 @@ BAD_ARGUMENTS = [
         {"name": "cifar"},
         "`name` must be one of mnist, fashion_mnist, kmnist, binarized_mnist, "
         "cifar10, svhn_cropped, omniglot, mnist5k, idx, npz, images, table. "
-        "Received: name='cifar'",
+        "Received: name='cifar'. Did you mean cifar10?",
     ),
     (
         {"split": "all"},
@@ -664,7 +664,7 @@ BAD_ARGUMENTS = [
     (
         {"data_dir": "none.npz"},
         "`data_dir` must be an .npz file with x_train and x_test. "
-        "Received: data_dir=none.npz",
+        "Received: data_dir=none.npz, which does not exist",
     ),
 ]
 

@@ -143,7 +143,7 @@ def test_what_is_refused(folder, tmp_path):
 
     assert load(None).startswith("`data_dir` must be a folder of .png, .jpg, .jpeg, .w")
     assert load(None).endswith("data_dir=None")  # not the images of the working folder
-    assert load(tmp_path / "nowhere").endswith(f"data_dir={tmp_path / 'nowhere'}")
+    assert load(tmp_path / "nowhere").endswith("nowhere, which does not exist")
     assert "or of folders of them" in load(tmp_path / "own" / "00.png")
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     assert "or of folders of them" in load(tmp_path / "empty")

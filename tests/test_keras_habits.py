@@ -16,7 +16,7 @@ from tensorflow_probability import distributions as tfd
 
 import iwae_tf
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import IWAE, bound_model
+from iwae_tf.models import IWAE, MIWAE, bound_model
 from iwae_tf.networks import MLP, TwoHeads
 from iwae_tf.probability import noise
 
@@ -394,6 +394,20 @@ def test_one_size_may_be_a_number():
         assert_refused("must be a positive integer", MLP, *sizes)
 
 
+@pytest.mark.parametrize(
+    "model, keywords, end",
+    [
+        (IWAE, {"num_sample": 5}, "Received: num_sample=5. Did you mean num_samples?"),
+        (MIWAE, {"beta": 0.5}, "MIWAE has no such argument. Received: beta=0.5"),
+    ],
+)
+def test_an_argument_that_no_model_has_is_told(model, keywords, end):
+    message = assert_refused(
+        "must be left out", model, *builders.networks()[:2], **keywords
+    )
+    assert message.endswith(end)
+
+
 Z2 = [MLP([5], 4), MLP([5], 6)]
 
 
@@ -410,13 +424,7 @@ Z2 = [MLP([5], 4), MLP([5], 6)]
             "an even number of values in each row, 2 \\* latent_dim",
             "(5,)",
         ),
-        (
-            Z2,
-            [MLP(5, 4), MLP(5, 3)],
-            "bernoulli",
-            "2 x 2 = 4 values in each row",
-            "(3,)",
-        ),
+        (Z2, [MLP(5, 4), MLP(5, 3)], "bernoulli", "2 x 2 = 4 values in each", "(3,)"),
     ],
 )
 def test_a_shape_that_does_not_fit_is_told_as_the_users_layer(

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from absl import app, flags
 from absl import logging as absl_logging
 
+from iwae_tf.checks import did_you_mean
 from iwae_tf.cli import usage
 from iwae_tf.cli.options import config_path
 from iwae_tf.config import check_key
-from iwae_tf.config.keys import NAMES, did_you_mean
+from iwae_tf.config.keys import NAMES
 from iwae_tf.errors import InvalidInputError, WorkerLostError
 from iwae_tf.io.processes import follow_parent
 from iwae_tf.versions import NAME, package_version

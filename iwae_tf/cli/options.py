@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import config_flags
 
+from iwae_tf.checks import did_you_mean
 from iwae_tf.config import check_values
-from iwae_tf.config.keys import check_data_dir, did_you_mean
+from iwae_tf.config.keys import check_data_dir
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import check_new_folder
 

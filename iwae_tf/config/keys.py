@@ -6,16 +6,15 @@ flags and files may put in come from it. Needs no TensorFlow: `--help` must not 
 
 import copy
 import dataclasses
-import difflib
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
-from iwae_tf.checks import is_number
+from iwae_tf.checks import did_you_mean, is_number
 from iwae_tf.config.stages import LR_SCHEDULES, USUAL_EPOCHS, is_free_of_stages, stages
 from iwae_tf.errors import InvalidInputError
 
@@ -354,14 +353,6 @@ def check_key(name: str) -> None:
             f"`{name}` must be a config key, one of {', '.join(known)}. "
             f"Received: {name}{did_you_mean(name, known)}"
         )
-
-
-def did_you_mean(
-    word: str, known: Iterable[str], shown: Callable[[str], Any] = str
-) -> str:
-    """The end of a message about an unknown word: the nearest one, as it is shown."""
-    nearest = difflib.get_close_matches(word, list(known), 1)
-    return f". Did you mean {shown(nearest[0])}?" if nearest else ""
 
 
 def _require(good, name, rule, config, hint=""):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from iwae_tf.datasets.readers import absence
 from iwae_tf.errors import InvalidInputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -84,7 +85,7 @@ def list_images(
             labels = np.repeat(np.arange(len(found)), [len(images) for images in found])
             paths = [path for images in found for path in images]
             return ImageFiles(paths, labels, left_out)
-    others = f", which has {_counted(left_out)}" if left_out else ""
+    others = f", which has {_counted(left_out)}" if left_out else absence(folder)
     raise InvalidInputError(
         f"`{name}` must be a folder of {', '.join(SUFFIXES)} files, or of folders of "
         f"them, one for each class. Received: {name}={folder}{others}"

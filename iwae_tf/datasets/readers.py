@@ -41,7 +41,15 @@ def existing_file(
             path = pathlib.Path(data_dir, name)
             if path.is_file():
                 return path
-    raise InvalidInputError(f"`data_dir` must be {what}. Received: data_dir={data_dir}")
+    raise InvalidInputError(
+        f"`data_dir` must be {what}. Received: data_dir={data_dir}{absence(data_dir)}"
+    )
+
+
+def absence(path: str | os.PathLike[str] | None) -> str:
+    """The end of a message about a path that does not exist."""
+    exists = path is None or pathlib.Path(path).exists()
+    return "" if exists else ", which does not exist"
 
 
 def read_idx_file(path: pathlib.Path, *, rank: int, header_only: bool = False) -> Any:

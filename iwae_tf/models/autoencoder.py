@@ -11,6 +11,7 @@ from tensorflow_probability import distributions as tfd
 
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.models.building import refuse_unknown
 from iwae_tf.models.inputs import Gate, check_latents
 from iwae_tf.models.latent_model import LatentModel
 from iwae_tf.models.saving import SavedByKeras
@@ -90,6 +91,7 @@ class Autoencoder(SavedByKeras):
         schema: Schema | None = None,
         **kwargs: Any,
     ) -> None:
+        refuse_unknown(type(self), kwargs)
         super().__init__(**kwargs)
         self.latent = self.latent_class(
             encoder, decoder, likelihood, num_classes=num_classes, prior=prior,

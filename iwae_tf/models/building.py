@@ -3,7 +3,7 @@
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from iwae_tf.checks import check_count
+from iwae_tf.checks import check_count, did_you_mean
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.values import encoder_inputs
 from iwae_tf.probability.distributions import (
@@ -58,6 +58,18 @@ def likelihood_of(
             f"likelihood={likelihood!r}, schema={schema!r}"
         )
     return get_likelihood(likelihood) if schema is None else MixedLikelihood(schema)
+
+
+def refuse_unknown(model_class: type, keywords: Mapping[str, Any]) -> None:
+    """Raises InvalidInputError for a keyword of a model that nothing takes."""
+    known: set[str] = set()
+    for base in model_class.__mro__:
+        known |= inspect.signature(base.__init__).parameters.keys()  # type: ignore[misc]
+    for name in keywords.keys() - known:
+        raise InvalidInputError(
+            f"`{name}` must be left out: {model_class.__name__} has no such argument. "
+            f"Received: {name}={keywords[name]!r}{did_you_mean(name, known)}"
+        )
 
 
 def check_classes(num_classes: int | None, prior: keras.Layer | None) -> None:

@@ -18,6 +18,7 @@ from iwae_tf.config.files import (
     read_json,
 )
 from iwae_tf.config.stages import depends_on_epochs
+from iwae_tf.datasets.readers import absence
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock, remove_leftovers, write_json, write_through
 from iwae_tf.runs import model_card
@@ -145,7 +146,7 @@ class Workdir:
         if not self.model.is_file():
             raise InvalidInputError(
                 f"`{name}` must hold a finished run with a model.keras. "
-                f"Received: {name}={self.path}"
+                f"Received: {name}={self.path}{absence(self.path)}"
             )
         try:
             return keras.models.load_model(self.model)
