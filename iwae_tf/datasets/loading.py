@@ -163,11 +163,10 @@ def load_arrays(
 ) -> Split:
     """Load one split, and open no other, into memory.
 
-    The validation split is the end of one fixed permutation of the training images
-    (400 of MNIST's 60,000, 1,345 of Omniglot's 24,345, a tenth of CIFAR-10, SVHN and
-    an npz file's)
-    where the set does not bring its own. A folder of images is split 80 : 10 : 10, by
-    a permutation of the names that does not change, and so are the rows of a table.
+    If a data set has no validation split, it is the end of a fixed permutation of the
+    training images: 400 of MNIST's 60,000, 1,345 of Omniglot's 24,345, a tenth of
+    CIFAR-10, SVHN and an npz file. A folder of images is split 80 : 10 : 10 by a fixed
+    permutation of the names, and a table by one of its rows.
 
     Args:
       name: one of `DATASETS`.
@@ -178,14 +177,14 @@ def load_arrays(
       binarization: "none"; "threshold" (x >= 0.5); "fixed", one Bernoulli draw a
         pixel, a function of `seed` and the split alone.
       seed: integer >= 0, of the fixed draw.
-      schema: of a "table", what is not inferred of its columns: "column=kind,..." or
-        NAME.json; see `tables.read_schema`.
-      image_size: of "images", "height,width" that all are resized to, not keeping the
-        ratio of the sides. "auto": all must have the size that most have.
-      color: of "images", "gray" or "rgb", to which all are converted. "auto": all must
-        be what most are.
-      in_unit_interval: whether values have to lie in [0, 1], as they have to for
-        Bernoulli and 8-bit images, and wherever something is binarized.
+      schema: for "table", the kinds of columns that should not be inferred:
+        "column=kind,..." or NAME.json; see `tables.read_schema`.
+      image_size: for "images", "height,width": all are resized to this size, which
+        need not keep the ratio of the sides. "auto": all must have the same size.
+      color: for "images", "gray" or "rgb": all are converted to it. "auto": all must
+        have the same kind.
+      in_unit_interval: whether values must be in [0, 1], as for Bernoulli and 8-bit
+        images, and for anything that is binarized.
       takes_missing: whether NaN is a missing value.
 
     Returns:

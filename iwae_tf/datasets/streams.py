@@ -36,8 +36,8 @@ def load_dataset(
       name: one of `DATASETS`.
       data_dir: as for `load_arrays`.
       split: "train", "validation" or "test".
-      binarization: as for `load_arrays`, or "dynamic": drawn anew at each presentation.
-      batch_size: examples a batch, the last one ragged; None for single examples.
+      binarization: as for `load_arrays`, or "dynamic": drawn again in each epoch.
+      batch_size: examples in a batch; the last one may be smaller. None: no batches.
       shuffle: whether each iteration has a new order.
       seed: integer >= 0; two data sets of one seed (and one TensorFlow global
         seed) repeat each other's iterations.

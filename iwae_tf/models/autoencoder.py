@@ -54,18 +54,18 @@ class Autoencoder(SavedByKeras):
         takes it as it is, `networks.WithLabels` makes a network of one input take it.
       prior: Keras layer or model from one-hot labels [rows, num_classes] to loc and
         log_scale of p(z_L|y), [rows, 2 * latent_dim]. None: N(0, I) for every class.
-      missing: what NaN in x is. "refuse": an error. "marginalize": a missing value; all
-        bounds are on log p of the values that are there, and the encoder is given zero.
-        "marginalize_with_mask": and the encoder is given what is there, 1 or 0, in as
-        many more entries on the last axis of its input.
+      missing: what NaN in x means. "refuse": an error. "marginalize": a missing value;
+        all bounds are on log p of the observed values, and the encoder receives zero.
+        "marginalize_with_mask": the encoder also receives a mask, 1 for observed and 0
+        for missing, as more entries on the last axis of its input.
       schema: Schema of the columns, for likelihood="mixed": a family for each column of
         a table. The encoder is given standardised columns, the decoder returns
         `schema.num_parameters` values; see `probability.mixed`.
 
     Calling the model, and `predict`, returns the mean of p(x|z1) at the mean of
-    q(z1|x): [batch, *event]. All else does without a mean. A conditional model
-    is called on the pair (x, labels), and wherever else it takes x it takes `labels`
-    as well: integers [batch], or one integer for the whole batch.
+    q(z1|x): [batch, *event]. Nothing else needs a mean. A conditional model is called
+    on the pair (x, labels). Its other methods that take x also take `labels`: integers
+    [batch], or one integer for the whole batch.
 
     `latent` is the probabilistic model without Keras, `gate` what checks x and labels.
 
@@ -191,8 +191,8 @@ class Autoencoder(SavedByKeras):
     ) -> tf.Tensor:
         """log p(x, z) - log q(z|x) for M*K draws of z a row.
 
-        In a loop of one's own the mean over B of `bounds.iwae` of it is climbed, under
-        a tf.GradientTape.
+        In a training loop of your own, maximise the mean over B of `bounds.iwae` of
+        these log-weights under a tf.GradientTape.
 
         Args:
           x: float [B, *event], scored as given.

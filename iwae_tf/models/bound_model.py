@@ -59,15 +59,15 @@ class ImportanceWeightedAutoencoder(Autoencoder):
       gradient_estimator: "reparameterized"; "stl" (Roeder et al. 2017; biased for
         more than one draw inside the log, Tucker et al. 2019); or "dreg". They only
         change the encoder's gradient.
-      backward_samples: draws of a group that go backward, R, at most `num_samples`:
-        with R = 8 of K = 50 a step takes half of the time, at a few per cent more
-        variance (`kept_draws`). None, or K: all of them. All of them go backward, and
-        a warning says so, where layers mix rows or draw noise.
+      backward_samples: R, the draws of a group with a backward pass, at most
+        `num_samples`. With R = 8 of K = 50 a step takes half of the time and has a few
+        per cent more variance (`kept_draws`). None, or K: all draws. If layers mix rows
+        or draw noise, all draws are used and a warning says so.
       kl_warmup_steps: training steps over which the weight of the KL term grows from 0
         to 1 (Sonderby et al. 2016): log w = log p(x|z) + b (log p(z) - log q(z|x)) in
         the gradients. The bounds that are logged have b = 1.
-      binarization: "none" takes x as it comes; "dynamic" draws binary pixels with
-        probability x, anew at each training step.
+      binarization: "none" uses x as it is; "dynamic" draws binary pixels with
+        probability x, again at each training step.
       seed: pair of integers for training and `evaluate`.
       **kwargs: parameters of the objective, such as `beta`; `likelihood`,
         `num_classes`, `prior`, `missing` and `schema` of `Autoencoder`; `name` and

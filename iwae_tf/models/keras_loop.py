@@ -67,9 +67,9 @@ class OneProgramModel(keras.Model):
 
         Args:
           optimizer: keras.optimizers.Optimizer or its name.
-          steps_per_execution: steps that `fit` and `evaluate` hand to TensorFlow at
-            once. "auto": as many as take about 20,000 rows of the decoder, at most
-            64; one where a callback watches batches.
+          steps_per_execution: steps that `fit` and `evaluate` run in one call of
+            TensorFlow. "auto": about 20,000 rows of the decoder, at most 64 steps;
+            one step if a callback watches batches.
           jit_compile: whether XLA compiles those steps, as one program. "auto": yes,
             but for `run_eagerly`, a tf.distribute strategy and layers that do without.
           **kwargs: of keras.Model.compile.

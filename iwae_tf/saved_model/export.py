@@ -26,9 +26,9 @@ def export_saved_model(
 ) -> pathlib.Path:
     """Writes a model as the next version of a SavedModel.
 
-    The layout is TensorFlow Serving's, `path/1`, `path/2`, ...; a version is written
-    aside and moved into place, and none is ever overwritten. Images of a batch have
-    independent noise, and the same seed gives the same answer as
+    The layout is that of TensorFlow Serving, `path/1`, `path/2`, ... A version is
+    written to a temporary folder and moved into place. No version is ever overwritten.
+    Images of a batch have independent noise, and the same seed gives the same answer as
     `iwae_tf.log_likelihood`.
 
     Args:

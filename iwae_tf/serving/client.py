@@ -43,30 +43,30 @@ def score(
     columns: Mapping[str, Sequence[str]] | None = None,
     on_batch: Callable[[LogLikelihood], object] | None = None,
 ) -> LogLikelihood:
-    """Estimates log p(x) of images with a SavedModel, here or behind a server.
+    """Estimates log p(x) of images with a SavedModel, in this process or on a server.
 
     Each batch has a seed of its own, a function of `seed` and of its first row (see
     `batch_seed`). A server draws the noise of a row from the seed and the row's place
-    in the batch: rows of different batches have independent noise, and an attempt after
-    a failure, or a job that goes on, gets the numbers that it would have got. With
-    `batch_size=1` the score of a row depends on (seed, row) alone.
+    in the batch. So rows of different batches have independent noise, and a repeated
+    request or a continued job gets the same numbers. With `batch_size=1` the score of a
+    row depends only on (seed, row).
 
     Args:
       x: float [N, *event], scored as given; an array, or one mapped from a file.
       labels: of a conditional model, integers [N]: the scores are log p(x|y).
       saved_model: folder of an export, NAME or NAME/1, to run in this process.
       endpoint: instead, http://HOST:PORT/v1/models/NAME of TensorFlow Serving, or
-        grpc:// with the extra `serving`. The version that is the newest at the start is
-        kept to, also by a job that goes on.
+        grpc:// with the extra `serving`. The whole job, also if it is continued, uses
+        the version that was the newest at its start.
       num_samples: K.
       seed: pair of integers.
-      batch_size: images a request.
-      concurrency: requests under way at a time.
+      batch_size: images in a request.
+      concurrency: requests at a time.
       timeout: seconds for one attempt.
       retries: attempts after the first one, of each request, with pauses that double.
       output: optional path of a CSV file of row, log_likelihood, standard_error,
-        effective_sample_size and jackknife_error. It appears when it is complete; what
-        a job that was cut off left in OUTPUT.partial is not scored again.
+        effective_sample_size and jackknife_error. It appears when it is complete; rows
+        in OUTPUT.partial of an interrupted job are not scored again.
       columns: optional names and values, one a row, of columns that follow them.
       on_batch: optional function of the `LogLikelihood` of each finished batch.
 
