@@ -16,6 +16,7 @@ import pathlib
 from absl import flags
 
 from iwae_tf import cli
+from iwae_tf.studies.cells import Protocol, cells_of, check_study
 
 _STUDY = flags.DEFINE_string(
     "study",
@@ -36,11 +37,18 @@ cli.require("workdir")
 cli.require("study", unless="report_only")
 
 
+@flags.multi_flags_validator(["study", "budget", "dataset"])
+def _check_study(values):
+    if values["study"] is not None:
+        protocol = Protocol(values["budget"], values["dataset"])
+        check_study(values["study"], protocol)
+    return True
+
+
 @cli.script
 def run() -> int:
     """Does the study of the flags and prints its table."""
     from iwae_tf.errors import InvalidInputError
-    from iwae_tf.studies.cells import Protocol, cells_of
     from iwae_tf.studies.report import check
 
     folder = pathlib.Path(_WORKDIR.value)
@@ -135,7 +143,6 @@ def _write_report(name, protocol, cells, folder):
 def _rebuild(folder):
     """The reports of all studies in a folder and below it, from their results."""
     from iwae_tf.errors import InvalidInputError
-    from iwae_tf.studies.cells import cells_of
     from iwae_tf.studies.report import REPORT, read_head
 
     found = {path: read_head(path) for path in sorted(folder.rglob(REPORT))}

@@ -613,6 +613,7 @@ QUICK = [  # (command, exit code, how stdout or stderr begins)
         "`--seed` must be a pair of integers from -2**31",
     ),
     ("reproduce --workdir=x", 2, "`--study` must be given"),
+    ("reproduce --workdir=x --study=y", 2, "`study` must be one of headline"),
 ]
 
 

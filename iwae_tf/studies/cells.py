@@ -127,13 +127,7 @@ def cells_of(
       InvalidInputError: an unknown study, budget or data set, or one that the study's
         source does not report, or a bad seed.
     """
-    check_choice(study, "study", STUDIES)
-    check_choice(protocol.budget, "budget", BUDGETS)
-    check_choice(protocol.dataset, "dataset", DATASETS)
-    if protocol.dataset != "mnist" and study != "burda_table1":
-        raise InvalidInputError(
-            f"`dataset` must be mnist for {study}. Received: dataset={protocol.dataset}"
-        )
+    check_study(study, protocol)
     made = []
     for cell in STUDIES[study].make_cells(protocol):
         for seed in dict.fromkeys(seeds):
@@ -148,6 +142,17 @@ def cells_of(
             published = None if protocol.budget == "smoke" else cell.published
             made.append(Cell(name, cell.label, config, published, after))
     return made
+
+
+def check_study(study: str, protocol: Protocol) -> None:
+    """Raises InvalidInputError as `cells_of`; needs no TensorFlow."""
+    check_choice(study, "study", STUDIES)
+    check_choice(protocol.budget, "budget", BUDGETS)
+    check_choice(protocol.dataset, "dataset", DATASETS)
+    if protocol.dataset != "mnist" and study != "burda_table1":
+        raise InvalidInputError(
+            f"`dataset` must be mnist for {study}. Received: dataset={protocol.dataset}"
+        )
 
 
 def in_turn(made: Iterable[Cell]) -> list[list[Cell]]:
