@@ -1,10 +1,23 @@
 """Forward all draws, backward few: expected gradients, and which draws are kept."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from builders import CLASSES, EVENT, NAMES, K, M, binary, build, classes, networks
+from builders import (
+    CLASSES,
+    EVENT,
+    NAMES,
+    K,
+    M,
+    binary,
+    build,
+    classes,
+    networks,
+    run_python,
+)
 
 from iwae_tf import bounds
 from iwae_tf.errors import InvalidInputError
@@ -172,6 +185,32 @@ def test_training_by_few_draws():
     for one, other in zip(*found):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     assert len(set(history["bound"])) == 2
+
+
+ON_DEVICES = """
+    import json, sys
+    import keras, numpy as np, tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    parts = [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
+    tf.config.set_logical_device_configuration(cpu, parts)
+    sys.path.insert(0, "tests")
+    from builders import binary, build
+    def trained(devices):
+        with tf.distribute.MirroredStrategy(devices).scope():
+            model = build("iwae", backward_samples=2, seed=(3, 4))
+            model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+        model.fit(binary(16), batch_size=8, epochs=2, shuffle=False, verbose=0)
+        return model.get_weights()
+    one, two = trained(["CPU:0"]), trained(["CPU:0", "CPU:1"])
+    apart = [float(np.abs(a - b).max()) for a, b in zip(one, two)]
+    moved = build("iwae").get_weights()
+    print(json.dumps([max(apart), float(np.abs(one[1] - moved[1]).max())]))
+"""
+
+
+def test_two_devices_keep_the_same_draws_as_one():
+    apart, moved = json.loads(run_python(ON_DEVICES).splitlines()[-1])
+    assert apart < 1e-5 and moved > 0.01
 
 
 def test_positions_belong_to_rows():
