@@ -59,8 +59,9 @@ def assert_refused(rule, function, *args, **kwargs):
 # Ways to train ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_built", [True, False])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy, is_built", [("mirrored", False), ("one device", True)]
+)
 def test_a_strategy_of_one_replica_trains_as_without(strategy, is_built):
     reference = build(is_built=is_built)
     expected, logs = fit(reference, epochs=2), reference.evaluate(X, verbose=0)

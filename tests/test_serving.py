@@ -794,6 +794,21 @@ def test_the_script_scores_and_goes_on(folder, x, expected, tmp_path, capsys):
     assert "`output` must be a new file" in capsys.readouterr().err
 
 
+def test_the_script_says_what_the_scores_are_worth(folder, x, tmp_path, capsys):
+    parts = {"x_train": x[:-4], "x_validation": x[-4:-2], "x_test": x[-2:]}
+    np.savez(tmp_path / "data.npz", **parts)
+    output = tmp_path / "scores.csv"
+    flags = (f"--input={tmp_path / 'data.npz'}", f"--saved_model={folder}")
+    flags += (f"--output={output}", "--num_samples=12")
+    assert run_script("score", *flags) == 0
+    told, rows = capsys.readouterr().out, lines(output)
+    splits = [row["split"] for row in rows]
+    assert splits == ["train"] * (len(x) - 4) + 2 * ["validation"] + 2 * ["test"]
+    assert f"note: {len(x) - 4} rows are of the training split" in told
+    few = sum(float(row["effective_sample_size"]) < 10 for row in rows)
+    assert few > 0 and f"note: {few} of {len(x)} rows have an effective" in told
+
+
 def test_the_installed_command_has_help(capsys):
     assert run_script("score", "--help") == 0
     shown = capsys.readouterr().out
