@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import sklearn.datasets
 from running import import_script, run_script
 from sklearn import metrics
 
@@ -87,3 +88,24 @@ def test_the_serve_demo(run, capsys):
     assert (out / "mnist5k" / "1" / "saved_model.pb").is_file()
     assert (out / "histogram.png").is_file()
     assert len((out / "scores.csv").read_text().splitlines()) == 61
+
+
+def test_the_tables_of_scikit_learn(run):
+    out = run("uci_tables", "--tables=wine", "--seeds=1", "--steps=20", "--draws=50")
+    found = json.loads(out.read_text())
+    assert set(found) == {"impute/wine/0", "densities/wine/0"}
+    errors = found["impute/wine/0"]
+    wine = sklearn.datasets.load_wine().data
+    wine = (wine - wine.mean(axis=0)) / wine.std(axis=0)
+    hidden = np.random.default_rng(0).uniform(size=wine.shape) < 0.5
+    means = np.nanmean(np.where(hidden, np.nan, wine), axis=0)
+    expected = np.mean(np.square(wine - means)[hidden])
+    assert errors["mean"] == pytest.approx(expected)
+    assert 0 < errors["iterative"] < errors["knn"] < errors["mean"]
+    assert np.isfinite(errors["iwae"])
+    # In raw units: the density of a wide normal for each column is no better.
+    of_models = found["densities/wine/0"]
+    assert set(of_models) == {"iwae", "gaussian_mixture", "kernel_density", "ppca"}
+    for name in ("gaussian_mixture", "kernel_density", "ppca"):
+        assert -30 < of_models[name]["log_likelihood"] < -15
+        assert 0.7 < of_models[name]["auroc"] < 1.0

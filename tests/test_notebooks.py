@@ -16,6 +16,7 @@ REDUCED = {
     "quickstart": SMALL,
     "comparing_bounds": SMALL | {"COUNTS": (1, 20)},
     "bring_your_own_model": SMALL | {"DATASET": "mnist5k", "NUM_TRAIN": 200},
+    "your_table_with_holes": {"EPOCHS": 1, "NUM_SAMPLES": 30},
     "rejecting_anomalies": {"NUM_IMAGES": 20, "NUM_SAMPLES": 20},
 }
 
