@@ -123,6 +123,8 @@ def test_the_example_runs_without_a_warning(tmp_path, monkeypatch, capfd):
     enter(make_checkout(tmp_path), monkeypatch)
     namespace = {}
     (example,) = blocks(README, "python")
+    # The import that hides TensorFlow's start-up messages comes before any other.
+    assert example.code.startswith("import iwae_tf ")
     exec(compile(example.code, "README.md", "exec"), namespace)
     assert namespace["result"].estimate.shape == (50,)
     out, err = capfd.readouterr()
