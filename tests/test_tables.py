@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from running import REPOSITORY, assert_one_line, read_json, run_script
 
+import iwae_tf
 from iwae_tf import datasets
 from iwae_tf.datasets import tables
 from iwae_tf.errors import InvalidInputError
@@ -179,6 +180,16 @@ def test_splits_share_no_row_and_the_schema_is_that_of_the_training_rows(tmp_pat
     np.testing.assert_allclose(age.loc, np.nanmean(splits[0][:, 0]), rtol=1e-5)
 
 
+def test_a_table_is_a_stream_as_well(tmp_path):
+    path = tmp_path / "t.csv"
+    frame().to_csv(path, index=False)
+    arguments = {"data_dir": path, "schema": SCHEMA, "takes_missing": True}
+    batches = iwae_tf.load_dataset("table", batch_size=20, **arguments)
+    x = np.concatenate([*batches.as_numpy_iterator()])
+    expected = datasets.load_arrays("table", split="train", **arguments).images
+    np.testing.assert_array_equal(x, expected)
+
+
 def test_npz_tables_bring_their_own_test_rows(tmp_path):
     path, rng = tmp_path / "t.npz", np.random.default_rng(0)
     arrays = {
@@ -231,6 +242,18 @@ def test_from_a_table_to_scores(trained, tmp_path):
     assert exported == read_json(trained / "run/schema.json")
     assert exported["columns"][2]["categories"] == ["Aachen", "Bonn", "Ulm"]
     assert read_json(tmp_path / "e/config.json")["schema"] == "schema.json"
+
+
+def test_a_diagnosis_takes_rows_with_holes(trained, tmp_path):
+    code = run_script(
+        "diagnose",
+        f"--workdir={trained}/run",
+        f"--output={tmp_path}/report",
+        *("--quick", "--num_images=6", "--num_samples=30", "--parts=proposal"),
+    )
+    assert code == 0
+    found = read_json(tmp_path / "report/proposal.json")
+    assert "reconstruction" in json.dumps(found) and "NaN" not in json.dumps(found)
 
 
 def test_a_schema_file_says_what_the_columns_are(trained, tmp_path):

@@ -184,7 +184,7 @@ def load_arrays(
       color: for "images", "gray" or "rgb": all are converted to it. "auto": all must
         have the same kind.
       in_unit_interval: whether values must be in [0, 1], as for Bernoulli and 8-bit
-        images, and for anything that is binarized.
+        images, and for anything that is binarized. A table is checked by its schema.
       takes_missing: whether NaN is a missing value.
 
     Returns:
@@ -208,7 +208,8 @@ def load_arrays(
         split,
         _expand(data_dir),
         _options(name, schema, image_size, color),
-        in_unit_interval=binarization != "none" or in_unit_interval,
+        in_unit_interval=binarization != "none"
+        or (in_unit_interval and name != "table"),
         takes_missing=takes_missing,
     )
     images = _binarize(images[rows], binarization, seed, SPLITS.index(split))

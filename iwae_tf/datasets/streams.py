@@ -1,6 +1,7 @@
 """Splits as streams of batches, `tf.data.Dataset`s that repeat from their seed."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,8 +28,7 @@ def load_dataset(
     batch_size: int | None = None,
     shuffle: bool = False,
     seed: int = 0,
-    image_size: str = "auto",
-    color: str = "auto",
+    **options: Any,
 ) -> tf.data.Dataset:
     """Load one split as a `tf.data.Dataset` of (x, label), or of x without labels.
 
@@ -41,8 +41,8 @@ def load_dataset(
       shuffle: whether each iteration has a new order.
       seed: integer >= 0; two data sets of one seed (and one TensorFlow global
         seed) repeat each other's iterations.
-      image_size: of "images", as for `load_arrays`.
-      color: of "images", as for `load_arrays`.
+      **options: `image_size`, `color`, `schema`, `in_unit_interval` and
+        `takes_missing` of `load_arrays`.
 
     Returns:
       dataset: x float32 [*event] or [batch, *event], label int64 [] or [batch].
@@ -55,13 +55,7 @@ def load_dataset(
     dynamic = binarization == "dynamic"
     drawn = "none" if dynamic else binarization
     arrays = load_arrays(
-        name,
-        split=split,
-        data_dir=data_dir,
-        binarization=drawn,
-        seed=seed,
-        image_size=image_size,
-        color=color,
+        name, split=split, data_dir=data_dir, binarization=drawn, seed=seed, **options
     )
     dataset = tf.data.Dataset.range(len(arrays.images))
     if shuffle:

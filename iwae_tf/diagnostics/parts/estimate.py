@@ -19,7 +19,7 @@ from iwae_tf.diagnostics.parts.base import (
     grade,
 )
 from iwae_tf.evaluation.pareto import trusted_k
-from iwae_tf.probability.distributions import log_prob_of, split_loc_scale
+from iwae_tf.probability.distributions import log_density, split_loc_scale
 
 NUM_SHOWN = 10  # images in a row of pictures
 
@@ -89,7 +89,11 @@ def _reconstruction_log_prob(model, images, parameters):
     """log p(x|z1) at the mean of q(z1|x): [N]."""
     loc, _ = split_loc_scale(parameters)
     rows = [
-        log_prob_of(model.decode(loc[i : i + 100]), images[i : i + 100]).numpy()
+        log_density(
+            model.decode(loc[i : i + 100]),
+            images[i : i + 100],
+            model.latent.takes_missing,
+        ).numpy()
         for i in range(0, len(images), 100)
     ]
     return np.concatenate(rows)
