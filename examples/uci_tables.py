@@ -170,7 +170,9 @@ def report(results):
     """Lines of Markdown tables: means over the seeds, and their standard errors."""
 
     def cell(values, form):
-        error = np.std(values, ddof=1) / np.sqrt(len(values)) if values[1:] else np.nan
+        if len(values) == 1:
+            return f"{values[0]:{form}}"
+        error = np.std(values, ddof=1) / np.sqrt(len(values))
         return f"{np.mean(values):{form}} +- {error:{form}}"
 
     def of(kind, name):
@@ -181,7 +183,7 @@ def report(results):
         found = of("impute", name)
         cells = [cell([run[method] for run in found], ".3f") for method in methods]
         share = np.mean([run["share_of_k_above_0.7"] for run in found])
-        yield f"| {name} | {' | '.join(cells)} | {share:.0%} |"
+        yield f"| {name} | {len(found)} | {' | '.join(cells)} | {share:.0%} |"
     for name in INLIERS:
         for method in ("iwae", "gaussian_mixture", "kernel_density", "ppca"):
             runs = [run[method] for run in of("densities", name)]
@@ -189,7 +191,7 @@ def report(results):
                 cell([run[key] for run in runs], form)
                 for key, form in (("log_likelihood", ".1f"), ("auroc", ".3f"))
             ]
-            yield f"| {name} | {method} | {' | '.join(cells)} |"
+            yield f"| {name} | {len(runs)} | {method} | {' | '.join(cells)} |"
 
 
 def main():

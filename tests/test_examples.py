@@ -1,6 +1,7 @@
 """The worked examples at a reduced size, and the numbers that they report."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import sklearn.datasets
 from running import import_script, run_script
 from sklearn import metrics
 
+from examples import uci_tables
 from examples.auroc import auroc
 from iwae_tf.datasets import load_arrays
 from iwae_tf.runs.workdir import load_exported
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, 3.0])
@@ -109,3 +113,13 @@ def test_the_tables_of_scikit_learn(run):
     for name in ("gaussian_mixture", "kernel_density", "ppca"):
         assert -30 < of_models[name]["log_likelihood"] < -15
         assert 0.7 < of_models[name]["auroc"] < 1.0
+
+
+def test_the_page_on_tables_has_the_numbers_of_its_file():
+    results = json.loads((ROOT / "docs/tables/results.json").read_text())
+    page = (ROOT / "docs/tables.md").read_text().splitlines()
+    lines = [*uci_tables.report(results)]
+    assert len(lines) == 4 + 2 * 4
+    assert {*lines} <= {*page}
+    for name in uci_tables.TABLES:
+        assert sum(key.startswith(f"impute/{name}/") for key in results) == 5
