@@ -14,6 +14,13 @@ from iwae_tf import cli
 _MODEL = cli.ModelFlags()
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 _NUM_SAMPLES = cli.count_flag("num_samples", None, "Draws for each image, K.")
+_PROPOSAL = flags.DEFINE_enum(
+    "proposal",
+    "encoder",
+    ("encoder", "refined", "both"),
+    "Where draws come from: the encoder, proposals fitted to each image, or both in "
+    "turn.",
+)
 _LIMIT = cli.count_flag("limit", None, "Score only the first images.")
 _OUTPUT = cli.path_flag("output", "JSON file for the results.")
 _DATA = cli.DataFlags()
@@ -71,14 +78,13 @@ def _score(distribution):
     else:
         version, signatures = load_saved_model(_MODEL.saved_model.value)
         config = override(exported_config(version), **_DATA.values())
-        # Exports of before there was `error_bars` have no jackknife error.
-        signature = signatures.get("error_bars", signatures["log_likelihood"])
-        score = functools.partial(results.evaluate_signature, signature)
+        score = functools.partial(results.evaluate_export, signatures)
     return score(
         config,
         split=_SPLIT.value,
         num_samples=_NUM_SAMPLES.value or config.eval_num_samples,
         limit=_LIMIT.value,
+        proposal=_PROPOSAL.value,
     )
 
 

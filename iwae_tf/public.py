@@ -7,7 +7,7 @@ from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
 from iwae_tf import bounds, serving
 from iwae_tf.config import build_model, default_config
 from iwae_tf.datasets import load_dataset
-from iwae_tf.evaluation import active_units, log_likelihood
+from iwae_tf.evaluation import active_units, log_likelihood, refine_proposal
 from iwae_tf.evaluation.classes import class_log_likelihoods
 from iwae_tf.evaluation.imputation import impute
 from iwae_tf.models import CIWAE, IWAE, MIWAE, PIWAE, VAE
@@ -33,5 +33,6 @@ __all__ = [
     "load_dataset",
     "log_likelihood",
     "pretrained_models",
+    "refine_proposal",
     "serving",
 ]

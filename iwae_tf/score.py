@@ -41,12 +41,18 @@ _OUTPUT = cli.path_flag("output", "CSV file for the scores.")
 _IMPUTED = cli.path_flag("imputed", "File for the rows, missing values filled in.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws for each image, K.")
 _SEED = cli.pair_flag("seed", "0,0", "Pair of integers.")
+_PROPOSAL = flags.DEFINE_enum(
+    "proposal",
+    "encoder",
+    ("encoder", "refined"),
+    "Where draws come from: the encoder, or proposals fitted to each image.",
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images in a request.")
 _CONCURRENCY = flags.DEFINE_integer("concurrency", 1, "Requests at a time.")
 _TIMEOUT = flags.DEFINE_float("timeout", 120.0, "Seconds for one attempt.")
 _RETRIES = flags.DEFINE_integer("retries", 5, "Attempts after the first one.")
 _ARGUMENTS = (  # of `serving.score`, by the same names
-    *(_SAVED_MODEL, _ENDPOINT, _OUTPUT, _NUM_SAMPLES, _SEED),
+    *(_SAVED_MODEL, _ENDPOINT, _OUTPUT, _NUM_SAMPLES, _SEED, _PROPOSAL),
     *(_BATCH_SIZE, _CONCURRENCY, _TIMEOUT, _RETRIES),
 )
 cli.require("input", "output")

@@ -26,6 +26,12 @@ _INPUT = cli.path_flag("input", "Pattern of the shards, NAME*.npy.")
 _OUTPUT = cli.path_flag("output", "NAME.csv or NAME.parquet.")
 _NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws for each image, K.")
 _SEED = cli.pair_flag("seed", "0,0", "Pair of integers.")
+_PROPOSAL = flags.DEFINE_enum(
+    "proposal",
+    "encoder",
+    ("encoder", "refined"),
+    "Where draws come from: the encoder, or proposals fitted to each image.",
+)
 _RUNNER = flags.DEFINE_string("runner", "DirectRunner", "Beam's runner.")
 _OPTION = flags.DEFINE_multi_string("option", [], "Option of Beam, NAME=VALUE.")
 cli.require("input", "output", "saved_model")
@@ -39,7 +45,10 @@ def run() -> int:
         [f"--runner={_RUNNER.value}", *(f"--{option}" for option in _OPTION.value)]
     )
     handler = beam.SavedModelHandler(
-        _SAVED_MODEL.value, num_samples=_NUM_SAMPLES.value, seed=_SEED.value
+        _SAVED_MODEL.value,
+        num_samples=_NUM_SAMPLES.value,
+        seed=_SEED.value,
+        proposal=_PROPOSAL.value,
     )
     handler.load_model()  # a mistake is told before any worker starts
     try:

@@ -96,6 +96,7 @@ def _finish(config, workdir, trained, distribution):
         config,
         split=config.eval_split,
         num_samples=config.eval_num_samples,
+        proposal=config.eval_proposal,
         score=distribution.scorer(model),
     )
     if found is None or not is_complete:

@@ -345,8 +345,12 @@ def test_summary_formulas():
         np.array([0.3, 0.4, 1.2]),
         np.array([10.0, 20.0, 60.0]),
         np.array([0.6, 0.8, 2.4]),
+        pareto_k=np.array([0.2, 0.7, 0.9]),
     )
     summary = summarize(result)
+    assert summary.effective_sample_size_quantiles == [10.0, 20.0, 60.0]
+    assert summary.pareto_k_quantiles == [0.2, 0.7, 0.9]
+    assert summary.unreliable == pytest.approx(1 / 3)
     assert summary.nll == 90.0
     assert summary.standard_error == pytest.approx(1.3 / 3)
     assert summary.jackknife_error == pytest.approx(2.6 / 3)

@@ -40,12 +40,14 @@ INPUTS = {
     "serving_default": {"x"},
     "log_likelihood": {"x", "num_samples", "seed"},
     "error_bars": {"x", "num_samples", "seed"},
+    "refined_log_likelihood": {"x", "num_samples", "seed", "num_steps"},
     "encode": {"x"},
     "decode": {"z"},
     "sample": {"num_samples", "seed"},
     "reconstruct": {"x", "seed"},
 }
 SCORES = {"log_likelihood", "standard_error", "effective_sample_size"}
+BARS = {"jackknife_error", "pareto_k"}
 
 
 class Thirds(tfd.TransformedDistribution):
@@ -153,6 +155,9 @@ for folder in sys.argv[2:]:
         "serving_default/one": dict(x=x[:1]),
         "log_likelihood": dict(x=x, num_samples=tf.constant(23), seed=seed),
         "error_bars": dict(x=x, num_samples=tf.constant(23), seed=seed),
+        "refined_log_likelihood": dict(
+            x=x, num_samples=tf.constant(30), seed=seed, num_steps=tf.constant(0)
+        ),
         "log_likelihood/long": dict(x=x, num_samples=tf.constant(2500), seed=seed),
         "log_likelihood/other": dict(x=x, num_samples=tf.constant(23), seed=other),
         "log_likelihood/one_draw": dict(x=x, num_samples=tf.constant(1), seed=seed),
@@ -273,7 +278,10 @@ def test_names_and_shapes(case):
         "serving_default": {name: (5,) for name in SCORES},
         "serving_default/one": {name: (1,) for name in SCORES},
         "log_likelihood": {name: (5,) for name in SCORES},
-        "error_bars": {name: (5,) for name in {*SCORES, "jackknife_error"}},
+        "error_bars": {name: (5,) for name in {*SCORES, *BARS}},
+        "refined_log_likelihood": {
+            name: (5,) for name in {*SCORES, *BARS, "is_refined"}
+        },
         "encode": proposals,
         "encode/one": {name: (1, shape[1]) for name, shape in proposals.items()},
         "decode": {"mean": (4, *EVENT)},
@@ -317,6 +325,17 @@ def test_log_likelihood_is_the_librarys(case):
         outputs["log_likelihood"]["log_likelihood"]
         != outputs["log_likelihood/other"]["log_likelihood"]
     )
+
+
+def test_refined_log_likelihood_is_the_librarys(quick):
+    model, inputs, outputs = (run["two_layers"] for run in quick[:3])
+    found = outputs["refined_log_likelihood"]
+    expected = log_likelihood(
+        model, inputs["x"], 30, SEED, proposal="refined", num_steps=40
+    )
+    np.testing.assert_allclose(found["log_likelihood"], expected.estimate, atol=1e-3)
+    np.testing.assert_allclose(found["pareto_k"], expected.pareto_k, atol=0.02)
+    np.testing.assert_array_equal(found["is_refined"], expected.is_refined)
 
 
 @every_case

@@ -285,15 +285,22 @@ def test_evaluate_agrees_on_workdir_and_saved_model(
     ):
         monkeypatch.setattr(evaluation, "SCORES_PER_CALL", 500 * batch_size)
         output = tmp_path / "new" / f"{len(found)}.json"
-        options = ["--num_samples=500", f"--output={output}"]
+        options = ["--num_samples=500", f"--output={output}", "--proposal=both"]
         assert run_script("evaluate", source, *options) == 0
-        assert "test NLL" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "test NLL" in printed and "test refined NLL" in printed
         found.append(read_json(output))
     for results in found:
         assert (results["num_samples"], results["num_examples"]) == (500, 20)
         assert results["complete"] is True and results["split"] == "test"
     # The first batch has the workdir's noise, later ones of a SavedModel their own.
     assert found[1]["nll"] == pytest.approx(found[0]["nll"], abs=1e-4)
+    assert found[1]["refined_nll"] == pytest.approx(found[0]["refined_nll"], abs=1e-3)
+    for results in found:  # two estimates of one number
+        error = np.hypot(results["standard_error"], results["refined_standard_error"])
+        assert abs(results["nll"] - results["refined_nll"]) < 5 * error
+        assert results["refined_failures"] == 0
+        assert len(results["refined_pareto_k_quantiles"]) == 3
     error = np.hypot(found[0]["standard_error"], found[2]["standard_error"])
     assert 0 < abs(found[0]["nll"] - found[2]["nll"]) < 5 * error
     assert set(found[0]) >= RESULT_KEYS - {"seconds"}
@@ -309,9 +316,11 @@ def test_evaluate_of_a_part_of_another_split(finished, tmp_path):
         assert results["num_samples"] == 40
     # One image and one draw have no error bars: null, never NaN.
     options = ["--limit=1", "--num_samples=1", f"--output={output}"]
+    options.append("--proposal=refined")
     assert run_script("evaluate", f"--workdir={finished}", *options) == 0
     results = read_json(output)
-    assert results["standard_error"] is None and results["data_standard_error"] is None
+    assert results["refined_standard_error"] is results["data_standard_error"] is None
+    assert "nll" not in results
 
 
 def test_an_interrupted_evaluate_keeps_what_was_done(

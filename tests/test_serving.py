@@ -152,6 +152,19 @@ def test_a_server_says_what_the_process_says(folder, x, batch_size, concurrency)
     assert_same(served, score(x, saved_model=folder, **arguments))
 
 
+def test_refined_scores_are_the_librarys_here_and_from_a_server(model, folder, x):
+    x, arguments = x[:3], {"num_samples": 30, "seed": (3, 4), "proposal": "refined"}
+    expected = iwae_tf.log_likelihood(model, x, 30, (3, 4), proposal="refined")
+    with shared(folder) as server:
+        for found in (
+            score(x, saved_model=folder, **arguments),
+            ask(server, x, **arguments),
+        ):
+            np.testing.assert_allclose(found.estimate, expected.estimate, atol=1e-3)
+            np.testing.assert_allclose(found.pareto_k, expected.pareto_k, atol=0.02)
+            np.testing.assert_array_equal(found.is_refined, expected.is_refined)
+
+
 def test_results_come_in_order_whatever_finishes_first():
     delays = np.random.default_rng(0).uniform(0, 0.02, 40)
 
@@ -397,8 +410,7 @@ def test_a_refusal_of_any_length_is_one_line(folder, x, monkeypatch):
 def test_this_process_is_believed_no_more_than_a_server(folder, x, monkeypatch):
     scorer = endpoints.InProcessScorer(folder)
     outputs = {name: tf.constant([np.nan]) for name in ONES}
-    signatures = {"error_bars": lambda **inputs: outputs}
-    monkeypatch.setattr(scorer, "_signatures", signatures)
+    monkeypatch.setattr(scorer, "_score", lambda **inputs: outputs)
     with pytest.raises(InvalidInputError, match="row id 7: .*`log_likelihood` of an"):
         list(client.score_each([(7, x[0])], scorer, DRAWS, (3, 4)))
 

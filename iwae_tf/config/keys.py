@@ -118,11 +118,13 @@ COLORS = _one_of("auto", "gray", "rgb")
 BINARIZATIONS = _one_of("none", "threshold", "fixed", "dynamic")
 SCHEDULES = _one_of(*LR_SCHEDULES)
 OPTIMIZERS = _one_of("adam", "muon", "burda_adam")
+PROPOSALS = _one_of("encoder", "both")
 PRECISIONS = _one_of("float32", "mixed_bfloat16", "mixed_float16")
 SPLITS = _one_of("validation", "test")
 
 MODEL, DATA, TRAIN, EVALUATION = "Model", "Data", "Training", "Evaluation"
 # The default is Burda et al.'s one-layer IWAE on MNIST.
+REFINED = "both: also by proposals fitted to each image, some three times the time"
 KEYS = (
     Key("model", "iwae", _bounds(), "", MODEL),
     Key(
@@ -178,6 +180,7 @@ KEYS = (
     Key("eval_split", "validation", SPLITS, "", EVALUATION),
     Key("eval_seed", 1, SEED, "seed of test binarization and draws", EVALUATION),
     Key("eval_num_samples", 5000, COUNT, "draws for each image", EVALUATION),
+    Key("eval_proposal", "encoder", PROPOSALS, REFINED, EVALUATION),
 )
 NAMES = tuple(key.name for key in KEYS)
 

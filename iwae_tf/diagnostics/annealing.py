@@ -23,8 +23,8 @@ import tensorflow_probability as tfp
 from scipy import special
 
 from iwae_tf.checks import check_choice, check_count
-from iwae_tf.diagnostics.draws import compiled
 from iwae_tf.diagnostics.resampling import leave_one_out
+from iwae_tf.evaluation.compiling import compiled
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import standard_normal
 

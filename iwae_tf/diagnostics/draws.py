@@ -1,8 +1,6 @@
 """Log-weights of given images, drawn in bounded memory."""
 
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -10,29 +8,10 @@ import tensorflow as tf
 
 from iwae_tf.checks import check_count
 from iwae_tf.evaluation import CHUNK_SIZE
+from iwae_tf.evaluation.compiling import compiled
 from iwae_tf.probability import noise
 
 VALUES_AT_ONCE = 2_000_000  # log-weights that are held: what bounds the memory
-
-_compiled: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
-
-
-def compiled(model: keras.Model, make: Callable[..., Any], *settings: object) -> Any:
-    """The program of a model that `make` gives, compiled once.
-
-    Args:
-      model: a built model of this package.
-      make: function of a weak reference to the model and of the settings, to the
-        function that is compiled; this must not keep the model alive.
-      *settings: what the program depends on beside the model.
-    """
-    programs, key = _compiled.setdefault(model, {}), (make, *settings)
-    if key not in programs:
-        program = make(weakref.ref(model), *settings)
-        programs[key] = tf.function(
-            program, autograph=False, jit_compile=model.supports_xla
-        )
-    return programs[key]
 
 
 def draw_log_weights(

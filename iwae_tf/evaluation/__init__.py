@@ -1,6 +1,9 @@
 """What a trained model is worth: log-likelihoods and active units.
 
   streaming            log p(x) from thousands of draws, in a graph
+  refinement           proposals fitted to each image
+  posteriors           the same as distributions
+  compiling            programs that do not keep a model alive
   importance_sampling  the same of data sets, with error bars
   latent_units         active units
   classes              log p(x|y) under each class, and Bayes' rule
@@ -25,6 +28,7 @@ from iwae_tf.evaluation.latent_units import (
     count_active,
     layer_statistics,
 )
+from iwae_tf.evaluation.posteriors import refine_proposal
 from iwae_tf.evaluation.streaming import (
     CHUNK_SIZE,
     LogLikelihood,
@@ -46,6 +50,7 @@ __all__ = [
     "estimate_in_graph",
     "layer_statistics",
     "log_likelihood",
+    "refine_proposal",
     "stream_draws",
     "summarize",
 ]

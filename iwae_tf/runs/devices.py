@@ -156,8 +156,8 @@ class Distribution:
           model: trained model outside of any strategy, equal on all workers.
 
         Returns:
-          function of (x, num_samples, seed, *, labels, on_batch) to the LogLikelihood
-          of all of x, on each worker.
+          function of (x, num_samples, seed, *, labels, on_batch, proposal) to the
+          LogLikelihood of all of x, on each worker.
         """
         if self.num_replicas == 1:
             return functools.partial(evaluation.log_likelihood, model)
@@ -167,7 +167,7 @@ class Distribution:
                 models.append(_copy(model))
         return functools.partial(self._score, models)
 
-    def _score(self, models, x, num_samples, seed, *, labels=None, on_batch):
+    def _score(self, models, x, num_samples, seed, *, labels=None, on_batch, **options):
         size = max(1, evaluation.SCORES_PER_CALL // num_samples)
         jit_compile = models[0].jit_compile if models[0].compiled else "auto"
 
@@ -184,6 +184,7 @@ class Distribution:
                         labels=None if labels is None else labels[rows],
                         first_row=rows.start,
                         jit_compile=jit_compile,
+                        **options,
                     )
 
         results, at_once = [], self.num_replicas * size

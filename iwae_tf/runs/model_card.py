@@ -58,10 +58,11 @@ seed {c[seed]} |
 
 - {limit}
 - The estimate of log p(x) is too low on average, less so with more draws. No error bar
-  includes this bias. `standard_error` is the delta-method error of importance
-  sampling; it is too small if `effective_sample_size` is only a few draws. Then
-  `jackknife_error` of the signature `error_bars` is larger and close to the spread
-  between seeds.
+  includes this bias. It is small where the proposals are fitted to each image, as by
+  the signature `refined_log_likelihood`. `standard_error` is the delta-method error
+  of importance sampling; it is too small if `effective_sample_size` is only a few
+  draws. Then `jackknife_error` of the signature `error_bars` is larger and close to the
+  spread between seeds.
 - A high log-likelihood does not mean that an image is like the training data. Simple
   images, and empty ones most of all, can score above every image of the test split.
 - The model knows only the images of its training split. Do not compare scores of
@@ -170,6 +171,13 @@ def _measured(results: Mapping[str, Any] | None) -> str:
         "NLL": f"{results['nll']:.2f} nats an image"
         + (f" ({', '.join(errors)})" if errors else ""),
     }
+    if results.get("refined_nll") is not None:
+        rows["refined NLL"] = (
+            f"{results['refined_nll']:.2f} nats an image (+- "
+            f"{results['refined_jackknife_error']:.3f} of the draws), by proposals "
+            "fitted to each image; Pareto k above 0.7 for "
+            f"{results['refined_unreliable']:.1%} of the images"
+        )
     if results.get("bits_per_dim") is not None:  # 8-bit images
         rows["bits per dimension"] = f"{results['bits_per_dim']:.3f}"
     units = zip(results["active_units"], results["latent_dims"])

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from iwae_tf.runs.splits import load_eval_split
 from iwae_tf.saved_model import refusal
 from iwae_tf.versions import library_versions
 
+SHARED = ("data_standard_error", "num_examples")  # of both proposals
 DEAD_UNIT_IMAGES = 1000  # enough for a paired difference
 CLASS_IMAGES, CLASS_SAMPLES = 1000, 500  # at most, of what is scored under each class
 
@@ -63,6 +64,7 @@ def evaluate_model(
     split: str,
     num_samples: int,
     limit: int | None = None,
+    proposal: str = "encoder",
     score: Callable[..., object] | None = None,
 ) -> tuple[dict[str, Any] | None, bool]:
     """Everything in `results.json` but the training.
@@ -73,6 +75,8 @@ def evaluate_model(
       split: "train", "validation" or "test".
       num_samples: draws an image.
       limit: optional int, the first images only.
+      proposal: "encoder", "refined" or "both"; what refined proposals find has names
+        that begin with `refined_`.
       score: optional function that stands for `evaluation.log_likelihood` of the model.
 
     Returns:
@@ -81,8 +85,9 @@ def evaluate_model(
     seed = (config.eval_seed, 0)
     score = score or functools.partial(evaluation.log_likelihood, model)
 
-    def score_images(images, labels, on_batch):
-        score(images, num_samples, seed, labels=labels, on_batch=on_batch)
+    def score_images(proposal, images, labels, on_batch):
+        options = {"labels": labels, "on_batch": on_batch, "proposal": proposal}
+        score(images, num_samples, seed, **options)
 
     def describe(images, labels, result):
         size = config.batch_size
@@ -95,47 +100,65 @@ def evaluate_model(
             **{name: float(logs[name]) for name in ("bound", "iwae", "elbo")},
             "active_units": evaluation.count_active(statistics),
             "latent_dims": list(config.latent_dims),
-            "without_dead_units": _without_dead_units(
-                model, images, labels, result, statistics, num_samples, seed
-            ),
         }
+        if result is not None:
+            found["without_dead_units"] = _without_dead_units(
+                model, images, labels, result, statistics, num_samples, seed
+            )
         if config.conditional:
             found["classes"] = _by_class(model, images, labels, num_samples, seed)
         return found
 
-    return _evaluate(config, split, num_samples, limit, score_images, describe)
+    return _evaluate(
+        config, split, num_samples, limit, proposal, score_images, describe
+    )
 
 
-def evaluate_signature(
-    log_likelihood: tf.types.experimental.ConcreteFunction,
+def evaluate_export(
+    signatures: Mapping[str, Any],
     config: ConfigDict,
     *,
     split: str,
     num_samples: int,
     limit: int | None = None,
+    proposal: str = "encoder",
 ) -> tuple[dict[str, Any] | None, bool]:
-    """The NLL of a split by a SavedModel's `error_bars` signature.
+    """The NLL of a split by a SavedModel's signatures.
 
     Each call has a seed of its own, so that all images have independent noise.
 
     Args:
-      log_likelihood: the signature function, or that of `log_likelihood`, which has
-        no jackknife error.
+      signatures: name to function, of `load_saved_model`. `error_bars` scores, or of
+        an older export `log_likelihood`, which has no jackknife error.
       config: ConfigDict that names the data.
       split: "train", "validation" or "test".
       num_samples: draws an image.
       limit: optional int, the first images only.
+      proposal: "encoder", "refined" or "both".
 
     Returns:
       (results: dict or None where not one image was scored, whether all were).
 
     Raises:
-      InvalidInputError: images of another shape, labels that are no class of the model.
+      InvalidInputError: images of another shape, labels that are no class of the model,
+        an export without refined proposals.
     """
     batch_size = max(1, evaluation.SCORES_PER_CALL // num_samples)
-    event_shape = tuple(log_likelihood.structured_input_signature[1]["x"].shape[1:])
+    encoder = signatures.get("error_bars", signatures["log_likelihood"])
+    event_shape = tuple(encoder.structured_input_signature[1]["x"].shape[1:])
+    if proposal != "encoder" and "refined_log_likelihood" not in signatures:
+        raise InvalidInputError(
+            "`proposal` must be encoder for an export without the signature "
+            "refined_log_likelihood: export the model again. "
+            f"Received: proposal={proposal}"
+        )
 
-    def score_images(images, labels, on_batch):
+    def score_images(proposal, images, labels, on_batch):
+        log_likelihood = encoder
+        if proposal == "refined":
+            log_likelihood = functools.partial(
+                signatures["refined_log_likelihood"], num_steps=tf.constant(0)
+            )
         if images.shape[1:] != event_shape:
             raise InvalidInputError(
                 f"`dataset` must have images of the model's shape {event_shape}. "
@@ -157,27 +180,45 @@ def evaluate_signature(
                     f"dataset={config.dataset}, {refusal(error.message)}"
                 ) from error
             estimate = outputs["log_likelihood"].numpy()
-            outputs = {"jackknife_error": np.full_like(estimate, np.nan), **outputs}
-            errors = (outputs[name] for name in evaluation.LogLikelihood._fields[1:])
-            on_batch(evaluation.LogLikelihood(estimate, *map(np.asarray, errors)))
+            unknown = np.full_like(estimate, np.nan)
+            defaults = {"jackknife_error": unknown, "pareto_k": unknown}
+            outputs = defaults | {"is_refined": 0 * estimate} | outputs
+            others = (outputs[name] for name in evaluation.LogLikelihood._fields[1:])
+            on_batch(evaluation.LogLikelihood(estimate, *map(np.asarray, others)))
 
-    return _evaluate(config, split, num_samples, limit, score_images)
+    return _evaluate(config, split, num_samples, limit, proposal, score_images)
 
 
-def _evaluate(config, split, num_samples, limit, score_images, describe=None):
+def _evaluate(config, split, num_samples, limit, proposal, score_images, describe=None):
     """Scores a split; what `describe` adds needs all of it."""
     start = time.monotonic()
     images, labels = load_eval_split(config, split, limit)
     labels = labels if config.conditional else None
-    result, is_complete = score(
-        functools.partial(score_images, images, labels), len(images), num_samples
-    )
-    if result is None:
+    results, result = {"split": split, "num_samples": num_samples}, None
+    for name in ("encoder", "refined") if proposal == "both" else (proposal,):
+        found, is_complete = score(
+            functools.partial(score_images, name, images, labels),
+            len(images),
+            num_samples,
+        )
+        if found is None:
+            break
+        summary = evaluation.summarize(found)._asdict()
+        if name == "encoder":
+            results |= summary
+            result = found
+            if config.likelihood == "discretized_logistic":
+                bits = results["nll"] / (images[0].size * math.log(2))
+                results["bits_per_dim"] = bits
+        else:
+            for key in SHARED:
+                results.setdefault(key, summary[key])
+            results |= {f"refined_{key}": value for key, value in summary.items()}
+            results["refined_failures"] = int(np.sum(found.is_refined == 0))
+        if not is_complete:
+            break
+    if not results.keys() & {"nll", "refined_nll"}:
         return None, False
-    summary = evaluation.summarize(result)
-    results = {"split": split, "num_samples": num_samples, **summary._asdict()}
-    if config.likelihood == "discretized_logistic":
-        results["bits_per_dim"] = results["nll"] / (images[0].size * math.log(2))
     results["data_sha256"] = hashlib.sha256(images.tobytes()).hexdigest()
     if is_complete and describe:
         results |= describe(images, labels, result)
@@ -188,15 +229,26 @@ def _evaluate(config, split, num_samples, limit, score_images, describe=None):
 
 def summary_fields(results: dict[str, Any]) -> dict[str, str]:
     """Name to text of what matters in `results.json`, for `terminal.print_fields`."""
-    error = results["jackknife_error"]
-    if not math.isfinite(error):  # an older export
-        error = results["standard_error"]
-    fields = {
-        f"{results['split']} NLL": f"{results['nll']:.2f} nats "
-        f"(+- {error:.3f} of {results['num_samples']:,} samples, "
-        f"+- {results['data_standard_error'] or float('nan'):.2f} "
-        f"of {results['num_examples']:,} images)"
-    }
+    fields = {}
+    for prefix, name in (("", "NLL"), ("refined_", "refined NLL")):
+        if f"{prefix}nll" not in results:
+            continue
+        error = results[f"{prefix}jackknife_error"]
+        if not math.isfinite(error):  # an older export
+            error = results[f"{prefix}standard_error"]
+        fields[f"{results['split']} {name}"] = (
+            f"{results[f'{prefix}nll']:.2f} nats "
+            f"(+- {error:.3f} of {results['num_samples']:,} samples, "
+            f"+- {results['data_standard_error'] or float('nan'):.2f} "
+            f"of {results['num_examples']:,} images)"
+        )
+        unreliable = results[f"{prefix}unreliable"]
+        if math.isfinite(unreliable):
+            size = results[f"{prefix}effective_sample_size_quantiles"][1]
+            fields[f"{prefix.replace('_', ' ')}Pareto k"] = (
+                f"above 0.7 for {unreliable:.1%} of the images, median effective "
+                f"sample size {size:,.0f}"
+            )
     if "bits_per_dim" in results:
         fields["bits per dimension"] = f"{results['bits_per_dim']:.3f}"
     if "bound" in results:

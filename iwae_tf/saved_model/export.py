@@ -22,6 +22,7 @@ def export_saved_model(
     path: str | os.PathLike[str],
     num_samples: int = 5000,
     *,
+    refined: bool = True,
     warmup_requests: bool | str = "auto",
 ) -> pathlib.Path:
     """Writes a model as the next version of a SavedModel.
@@ -35,6 +36,7 @@ def export_saved_model(
       model: a built model of this package.
       path: folder of the versions.
       num_samples: draws of `serving_default`.
+      refined: whether the version has the signature `refined_log_likelihood`.
       warmup_requests: whether the version holds a request of each signature, which
         TensorFlow Serving replays when it loads it; see `warmup`. "auto": where
         tensorflow-serving-api is installed.
@@ -59,12 +61,13 @@ def export_saved_model(
     folder.mkdir(parents=True, exist_ok=True)
     module = tf.Module()  # Keras' own tracking would need Keras to load
     module.weights = [variable.value for variable in model.weights]
-    functions = signatures.trace(model, num_samples)
+    functions = signatures.trace(model, num_samples, refined)
     try:
         with _temporary_folder(folder) as temporary:
             tf.saved_model.save(module, str(temporary), functions)
             if warmup_requests:
-                inputs = signatures.example_inputs(model, num_samples)
+                examples = signatures.example_inputs(model, num_samples)
+                inputs = {name: examples[name] for name in functions}
                 warmup.write(temporary, folder.resolve().name, inputs)
             return _move_into_place(temporary, folder)
     except tf.errors.OpError as error:  # how TensorFlow tells of a full disk

@@ -4,14 +4,18 @@
 | --- | --- | --- |
 | serving_default | x | log_likelihood, standard_error, effective_sample_size |
 | log_likelihood | x, num_samples [], seed [2] | the same |
-| error_bars | x, num_samples [], seed [2] | the same and jackknife_error |
+| error_bars | x, num_samples [], seed [2] | the same, jackknife_error and pareto_k |
+| refined_log_likelihood | and num_steps [] | the same and is_refined |
 | encode | x | loc, scale; with more layers loc_2, scale_2, ... |
 | decode | z | mean |
 | sample | num_samples [], seed [2] | mean, sample |
 | reconstruct | x, seed [2] | mean |
 | impute | x, num_samples [], seed [2] | mean, draw, effective_sample_size |
 
-A likelihood without a mean has no `decode`, no `reconstruct` and no `mean` of `sample`.
+`refined_log_likelihood` draws from proposals that are fitted to each image, in so many
+steps; 0 stands for the default. Of `num_samples=1` errors are NaN, and of fewer than 25
+`pareto_k`. A likelihood without a mean has no `decode`, no `reconstruct` and no `mean`
+of `sample`.
 Those of a conditional model take one input more, `y` int32 [batch], the class labels;
 `sample` has one for each of `num_samples` images.
 """
@@ -21,7 +25,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from iwae_tf.evaluation import estimate_in_graph
+from iwae_tf.evaluation import estimate_in_graph, refinement
 from iwae_tf.evaluation.imputation import impute_in_graph
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.inputs import finite, require
@@ -30,17 +34,18 @@ from iwae_tf.probability.distributions import mean_of
 
 SCORES = (  # in the order of LogLikelihood's fields
     *("log_likelihood", "standard_error", "effective_sample_size"),
-    "jackknife_error",
+    *("jackknife_error", "pareto_k", "is_refined"),
 )
 WARMUP_SAMPLES = 100  # draws of a warm-up request that says how many
 
 
-def trace(model: Autoencoder, num_samples: int) -> dict[str, Any]:
+def trace(model: Autoencoder, num_samples: int, refined: bool = True) -> dict[str, Any]:
     """Name of each signature to its concrete function.
 
     Args:
       model: a built model of this package.
       num_samples: draws of `serving_default`.
+      refined: whether there is `refined_log_likelihood`.
     """
     images = tf.TensorSpec((None, *model.event_shape), tf.float32, "x")
     seed = tf.TensorSpec([2], tf.int32, "seed")
@@ -57,6 +62,19 @@ def trace(model: Autoencoder, num_samples: int) -> dict[str, Any]:
         result = estimate_in_graph(
             model.latent, x, num_samples, noise.make_key(seed), first_row, y
         )
+        return dict(zip(SCORES[:5], result))
+
+    def refined_log_likelihood(x, num_samples, seed, num_steps, y=None):
+        y = model.gate.asserted_labels(y, tf.shape(x)[0])
+        x, num_samples = model.gate.asserted(x), _at_least_one(num_samples)
+        rule = "num_steps: must be a positive integer, or 0 for the default"
+        num_steps = require(num_steps, (num_steps >= 0, rule, num_steps))
+        num_steps = tf.where(num_steps == 0, refinement.NUM_STEPS, num_steps)
+        first_row = tf.constant(0, tf.int64)
+        result = estimate_in_graph(
+            model.latent, x, num_samples, noise.make_key(seed), first_row, y,
+            proposal="refined", num_steps=num_steps,
+        )  # fmt: skip
         return dict(zip(SCORES, result, strict=True))
 
     def log_likelihood(x, num_samples, seed, y=None):
@@ -109,6 +127,9 @@ def trace(model: Autoencoder, num_samples: int) -> dict[str, Any]:
         encode: [images],
         sample: [count, seed],
     }
+    if refined:
+        steps = tf.TensorSpec([], tf.int32, "num_steps")
+        specs[refined_log_likelihood] = [images, count, seed, steps]
     if has_mean:
         specs |= {decode: [latents], reconstruct: [images, seed]}
     if has_mean and model.latent.takes_missing:
@@ -122,7 +143,7 @@ def trace(model: Autoencoder, num_samples: int) -> dict[str, Any]:
 
 
 def example_inputs(model: Autoencoder, num_samples: int) -> dict[str, dict[str, Any]]:
-    """One request of each signature, with an image that the model itself drew."""
+    """One request of each signature there may be, with an image of the model's own."""
     x = model.sample(1, labels=0 if model.is_conditional else None)
     image, seed = {"x": tf.cast(x, tf.float32)}, {"seed": tf.constant([0, 0])}
     draws = {"num_samples": tf.constant(min(num_samples, WARMUP_SAMPLES))}
@@ -131,16 +152,13 @@ def example_inputs(model: Autoencoder, num_samples: int) -> dict[str, dict[str, 
         "serving_default": image,
         "log_likelihood": image | draws | seed,
         "error_bars": image | draws | seed,
+        "refined_log_likelihood": image | draws | seed | {"num_steps": tf.constant(0)},
         "encode": image,
         "decode": {"z": tf.zeros([1, model.latent_dims[0]])},
         "sample": {"num_samples": tf.constant(1)} | seed,
         "reconstruct": image | seed,
         "impute": image | draws | seed,
     }
-    if not model.has_mean:
-        del requests["decode"], requests["reconstruct"]
-    if not (model.has_mean and model.latent.takes_missing):
-        del requests["impute"]
     return {name: inputs | labels for name, inputs in requests.items()}
 
 

@@ -1,6 +1,7 @@
 """What comes back from a model: waited for, bounded, read, and believed or not."""
 
 import concurrent.futures
+import math
 import random
 import threading
 import time
@@ -17,6 +18,7 @@ T = TypeVar("T")
 FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0  # seconds between two attempts
 MAX_ANSWER = 2**24  # bytes, without those of its rows
 MAX_REASON = 300  # characters of what a server says is wrong
+OPTIONAL = {"pareto_k": math.nan, "is_refined": 0.0}  # what stands for them
 # What an answer raises that was cut off, or comes from something in between.
 UNUSABLE = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -118,6 +120,7 @@ def checked_scores(
 
     Args:
       outputs: mapping of each of `SCORES` to an array, or to a list out of JSON.
+        `pareto_k` and `is_refined` may be missing.
       num_rows: N.
       num_samples: K; the errors of one draw are NaN.
 
@@ -126,6 +129,9 @@ def checked_scores(
     """
     arrays = []
     for name in SCORES:
+        if name in OPTIONAL and name not in outputs:
+            arrays.append(np.full([num_rows], OPTIONAL[name], np.float32))
+            continue
         array = outputs[name]
         if isinstance(array, list):  # NumPy would take true and null for numbers
             if not {type(value) for value in array} <= {int, float}:
@@ -137,7 +143,7 @@ def checked_scores(
             raise ValueError(f"`{name}` is not {num_rows} numbers, one for each image")
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
-        is_good = np.isfinite(array)
+        is_good = np.isfinite(array) | (name == "pareto_k")
         if name.endswith("_error"):
             is_good &= array >= 0
             is_good |= np.isnan(array) & (num_samples == 1)

@@ -35,6 +35,7 @@ def score(
     endpoint: str | None = None,
     num_samples: int = 5000,
     seed: Sequence[int] = (0, 0),
+    proposal: str = "encoder",
     batch_size: int = BATCH_SIZE,
     concurrency: int = 1,
     timeout: float = 120.0,
@@ -90,7 +91,11 @@ def score(
             f"Received: timeout={timeout!r}"
         )
     scorer = open_scorer(
-        saved_model=saved_model, endpoint=endpoint, timeout=timeout, retries=retries
+        saved_model=saved_model,
+        endpoint=endpoint,
+        proposal=proposal,
+        timeout=timeout,
+        retries=retries,
     )
     x = np.asanyarray(x)
     digest = check_images(x, scorer.event_shape, batch_size, scorer.takes_missing)
@@ -102,6 +107,7 @@ def score(
         "num_samples": num_samples,
         "seed": list(seed),
         "batch_size": batch_size,
+        "proposal": proposal,
     }
     if labels is not None:
         settings["labels"] = hashlib.sha256(labels.tobytes()).hexdigest()

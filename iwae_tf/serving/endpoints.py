@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from iwae_tf.checks import check_choice
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.saved_model import load_saved_model, refusal, warmup
@@ -35,9 +36,9 @@ from iwae_tf.serving.answers import (
 )
 
 T = TypeVar("T")
-SIGNATURE = "error_bars"
-INPUTS, LABELS = ("x", "num_samples", "seed"), "y"
-BYTES_A_ROW = 256  # of four numbers in JSON, with spaces
+SIGNATURES = {"encoder": "error_bars", "refined": "refined_log_likelihood"}
+INPUTS, STEPS, LABELS = ("x", "num_samples", "seed"), "num_steps", "y"
+BYTES_A_ROW = 384  # of six numbers in JSON, with spaces
 TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 TRANSIENT_CODES = (
     *("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"),
@@ -53,6 +54,7 @@ def open_scorer(
     *,
     saved_model: str | os.PathLike[str] | None = None,
     endpoint: str | None = None,
+    proposal: str = "encoder",
     timeout: float = 120.0,
     retries: int = 5,
 ) -> "Scorer":
@@ -61,6 +63,7 @@ def open_scorer(
     Args:
       saved_model: folder of an export, NAME or NAME/1.
       endpoint: URL of a served model instead; see `RestScorer` and `GrpcScorer`.
+      proposal: "encoder", or "refined" for proposals fitted to each image.
       timeout: seconds that one attempt may take.
       retries: attempts after the first one, of each request.
 
@@ -76,8 +79,9 @@ def open_scorer(
             "one of `saved_model` and `endpoint` must be given. Received: "
             f"saved_model={saved_model}, endpoint={endpoint}"
         )
+    check_choice(proposal, "proposal", tuple(SIGNATURES))
     if saved_model is not None:
-        return InProcessScorer(saved_model)
+        return InProcessScorer(saved_model, proposal)
     try:
         url = urllib.parse.urlsplit(str(endpoint))
         has_host = bool(url.hostname) and url.port != 0  # a bad port is a ValueError
@@ -88,19 +92,23 @@ def open_scorer(
         raise InvalidInputError(f"{RULE}. Received: {endpoint}")
     _, name, version = path.groups()
     version = None if version is None else int(version)
+    settings: dict[str, Any] = {
+        "proposal": proposal, "timeout": timeout, "retries": retries
+    }  # fmt: skip
     if url.scheme == "grpc":
-        return GrpcScorer(url.netloc, name, version, timeout=timeout, retries=retries)
+        return GrpcScorer(url.netloc, name, version, **settings)
     model = f"{url.scheme}://{url.netloc}{path[1]}"
-    return RestScorer(model, version, timeout=timeout, retries=retries)
+    return RestScorer(model, version, **settings)
 
 
 class Scorer:
-    """Rows in, scores out: the `error_bars` signature of one version of a model.
+    """Rows in, scores out: a signature of one version of a model.
 
     A server that moves on to a new version in the middle of a job must not mix its
     numbers into it: a scorer keeps to the version that it found at the start.
 
     Args:
+      proposal: "encoder" or "refined", which decides the signature.
       identity: str, which tells two models apart.
       inputs: names of the inputs.
       shape: of `x`, [batch, *event].
@@ -109,13 +117,15 @@ class Scorer:
 
     def __init__(
         self,
+        proposal: str,
         identity: str,
         inputs: Iterable[str],
         shape: Sequence[int],
         signatures: Iterable[str],
     ) -> None:
-        if set(inputs) - {LABELS} != set(INPUTS):
-            raise _foreign(identity)
+        if set(inputs) - {LABELS, STEPS} != set(INPUTS):
+            raise _foreign(identity, SIGNATURES[proposal])
+        self._steps = {STEPS: np.zeros([], np.int32)} if STEPS in inputs else {}
         self.identity, self.event_shape = identity, tuple(shape)[1:]
         self.takes_labels, self.takes_missing = LABELS in inputs, "impute" in signatures
 
@@ -136,6 +146,7 @@ class Scorer:
             "x": np.asarray(x, np.float32),
             "num_samples": np.asarray(num_samples, np.int32),
             "seed": np.asarray(seed, np.int32),
+            **self._steps,
         }
         if labels is not None:
             inputs[LABELS] = np.asarray(labels, np.int32)
@@ -153,30 +164,35 @@ class InProcessScorer(Scorer):
 
     Args:
       saved_model: folder of an export, NAME or NAME/1.
+      proposal: "encoder" or "refined".
     """
 
-    def __init__(self, saved_model: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, saved_model: str | os.PathLike[str], proposal: str = "encoder"
+    ) -> None:
         version, self._signatures = load_saved_model(saved_model)
-        if SIGNATURE not in self._signatures:
+        signature = SIGNATURES[proposal]
+        if signature not in self._signatures:
             raise InvalidInputError(
-                f"`saved_model` must be an export with the signature `{SIGNATURE}`. "
+                f"`saved_model` must be an export with the signature `{signature}`. "
                 f"Received: {version}, which has none: export it again"
             )
+        self._score = self._signatures[signature]
         digest = hashlib.sha256()
         for file in ("saved_model.pb", "variables/variables.index"):
             digest.update((version / file).read_bytes())
-        specs = self._signatures[SIGNATURE].structured_input_signature[1]
+        specs = self._score.structured_input_signature[1]
         identity = f"{version.parent.name}/{version.name} {digest.hexdigest()}"
-        super().__init__(identity, specs, specs["x"].shape, self._signatures)
+        super().__init__(proposal, identity, specs, specs["x"].shape, self._signatures)
 
     def _ask(self, inputs: dict[str, np.ndarray], read: Callable[[Any], T]) -> T:
         tensors = {name: tf.constant(values) for name, values in inputs.items()}
         try:
-            outputs = self._signatures[SIGNATURE](**tensors)
+            outputs = self._score(**tensors)
         except tf.errors.InvalidArgumentError as error:
             raise InvalidInputError(refusal(error.message)) from error
         try:
-            return read({name: outputs[name].numpy() for name in SCORES})
+            return read({name: found.numpy() for name, found in outputs.items()})
         except ValueError as error:
             raise InvalidInputError(
                 f"`saved_model` must give scores. Received: {error}"
@@ -189,28 +205,38 @@ class RestScorer(Scorer):
     Args:
       model: URL up to the model's name.
       version: int, or None for the newest at this moment.
+      proposal: "encoder" or "refined".
       timeout: seconds that one attempt may take.
       retries: attempts after the first one, of each request.
     """
 
     def __init__(
-        self, model: str, version: int | None, *, timeout: float, retries: int
+        self,
+        model: str,
+        version: int | None,
+        *,
+        proposal: str = "encoder",
+        timeout: float,
+        retries: int,
     ) -> None:
         self._timeout, self._retries = timeout, retries
+        self._signature = SIGNATURES[proposal]
         chosen = model if version is None else f"{model}/versions/{version}"
         described = self._request(f"{chosen}/metadata", read=lambda answer: answer)
         try:
             found = int(described["model_spec"]["version"])
             signatures = described["metadata"]["signature_def"]["signature_def"]
-            inputs = signatures[SIGNATURE]["inputs"]
+            inputs = signatures[self._signature]["inputs"]
             shape = [int(dim["size"]) for dim in inputs["x"]["tensor_shape"]["dim"]]
         except UNUSABLE as error:
-            raise _foreign(chosen) from error
-        super().__init__(f"{model}/versions/{found}", inputs, shape, signatures)
+            raise _foreign(chosen, self._signature) from error
+        identity = f"{model}/versions/{found}"
+        super().__init__(proposal, identity, inputs, shape, signatures)
 
     def _ask(self, inputs: dict[str, np.ndarray], read: Callable[[Any], T]) -> T:
         columns = {name: values.tolist() for name, values in inputs.items()}
-        body = json.dumps({"signature_name": SIGNATURE, "inputs": columns}).encode()
+        request = {"signature_name": self._signature, "inputs": columns}
+        body = json.dumps(request).encode()
         return self._request(
             f"{self.identity}:predict",
             lambda answer: read(answer["outputs"]),
@@ -252,6 +278,7 @@ class GrpcScorer(Scorer):
       address: "HOST:PORT".
       name: the model's.
       version: int, or None for the newest at this moment.
+      proposal: "encoder" or "refined".
       timeout: seconds that one attempt may take.
       retries: attempts after the first one, of each request.
     """
@@ -262,9 +289,11 @@ class GrpcScorer(Scorer):
         name: str,
         version: int | None,
         *,
+        proposal: str = "encoder",
         timeout: float,
         retries: int,
     ) -> None:
+        self._signature = SIGNATURES[proposal]
         warmup.check_available("an `endpoint` of gRPC")
         import grpc
         from tensorflow_serving.apis import (
@@ -289,16 +318,18 @@ class GrpcScorer(Scorer):
         answer.metadata["signature_def"].Unpack(described)
         self._version = answer.model_spec.version.value
         signatures = described.signature_def
-        inputs = signatures[SIGNATURE].inputs
+        inputs = signatures[self._signature].inputs
         shape = _shape(inputs["x"]) if "x" in inputs else []
         identity = f"{self._url}/versions/{self._version}"
-        super().__init__(identity, inputs, shape, signatures)
+        super().__init__(proposal, identity, inputs, shape, signatures)
 
     def _ask(self, inputs: dict[str, np.ndarray], read: Callable[[Any], T]) -> T:
-        request = warmup.predict_request(self._name, SIGNATURE, inputs, self._version)
+        request = warmup.predict_request(
+            self._name, self._signature, inputs, self._version
+        )
 
         def read_tensors(answer):
-            tensors = {name: answer.outputs[name] for name in SCORES}
+            tensors = {n: answer.outputs[n] for n in SCORES if n in answer.outputs}
             shapes = [_shape(tensor) for tensor in tensors.values()]
             if any(shape != [len(inputs["x"])] for shape in shapes):  # or made up
                 raise ValueError(f"shapes {shapes} for {len(inputs['x'])} images")
@@ -346,8 +377,8 @@ def _refused(url: str, reason: str) -> InvalidInputError:
     return InvalidInputError(f"{url} refused: {shortened(reason)}")
 
 
-def _foreign(url: str) -> InvalidInputError:
+def _foreign(url: str, signature: str) -> InvalidInputError:
     return InvalidInputError(
         f"`endpoint` must serve an export of this package, with the signature "
-        f"`{SIGNATURE}` of {', '.join(INPUTS)}. Received: {url}, which has none"
+        f"`{signature}` of {', '.join(INPUTS)}. Received: {url}, which has none"
     )

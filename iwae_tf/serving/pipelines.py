@@ -39,7 +39,7 @@ SCHEMA = pyarrow.schema(
 
 
 class SavedModelHandler(base.ModelHandler):
-    """Scores (row, image) with the `error_bars` signature of a SavedModel.
+    """Scores (row, image) with a signature of a SavedModel.
 
     Beam's own handler of TensorFlow models loads through Keras, which takes no
     SavedModel. One copy of the model serves all threads of a process.
@@ -48,6 +48,7 @@ class SavedModelHandler(base.ModelHandler):
       saved_model: folder of an export that every worker can read.
       num_samples: K.
       seed: pair of integers.
+      proposal: "encoder", or "refined" for proposals fitted to each image.
     """
 
     def __init__(
@@ -56,13 +57,14 @@ class SavedModelHandler(base.ModelHandler):
         *,
         num_samples: int,
         seed: Sequence[int],
+        proposal: str = "encoder",
     ) -> None:
         super().__init__()
-        self._saved_model = str(saved_model)
+        self._saved_model, self._proposal = str(saved_model), proposal
         self._num_samples, self._seed = num_samples, tuple(seed)
 
     def load_model(self) -> InProcessScorer:
-        scorer = InProcessScorer(self._saved_model)
+        scorer = InProcessScorer(self._saved_model, self._proposal)
         if scorer.takes_labels:
             raise InvalidInputError(
                 "`saved_model` must not be conditional: the pipeline reads no labels. "
@@ -128,7 +130,7 @@ def read(pattern: str) -> beam.PTransform:
 
 
 def write(output: str) -> beam.PTransform:
-    """A transform that writes (row, four scores) into CSV or Parquet shards.
+    """A transform that writes (row, scores) into CSV or Parquet shards.
 
     Args:
       output: path with the suffix .csv or .parquet, before which the number of the

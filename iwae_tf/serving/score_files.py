@@ -147,7 +147,7 @@ def _field(text: str) -> str:
 
 
 def _parsed(line: bytes) -> tuple[float, ...] | None:
-    """(row, four floats) of a whole line, or None."""
+    """(row, six floats) of a whole line, or None."""
     fields = line.split(b",", len(COLUMNS))[: len(COLUMNS)]
     if len(fields) != len(COLUMNS) or not line.endswith(b"\n"):
         return None

@@ -1,0 +1,28 @@
+"""Programs of a model that are compiled once and do not keep it alive."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_compiled: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
+
+
+def compiled(model: keras.Model, make: Callable[..., Any], *settings: object) -> Any:
+    """The program of a model that `make` gives, compiled once.
+
+    Args:
+      model: a built model of this package.
+      make: function of a weak reference to the model and of the settings, to the
+        function that is compiled; this must not keep the model alive.
+      *settings: what the program depends on beside the model.
+    """
+    programs, key = _compiled.setdefault(model, {}), (make, *settings)
+    if key not in programs:
+        program = make(weakref.ref(model), *settings)
+        programs[key] = tf.function(
+            program, autograph=False, jit_compile=model.supports_xla
+        )
+    return programs[key]
