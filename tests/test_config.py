@@ -36,7 +36,7 @@ model num_groups num_samples beta gradient_estimator latent_dims hidden_dims lik
 dataset data_dir binarization batch_size epochs optimizer learning_rate lr_schedule
 stages weight_average seed eval_split eval_seed eval_num_samples shuffle adam_epsilon
 precision jit_compile start_from conditional network conv_channels backward_samples
-missing schema image_size color kl_warmup_epochs
+missing schema image_size color kl_warmup_epochs eval_proposal
 """
 
 

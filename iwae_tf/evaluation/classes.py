@@ -23,6 +23,8 @@ class ClassLogLikelihoods(NamedTuple):
     standard_error: np.ndarray
     effective_sample_size: np.ndarray
     jackknife_error: np.ndarray
+    pareto_k: np.ndarray
+    is_refined: np.ndarray
 
     def log_marginal(self, class_probabilities: ArrayLike | None = None) -> np.ndarray:
         """log p(x) = log sum_y p(y) p(x|y).

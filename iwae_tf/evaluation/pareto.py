@@ -1,4 +1,4 @@
-"""Whether importance weights can be trusted, by the tail of their distribution.
+"""Whether importance weights can be trusted, by ArviZ; in graphs `probability.pareto`.
 
 References:
   Vehtari, Simpson, Gelman, Yao and Gabry, 2024 (Pareto k and its threshold).
@@ -13,8 +13,8 @@ from arviz_stats.base import array_stats
 from numpy.typing import ArrayLike
 
 from iwae_tf.checks import check_count
+from iwae_tf.probability.pareto import GOOD_K
 
-GOOD_K = 0.7
 LEAST_DRAWS = 25  # so that a fifth of them, the tail, can be fitted
 
 
