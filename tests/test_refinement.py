@@ -18,6 +18,7 @@ from scipy import special, stats
 from tensorflow_probability import distributions as tfd
 
 import iwae_tf
+from iwae_tf.diagnostics import inference_gaps
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import refinement
 from iwae_tf.probability.pareto import pareto_k, tail_size
@@ -82,6 +83,26 @@ def test_a_full_covariance_is_found_where_no_diagonal_fits():
     np.testing.assert_allclose(refined.estimate, log_p, atol=5e-3)
     assert np.all(refined.effective_sample_size > 440)
     assert np.all(encoder.effective_sample_size < 100)
+
+
+def test_the_inference_gaps_are_those_of_the_closed_form():
+    """KL(best diagonal | p) is half of sum log L_ii - log |L|, L the precision."""
+    model, x, loc, covariance, log_p = correlated()
+    found = inference_gaps(model, x, 500)
+    precision = np.linalg.inv(covariance)
+    lost = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
+    np.testing.assert_allclose(found.full, log_p, atol=0.01)
+    np.testing.assert_allclose(found.diagonal, log_p - lost, atol=0.15)
+    q = model.encode(x)
+    for row in range(len(x)):
+        p = tfd.MultivariateNormalFullCovariance(
+            np.float32(loc[row]), np.float32(covariance)
+        )
+        kl = tfd.kl_divergence(
+            tfd.MultivariateNormalDiag(q.mean()[row], q.stddev()[row]), p
+        )
+        np.testing.assert_allclose(found.encoder[row], log_p[row] - kl, rtol=0.1)
+    np.testing.assert_allclose(found.refined.estimate, log_p, atol=5e-3)
 
 
 def test_refined_layers_have_the_density_of_the_exact_posterior():

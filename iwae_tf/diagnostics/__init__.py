@@ -6,6 +6,7 @@
   proposals    effective sample size and Pareto k of q(z|x)
   annealing    log p(x) by annealed importance sampling
   coverage     whether error bars cover
+  gaps         what the encoder loses, beside fitted Gaussians
 
 May import `evaluation`, `models`, `plots`, `bounds`, `probability`, `io`, `errors` and
 `checks`.
@@ -15,6 +16,7 @@ from iwae_tf.diagnostics.annealing import annealed_log_likelihood
 from iwae_tf.diagnostics.bounds_by_k import bound_sweep
 from iwae_tf.diagnostics.coverage import error_coverage
 from iwae_tf.diagnostics.draws import draw_log_weights
+from iwae_tf.diagnostics.gaps import inference_gaps
 from iwae_tf.diagnostics.gradient_noise import gradient_snr
 from iwae_tf.diagnostics.proposals import proposal_quality
 from iwae_tf.diagnostics.representation import collapse, kl_per_unit, posterior_map
@@ -28,6 +30,7 @@ __all__ = [
     "draw_log_weights",
     "error_coverage",
     "gradient_snr",
+    "inference_gaps",
     "jackknife",
     "kl_per_unit",
     "leave_one_out",

@@ -155,6 +155,24 @@ def proposal_quality(path: Path, found: Found) -> Path:
     return save(figure, path)
 
 
+def inference_gaps(path: Path, found: Found) -> Path:
+    """Draws the mean ELBOs of q and of the best Gaussians, below log p(x)."""
+    figure = new_figure(height=260)
+    ax = figure.subplots()
+    names = {
+        "encoder": "q(z|x)",
+        "diagonal": "best diagonal Gaussian",
+        "full": "best Gaussian",
+    }
+    log_p = np.asarray(found["log_likelihood"], float)
+    gaps = [np.mean(log_p - np.asarray(found[name], float)) for name in names]
+    bars = ax.barh([*names.values()], gaps, color=[ORANGE, BLUE, GREEN], height=0.6)
+    ax.bar_label(bars, fmt=" %.2f", size=8, color=DARK)
+    ax.invert_yaxis()
+    style(ax, title="log p(x) less the ELBO", xlabel="nats", ylabel="")
+    return save(figure, path)
+
+
 def sandwich(path: Path, found: Found, *, title: str) -> Path:
     """Draws estimates of log p(x) of single images relative to the lower witness.
 

@@ -30,6 +30,7 @@ References:
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -135,32 +136,36 @@ def rows_at_once(latent: LatentModel, chunk_size: int) -> int:
     return max(1, chunk_size // (2 * num_pairs(sum(latent.latent_dims))[0]))
 
 
-def directions(num_steps: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Directions e of the first steps and of the others, [steps, pairs, D] each.
+def directions(num_steps: tf.Tensor, width: int) -> list[tf.Tensor]:
+    """Directions e of the first steps and of the others; see `stage_directions`."""
+    share = FIRST_SHARE * tf.cast(num_steps, tf.float32)
+    first = tf.cast(tf.math.ceil(share), tf.int32)
+    return [
+        stage_directions(stage, steps, width)
+        for stage, steps in enumerate((first, num_steps - first))
+    ]
 
-    As many as there are dimensions are orthogonal to each other. Those of the first
-    steps have length sqrt(D), those of the others the length of a normal draw, so that
-    each of them is one.
+
+def stage_directions(stage: int, num_steps: tf.Tensor, width: int) -> tf.Tensor:
+    """Directions e of one stage, [steps, pairs, D].
+
+    As many as there are dimensions are orthogonal to each other. Those of stage 0 have
+    length sqrt(D), those of stage 1 the length of a normal draw, so that each of them
+    is one.
     """
-    first_steps = tf.cast(
-        tf.math.ceil(FIRST_SHARE * tf.cast(num_steps, tf.float32)), tf.int32
+    pairs = num_pairs(width)[stage]
+    frames = -(-pairs // width)
+    key = noise.fold_in(noise.make_key(KEY), stage)
+    normals = noise.normal(key, 0, num_steps * frames * width, width)
+    frame, _ = tf.linalg.qr(tf.reshape(normals, [num_steps * frames, width, width]))
+    rows = tf.reshape(
+        tf.linalg.matrix_transpose(frame), [num_steps, frames * width, width]
     )
-    key, result = noise.make_key(KEY), []
-    for stage, steps in enumerate((first_steps, num_steps - first_steps)):
-        pairs = num_pairs(width)[stage]
-        frames = -(-pairs // width)
-        stream = noise.fold_in(key, stage)
-        normals = noise.normal(stream, 0, steps * frames * width, width)
-        frame, _ = tf.linalg.qr(tf.reshape(normals, [steps * frames, width, width]))
-        rows = tf.reshape(
-            tf.linalg.matrix_transpose(frame), [steps, frames * width, width]
-        )
-        lengths = math.sqrt(width)
-        if stage:
-            lengths = noise.normal(noise.fold_in(stream, 1), 0, steps * pairs, width)
-            lengths = tf.reshape(tf.norm(lengths, axis=-1), [steps, pairs, 1])
-        result.append(rows[:, :pairs] * lengths)
-    return tuple(result)
+    if stage == 0:
+        return rows[:, :pairs] * math.sqrt(width)
+    lengths = noise.normal(noise.fold_in(key, 1), 0, num_steps * pairs, width)
+    lengths = tf.reshape(tf.norm(lengths, axis=-1), [num_steps, pairs, 1])
+    return rows[:, :pairs] * lengths
 
 
 def fit(
@@ -169,7 +174,8 @@ def fit(
     y: Labels,
     parameters: tf.Tensor,
     masks: Masks,
-    by_stage: tuple[tf.Tensor, tf.Tensor],
+    by_stage: Sequence[tf.Tensor],
+    is_diagonal: bool = False,
 ) -> Refined:
     """Fits the proposals of B images at once, as graph ops.
 
@@ -179,7 +185,8 @@ def fit(
       y: labels [B] of a conditional model.
       parameters: of q(z1|x), float [B, 2 D_1].
       masks: units that are left out.
-      by_stage: the two results of `directions`.
+      by_stage: the two results of `directions`; of the first one alone the best ELBO.
+      is_diagonal: whether the factor is a diagonal matrix.
 
     Returns:
       Refined of float32 tensors.
@@ -205,7 +212,7 @@ def fit(
     state = (tf.zeros([rows, width]), identity, identity, *[zeros] * 4)
     for stage, e in enumerate(by_stage):
         num_steps = tf.shape(e)[0]
-        step = functools.partial(_step, measure, stage, e, num_steps)
+        step = functools.partial(_step, measure, stage, e, num_steps, is_diagonal)
         _, state = tf.while_loop(
             lambda index, _, num_steps=num_steps: index < num_steps,
             lambda index, state, step=step: (index + 1, step(index, *state)),
@@ -215,7 +222,19 @@ def fit(
 
 
 def _step(
-    measure, stage, e, num_steps, index, loc, factor, inverse, log_det, _, elbo, first
+    measure,
+    stage,
+    e,
+    num_steps,
+    is_diagonal,
+    index,
+    loc,
+    factor,
+    inverse,
+    log_det,
+    _,
+    elbo,
+    first,
 ):
     """One step of all images: the state after it."""
     e = tf.concat([e[index], -e[index]], axis=0)
@@ -236,6 +255,8 @@ def _step(
     slope = tf.reduce_sum(h, axis=0)
     curvature = tf.einsum("sbe,sd->bed", h, e)
     curvature = 0.5 * (curvature + tf.linalg.matrix_transpose(curvature))
+    if is_diagonal:
+        curvature = tf.linalg.diag(tf.linalg.diag_part(curvature))
     norm = _spectral_norm(curvature)
     half = 0.5 * tf.minimum(rate, LARGEST_STEP / norm)[:, tf.newaxis, tf.newaxis]
     grow, shrink = _exponential(half * curvature), _exponential(-half * curvature)

@@ -1,11 +1,12 @@
 """The parts of a diagnosis: each measures, draws and judges one question."""
 
-from iwae_tf.diagnostics.parts import estimate, learning
+from iwae_tf.diagnostics.parts import estimate, learning, posterior
 
 PARTS = {
     part.name: part
     for part in (
         estimate.Proposal(),
+        posterior.InferenceGaps(),
         estimate.BoundSweep(),
         estimate.ErrorBars(),
         estimate.Annealing(),

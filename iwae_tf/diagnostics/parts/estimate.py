@@ -75,7 +75,10 @@ class Proposal(Part):
     def judge(self, results: Results) -> Sentences:
         shapes, threshold = floats(results["pareto_k"]), results["threshold"]
         num_bad = np.sum(shapes > threshold)
-        meaning = ": their log p(x) is too low, by more than the error bar says"
+        meaning = (
+            ": their log p(x) is too low, by more than the error bar says. Use "
+            'proposal="refined", or many more draws'
+        )
         yield (
             grade(np.mean(shapes > threshold), 0.05, 0.5),
             f"{num_bad} of {len(shapes)} images have a Pareto k above {threshold:.2f}"
@@ -253,8 +256,9 @@ class Annealing(Part):
         "data": (
             "images of the split",
             "log p(x) by annealed importance sampling ({num_steps} temperatures, HMC) "
-            "and by importance sampling with {num_samples:,} draws, bars of two "
-            "errors. Both are too low on average: the higher is nearer to log p(x).",
+            "and by importance sampling with {num_samples:,} draws of proposals fitted "
+            "to each image, bars of two errors. Both are too low on average: the "
+            "higher is nearer to log p(x).",
         ),
         "simulated": (
             "images drawn from the model",
@@ -284,7 +288,7 @@ class Annealing(Part):
         }
         for name, x in (("data", subject.images[:count]), ("simulated", simulated)):
             scored = evaluation.log_likelihood(
-                model, x, subject.num_samples, subject.seed
+                model, x, subject.num_samples, subject.seed, proposal="refined"
             )
             found, lower = anneal(x)
             results[name] = {
@@ -313,7 +317,7 @@ class Annealing(Part):
             grade(lift, 0.1, 0.5),
             f"On {len(results['data']['lower'][0])} images annealing finds "
             f"{lift:+.2f} nats on average, compared with {results['num_samples']:,} "
-            "draws of importance sampling.",
+            "draws of proposals fitted to each image.",
         )
         width = distance("simulated", "upper", "lower")
         short = distance("simulated", "upper", "estimate")
