@@ -4,8 +4,8 @@ python -m iwae_tf.diagnose --workdir=runs/a
 python -m iwae_tf.diagnose --saved_model=saved_models/mnist5k_iwae --output=runs/b
 python -m iwae_tf.diagnose --parts=toy,known,theory --output=runs/known_answers
 
-Writes a JSON file for each part, PNGs and report.html. Run it again with the same
-flags to continue after the last finished part.
+Writes a JSON file for each part, PNGs and report.html. Run it again with the
+same flags to continue after the last finished part.
 """
 
 import pathlib

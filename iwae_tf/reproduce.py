@@ -3,11 +3,11 @@ r"""Reproduces a table or figure of the papers beside the published numbers.
   python -m iwae_tf.reproduce --study=burda_table1 --budget=short \
       --data_dir=DIR --workdir=results/burda_table1
 
-Trains the cells of the study, scores them and writes a report. Run it again with
-the same flags to finish what is left. `--cells` selects cells; `--reuse` takes
-finished runs of the same config from another folder. `--report_only` writes the
-report again from the results that are there; without `--study` it does so for all
-studies below the workdir.
+Trains the cells of the study, scores them and writes a report. Run it again
+with the same flags to finish what is left. `--cells` selects cells; `--reuse`
+takes finished runs of the same config from another folder. `--report_only`
+writes the report again from the results that are there; without `--study` it
+does so for all studies below the workdir.
 """
 
 import fnmatch

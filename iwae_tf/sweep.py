@@ -3,8 +3,8 @@ r"""Trains every combination of the given config values, several runs at a time.
   python -m iwae_tf.sweep --config=mnist5k_iwae --folder=runs/sweep \
       --grid=num_samples=1,5,50 --grid=seed=0,1,2 --processes=2
 
-Run it again with the same flags to finish what is left. `--task=I` does only run I,
-for the array jobs of a cluster; `--list` prints the runs in that order.
+Run it again with the same flags to finish what is left. `--task=I` does only
+run I, for the array jobs of a cluster; `--list` prints the runs in that order.
 """
 
 import pathlib

@@ -2,9 +2,9 @@
 
   python -m iwae_tf.train --config=mnist5k_iwae --workdir=runs/a [--config.KEY=VALUE]
 
-Run it again with the same flags to continue a run that was stopped: it ends with the
-same weights as a run that was never stopped. A finished run continues with more epochs,
-if its learning rates do not depend on their number.
+Run it again with the same flags to continue a run that was stopped: it ends
+with the same weights as a run that was never stopped. A finished run continues
+with more epochs, if its learning rates do not depend on their number.
 """
 
 import signal

@@ -32,6 +32,7 @@ from iwae_tf.evaluation import (
     stream_draws,
     summarize,
 )
+from iwae_tf.evaluation.pareto import LEAST_DRAWS, pareto_k
 from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP
 
@@ -55,6 +56,8 @@ def reference(log_weights):
         error,
         1 / squares,
         jackknife,
+        pareto_k(log_weights) if count >= LEAST_DRAWS else np.nan * squares,
+        0 * squares,
     )
 
 

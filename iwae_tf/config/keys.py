@@ -124,7 +124,7 @@ SPLITS = _one_of("validation", "test")
 
 MODEL, DATA, TRAIN, EVALUATION = "Model", "Data", "Training", "Evaluation"
 # The default is Burda et al.'s one-layer IWAE on MNIST.
-REFINED = "both: also by proposals fitted to each image, some three times the time"
+REFINED = "both: also proposals fitted to each image"
 KEYS = (
     Key("model", "iwae", _bounds(), "", MODEL),
     Key(

@@ -52,7 +52,7 @@ LARGEST_STEP = 1.0  # of the logarithm of a variance, and of m in sqrt(D) deviat
 # weight by ten times the encoder's. A Gaussian p(u|x) needs neither.
 PATTERN = (0, 1, 0, 1, 0, 1, 0, 1, 0, 2)
 GAUSSIAN_SPREAD = 0.05  # of log w, below which p(u|x) is taken for a Gaussian
-WIDER = 0.85  # widened by 1 + WIDER / sqrt(D)
+WIDER = 1.2  # widened by 1 + WIDER / sqrt(D)
 KEY = (20201, 509)  # of the directions, the same for all images and seeds
 DRAWS_STREAM = 11  # of the draws that score
 
