@@ -409,7 +409,7 @@ def test_the_script_runs_a_cell_and_rebuilds_its_report(reproduce, tmp_path):
     foreign.write_text('{"tool": "eslint"}')
     below = reproduce("--report_only", f"--workdir={tmp_path.parent}")
     assert below.returncode == 0, below.stderr
-    assert f"passed over {foreign}, which is no report of a study" in below.stdout
+    assert f"skipped {foreign}, which is not a report of a study" in below.stdout
     assert page.read_bytes() == first
     # Elsewhere the run is taken, not trained.
     other = tmp_path / "other"
