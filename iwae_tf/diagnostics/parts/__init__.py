@@ -1,12 +1,12 @@
 """The parts of a diagnosis: each measures, draws and judges one question."""
 
-from iwae_tf.diagnostics.parts import estimate, learning, posterior
+from iwae_tf.diagnostics.parts import estimate, inference, learning
 
 PARTS = {
     part.name: part
     for part in (
         estimate.Proposal(),
-        posterior.InferenceGaps(),
+        inference.InferenceGaps(),
         estimate.BoundSweep(),
         estimate.ErrorBars(),
         estimate.Annealing(),
