@@ -180,7 +180,12 @@ def test_bad_images_end_the_pipeline_in_one_line(
         ("a.npy", "s.csv", {"num_samples": 0}, "`--num_samples` must be a positive"),
         ("a.npy", "old.csv", {}, "`output` must have no shards yet"),
         ("bad.npy", "s.csv", {}, "`input` must hold readable .npy files"),
-        ("a.npy", "s.csv", {"saved_model": "no"}, "`--saved_model` must be a path that exists"),
+        (
+            "a.npy",
+            "s.csv",
+            {"saved_model": "no"},
+            "`--saved_model` must be a path that exists",
+        ),
         ("a.npy", "s.csv", {"runner": "Nobody"}, "Nobody"),
         (
             *("a.npy", "s.csv", {"option": "direct_num_worker=2"}),
