@@ -24,7 +24,8 @@ from scipy import special
 
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.diagnostics.resampling import leave_one_out
-from iwae_tf.evaluation.compiling import compiled
+from iwae_tf.evaluation import refinement
+from iwae_tf.evaluation.compiling import batches_of_one_size, compiled
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import standard_normal
 
@@ -112,9 +113,7 @@ def annealed_log_likelihood(
     size = min(len(x), max(1, CHAINS_AT_ONCE // num_chains))
     run = compiled(model, _chains, num_chains, num_leapfrog_steps, base)
     results = []
-    for first in range(0, len(x), size):
-        # The last batch is filled up with copies: no new shape, no new program.
-        rows = np.minimum(np.arange(first, first + size), len(x) - 1)
+    for first, rows in batches_of_one_size(len(x), size):
         rows_of_z = None if latents is None else [tf.gather(z, rows) for z in latents]
         batch = _one_batch(
             run, tf.gather(x, rows), rows_of_z, num_steps, noise.fold_in(key, first)
@@ -169,8 +168,7 @@ def _chains(reference, num_chains, num_leapfrog_steps, base):
         latent, parameters = model.latent, model.latent.encode(x)
 
         def log_target(draws):
-            parts = latent.log_weights(x, draws, parameters=parameters)
-            return standard.log_prob(draws) + parts.log_weights
+            return refinement.log_target(latent, x, draws, None, parameters)
 
         def log_base(draws):
             if base == "proposal":

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from iwae_tf.checks import check_count
 from iwae_tf.evaluation import CHUNK_SIZE
-from iwae_tf.evaluation.compiling import compiled
+from iwae_tf.evaluation.compiling import batches_of_one_size, compiled
 from iwae_tf.probability import noise
 
 VALUES_AT_ONCE = 2_000_000  # log-weights that are held: what bounds the memory
@@ -45,8 +45,7 @@ def draw_log_weights(
     function = compiled(model, _chunk, rows_at_once, count)
     parameters, key = model.latent.encode(x), noise.make_key(seed)
     columns, all_draws = [], tf.constant(num_samples)
-    for first in range(0, len(x), rows_at_once):
-        rows = np.minimum(np.arange(first, first + rows_at_once), len(x) - 1)
+    for first, rows in batches_of_one_size(len(x), rows_at_once):
         inputs = tf.gather(x, rows), tf.gather(parameters, rows)
         row = tf.constant(first_row + first, tf.int64)
         chunks = [

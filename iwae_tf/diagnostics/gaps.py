@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from iwae_tf.checks import check_count
 from iwae_tf.evaluation import LogLikelihood, log_likelihood, refinement
-from iwae_tf.evaluation.compiling import compiled
+from iwae_tf.evaluation.compiling import batches_of_one_size, compiled
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import standard_normal
 
@@ -71,8 +71,7 @@ def inference_gaps(
     programs = [compiled(model, _elbo, kind) for kind in ("none", "diagonal", "full")]
     size = min(len(x), refinement.rows_at_once(model.latent, ROWS))
     parts = []
-    for first in range(0, len(x), size):
-        rows = np.minimum(np.arange(first, first + size), len(x) - 1)
+    for first, rows in batches_of_one_size(len(x), size):
         values = tf.gather(x, rows), tf.gather(parameters, rows)
         row = tf.constant(first, tf.int64)
         found = [program(*values, directions, key, row) for program in programs]

@@ -1,13 +1,24 @@
 """Programs of a model that are compiled once and do not keep it alive."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 _compiled: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
+
+
+def batches_of_one_size(num_rows: int, size: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the number of the first row of each batch, and those of all its rows.
+
+    The last batch is filled up with copies of the last row: no new shape, no new
+    program.
+    """
+    for first in range(0, num_rows, size):
+        yield first, np.minimum(np.arange(first, first + size), num_rows - 1)
 
 
 def compiled(model: keras.Model, make: Callable[..., Any], *settings: object) -> Any:

@@ -1,6 +1,5 @@
 """The fitted proposals themselves: approximate posteriors one can look at."""
 
-import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 from tensorflow_probability import bijectors as tfb
@@ -8,7 +7,7 @@ from tensorflow_probability import distributions as tfd
 
 from iwae_tf.checks import check_count
 from iwae_tf.evaluation import refinement
-from iwae_tf.evaluation.compiling import compiled
+from iwae_tf.evaluation.compiling import batches_of_one_size, compiled
 from iwae_tf.evaluation.streaming import CHUNK_SIZE
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.latent_model import LatentModel
@@ -58,9 +57,7 @@ def refine_proposal(
     fit = compiled(model, _fit)
     size = min(len(x), refinement.rows_at_once(latent, CHUNK_SIZE))
     blocks = []
-    for first in range(0, len(x), size):
-        # The last block is filled up with copies: no new shape, no new program.
-        rows = np.minimum(np.arange(first, first + size), len(x) - 1)
+    for _, rows in batches_of_one_size(len(x), size):
         values = (None if v is None else tf.gather(v, rows) for v in (x, y, parameters))
         blocks.append(fit(*values, directions))
     found = refinement.Refined(*(tf.concat(p, axis=0)[: len(x)] for p in zip(*blocks)))

@@ -127,7 +127,7 @@ def log_target(
 
 def num_pairs(width: int) -> tuple[int, int]:
     """Pairs of directions of one of the first steps and of one of the others."""
-    first = min(width * -(-LEAST_PAIRS // width), max(width, LEAST_PAIRS), MOST_PAIRS)
+    first = min(max(width, LEAST_PAIRS), MOST_PAIRS)
     return first, first if first <= 64 else max(64, first // 2)
 
 

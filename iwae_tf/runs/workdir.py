@@ -32,8 +32,10 @@ from iwae_tf.versions import library_versions
 
 SCHEMA = "schema.json"  # of a model of a table, whole, beside it
 # Where the data lie, how far the run goes, and what is done with it afterwards.
-NOT_DECIDING = {*("data_dir", "epochs", "eval_split", "eval_seed", "eval_num_samples")}
-NOT_DECIDING.add("eval_proposal")
+NOT_DECIDING = {
+    *("data_dir", "epochs"),
+    *("eval_split", "eval_seed", "eval_num_samples", "eval_proposal"),
+}
 
 
 class Workdir:
