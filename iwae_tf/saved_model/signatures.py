@@ -54,28 +54,26 @@ def trace(model: Autoencoder, num_samples: int, refined: bool = True) -> dict[st
     labels = [tf.TensorSpec([None], tf.int32, "y")] if model.is_conditional else []
     has_mean = model.has_mean
 
+    def estimate(x, num_samples, seed, y, **options):
+        y = model.gate.asserted_labels(y, tf.shape(x)[0])
+        x, num_samples = model.gate.asserted(x), _at_least_one(num_samples)
+        key, first_row = noise.make_key(seed), tf.constant(0, tf.int64)
+        result = estimate_in_graph(
+            model.latent, x, num_samples, key, first_row, y, **options
+        )
+        return dict(zip(SCORES, result, strict=True))
+
     @functools.partial(tf.function, autograph=False)  # traced once for three signatures
     def error_bars(x, num_samples, seed, y=None):
-        y = model.gate.asserted_labels(y, tf.shape(x)[0])
-        x, num_samples = model.gate.asserted(x), _at_least_one(num_samples)
-        first_row = tf.constant(0, tf.int64)
-        result = estimate_in_graph(
-            model.latent, x, num_samples, noise.make_key(seed), first_row, y
-        )
-        return dict(zip(SCORES[:5], result))
+        outputs = estimate(x, num_samples, seed, y)
+        return {name: outputs[name] for name in SCORES[:5]}
 
     def refined_log_likelihood(x, num_samples, seed, num_steps, y=None):
-        y = model.gate.asserted_labels(y, tf.shape(x)[0])
-        x, num_samples = model.gate.asserted(x), _at_least_one(num_samples)
         rule = "num_steps: must be a positive integer, or 0 for the default"
         num_steps = require(num_steps, (num_steps >= 0, rule, num_steps))
         num_steps = tf.where(num_steps == 0, refinement.NUM_STEPS, num_steps)
-        first_row = tf.constant(0, tf.int64)
-        result = estimate_in_graph(
-            model.latent, x, num_samples, noise.make_key(seed), first_row, y,
-            proposal="refined", num_steps=num_steps,
-        )  # fmt: skip
-        return dict(zip(SCORES, result, strict=True))
+        options = {"proposal": "refined", "num_steps": num_steps}
+        return estimate(x, num_samples, seed, y, **options)
 
     def log_likelihood(x, num_samples, seed, y=None):
         outputs = error_bars(x, num_samples, seed, y)
