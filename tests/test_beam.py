@@ -19,7 +19,7 @@ pyarrow = pytest.importorskip("pyarrow")
 DRAWS, SEED = 20, (3, 4)
 COLUMNS = (
     *("log_likelihood", "standard_error", "effective_sample_size"),
-    *("jackknife_error", "pareto_k", "is_refined"),
+    *("jackknife_error", "pareto_k", "bias_allowance", "is_refined"),
 )
 WORKERS = {
     "threads": ["direct_num_workers=2", "direct_running_mode=multi_threading"],

@@ -242,6 +242,17 @@ def test_quality_of_a_proposal_that_is_too_narrow():
     np.testing.assert_allclose(sizes, result.effective_sample_size, rtol=1e-3)
 
 
+@pytest.mark.parametrize("stretch, allowed", [(0.75, 0.25), (0.55, 1.0), (1.4, 0.05)])
+def test_intervals_have_the_exact_log_p_whatever_the_encoder(stretch, allowed):
+    problem = LinearGaussian(x_dim=3, latent_dim=2)
+    x = problem.data(400)
+    result = log_likelihood(gaussian_model(problem, stretch=stretch), x, 500, SEED)
+    low, high = result.interval()
+    exact = problem.log_prob(x)
+    assert np.mean((low <= exact) & (exact <= high)) > 0.93
+    assert np.mean(result.bias_allowance) < allowed
+
+
 def test_smoothing_keeps_the_scale():
     log_weights = np.random.default_rng(1).normal(size=[2000, 3]) - 80.0
     smoothed, _ = coverage.smoothed_log_weights(log_weights)
@@ -262,9 +273,12 @@ def test_only_the_jackknife_covers_heavy_tails():
         delta, honest = (case["errors"][n] for n in ("delta method", "jackknife"))
         assert honest["stated"] > smallest * honest["spread"]
         assert honest["repeat_coverage"] >= 0.85
+        # The answer is known, and the interval has it, for single images and the mean.
+        interval = case["errors"]["interval"]
+        assert interval["image_coverage"] > 0.92 and interval["mean_coverage"] > 0.92
     # The premise: the delta method states too little there, and there is a bias.
     assert delta["image_stated"] < 0.8 * delta["image_spread"]
-    assert delta["bias"] < -3 * delta["spread"]
+    assert delta["bias"] < -3 * delta["spread"] and honest["mean_coverage"] < 0.2
 
 
 def test_coverage_of_a_model_is_that_of_its_log_likelihoods(narrow):
@@ -303,7 +317,7 @@ def test_the_other_error_bars():
     log_weights = 0.5 * rng.normal(size=[5000, 30])
     found = coverage.error_bars(log_weights, rng)
     expected = math.sqrt((math.exp(0.25) - 1) / 5000)
-    for name, (estimate, error) in found.items():
+    for name, (estimate, error, _) in found.items():
         assert np.sqrt(np.mean(error**2)) == pytest.approx(expected, rel=0.1), name
         np.testing.assert_allclose(estimate, 0.125, atol=5 * expected)
     few = log_weights[:30]
@@ -568,6 +582,9 @@ def test_posterior_on_a_grid(narrow):
         np.testing.assert_allclose(found.loc, mean + 0.4, atol=1e-5)
         scale = 0.8 * problem.posterior_scale
         np.testing.assert_allclose(found.scale, scale, rtol=1e-4)
+        np.testing.assert_allclose(found.refined_loc, mean, atol=1e-3)
+        exact = np.diag(problem.posterior_scale**2)
+        np.testing.assert_allclose(found.refined_covariance, exact, atol=1e-3)
 
 
 # Theory ----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from builders import (
     log_prob_of,
 )
 from closed_form import ConditionalLinearGaussian, affine_normal, dense
-from scipy import special
+from scipy import special, stats
 
 from iwae_tf import evaluation
 from iwae_tf.errors import InvalidInputError
@@ -51,12 +51,15 @@ def reference(log_weights):
     # Leaving each draw out in turn; with one draw there is nothing left.
     left_out = np.log1p(-np.minimum(weights, 1 - 2**-52 if count > 1 else np.nan))
     jackknife = np.sqrt((count - 1) * np.var(left_out, axis=0))
+    shape = pareto_k(log_weights) if count >= LEAST_DRAWS else np.nan * squares
+    highest = shape + 2 * (1 + shape) / np.sqrt(int(min(count / 5, 3 * np.sqrt(count))))
     return LogLikelihood(
         special.logsumexp(log_weights, axis=0) - np.log(count),
         error,
         1 / squares,
         jackknife,
-        pareto_k(log_weights) if count >= LEAST_DRAWS else np.nan * squares,
+        shape,
+        np.log(1 + weights.max(axis=0) / (1 - np.minimum(highest, 0.95))),
         0 * squares,
     )
 
@@ -349,7 +352,13 @@ def test_summary_formulas():
         np.array([10.0, 20.0, 60.0]),
         np.array([0.6, 0.8, 2.4]),
         pareto_k=np.array([0.2, 0.7, 0.9]),
+        bias_allowance=np.array([0.3, 0.0, 1.5]),
     )
+    low, high = result.interval(0.9)
+    np.testing.assert_allclose(low, [-80.987, -91.316, -103.948], atol=1e-3)
+    np.testing.assert_allclose(high, [-78.713, -88.684, -94.552], atol=1e-3)
+    with pytest.raises(InvalidInputError, match="`level` must be .* level=95"):
+        result.interval(95)
     summary = summarize(result)
     assert summary.effective_sample_size_quantiles == [10.0, 20.0, 60.0]
     assert summary.pareto_k_quantiles == [0.2, 0.7, 0.9]
@@ -357,6 +366,8 @@ def test_summary_formulas():
     assert summary.nll == 90.0
     assert summary.standard_error == pytest.approx(1.3 / 3)
     assert summary.jackknife_error == pytest.approx(2.6 / 3)
+    reach = stats.norm.ppf(0.975) * 2.6 / 3
+    assert summary.interval == pytest.approx([90 - 0.6 - reach, 90 + reach])
     assert summary.data_standard_error == pytest.approx(10 / np.sqrt(3))
     assert summary.effective_sample_size == pytest.approx(30.0)
     assert summary.num_examples == 3

@@ -47,7 +47,7 @@ INPUTS = {
     "reconstruct": {"x", "seed"},
 }
 SCORES = {"log_likelihood", "standard_error", "effective_sample_size"}
-BARS = {"jackknife_error", "pareto_k"}
+BARS = {"jackknife_error", "pareto_k", "bias_allowance"}
 
 
 class Thirds(tfd.TransformedDistribution):

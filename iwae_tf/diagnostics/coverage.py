@@ -16,7 +16,6 @@ from iwae_tf.diagnostics.resampling import leave_one_out
 from iwae_tf.evaluation import LogLikelihood, stream_draws
 from iwae_tf.evaluation.pareto import LEAST_DRAWS, smoothed_log_weights
 
-NUM_BLOCKS = 25  # of the between-block spread
 NUM_RESAMPLES = 100  # of the bootstrap
 Z_95 = 1.959964
 SPREADS = (0.5, 1.0, 2.0, 3.0)  # sd of log w in the cases with a known answer
@@ -57,9 +56,13 @@ def error_coverage(
         batches = log_weight_batches(model, x, num_samples, pair, on_progress)
         parts = [error_bars(log_weights, rng) for log_weights in batches]
         seeds.append(_each(np.concatenate, parts, axis=-1))
-    estimates = np.stack([found["delta method"][0] for found in seeds])
-    reference = special.logsumexp(estimates, axis=0) - math.log(num_seeds)
+    reference = pooled([found["delta method"][0] for found in seeds])
     return compare(seeds, reference) | {"num_samples": num_samples}
+
+
+def pooled(estimates: Sequence[np.ndarray]) -> np.ndarray:
+    """The estimate from all draws of S seeds: of S arrays [N] one, float64 [N]."""
+    return special.logsumexp(estimates, axis=0) - math.log(len(estimates))
 
 
 def known_cases(
@@ -110,10 +113,11 @@ def error_bars(
       rng: NumPy generator, of the bootstrap.
 
     Returns:
-      dict of name to (estimate, error): a float64 array [2, B]. "delta method" and
-      "jackknife" are those of `log_likelihood`; "jackknife, bias reduced" moves the
-      estimate as well; "blocks" leaves out one of 25 blocks at a time; "bootstrap"
-      resamples draws; "Pareto-smoothed" is the delta method on smoothed weights.
+      dict of name to (estimate, error, bias allowed for): a float64 array [3, B].
+      "delta method", "jackknife" and "interval", the jackknife with `bias_allowance`,
+      are those of `log_likelihood`; "jackknife, bias reduced" moves the estimate as
+      well; "bootstrap" resamples draws; "Pareto-smoothed" is the delta method on
+      smoothed weights.
     """
     log_weights = np.asarray(log_weights, np.float64)
     peak = log_weights.max(axis=0)
@@ -122,15 +126,16 @@ def error_bars(
     smoothed = _streamed(smoothed_log_weights(log_weights - peak)[0])
     weights = np.exp(log_weights - peak)
     bias, _ = leave_one_out(log_weights)
+    zeros = np.zeros_like(estimate)
     found = {
-        "delta method": (estimate, plain.standard_error),
-        "jackknife": (estimate, plain.jackknife_error),
-        "jackknife, bias reduced": (estimate - bias, plain.jackknife_error),
-        "blocks": (estimate, _block_error(weights)),
-        "bootstrap": (estimate, _bootstrap_error(weights, rng)),
-        "Pareto-smoothed": (smoothed.estimate + peak, smoothed.standard_error),
+        "delta method": (estimate, plain.standard_error, zeros),
+        "interval": (estimate, plain.jackknife_error, plain.bias_allowance),
+        "jackknife": (estimate, plain.jackknife_error, zeros),
+        "jackknife, bias reduced": (estimate - bias, plain.jackknife_error, zeros),
+        "bootstrap": (estimate, _bootstrap_error(weights, rng), zeros),
+        "Pareto-smoothed": (smoothed.estimate + peak, smoothed.standard_error, zeros),
     }
-    return {name: np.asarray(pair, np.float64) for name, pair in found.items()}
+    return {name: np.asarray(parts, np.float64) for name, parts in found.items()}
 
 
 def compare(
@@ -148,7 +153,8 @@ def compare(
       `spread`, the standard deviation of the mean over images between seeds, and
       `stated`, what the error bars say it is (root mean square over seeds); the same
       of single images, `image_spread` and `image_stated`; and the share of intervals
-      of +- 1.96 errors that cover: `image_coverage` and `mean_coverage` the reference,
+      of +- 1.96 errors, longer above by the bias that they allow for, that cover:
+      `image_coverage` and `mean_coverage` the reference,
       `repeat_coverage` the expected value of the mean (what other seeds tend to).
     """
     errors = _each(np.stack, seeds, axis=1)
@@ -168,15 +174,22 @@ def _each(
 
 
 def _compare_one(
-    estimates: np.ndarray, errors: np.ndarray, *, reference: np.ndarray
+    estimates: np.ndarray,
+    errors: np.ndarray,
+    allowances: np.ndarray,
+    *,
+    reference: np.ndarray,
 ) -> dict[str, float]:
-    """`compare` of one kind of error: estimates and errors [S, N]."""
+    """`compare` of one kind of error: each array [S, N]."""
     means = estimates.mean(axis=1)
     stated = np.sqrt((errors**2).sum(axis=1)) / errors.shape[1]
     truth = reference.mean()
 
-    def coverage(distance, error):
-        return np.mean(np.abs(distance) <= Z_95 * error)
+    def coverage(distance, error, allowance):
+        covers = (distance <= Z_95 * error) & (-distance <= allowance + Z_95 * error)
+        return np.mean(covers)
+
+    allowed = allowances.mean(axis=1)
 
     found = {
         "mean": means.mean(),
@@ -185,9 +198,9 @@ def _compare_one(
         "stated": _root_mean_square(stated),
         "image_spread": _root_mean_square(estimates.std(axis=0, ddof=1)),
         "image_stated": _root_mean_square(errors),
-        "image_coverage": coverage(estimates - reference, errors),
-        "mean_coverage": coverage(means - truth, stated),
-        "repeat_coverage": coverage(means - means.mean(), stated),
+        "image_coverage": coverage(estimates - reference, errors, allowances),
+        "mean_coverage": coverage(means - truth, stated, allowed),
+        "repeat_coverage": coverage(means - means.mean(), stated, allowed),
     }
     return {name: float(value) for name, value in found.items()}
 
@@ -198,14 +211,6 @@ def _streamed(log_weights: np.ndarray) -> LogLikelihood:
     draws = tf.constant(log_weights, tf.float32)
     found = stream_draws(lambda first, count: draws, num_rows, count, count)
     return type(found)(*(np.asarray(part, np.float64) for part in found))
-
-
-def _block_error(weights: np.ndarray) -> np.ndarray:
-    """Jackknife over blocks of draws of weights [K, B]: [B]."""
-    usable = len(weights) - len(weights) % NUM_BLOCKS
-    blocks = weights[:usable].reshape(-1, NUM_BLOCKS, weights.shape[1]).sum(axis=0)
-    with np.errstate(divide="ignore"):
-        return leave_one_out(np.log(blocks))[1]
 
 
 def _bootstrap_error(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:

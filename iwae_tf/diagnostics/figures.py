@@ -237,7 +237,7 @@ def units(path: Path, found: Found, *, threshold: float) -> Path:
 
 
 def posterior_maps(path: Path, found: Found) -> Path:
-    """Draws posteriors as maps beside each other, q(z|x) as contour lines over them.
+    """Draws posteriors as maps beside each other, proposals as contour lines over them.
 
     Args:
       path: where to write; ends in .png.
@@ -255,12 +255,14 @@ def posterior_maps(path: Path, found: Found) -> Path:
     for index, (ax, shown) in enumerate(zip(axes, maps)):
         grid = shown["horizontal"], shown["vertical"]
         ax.pcolormesh(*grid, shown["posterior"], cmap="Blues", shading="gouraud")
-        across, up = (
-            np.exp(-0.5 * ((np.asarray(axis) - loc) / scale) ** 2)
-            for axis, loc, scale in zip(grid, shown["loc"], shown["scale"])
-        )
-        q = np.multiply.outer(up, across)
-        ax.contour(*grid, q, levels, colors=ORANGE, linewidths=1.0)
+        points = np.stack(np.meshgrid(*grid), axis=-1)
+        encoder = shown["loc"], np.diag(np.square(shown["scale"]))
+        refined = shown["refined_loc"], shown["refined_covariance"]
+        for (loc, covariance), color in ((encoder, ORANGE), (refined, GREEN)):
+            offset = points - loc
+            square = np.sum(offset @ np.linalg.inv(covariance) * offset, axis=-1)
+            density = np.exp(-0.5 * square)
+            ax.contour(*grid, density, levels, colors=color, linewidths=1.0)
         style(ax, title=f"image {index}", xlabel=xlabel)
         ax.grid(False)
     style(axes[0], ylabel=ylabel)

@@ -15,6 +15,7 @@ from iwae_tf.evaluation import (
     LAYER_DRAWS,
     LayerStatistics,
     count_active,
+    refine_proposal,
 )
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import split_loc_scale
@@ -120,13 +121,15 @@ def collapse(
 
 
 class PosteriorMap(NamedTuple):
-    """True posterior of one image on a grid, and q(z|x) beside it, over two units."""
+    """True posterior of one image on a grid, beside q(z|x) and the refined proposal."""
 
     horizontal: np.ndarray  # [G], values of the first unit
     vertical: np.ndarray  # [G], of the second
     posterior: np.ndarray  # [G (vertical), G (horizontal)], scaled to a peak of one
     loc: np.ndarray  # [2], of q(z|x)
     scale: np.ndarray  # [2], of q(z|x)
+    refined_loc: np.ndarray  # [2], of `refine_proposal`, in the plane
+    refined_covariance: np.ndarray  # [2, 2]
     log_evidence: float  # log of the integral of p(x, z) over the grid
 
 
@@ -139,8 +142,9 @@ def posterior_map(
 ) -> PosteriorMap:
     """The true posterior p(z|x) of one image beside q(z|x), over two latent units.
 
-    With two latent dimensions that is all of it, and `log_evidence` is log p(x). With
-    more it is the plane through the mean of q(z|x), the other units held there.
+    The Gaussian of `refine_proposal` is there too. With two latent dimensions that is
+    all of it, and `log_evidence` is log p(x). With more it is the plane through the
+    mean of q(z|x), the other units held there.
 
     Args:
       model: a built model with one stochastic layer of two units or more.
@@ -179,6 +183,7 @@ def posterior_map(
         axes = [np.linspace(low, high, grid_size) for low, high in ends]
     log_values = log_joint(axes)
     peak = log_values.max()
+    refined_loc, refined_covariance = _in_plane(refine_proposal(model, x), loc, units)
     cell = np.prod([axis[1] - axis[0] for axis in axes])
     return PosteriorMap(
         horizontal=axes[0],
@@ -186,8 +191,20 @@ def posterior_map(
         posterior=np.exp(log_values - peak),
         loc=loc[units],
         scale=scale[units],
+        refined_loc=refined_loc,
+        refined_covariance=refined_covariance,
         log_evidence=float(peak + math.log(np.exp(log_values - peak).sum() * cell)),
     )
+
+
+def _in_plane(gaussian, at, units):
+    """Mean and covariance of two units of a Gaussian [1, D], given the others."""
+    mean, covariance = gaussian.mean().numpy()[0], gaussian.covariance().numpy()[0]
+    others = np.setdiff1d(np.arange(len(mean)), units)
+    precision = np.linalg.inv(covariance.astype(np.float64))
+    inside = np.linalg.inv(precision[np.ix_(units, units)])
+    pull = precision[np.ix_(units, others)] @ (at - mean)[others]
+    return mean[units] - inside @ pull, inside
 
 
 def _box(axes, log_values, loc, scale):

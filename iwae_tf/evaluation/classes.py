@@ -24,6 +24,7 @@ class ClassLogLikelihoods(NamedTuple):
     effective_sample_size: np.ndarray
     jackknife_error: np.ndarray
     pareto_k: np.ndarray
+    bias_allowance: np.ndarray
     is_refined: np.ndarray
 
     def log_marginal(self, class_probabilities: ArrayLike | None = None) -> np.ndarray:

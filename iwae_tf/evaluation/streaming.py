@@ -6,12 +6,14 @@ inner part, a block of images, whose shape does not depend on how many there are
 """
 
 import functools
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import refinement
 from iwae_tf.models.latent_model import LatentModel, UnitMask
 from iwae_tf.probability import noise
@@ -20,7 +22,7 @@ from iwae_tf.probability.log_weights import (
     jackknife_error,
     standard_error,
 )
-from iwae_tf.probability.pareto import pareto_k, tail_size
+from iwae_tf.probability.pareto import bias_allowance, pareto_k, tail_size
 
 CHUNK_SIZE = 2500  # rows of the decoder at once: what bounds the memory
 
@@ -32,10 +34,15 @@ class LogLikelihood(NamedTuple):
     sqrt((K sum w~^2 - 1) / (K - 1)), NaN for one draw. Where few draws carry the
     weight (a small `effective_sample_size`) it is too small. `jackknife_error` is the
     error by leaving one draw out at a time, the same where the weights are even; where
-    they are not it has the size of the spread between seeds. `estimate` is biased low,
-    which no error bar here includes. `pareto_k` is the shape of the tail of the
-    weights (Vehtari et al. 2024): the estimate can be relied on up to 0.7. It is NaN
-    for fewer than 25 draws, and knows nothing of modes that no draw visited.
+    they are not it has the size of the spread between seeds. `pareto_k` is the shape of
+    the tail of the weights (Vehtari et al. 2024): the estimate can be relied on up to
+    0.7. It is NaN for fewer than 25 draws.
+
+    `estimate` is biased low, because the largest weights are rare. `bias_allowance` is
+    what they may add, log(1 + w / (1 - k)) with w the share of the largest weight and k
+    the upper end of what the tail's shape may be (see `pareto.bias_allowance`).
+
+    None of this knows of modes that no draw visited.
     """
 
     estimate: np.ndarray
@@ -43,7 +50,26 @@ class LogLikelihood(NamedTuple):
     effective_sample_size: np.ndarray
     jackknife_error: np.ndarray | Any = np.nan  # where it is not known
     pareto_k: np.ndarray | Any = np.nan
+    bias_allowance: np.ndarray | Any = np.nan
     is_refined: np.ndarray | Any = 0.0  # 1 where the draws are of a fitted proposal
+
+    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Where log p(x) lies with probability `level`: (low, high), each [B].
+
+        `estimate` - z * `jackknife_error` to `estimate` + `bias_allowance` +
+        z * `jackknife_error`, z = 1.96 for 95 %. How often it holds is measured in
+        docs/believe.md.
+
+        Raises:
+          InvalidInputError: a level that is not between 0 and 1.
+        """
+        if not 0.0 < level < 1.0:
+            raise InvalidInputError(
+                f"`level` must be between 0 and 1. Received: level={level}"
+            )
+        deviations = statistics.NormalDist().inv_cdf(0.5 + 0.5 * level)
+        reach = deviations * np.asarray(self.jackknife_error)
+        return self.estimate - reach, self.estimate + self.bias_allowance + reach
 
 
 def estimate_in_graph(
@@ -200,14 +226,16 @@ def stream_draws(
         one_chunk,
         [0, zeros - np.inf, [zeros] * JACKKNIFE_POWERS, least],
     )
-    total, squares = sums[:2]
+    total, squares = sums[:2]  # in units of the largest weight
     normalized_squares = squares / total**2
+    shape = pareto_k(tf.cast(largest, tf.float64))
     result = LogLikelihood(
         estimate=peak + tf.math.log(total / tf.cast(num_samples, tf.float64)),
         standard_error=standard_error(normalized_squares, num_samples),
         effective_sample_size=1.0 / normalized_squares,
         jackknife_error=jackknife_error(sums, num_samples),
-        pareto_k=pareto_k(tf.cast(largest, tf.float64)),
+        pareto_k=shape,
+        bias_allowance=bias_allowance(1.0 / total, shape, tail - 1),
         is_refined=zeros,
     )
     return LogLikelihood(*(tf.cast(part, tf.float32) for part in result))

@@ -15,6 +15,7 @@ import math
 import tensorflow as tf
 
 GOOD_K = 0.7  # up to which an estimate can be relied on
+LARGEST_K = 0.95  # in `bias_allowance`; at 1 the fitted tail has no mean
 LEAST_TAIL = 5  # weights; a fifth of 25 draws
 PRIOR_WEIGHTS, PRIOR_K = 10.0, 0.5  # what steadies the fit of a short tail
 
@@ -70,3 +71,25 @@ def pareto_k(largest: tf.Tensor) -> tf.Tensor:
     k = (count * k + PRIOR_WEIGHTS * PRIOR_K) / (count + PRIOR_WEIGHTS)
     k = tf.where(is_flat, tf.constant(-math.inf, tf.float64), k)
     return tf.where(size < LEAST_TAIL, tf.constant(math.nan, tf.float64), k)
+
+
+def bias_allowance(
+    largest_weight: tf.Tensor, k: tf.Tensor, tail_size: tf.Tensor
+) -> tf.Tensor:
+    """What weights above the largest one may add to a log mean: log(1 + w / (1 - k')).
+
+    Of K further draws one lies above it on average. Its mean is 1 / (1 - k) times the
+    largest weight, if the tail is a Pareto distribution of shape k. k' is k and two of
+    its standard errors, (1 + k) / sqrt(T), and at most 0.95.
+
+    Args:
+      largest_weight: w, its share in the sum of the weights, float64 [B].
+      k: float64 [B].
+      tail_size: T, the weights that k was fitted to.
+
+    Returns:
+      bias_allowance: float64 [B], in nats; NaN where k is NaN.
+    """
+    error = tf.maximum(1.0 + k, 0.0) / tf.sqrt(tf.cast(tail_size, tf.float64))
+    highest = tf.minimum(k + 2.0 * error, LARGEST_K)
+    return tf.math.log1p(largest_weight / (1.0 - highest))

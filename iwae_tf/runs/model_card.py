@@ -175,7 +175,7 @@ def _measured(results: Mapping[str, Any] | None) -> str:
         rows["refined NLL"] = (
             f"{results['refined_nll']:.2f} nats an image (+- "
             f"{results['refined_jackknife_error']:.3f} of the draws), by proposals "
-            "fitted to each image; Pareto k above 0.7 for "
+            f"fitted to each image; {_interval(results)}Pareto k above 0.7 for "
             f"{results['refined_unreliable']:.1%} of the images"
         )
     if results.get("bits_per_dim") is not None:  # 8-bit images
@@ -186,6 +186,14 @@ def _measured(results: Mapping[str, Any] | None) -> str:
         "active units": " + ".join(f"{active} of {dim}" for active, dim in units),
     }
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _interval(results: Mapping[str, Any]) -> str:
+    """The 95 % interval of the refined NLL, where the results have it."""
+    low, high = results.get("refined_interval") or (None, None)
+    if high is None or not math.isfinite(high):
+        return ""
+    return f"{low:.2f} to {high:.2f} with probability 95 %, bias included; "
 
 
 def _joined(values: Iterable[object]) -> str:

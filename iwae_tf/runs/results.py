@@ -181,7 +181,8 @@ def evaluate_export(
                 ) from error
             estimate = outputs["log_likelihood"].numpy()
             unknown = np.full_like(estimate, np.nan)
-            defaults = {"jackknife_error": unknown, "pareto_k": unknown}
+            names = ("jackknife_error", "pareto_k", "bias_allowance")
+            defaults = dict.fromkeys(names, unknown)  # of an older export
             outputs = defaults | {"is_refined": 0 * estimate} | outputs
             others = (outputs[name] for name in evaluation.LogLikelihood._fields[1:])
             on_batch(evaluation.LogLikelihood(estimate, *map(np.asarray, others)))
@@ -242,6 +243,11 @@ def summary_fields(results: dict[str, Any]) -> dict[str, str]:
             f"+- {results['data_standard_error'] or float('nan'):.2f} "
             f"of {results['num_examples']:,} images)"
         )
+        low, high = results[f"{prefix}interval"]
+        if math.isfinite(high):
+            fields[f"{prefix.replace('_', ' ')}95 % interval"] = (
+                f"{low:.2f} to {high:.2f} nats for these images, bias included"
+            )
         unreliable = results[f"{prefix}unreliable"]
         if math.isfinite(unreliable):
             size = results[f"{prefix}effective_sample_size_quantiles"][1]

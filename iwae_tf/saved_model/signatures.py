@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | serving_default | x | log_likelihood, standard_error, effective_sample_size |
 | log_likelihood | x, num_samples [], seed [2] | the same |
-| error_bars | x, num_samples [], seed [2] | the same, jackknife_error and pareto_k |
+| error_bars | the same | the same, jackknife_error, pareto_k and bias_allowance |
 | refined_log_likelihood | and num_steps [] | the same and is_refined |
 | encode | x | loc, scale; with more layers loc_2, scale_2, ... |
 | decode | z | mean |
@@ -14,8 +14,8 @@
 
 `refined_log_likelihood` draws from proposals that are fitted to each image, in so many
 steps; 0 stands for the default. Of `num_samples=1` errors are NaN, and of fewer than 25
-`pareto_k`. A likelihood without a mean has no `decode`, no `reconstruct` and no `mean`
-of `sample`.
+`pareto_k` and `bias_allowance`. A likelihood without a mean has no `decode`, no
+`reconstruct` and no `mean` of `sample`.
 Those of a conditional model take one input more, `y` int32 [batch], the class labels;
 `sample` has one for each of `num_samples` images.
 """
@@ -34,7 +34,7 @@ from iwae_tf.probability.distributions import mean_of
 
 SCORES = (  # in the order of LogLikelihood's fields
     *("log_likelihood", "standard_error", "effective_sample_size"),
-    *("jackknife_error", "pareto_k", "is_refined"),
+    *("jackknife_error", "pareto_k", "bias_allowance", "is_refined"),
 )
 WARMUP_SAMPLES = 100  # draws of a warm-up request that says how many
 
@@ -66,7 +66,7 @@ def trace(model: Autoencoder, num_samples: int, refined: bool = True) -> dict[st
     @functools.partial(tf.function, autograph=False)  # traced once for three signatures
     def error_bars(x, num_samples, seed, y=None):
         outputs = estimate(x, num_samples, seed, y)
-        return {name: outputs[name] for name in SCORES[:5]}
+        return {name: outputs[name] for name in SCORES[:6]}
 
     def refined_log_likelihood(x, num_samples, seed, num_steps, y=None):
         rule = "num_steps: must be a positive integer, or 0 for the default"

@@ -18,7 +18,8 @@ T = TypeVar("T")
 FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0  # seconds between two attempts
 MAX_ANSWER = 2**24  # bytes, without those of its rows
 MAX_REASON = 300  # characters of what a server says is wrong
-OPTIONAL = {"pareto_k": math.nan, "is_refined": 0.0}  # what stands for them
+# What stands for scores that an older export does not have.
+OPTIONAL = {"pareto_k": math.nan, "bias_allowance": math.nan, "is_refined": 0.0}
 # What an answer raises that was cut off, or comes from something in between.
 UNUSABLE = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -120,7 +121,7 @@ def checked_scores(
 
     Args:
       outputs: mapping of each of `SCORES` to an array, or to a list out of JSON.
-        `pareto_k` and `is_refined` may be missing.
+        Those of `OPTIONAL` may be missing.
       num_rows: N.
       num_samples: K; the errors of one draw are NaN.
 
@@ -143,7 +144,7 @@ def checked_scores(
             raise ValueError(f"`{name}` is not {num_rows} numbers, one for each image")
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
-        is_good = np.isfinite(array) | (name == "pareto_k")
+        is_good = np.isfinite(array) | math.isnan(OPTIONAL.get(name, 0.0))
         if name.endswith("_error"):
             is_good &= array >= 0
             is_good |= np.isnan(array) & (num_samples == 1)

@@ -34,6 +34,7 @@ class Row(NamedTuple):
     error: float | None = None  # of importance sampling, by the jackknife
     data_standard_error: float | None = None  # of the images
     seed_deviation: float | None = None  # between seeds, where there are several
+    refined_nll: float | None = None  # by proposals fitted to each image
     iwae: float | None = None  # the bound of all M * K draws
     active_units: str = ""
     seconds: float | None = None
@@ -112,6 +113,7 @@ def _row(cell: Cell, runs: Sequence[dict[str, Any]]) -> Row:
         error=float(np.sqrt(np.sum(np.square(errors))) / len(runs)),
         data_standard_error=mean("data_standard_error"),
         seed_deviation=float(np.std(nlls, ddof=1)) if len(runs) > 1 else None,
+        refined_nll=mean("refined_nll"),
         iwae=mean("iwae"),
         active_units="+".join(f"{count:.3g}" for count in units),
         seconds=mean("seconds"),

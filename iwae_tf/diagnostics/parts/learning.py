@@ -133,7 +133,7 @@ def _compared(few, full, half):
 
 
 class Representation(Part):
-    """Latent units: used, unused, collapsed; posteriors beside q(z|x)."""
+    """Latent units: used, unused, collapsed; posteriors beside proposals."""
 
     name = "representation"
     title = "What do the latents hold?"
@@ -179,7 +179,8 @@ class Representation(Part):
                 figures.posterior_maps(folder / "posterior.png", results),
                 f"Blue: the true posterior p(z|x) of the first images{cut}. Orange: "
                 "q(z|x) at one, two and three deviations. The draws of q miss the blue "
-                "outside the lines.",
+                "outside the lines. Green: the Gaussian that is fitted to the image for "
+                "refined proposals.",
             )
 
     def judge(self, results: Results) -> Sentences:
