@@ -161,7 +161,7 @@ def test_a_report_holds_what_was_measured_beside_what_was_published(tmp_path):
     assert cell["+- seeds"] == "0.14" and not cell["refined NLL"]
     (vae,) = [line for line in lines if "1-layer VAE, k = 50" in line[0]]
     assert dict(zip(names, vae))["refined NLL"] == "86.41"
-    assert "smaller bias" in text
+    assert "bias is smaller" in text
     assert "nats: 1-layer VAE, k = 50 (0.20). The published runs" in text
     assert "trained for 3,280 epochs, these for at most 80." in text
     assert "apart, 1 of 1 are in the same order here." in text

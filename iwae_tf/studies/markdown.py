@@ -15,8 +15,8 @@ NOTES = """NLL is minus log p(x) of the test set in nats; lower is better. "+- d
 its jackknife error from importance sampling. "+- images" is its standard error from the
 finite test set, which all cells share. The IWAE bound uses all M * K draws. -KL is this
 bound minus log p(x), as in Rainforth et al. Seconds are of training and evaluation."""
-REFINED = """The refined NLL comes from draws of proposals fitted to each image. It has a
-smaller bias. The published figures come from draws of the encoder."""
+REFINED = """The refined NLL comes from draws of proposals fitted to each image. Its
+bias is smaller. The published figures come from draws of the encoder."""
 SEEDS = """Numbers of several seeds are means; "+- seeds" is the standard deviation of
 the NLL between seeds."""
 TIMES = """Minutes are of training. The steps of the estimators were timed in turn, so

@@ -179,7 +179,7 @@ class Representation(Part):
                 figures.posterior_maps(folder / "posterior.png", results),
                 f"Blue: the true posterior p(z|x) of the first images{cut}. Orange: "
                 "q(z|x) at one, two and three deviations. The draws of q miss the blue "
-                "outside the lines. Green: the Gaussian that is fitted to the image for "
+                "outside the lines. Green: the Gaussian that is fitted to an image for "
                 "refined proposals.",
             )
 
