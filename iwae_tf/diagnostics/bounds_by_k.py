@@ -1,4 +1,4 @@
-"""Bounds against the number of draws, and what they tend to.
+"""Bounds against the number of draws, and log p(x), which they tend to.
 
 References:
   Burda et al., 2016. https://arxiv.org/abs/1509.00519
@@ -6,30 +6,25 @@ References:
   Rainforth et al., 2018 (-KL(Q||P)). https://arxiv.org/abs/1802.04537
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy import optimize
 
 from iwae_tf import bounds
 from iwae_tf.checks import check_count
 from iwae_tf.diagnostics.draws import log_weight_batches
 from iwae_tf.diagnostics.resampling import evaluate_bound, jackknife
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.evaluation import log_likelihood, summarize
 
-COUNTS = (
-    *(1, 2, 5, 10, 20, 50, 64, 100, 200, 500, 1000, 2000, 5000),
-    *(10_000, 20_000, 50_000, 100_000),
-)
+COUNTS = (1, 2, 5, 10, 20, 50, 64, 100, 200, 500, 1000, 2000, 5000)
+REFERENCE_DRAWS = 5000  # of refined proposals, for log p(x)
 JACKKNIFE_DRAWS = 20_000  # of each image that a sweep's jackknife looks at, or one K
 MANY_GROUPS = 8  # from which on the spread between groups is the error bar
-KL_COUNTS = (64, 5000)  # Rainforth et al.'s IWAE-64 and log p(x)
-LEAST_EXPONENT, MOST_EXPONENT = 0.05, 2.0  # that the power law may have
-FIT_POINTS = 6  # the largest counts, that the power law is fitted to
+KL_COUNT = 64  # of Rainforth et al.'s IWAE-64
 
 
 def bound_sweep(
@@ -57,10 +52,11 @@ def bound_sweep(
 
     Returns:
       dict: `counts`, `num_images`, `bounds` (of each name `value`, `standard_error` and
-      `corrected`, the value by the jackknife, lists over counts),
-      `log_likelihood` (see `extrapolate`) and `negative_kl`, Rainforth et al.'s
-      -KL(Q||P): IWAE-64 minus log p(x) from 5,000 draws (None where `counts` lacks
-      one of these or "iwae" is not among the functions).
+      `corrected`, the value by the jackknife, lists over counts), `log_likelihood`, the
+      mean log p(x) by 5,000 draws of refined proposals, its 95 % `interval` and
+      `unreliable`, the share of images whose Pareto k is above 0.7 even so, and
+      `negative_kl`, Rainforth et al.'s -KL(Q||P): IWAE-64 minus log p(x) (None where
+      `counts` lacks 64 or "iwae" is not among the functions).
 
     Raises:
       InvalidInputError: a bad argument.
@@ -74,81 +70,22 @@ def bound_sweep(
                 np.stack([_at_count(bound, log_weights, count) for count in counts])
             )
     images = {name: np.concatenate(parts, -1) for name, parts in pieces.items()}
-    results: dict[str, Any] = {
+    reference = log_likelihood(model, x, REFERENCE_DRAWS, seed, proposal="refined")
+    summary = summarize(reference)
+    low, high = summary.interval
+    negative_kl = None
+    if "iwae" in images and KL_COUNT in counts:
+        few = images["iwae"][counts.index(KL_COUNT), 0]
+        negative_kl = float(np.mean(few - reference.estimate))
+    return {
         "counts": counts,
         "num_images": len(x),
         "bounds": {name: _summarize(parts) for name, parts in images.items()},
-        "log_likelihood": None,
-        "negative_kl": None,
+        "log_likelihood": -summary.nll,
+        "interval": [-high, -low],
+        "unreliable": summary.unreliable,
+        "negative_kl": negative_kl,
     }
-    if "iwae" in images:
-        results["log_likelihood"] = extrapolate(counts, results["bounds"]["iwae"])
-        results["negative_kl"] = _negative_kl(counts, images["iwae"][:, 0])
-    return results
-
-
-def extrapolate(
-    counts: Sequence[int], iwae: Mapping[str, Sequence[float]]
-) -> dict[str, Any]:
-    """log p(x) from the IWAE bounds of a sweep.
-
-    L_K = log p(x) - c K^-g, fitted to the largest counts
-
-    g is 1 where the weights have a variance (Domke and Sheldon 2018), less otherwise.
-
-    Args:
-      counts: list of K.
-      iwae: dict with `value`, `standard_error`, `corrected`, lists over counts.
-
-    Returns:
-      dict: `bound` at the largest count and its `standard_error`; `jackknife`, the
-      same with its bias reduced; `power_law` and `power_law_error`, the fitted
-      log p(x), and its `exponent` g (None where the fit fails, g is next to zero or
-      `counts` has fewer than 6 entries).
-
-    References:
-      Domke and Sheldon, 2018. https://arxiv.org/abs/1808.09034
-    """
-    limit, error, exponent = _power_law(counts, iwae["value"], iwae["standard_error"])
-    return {
-        "num_samples": counts[-1],
-        "bound": iwae["value"][-1],
-        "standard_error": iwae["standard_error"][-1],
-        "jackknife": iwae["corrected"][-1],
-        "power_law": limit,
-        "power_law_error": error,
-        "exponent": exponent,
-    }
-
-
-def _power_law(counts, values, errors):
-    """(limit, its error, exponent) of the law that fits best, or thrice None."""
-    nothing = None, None, None
-    lists = counts, values, errors
-    counts, values, errors = (np.asarray(v[-FIT_POINTS:], float) for v in lists)
-    errors = np.maximum(errors, 1e-6)
-    if len(counts) < FIT_POINTS or not np.all(np.isfinite(errors)):
-        return nothing
-
-    def law(k, limit, size, exponent):
-        return limit - size * (k / counts[0]) ** -exponent
-
-    rise = max(values[-1] - values[0], 1e-6)
-    try:
-        fit, covariance = optimize.curve_fit(
-            law,
-            counts,
-            values,
-            p0=[values[-1] + 0.1 * rise, rise, 0.5],
-            sigma=errors,
-            absolute_sigma=True,
-            bounds=([-np.inf, 0, LEAST_EXPONENT], [np.inf, np.inf, MOST_EXPONENT]),
-        )
-    except (RuntimeError, ValueError):
-        return nothing
-    if fit[2] < 1.1 * LEAST_EXPONENT:  # next to a logarithm: there is no end in sight
-        return nothing
-    return float(fit[0]), float(np.sqrt(covariance[0, 0])), float(fit[2])
 
 
 def _at_count(
@@ -184,21 +121,6 @@ def _summarize(images: np.ndarray) -> dict[str, list[float]]:
         "value": value.mean(axis=1).tolist(),
         "standard_error": (np.sqrt(variance.sum(axis=1)) / images.shape[-1]).tolist(),
         "corrected": corrected.mean(axis=1).tolist(),
-    }
-
-
-def _negative_kl(counts: Sequence[int], values: np.ndarray) -> dict[str, float] | None:
-    """IWAE-64 minus IWAE-5000 of [counts, N], with the error over images."""
-    if not set(KL_COUNTS) <= set(counts):
-        return None
-    few, many = (values[counts.index(count)] for count in KL_COUNTS)
-    difference = few - many
-    spread = difference.std(ddof=1) if len(difference) > 1 else math.nan
-    return {
-        "value": float(difference.mean()),
-        "data_standard_error": float(spread / math.sqrt(len(difference))),
-        "bound": float(few.mean()),
-        "log_likelihood": float(many.mean()),
     }
 
 

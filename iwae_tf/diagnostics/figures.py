@@ -85,7 +85,7 @@ def gradient_noise(path: Path, found: Found) -> Path:
 def bound_sweep(path: Path, sweep: Found) -> Path:
     """Draws bounds against K with error bars, and their gap to log p(x)."""
     figure, (left, right) = _two_panels(470)
-    best = sweep["log_likelihood"]["power_law"] or sweep["log_likelihood"]["jackknife"]
+    best = sweep["log_likelihood"]
     counts = np.asarray(sweep["counts"], float)
     for color, marker, (name, found) in zip(LINES, _MARKERS, sweep["bounds"].items()):
         names = ("value", "standard_error", "corrected")
@@ -96,12 +96,12 @@ def bound_sweep(path: Path, sweep: Found) -> Path:
         left.plot(counts, corrected, label=f"{name}, jackknife", **dashed)
         right.plot(counts, np.maximum(best - value, 1e-9), **look)
         right.plot(counts, np.abs(best - corrected), **dashed)
-    left.axhline(best, label="extrapolated log p(x)", **_DOTTED)
+    left.axhline(best, label="log p(x), refined proposals", **_DOTTED)
     reached = best - np.asarray(sweep["bounds"]["iwae"]["value"])
     right.set_ylim(max(reached.min(), 1e-4) / 4, None)
     right.set_yscale("log")
     style(left, title="bound (bars: +- 2 errors)", ylabel="nats an image")
-    style(right, title="distance from the extrapolated log p(x)", ylabel="nats")
+    style(right, title="distance from log p(x)", ylabel="nats")
     for ax in (left, right):
         ax.set_xscale("log")
         style(ax, xlabel="number of draws K")

@@ -110,13 +110,13 @@ class BoundSweep(Part):
     chart = staticmethod(figures.bound_sweep)
     caption = (
         "The mean bound over {num_images} images from K draws. K = 1 is the ELBO. The "
-        "jackknife removes the part of the bias that falls like 1/K. The extrapolation "
-        "fits log p(x) - c K^-g to the largest K. On the right this is a straight "
-        "line; the flatter it is, the heavier the tail of the weights."
+        "jackknife removes the part of the bias that falls like 1/K. log p(x) comes "
+        "from proposals fitted to each image. The flatter the lines on the right, the "
+        "heavier the tail of the weights."
     )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
-        most = 20 * subject.num_samples
+        most = subject.num_samples
         functions = {"iwae": bounds.iwae}
         objective = getattr(subject.model, "objective", None)
         if isinstance(objective, bounds.CombinationImportanceWeighted):
@@ -132,28 +132,20 @@ class BoundSweep(Part):
         )
 
     def judge(self, results: Results) -> Sentences:
-        found, kl = results["log_likelihood"], results["negative_kl"]
-        gap = found["jackknife"] - found["bound"]
-        distance = max(gap, 0.0)
-        text = (
-            f"L_K at K = {found['num_samples']:,} is {found['bound']:.2f} "
-            f"(+- {found['standard_error']:.2f}); the jackknife moves it by "
-            f"{gap:+.2f} nats"
+        bound, (low, high) = results["bounds"]["iwae"], results["interval"]
+        gap = results["log_likelihood"] - bound["value"][-1]
+        yield (
+            grade(gap, 0.05, 0.5),
+            f"L_K at K = {results['counts'][-1]:,} is {bound['value'][-1]:.2f} "
+            f"(+- {bound['standard_error'][-1]:.2f}), {gap:.2f} nats below log p(x) by "
+            f"refined proposals, {results['log_likelihood']:.2f} (95 % interval "
+            f"{low:.2f} to {high:.2f}).",
         )
-        if found["power_law"] is not None:
-            rest = found["power_law"] - found["bound"]
-            distance = max(gap, rest)
-            text += (
-                f", and the power law ends {rest:+.2f} nats above it "
-                f"(exponent {found['exponent']:.2f}; 1 for well-behaved weights)"
-            )
-        yield grade(distance, 0.05, 0.5), text + "."
-        if kl:
+        if results["negative_kl"] is not None:
             yield (
                 "plain",
-                f"-KL(Q||P), the IWAE-64 bound minus log p(x) from 5,000 draws, is "
-                f"{kl['value']:.2f} nats "
-                f"(+- {kl['data_standard_error'] or math.nan:.2f} over images).",
+                "-KL(Q||P), the IWAE-64 bound minus log p(x), is "
+                f"{results['negative_kl']:.2f} nats.",
             )
 
 
@@ -166,9 +158,9 @@ class ErrorBars(Part):
     caption = (
         "The same {num_images} images scored with {num_seeds} seeds, {num_samples:,} "
         "draws each. Left: a correct error bar is as long as the spread between seeds. "
-        "Right: the reference is the estimate from the draws of all seeds, which is "
-        "itself too low. Error bars include the spread but not the bias. If they cover "
-        "other seeds but miss the reference, the bias is larger than the spread."
+        "Right: the reference is the estimate by proposals fitted to each image. Only "
+        "the interval includes the bias. If the others cover other seeds but miss the "
+        "reference, the bias is larger than the spread."
     )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
@@ -195,9 +187,10 @@ class ErrorBars(Part):
         bias = -delta["bias"]
         yield (
             "good" if bias < delta["spread"] else "warning" if bias < 0.1 else "bad",
-            f"With {results['num_samples']:,} draws the mean log p(x) is at least "
-            f"{bias:.3f} nats too low (compared with {results['num_seeds']} times as "
-            "many draws).",
+            f"With {results['num_samples']:,} draws the mean log p(x) is {bias:.3f} "
+            "nats too low, compared with proposals fitted to each image. The interval "
+            "has that value for "
+            f"{results['errors']['interval']['image_coverage']:.0%} of the images.",
         )
 
 
