@@ -27,7 +27,6 @@ from iwae_tf.diagnostics import (
     leave_one_out,
     pareto_k,
     posterior_map,
-    proposal_quality,
     theory,
     toy_problem,
     trusted_k,
@@ -63,7 +62,6 @@ def narrow():
 @pytest.mark.parametrize(
     "measure, arguments, message",
     [
-        (proposal_quality, {"num_samples": 24}, "at least 25.*num_samples=24"),
         (error_coverage, {"num_samples": 24}, "at least 25.*num_samples=24"),
         (error_coverage, {"num_samples": 25, "num_seeds": 1}, "num_seeds=1"),
         (gradient_snr, {"num_draws": 1}, "num_draws=1"),
@@ -220,16 +218,12 @@ def test_k_of_a_known_tail(shape):
     assert trusted_k(5000) == 0.7 and trusted_k(100) == 0.5
 
 
-def test_quality_of_a_proposal_that_is_too_narrow():
+def test_k_of_a_proposal_that_is_too_narrow():
     # w of N(0, 1) / N(0, s^2) has the tail index 1 - s^2.
     problem = LinearGaussian(x_dim=3, latent_dim=1)
     model = gaussian_model(problem, stretch=0.6)
-    found = proposal_quality(model, problem.data(30), np.int64(5000), SEED)
+    found = log_likelihood(model, problem.data(30), np.int64(5000), SEED)
     assert found.pareto_k.mean() == pytest.approx(1 - 0.6**2, abs=0.1)
-    result = log_likelihood(model, problem.data(30), 5000, SEED)
-    np.testing.assert_allclose(found.estimate, result.estimate, atol=1e-4)
-    sizes = found.effective_sample_size
-    np.testing.assert_allclose(sizes, result.effective_sample_size, rtol=1e-3)
 
 
 @pytest.mark.parametrize("stretch, allowed", [(0.75, 0.25), (0.55, 1.0), (1.4, 0.05)])

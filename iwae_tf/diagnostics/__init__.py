@@ -3,7 +3,6 @@
   diagnosis    a whole diagnosis, part by part, and its report
   parts        what each part measures, draws and judges
   bounds_by_k  bounds against the number of draws
-  proposals    effective sample size and Pareto k of q(z|x)
   annealing    log p(x) by annealed importance sampling
   coverage     whether error bars cover
   gaps         what the encoder loses, beside fitted Gaussians
@@ -18,7 +17,6 @@ from iwae_tf.diagnostics.coverage import error_coverage
 from iwae_tf.diagnostics.draws import draw_log_weights
 from iwae_tf.diagnostics.gaps import inference_gaps
 from iwae_tf.diagnostics.gradient_noise import gradient_snr
-from iwae_tf.diagnostics.proposals import proposal_quality
 from iwae_tf.diagnostics.representation import collapse, kl_per_unit, posterior_map
 from iwae_tf.diagnostics.resampling import jackknife, leave_one_out
 from iwae_tf.evaluation.pareto import pareto_k, trusted_k
@@ -36,6 +34,5 @@ __all__ = [
     "leave_one_out",
     "pareto_k",
     "posterior_map",
-    "proposal_quality",
     "trusted_k",
 ]

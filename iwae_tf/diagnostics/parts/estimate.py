@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from iwae_tf import bounds, evaluation, plots
-from iwae_tf.diagnostics import annealing, bounds_by_k, coverage, figures, proposals
+from iwae_tf.diagnostics import annealing, bounds_by_k, coverage, figures
 from iwae_tf.diagnostics.parts.base import (
     Figures,
     Part,
@@ -32,16 +32,19 @@ class Proposal(Part):
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
         images = subject.images
-        found = proposals.proposal_quality(
+        found = evaluation.log_likelihood(
             subject.model,
             images,
             subject.num_samples,
             subject.seed,
-            on_progress=functools.partial(on_progress, len(images)),
+            on_batch=lambda done: on_progress(len(images), len(done.estimate)),
         )
         parameters = subject.model.latent.encode(subject.model.check_x(images))
         reconstruction = _reconstruction_log_prob(subject.model, images, parameters)
-        return {name: values.tolist() for name, values in found._asdict().items()} | {
+        return {
+            "estimate": found.estimate.tolist(),
+            "effective_sample_size": found.effective_sample_size.tolist(),
+            "pareto_k": found.pareto_k.tolist(),
             "num_samples": subject.num_samples,
             "threshold": trusted_k(subject.num_samples),
             "reconstruction": reconstruction.tolist(),
