@@ -56,8 +56,7 @@ def run() -> int:
     subject, facts = Subject(None, None, quick=_QUICK.value), []
     if any(PARTS[name].needs_model for name in parts):
         subject, facts = _subject()
-    model = _MODEL.workdir.value or _MODEL.saved_model.value
-    title = f"Diagnosis of {model}" if model else "Diagnosis"
+    title = f"Diagnosis of {_MODEL.name}" if _MODEL.name else "Diagnosis"
     folder = pathlib.Path(_OUTPUT.value or f"{_MODEL.workdir.value}/diagnostics")
     check_writable(folder / "report.html")
     again = (
@@ -94,20 +93,12 @@ def _chosen_parts():
 
 def _subject():
     """The model and images of the flags, and what the report says of them."""
-    from iwae_tf.config import override
     from iwae_tf.diagnostics.parts.base import Subject
     from iwae_tf.errors import InvalidInputError
     from iwae_tf.runs.splits import load_eval_split
-    from iwae_tf.runs.workdir import Workdir, load_exported
     from iwae_tf.versions import library_versions
 
-    _MODEL.check()
-    if _MODEL.workdir.value is not None:
-        workdir = Workdir(_MODEL.workdir.value)
-        config, model = workdir.read_config(), workdir.load_model()
-        override(config, **_DATA.values())
-    else:
-        model, config = load_exported(_MODEL.saved_model.value, **_DATA.values())
+    model, config = _MODEL.load(**_DATA.values())
     if config.conditional:
         raise InvalidInputError(
             "the model must not be conditional: the diagnosis has no labels. "
@@ -119,7 +110,7 @@ def _subject():
     )
     versions = ", ".join(f"{k} {v}" for k, v in library_versions().items())
     return subject, [
-        ("model", _MODEL.workdir.value or _MODEL.saved_model.value),
+        ("model", _MODEL.name),
         ("bound", f"{config.model}, {config.num_samples} draws in training"),
         ("latent units", " + ".join(map(str, config.latent_dims))),
         ("images", f"the first {len(images)} of {config.dataset}, {_SPLIT.value}"),

@@ -1,12 +1,18 @@
 """The scripts, run in this process or in one of their own, and what they leave."""
 
+import contextlib
 import csv
 import importlib
 import json
+import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
 
 import keras
 import numpy as np
@@ -14,7 +20,7 @@ from absl import flags
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = ("train", "evaluate", "export", "sweep", "diagnose", "score", "score_beam")
-SCRIPTS += ("reproduce",)
+SCRIPTS += ("reproduce", "explore")
 TINY = """
 from iwae_tf.config import default_config
 
@@ -80,6 +86,39 @@ def run_script(name, *arguments, package="iwae_tf"):
         sys.argv = argv
         signal.signal(signal.SIGTERM, handler)
     raise AssertionError("the script did not exit")
+
+
+def run_explorer(*arguments):
+    """Runs the explorer in this process until it has answered, then stops it.
+
+    Returns:
+      (exit code, port, what the page is told of the model or None).
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    found, is_over = [], threading.Event()
+
+    def visit():
+        url, kind = (
+            f"http://localhost:{port}/about",
+            {"Content-Type": "application/json"},
+        )
+        request = urllib.request.Request(url, b"{}", kind)
+        while not (found or is_over.wait(0.1)):
+            with contextlib.suppress(urllib.error.URLError):
+                found.append(json.load(urllib.request.urlopen(request)))
+        if found:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    try:
+        code = run_script("explore", *arguments, f"--port={port}")
+    finally:
+        is_over.set()
+        visitor.join()
+    return code, port, next(iter(found), None)
 
 
 def run_process(*arguments, **kwargs):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread as read_png
 from pages import REDUCED, ROOT, blocks, commands, links, make_checkout
-from running import run_process
+from running import run_explorer, run_process
 
 import iwae_tf
 from examples.loopback_server import LoopbackServer
@@ -65,6 +65,9 @@ def run_command(words):
         assert (program, minus_m) == ("python", "-m"), words
         if module == "iwae_tf.score_beam":
             pytest.importorskip("apache_beam")
+        if module == "iwae_tf.explore":  # which goes on until it is stopped
+            assert run_explorer(*flags)[0] == 0
+            return
         if module == "iwae_tf.reproduce":  # a report of nothing yet
             Path("runs/rainforth").mkdir(parents=True)
         done = children.run(module, *flags, *REDUCED[module])

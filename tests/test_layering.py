@@ -8,7 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "iwae_tf"
 SCRIPTS = {
     *("train", "evaluate", "export", "sweep", "diagnose", "score", "score_beam"),
-    "reproduce",
+    *("reproduce", "explore"),
 }
 # From the ground up. A package imports packages below its floor, and itself.
 FLOORS = (
@@ -19,7 +19,7 @@ FLOORS = (
     {"evaluation", "config"},
     {"saved_model", "diagnostics"},
     {"runs", "serving"},
-    {"cli", "studies"},
+    {"cli", "studies", "explorer"},
     SCRIPTS | {"public"},
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -584,6 +584,7 @@ QUICK = [  # (command, exit code, how stdout or stderr begins)
         "`num_sample` must be a config key, one of adam",
     ),
     ("evaluate --workdir=nowhere", 2, "`--workdir` must be a path that exists"),
+    ("explore --workdir=nowhere", 2, "`--workdir` must be a path that exists"),
     ("evaluate --saved_model=nowhere", 2, "`--saved_model` must be a path that exists"),
     (
         "export --workdir=nowhere --output=x",

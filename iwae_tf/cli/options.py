@@ -171,6 +171,23 @@ class ModelFlags:
             )
         return True
 
+    @property
+    def name(self) -> str:
+        """What was given, as a title."""
+        return self.workdir.value or self.saved_model.value
+
+    def load(self, **overrides: Any) -> tuple[Any, Any]:
+        """The Keras model and ConfigDict that were given, with these values in it."""
+        from iwae_tf.config import override
+        from iwae_tf.runs.workdir import Workdir, load_exported
+
+        self.check()
+        if self.workdir.value is None:
+            return load_exported(self.saved_model.value, **overrides)
+        workdir = Workdir(self.workdir.value)
+        config = override(workdir.read_config(), **overrides)
+        return workdir.load_model(), config
+
 
 class DataFlags:
     """The flags `--dataset`, `--data_dir` and `--binarization`."""

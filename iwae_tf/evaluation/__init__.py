@@ -8,6 +8,7 @@
   latent_units         active units
   classes              log p(x|y) under each class, and Bayes' rule
   imputation           missing values filled in
+  traversals           means of p(x|z) on a line and over a plane
   pareto               whether weights can be trusted
 
 May import `models`, `probability`, `errors` and `checks`.
