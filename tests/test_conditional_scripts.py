@@ -167,7 +167,8 @@ def test_the_results_are_those_of_the_model(folder):
     # log p(x) >= log p(x|y) - log 3, and the label tells nearly all of log 3 here.
     difference = found["classes"]["nll"] - found["nll"]
     assert 0.5 < difference <= np.log(CLASSES) + 1e-6
-    assert (folder / "run" / "figures" / "samples.png").is_file()
+    for name in ("samples", "interpolations"):
+        assert (folder / "run" / "figures" / f"{name}.png").is_file()
     card = (folder / "run" / "saved_model" / "MODEL_CARD.md").read_text()
     assert "log p(x|y)" in card and "`y` int32 [batch]" in card
 

@@ -56,6 +56,7 @@ def test_a_finished_workdir_holds_everything(finished):
     assert {path.name for path in (finished / "figures").iterdir()} == {
         *("training_curves.png", "active_units.png", "latent.png"),
         *("samples.png", "reconstructions.png"),
+        *("interpolations.png", "manifold.png"),
     }
     for path in (finished / "figures").iterdir():
         assert path.read_bytes()[:4] == b"\x89PNG"
@@ -232,7 +233,7 @@ def test_two_layers_and_piwae_train_and_export(
     assert run_script("train", *tiny, *options, f"--workdir={workdir}") == 0
     results, layers = read_json(workdir / "results.json"), len(files)
     assert len(results["active_units"]) == layers and np.isfinite(results["nll"])
-    files |= {"samples.png", "reconstructions.png"}
+    files |= {"samples.png", "reconstructions.png", "interpolations.png"}
     assert files <= {path.name for path in (workdir / "figures").iterdir()}
     assert "drawn" not in capsys.readouterr().out
     assert not [w for w in recwarn if "drawn" in str(w.message)]

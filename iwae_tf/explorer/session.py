@@ -82,7 +82,7 @@ class Session:
     def about(self) -> dict[str, Any]:
         """The model, its images, their places in the plane, and the ranges of units."""
         model, spread = self._model, self._means.std(axis=0)
-        units = np.argsort(-spread, kind="stable")[:MOST_SLIDERS]
+        units = np.sort(np.argsort(-spread, kind="stable")[:MOST_SLIDERS])
         reach = np.maximum(3.0, np.abs(self._means).max(axis=0))
         size = model.event_shape
         if len(size) == 1:

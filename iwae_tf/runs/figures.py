@@ -9,11 +9,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from iwae_tf import evaluation, plots
+from iwae_tf.evaluation.traversals import interpolate, manifold
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.runs.splits import load_eval_split
 
 NUM_ROWS, NUM_COLUMNS, MOST_CLASSES = 10, 10, 20  # of a grid of images; rows of classes
 NUM_LATENT = 5000  # points in a latent plot
+PLANE_ROWS = 15  # of the grid over a latent space of two units
 
 
 def draw_figures(
@@ -22,7 +24,10 @@ def draw_figures(
     history: Sequence[dict[str, Any]],
     folder: pathlib.Path,
 ) -> list[str | os.PathLike[str]]:
-    """Draws a run into `folder`: samples, reconstructions, curves, latents, units.
+    """Draws a run into `folder`.
+
+    Samples, reconstructions, lines between images, curves, latents, units, and of one
+    layer of two units what each place of the plane decodes to.
 
     Args:
       model: trained model.
@@ -58,19 +63,55 @@ def _draw_images(model, images, labels, seed, folder):
     columns = min(NUM_COLUMNS, most_columns)
     rows, classes = min(NUM_ROWS, most_rows), None
     originals = images[: columns * min(NUM_ROWS // 2, max(most_rows // 2, 1))]
-    title = "Draws from the prior: mean of p(x|z)"
+    title, given = "Draws from the prior: mean of p(x|z)", None
     if model.is_conditional:
         rows = min(model.num_classes, MOST_CLASSES, most_rows)
         classes = np.repeat(np.arange(rows), columns)
         title = "Draws from p(z|y), a row a class: mean of p(x|z, y)"
-        labels = labels[: len(originals)]
+        given = labels[: len(originals)]
     samples = model.sample(rows * columns, seed, labels=classes, mean=True)
-    copies = model.reconstruct(originals, seed, labels=labels)
-    samples, copies = (np.clip(means, 0.0, 1.0) for means in (samples, copies))
-    path, style = folder / "samples.png", {"num_columns": columns}
+    copies = model.reconstruct(originals, seed, labels=given)
+    grids = [("samples", samples, title, columns)]
+    first, second = _pairs(len(images), labels, min(NUM_ROWS, most_rows))
+    if len(first) and columns > 1:
+        ends = images[first], images[second]
+        given = None if labels is None else labels[first]
+        lines = interpolate(model, *ends, columns, labels=given)
+        lines = lines.reshape(-1, *images.shape[1:])
+        title = "Between two images in each row: mean of p(x|z)"
+        grids.append(("interpolations", lines, title, columns))
+    if list(model.latent_dims) == [2]:
+        num_rows = min(PLANE_ROWS, most_rows, most_columns)
+        title = "The latent plane, equal steps of p(z): mean of p(x|z)"
+        if model.is_conditional:
+            title += ", class 0"
+        plane = manifold(model, num_rows, labels=0 if model.is_conditional else None)
+        grids.append(("manifold", plane, title, num_rows))
+    path = folder / "reconstructions.png"
     return [
-        plots.image_grid(path, samples, title=title, **style),
         plots.reconstructions(
-            folder / "reconstructions.png", originals, copies, **style
+            path, originals, np.clip(copies, 0.0, 1.0), num_columns=columns
+        ),
+        *(
+            plots.image_grid(
+                folder / f"{name}.png",
+                np.clip(grid, 0.0, 1.0),
+                title=title,
+                num_columns=width,
+            )
+            for name, grid, title, width in grids
         ),
     ]
+
+
+def _pairs(num_images, labels, most):
+    """Numbers of images that lines start from and end at; both of one class."""
+    order = np.arange(num_images)
+    if labels is not None:
+        order = np.argsort(labels, kind="stable")
+    first, second = order[: num_images // 2 * 2].reshape(-1, 2).T
+    if labels is not None:
+        is_same = labels[first] == labels[second]
+        first, second = first[is_same], second[is_same]
+    chosen = np.linspace(0, len(first) - 1, min(most, len(first))).astype(int)
+    return first[chosen], second[chosen]
