@@ -25,6 +25,7 @@ from iwae_tf.evaluation import (
     LogLikelihood,
     active_masks,
     active_units,
+    compiling,
     count_active,
     importance_sampling,
     layer_statistics,
@@ -313,7 +314,7 @@ def test_the_compiled_estimator_sees_new_weights_and_lets_the_model_go():
     after = log_likelihood(model, x, 4)
     assert np.all(np.abs(after.estimate - before.estimate) > 1e-3)
     np.testing.assert_allclose(after.estimate, problem.log_prob(x), atol=5e-5)
-    assert len(importance_sampling._compiled[model]) == 1
+    assert len(compiling._compiled[model]) == 1
     reference_to_model = weakref.ref(model)
     del model
     gc.collect()

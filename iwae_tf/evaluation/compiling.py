@@ -21,7 +21,12 @@ def batches_of_one_size(num_rows: int, size: int) -> Iterator[tuple[int, np.ndar
         yield first, np.minimum(np.arange(first, first + size), num_rows - 1)
 
 
-def compiled(model: keras.Model, make: Callable[..., Any], *settings: object) -> Any:
+def compiled(
+    model: keras.Model,
+    make: Callable[..., Any],
+    *settings: object,
+    jit_compile: bool | None = None,
+) -> Any:
     """The program of a model that `make` gives, compiled once.
 
     Args:
@@ -29,11 +34,12 @@ def compiled(model: keras.Model, make: Callable[..., Any], *settings: object) ->
       make: function of a weak reference to the model and of the settings, to the
         function that is compiled; this must not keep the model alive.
       *settings: what the program depends on beside the model.
+      jit_compile: whether XLA compiles it; None: where the model's layers allow it.
     """
+    if jit_compile is None:
+        jit_compile = model.supports_xla
     programs, key = _compiled.setdefault(model, {}), (make, *settings)
     if key not in programs:
         program = make(weakref.ref(model), *settings)
-        programs[key] = tf.function(
-            program, autograph=False, jit_compile=model.supports_xla
-        )
+        programs[key] = tf.function(program, autograph=False, jit_compile=jit_compile)
     return programs[key]

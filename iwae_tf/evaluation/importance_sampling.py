@@ -3,9 +3,8 @@
 import concurrent.futures
 import functools
 import math
-import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +13,7 @@ from tensorflow.python.eager import context
 
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.evaluation.compiling import compiled
 from iwae_tf.evaluation.refinement import NUM_STEPS, rows_at_once
 from iwae_tf.evaluation.streaming import CHUNK_SIZE, LogLikelihood, estimate_in_graph
 from iwae_tf.models.autoencoder import Autoencoder
@@ -25,8 +25,6 @@ SCORES_PER_CALL = 100_000  # image-samples between two reports of progress
 QUANTILES = (0.05, 0.5, 0.95)
 PROPOSALS = ("encoder", "refined")
 STREAMS = 2  # batches at work at once: one fills the processor where the other waits
-
-_compiled: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
 
 
 class Summary(NamedTuple):
@@ -218,30 +216,13 @@ def summarize(result: LogLikelihood) -> Summary:
 
 
 def _compiled_estimator(model, masks, *settings):
-    """A function of (x, num_samples, key, first_row, labels), traced for any rows."""
-    functions = _compiled.setdefault(model, {})
-    if settings not in functions:
-        # The cache is weak: the function must not keep the model alive.
-        reference: Any = weakref.ref(model)
+    """A function of (x, num_samples, key, first_row, labels), traced for any rows.
 
-        def estimate(x, num_samples, key, first_row, labels, num_steps, masks):
-            chunk_size, jit_compile, proposal = settings
-            return estimate_in_graph(
-                reference().latent,
-                x,
-                num_samples,
-                key,
-                first_row,
-                labels,
-                masks,
-                chunk_size,
-                jit_compile,
-                proposal,
-                num_steps,
-            )
-
-        functions[settings] = tf.function(estimate, autograph=False)
-    traced = functions[settings].get_concrete_function(
+    XLA compiles parts of it, as the settings have it.
+    """
+    traced = compiled(
+        model, _estimator, *settings, jit_compile=False
+    ).get_concrete_function(
         tf.TensorSpec([None, *model.event_shape], tf.float32),
         tf.TensorSpec([], tf.int32),
         tf.TensorSpec([1], tf.uint64),
@@ -251,3 +232,22 @@ def _compiled_estimator(model, masks, *settings):
         tf.nest.map_structure(tf.TensorSpec.from_tensor, masks) if masks else None,
     )
     return functools.partial(traced, masks=masks)
+
+
+def _estimator(reference, chunk_size, jit_compile, proposal):
+    def estimate(x, num_samples, key, first_row, labels, num_steps, masks):
+        return estimate_in_graph(
+            reference().latent,
+            x,
+            num_samples,
+            key,
+            first_row,
+            labels,
+            masks,
+            chunk_size,
+            jit_compile,
+            proposal,
+            num_steps,
+        )
+
+    return estimate
