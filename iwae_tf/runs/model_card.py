@@ -58,11 +58,11 @@ seed {c[seed]} |
 
 - {limit}
 - The estimate of log p(x) is too low on average, less so with more draws. No error bar
-  includes this bias. It is small where the proposals are fitted to each image, as by
-  the signature `refined_log_likelihood`. `standard_error` is the delta-method error
-  of importance sampling; it is too small if `effective_sample_size` is only a few
-  draws. Then `jackknife_error` of the signature `error_bars` is larger and close to the
-  spread between seeds.
+  includes this bias; `bias_allowance` of the signature `error_bars` says how large it
+  may be. It is small where the proposals are fitted to each image, as by the signature
+  `refined_log_likelihood`. `standard_error` is the delta-method error of importance
+  sampling; it is too small if `effective_sample_size` is only a few draws. Then
+  `jackknife_error` is larger and close to the spread between seeds.
 - A high log-likelihood does not mean that an image is like the training data. Simple
   images, and empty ones most of all, can score above every image of the test split.
 - The model knows only the images of its training split. Do not compare scores of
