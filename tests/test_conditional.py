@@ -59,7 +59,7 @@ def test_classes_by_brute_force(name):
     "shares", [[0.5, 0.5], [0.5, 0.6, 0.1], [1.5, -0.5, 0.0], [np.nan, 0.5, 0.5]]
 )
 def test_class_probabilities_that_are_none(shares):
-    found = ClassLogLikelihoods(*[np.zeros([2, CLASSES])] * 6)
+    found = ClassLogLikelihoods(*[np.zeros([2, CLASSES])] * 7)
     for method in (found.log_marginal, found.posterior):
         with pytest.raises(InvalidInputError, match="`class_probabilities` must be 3"):
             method(shares)

@@ -117,7 +117,8 @@ def test_every_script_is_run():
     quick = [ROOT / "README.md", *(DOCS / page for page in PAGES if page not in SLOW)]
     found = [block for path in quick for block in blocks(path.read_text(), "bash")]
     run = [words for block in found for words in commands(block.code)]
-    assert {words[2] for words in run if words[0] == "python"} == set(REDUCED)
+    expected = {*REDUCED, "iwae_tf.explore"}  # which has no smaller size
+    assert {words[2] for words in run if words[0] == "python"} == expected
 
 
 def test_every_config_is_in_the_table():
