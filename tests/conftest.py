@@ -8,10 +8,11 @@ import pytest
 FIRST = [
     f"test_{name}.py"
     for name in (
-        *("saved_model", "models", "execution", "scripts", "readme", "docs"),
-        *("conditional", "terminal", "studies", "pretrained", "tensorboard"),
-        *("gradients", "evaluation", "diagnostics", "serving", "conditional_scripts"),
-        *("resume", "saved_model_ops", "fuzz", "diagnose", "notebooks", "beam"),
+        *("docs", "execution", "conditional", "diagnose", "models", "missing"),
+        *("saved_model", "readme", "tables", "scripts", "refinement", "keras_habits"),
+        *("conditional_scripts", "evaluation", "studies", "diagnostics", "checkpoints"),
+        *("kept_draws", "pretrained", "notebooks", "fuzz", "terminal", "explorer"),
+        *("beam", "resume", "counts", "gradients", "serving", "mixed"),
     )
 ]
 

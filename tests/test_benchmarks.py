@@ -218,6 +218,7 @@ def check_estimate(estimate, reference):
     assert np.all(np.abs(estimate - reference.estimate) < 5 * error)
 
 
+@pytest.mark.slow
 def test_plain_keras_is_the_same_model(scored):
     weights, x, reference = scored
     peer = peers_keras.PlainIWAE(*peer_shape(), 1)
@@ -227,6 +228,7 @@ def test_plain_keras_is_the_same_model(scored):
     check_estimate(score(x).numpy(), reference)
 
 
+@pytest.mark.slow
 def test_plain_torch_is_the_same_model(scored):
     peers = common.torch_peers()
     if peers is None:

@@ -73,8 +73,9 @@ def names(folder):
 # Save and restore ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon", "burda_adam"])
-@pytest.mark.parametrize("weight_average", [0.0, 0.9])
+@pytest.mark.parametrize(
+    "optimizer, weight_average", [("adam", 0.0), ("muon", 0.9), ("burda_adam", 0.9)]
+)
 def test_restores_every_variable_bit_for_bit(tmp_path, optimizer, weight_average):
     model = train(make_model(0, 5, optimizer, weight_average), 3)
     saved = everything(model)

@@ -159,6 +159,7 @@ def test_training_does_not_depend_on_it(config, run, tmp_path, monkeypatch):
     assert_same(state_of(without), state_of(run[1]))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_writes_no_step_twice(config, run, tmp_path, monkeypatch):
     """Killed where the second epoch's events are written and its checkpoint is not."""
     real = callbacks.Record.on_epoch_end
