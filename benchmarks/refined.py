@@ -43,15 +43,21 @@ def cost(model, images, rounds):
     return [seconds("refined") / seconds("encoder") for _ in range(rounds)]
 
 
-def quality(name, result, targets):
-    """Rows on the weights of one seed."""
-    sizes, is_good = result.effective_sample_size, result.pareto_k <= 0.7
-    values = (100.0 * np.mean(is_good), np.median(sizes), np.quantile(sizes, 0.05))
+def quality(name, results, targets):
+    """Rows on the weights, over seeds."""
+    values = [
+        (
+            100.0 * np.mean(result.pareto_k <= 0.7),
+            np.median(result.effective_sample_size),
+            np.quantile(result.effective_sample_size, 0.05),
+        )
+        for result in results
+    ]
     what = ("images with Pareto k <= 0.7", "median effective sample size",
             "5 % quantile of the effective sample size")  # fmt: skip
     return [
-        Row(f"{name}: {text}", spread([float(value)]), unit, target)
-        for text, value, unit, target in zip(what, values, ("%", "", ""), targets)
+        Row(f"{name}: {text}", spread(found), unit, target)
+        for text, found, unit, target in zip(what, zip(*values), ("%", "", ""), targets)
     ]
 
 
@@ -128,7 +134,7 @@ def measure(options):
     ]
     limits = (Target(">=", 99.0), Target(">=", 1000.0), Target(">=", 200.0))
     rows = [
-        *quality(name, results[0], limits),
+        *quality(name, results, limits),
         *errors_of_seeds(name, results),
         Row(f"{name}: time by the encoder's", spread(ratios), "", Target("<=", 3.0)),
         equal_time(name, model, images[:few], results, float(np.median(ratios))),
@@ -136,12 +142,12 @@ def measure(options):
                   20 if options.quick else 600),
     ]  # fmt: skip
     plain = iwae_tf.log_likelihood(model, images[:few], DRAWS)
-    rows += quality(f"{name}, encoder's draws", plain, (None, None, None))
+    rows += quality(f"{name}, encoder's draws", [plain], (None, None, None))
     name, (model, images) = "two layers", load(TWO_LAYERS, count)
     ratios = cost(model, images[:few], options.rounds)
     result = iwae_tf.log_likelihood(model, images, DRAWS, (0, 7), proposal="refined")
     limits = (Target(">=", 95.0), Target(">=", 400.0), None)
-    rows += quality(name, result, limits)
+    rows += quality(name, [result], limits)
     nll = [float(-result.estimate.mean())]
     return [
         *rows,
