@@ -15,17 +15,18 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def check_count(value: Any, name: str, least: int = 1) -> int:
-    """`value`, a positive integer of any type and at least `least`, as an int.
+    """`value`, an integer of any type and at least `least` >= 0, as an int.
 
     Raises:
       InvalidInputError: it is anything else.
     """
     try:
-        count = 0 if isinstance(value, bool) else operator.index(value)
+        count = -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        count = 0
+        count = -1
     if count < least:
         rule = "a positive integer" if count < 1 else f"at least {least}"
+        rule = rule if least else "an integer >= 0"
         raise InvalidInputError(f"`{name}` must be {rule}. Received: {name}={value!r}")
     return count
 

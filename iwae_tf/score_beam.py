@@ -3,7 +3,7 @@ r"""Scores shards of images with a SavedModel in an Apache Beam pipeline.
 python -m iwae_tf.score_beam --saved_model=DIR --input='images-*.npy' --output=s.csv \
     --runner=DirectRunner --option=direct_num_workers=2
 
-Shards in: .npy, .tfrecord or .parquet. Shards out: .csv or .parquet.
+Shards in: .npy, .csv, .tfrecord or .parquet. Shards out: .csv or .parquet.
 """
 
 import contextlib
@@ -41,6 +41,9 @@ cli.require("input", "output", "saved_model")
 def run() -> int:
     """Builds the pipeline of the flags and runs it to its end."""
     apache_beam, beam = _import_beam()
+    from iwae_tf.runs.workdir import SCHEMA
+    from iwae_tf.saved_model import find_version
+
     options = beam.parse_options(
         [f"--runner={_RUNNER.value}", *(f"--{option}" for option in _OPTION.value)]
     )
@@ -62,7 +65,9 @@ def run() -> int:
             _leaving_nothing(_OUTPUT.value),
             root,
         ):
-            beam.pipeline(_INPUT.value, _OUTPUT.value, handler, root)
+            schema = find_version(_SAVED_MODEL.value).parent / SCHEMA
+            given = schema if schema.is_file() else None
+            beam.pipeline(_INPUT.value, _OUTPUT.value, handler, root, given)
     except Exception as error:
         mistake = beam.user_mistake(error)
         if mistake is None:

@@ -607,8 +607,9 @@ def test_a_count_is_a_positive_integer_of_any_type():
     for value in (5, np.int64(5), np.uint8(5), np.array(5), tf.constant(5)):
         assert check_count(value, "n") == 5 and type(check_count(value, "n")) is int
     for value in (True, np.True_, 5.0, np.float32(5), [5], np.ones(2, int), None):
-        with pytest.raises(InvalidInputError, match="`n` must be a positive integer"):
-            check_count(value, "n")
+        for least, rule in ((1, "a positive integer"), (0, "an integer >= 0")):
+            with pytest.raises(InvalidInputError, match=f"`n` must be {rule}. Rec"):
+                check_count(value, "n", least)
 
 
 def test_bad_arguments_of_methods_are_refused():

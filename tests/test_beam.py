@@ -2,14 +2,19 @@
 
 import csv
 import glob
+import json
 
+import builders
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from running import run_script
 from test_serving import EVENT, build
 
 import iwae_tf
+from iwae_tf.datasets import tables
+from iwae_tf.networks import MLP
 from iwae_tf.serving import score
 
 beam = pytest.importorskip("iwae_tf.beam", reason="needs apache-beam and pyarrow")
@@ -140,6 +145,23 @@ def test_parquet_in_csv_out(folder, x, expected, tmp_path):
     assert_scores(found, range(31), expected, range(31))
 
 
+def test_csv_shards_with_holes(tmp_path):
+    frame = pd.DataFrame({"a": [3.0, np.nan, 1.5, 2.0], "b": ["u", "v", None, "v"]})
+    schema = tables.infer_schema(frame)
+    nets = MLP([5], 4), MLP([5], schema.num_parameters)
+    table = {"likelihood": "mixed", "schema": schema, "missing": "marginalize"}
+    model, export = builders.build(event=(2,), nets=nets, **table), tmp_path / "m"
+    iwae_tf.export_saved_model(model, export, DRAWS)
+    for number, rows in enumerate((slice(0, 3), slice(3, 4))):
+        frame[rows].to_csv(tmp_path / f"t-{number}.csv", index=False)
+    (export / "schema.json").write_text(json.dumps(schema.to_json()))
+    assert run(export, tmp_path / "t-*.csv", tmp_path / "scores.csv") == 0
+    settings = {"num_samples": DRAWS, "seed": SEED, "batch_size": 1}
+    expected = score(tables.encode(frame, schema), saved_model=export, **settings)
+    found = read_csv(tmp_path / "scores-*.csv")
+    assert_scores(found, range(4), expected, range(4))
+
+
 def test_any_cut_of_an_npy_file_reads_the_same_rows(tmp_path):
     rows = np.arange(60, dtype="float64").reshape(10, 3, 2)
     np.save(tmp_path / "a.npy", rows)
@@ -174,7 +196,8 @@ def test_bad_images_end_the_pipeline_in_one_line(
     ("source", "output", "flags", "message"),
     [
         ("none-*.npy", "s.csv", {}, "`input` must match one file at least"),
-        ("a.txt", "s.csv", {}, "`input` must end in one of .npy, .tfrecord, .parquet"),
+        ("a.txt", "s.csv", {}, "`input` must end in one of .npy, .csv, .tfrecord"),
+        ("a.csv", "s.csv", {}, "`saved_model` must have schema.json beside it"),
         ("a.npy", "s.json", {}, "`output` must end in one of .csv, .parquet"),
         ("a.npy", "s.csv", {"seed": "1"}, "`--seed` must be a pair of integers"),
         ("a.npy", "s.csv", {"num_samples": 0}, "`--num_samples` must be a positive"),
@@ -204,7 +227,7 @@ def test_mistakes_are_told_before_anything_starts(
 ):
     monkeypatch.chdir(tmp_path)
     np.save("a.npy", x)
-    for name in ("a.txt", "old-00000-of-00003.csv"):
+    for name in ("a.txt", "a.csv", "old-00000-of-00003.csv"):
         (tmp_path / name).write_text("")
     (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY\x01\x00")
     before = sorted(tmp_path.iterdir())

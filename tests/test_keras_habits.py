@@ -233,8 +233,11 @@ def test_a_likelihood_that_fails_is_told_by_its_name(likelihood, rule):
 
 @pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
 def test_hdf5_is_refused_before_it_is_written(tmp_path, name):
-    assert_refused("`filepath` must end in .keras", build().save, tmp_path / name)
+    model, path = build(), tmp_path / name
+    assert_refused("`filepath` must end in .keras", model.save, path)
     assert not list(tmp_path.iterdir())
+    save = keras.saving.save_model
+    assert_refused("`filepath` must end in .keras", save, model, path)
 
 
 def test_keras_export_serves_what_a_call_returns(tmp_path):

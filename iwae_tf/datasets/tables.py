@@ -173,10 +173,25 @@ def _read_table(path, name, *_state):
             from pyarrow import parquet
 
             return parquet.read_table(path)
-        from pyarrow import csv
+    return read_csv(path, path, name)
 
-        options = csv.ConvertOptions(null_values=EMPTY, strings_can_be_null=True)
-        table = csv.read_csv(path, convert_options=options)
+
+def read_csv(file: Any, path: str | os.PathLike[str], name: str) -> Any:
+    """The table in a CSV file with a line of names.
+
+    Args:
+      file: path of it, or the file itself, open.
+      path: what a message calls it.
+      name: the argument that it comes from.
+
+    Raises:
+      InvalidInputError: no such table.
+    """
+    from pyarrow import csv
+
+    options = csv.ConvertOptions(null_values=EMPTY, strings_can_be_null=True)
+    with readable(path, f"`{name}` must be a readable table"):
+        table = csv.read_csv(file, convert_options=options)
     if all(map(_is_number, table.column_names)):
         raise InvalidInputError(
             f"`{name}` must have the columns' names in its first line. "

@@ -4,6 +4,7 @@ import os
 from typing import Any, Self
 
 import keras
+from keras.src.backend.common import global_state
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.keras_loop import OneProgramModel
@@ -25,10 +26,7 @@ class SavedByKeras(OneProgramModel):
           InvalidInputError: an HDF5 file, from which no such model can be loaded.
         """
         if str(filepath).endswith((".h5", ".hdf5")):
-            raise InvalidInputError(
-                "`filepath` must end in .keras: of an HDF5 file the model could not be "
-                f"loaded. Received: filepath={filepath}"
-            )
+            raise _hdf5(f"filepath={filepath}")
         super().save(filepath, *args, **kwargs)
 
     def export(
@@ -54,6 +52,9 @@ class SavedByKeras(OneProgramModel):
         super().export(filepath, *args, input_signature=input_signature, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
+        # Of `keras.saving.save_model`, which does not call `save` for HDF5.
+        if global_state.get_global_attribute("use_legacy_config"):
+            raise _hdf5("an HDF5 file")
         serialize = keras.saving.serialize_keras_object
         latent, likelihood = self.latent, self.likelihood
         if _share_a_layer(latent.encoder, latent.generative_networks):
@@ -94,6 +95,13 @@ class SavedByKeras(OneProgramModel):
         if "schema" in config:
             config["schema"] = Schema.from_json(config["schema"])
         return cls(**config)
+
+
+def _hdf5(received):
+    return InvalidInputError(
+        "`filepath` must end in .keras: of an HDF5 file the model could not be "
+        f"loaded. Received: {received}"
+    )
 
 
 def _share_a_layer(first, second):

@@ -6,6 +6,7 @@ its score does not depend on shards, bundles, workers or retries, and equals tha
 """
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -20,8 +21,10 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.ml.inference import base
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from iwae_tf.datasets import tables
 from iwae_tf.datasets.readers import read_npy_header, readable
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.schema import Schema
 from iwae_tf.serving.client import score_each
 from iwae_tf.serving.endpoints import InProcessScorer
 from iwae_tf.serving.score_files import COLUMNS, as_line
@@ -87,7 +90,11 @@ class SavedModelHandler(base.ModelHandler):
 
 
 def pipeline(
-    source: str, output: str, handler: SavedModelHandler, root: beam.Pipeline
+    source: str,
+    output: str,
+    handler: SavedModelHandler,
+    root: beam.Pipeline,
+    schema: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Adds reading, scoring and writing to a pipeline.
 
@@ -97,32 +104,45 @@ def pipeline(
         numbers come before.
       handler: `SavedModelHandler`.
       root: beam.Pipeline.
+      schema: path of the schema.json beside the export of a table's model.
 
     Raises:
       InvalidInputError: an unknown suffix, or no such shards.
     """
-    scores = root | "read" >> read(source) | "score" >> base.RunInference(handler)
+    scores = (
+        root | "read" >> read(source, schema) | "score" >> base.RunInference(handler)
+    )
     return scores | "write" >> write(output)
 
 
-def read(pattern: str) -> beam.PTransform:
+def read(pattern: str, schema: str | os.PathLike[str] | None = None) -> beam.PTransform:
     """A transform that reads (row, image) from shards.
 
     NAME*.npy: arrays [N, *event]; rows are numbered through all shards in the order of
-    their names. NAME*.tfrecord: `tf.train.Example`s with an int64 `row` and floats `x`.
-    NAME*.parquet: columns `row` and `x`, a list of floats, flat.
+    their names, as are those of NAME*.csv: tables with a line of column names, which
+    `schema` encodes. NAME*.tfrecord: `tf.train.Example`s with an int64 `row` and floats
+    `x`. NAME*.parquet: columns `row` and `x`, a list of floats, flat.
 
     Args:
       pattern: path with * for the shards, on any file system that Beam knows.
+      schema: path of the JSON file of a table's columns.
 
     Returns:
       transform: beam.PTransform from a pipeline.
     """
     pattern = absolute(pattern)
     paths = matching(pattern)
-    suffix = suffix_of(pattern, "input", (".npy", ".tfrecord", ".parquet"))
+    suffix = suffix_of(pattern, "input", (".npy", ".csv", ".tfrecord", ".parquet"))
     if suffix == ".npy":
-        return _ReadNpy(paths)
+        return _ReadRanges(paths, _read_rows)
+    if suffix == ".csv":
+        if schema is None:
+            raise InvalidInputError(
+                "`saved_model` must have schema.json beside it for a table. "
+                f"Received: none, input={pattern}"
+            )
+        columns = tables.read_schema(str(schema), None, slice(None))
+        return _ReadRanges(paths, functools.partial(_read_csv, columns))
     if suffix == ".parquet":
         reader = beam.io.ReadFromParquet(pattern, columns=["row", "x"])
         return _Chain(reader, beam.Map(lambda record: (record["row"], record["x"])))
@@ -242,14 +262,15 @@ class _Chain(beam.PTransform):
         return values
 
 
-class _ReadNpy(beam.PTransform):
-    """Rows of arrays in .npy files."""
+class _ReadRanges(beam.PTransform):
+    """Rows of files, by a function of (path, start, size), as `_read_rows`."""
 
-    def __init__(self, paths):
+    def __init__(self, paths, read_rows):
         super().__init__()
+        self._read_rows = read_rows
         self._ranges, first = [], 0
         for path in paths:
-            count = _read_rows(path, 0, 0)[0]
+            count = read_rows(path, 0, 0)[0]
             for start in range(0, count, ROWS_A_READ):
                 size = min(ROWS_A_READ, count - start)
                 self._ranges.append((path, start, size, first + start))
@@ -257,13 +278,25 @@ class _ReadNpy(beam.PTransform):
 
     def expand(self, root):
         ranges = root | beam.Create(self._ranges) | beam.Reshuffle()
-        return ranges | beam.FlatMap(_rows_of_range)
+        return ranges | beam.FlatMap(functools.partial(_of_range, self._read_rows))
 
 
-def _rows_of_range(part):
-    """(row, image) of a part of an .npy file."""
+def _of_range(read_rows, part):
+    """(row, x) of a part of a file."""
     path, start, size, first_row = part
-    return list(enumerate(_read_rows(path, start, size)[1], first_row))
+    return list(enumerate(read_rows(path, start, size)[1], first_row))
+
+
+def _read_csv(schema: Schema, path: str, start: int, size: int) -> tuple[int, Any]:
+    """`_read_rows` of a CSV file, which is parsed whole."""
+    table = _csv_table(path)
+    return len(table), tables.encode(table.slice(start, size), schema)
+
+
+@functools.lru_cache(maxsize=1)
+def _csv_table(path):
+    with FileSystems.open(path) as file:
+        return tables.read_csv(file, path, "input")
 
 
 def _read_rows(path, start, size):
