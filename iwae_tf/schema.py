@@ -68,9 +68,11 @@ class Schema:
 
     Args:
       columns: tuple of `Column`.
+      label: optional categorical column that is no part of x: its codes are labels.
     """
 
     columns: tuple[Column, ...]
+    label: Column | None = None
 
     @property
     def names(self) -> list[str]:
@@ -84,8 +86,13 @@ class Schema:
 
     def to_json(self) -> dict[str, Any]:
         """The schema as JSON values; `from_json` reads it."""
-        columns = (dataclasses.asdict(column) for column in self.columns)
-        return {"columns": [{**c, "categories": [*c["categories"]]} for c in columns]}
+
+        def of(column):
+            values = dataclasses.asdict(column)
+            return {**values, "categories": [*values["categories"]]}
+
+        label = {"label": of(self.label)} if self.label else {}
+        return {"columns": [of(column) for column in self.columns], **label}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Schema":
@@ -94,14 +101,18 @@ class Schema:
         Raises:
           InvalidInputError: it is something else.
         """
+
+        def of(column):
+            return Column(
+                **{**column, "categories": tuple(column.get("categories", ()))}
+            )
+
         try:
-            columns = [
-                Column(**{**values, "categories": tuple(values.get("categories", ()))})
-                for values in values["columns"]
-            ]
+            columns = tuple(of(column) for column in values["columns"])
+            label = of(values["label"]) if "label" in values else None
         except (AttributeError, KeyError, TypeError) as error:
             raise InvalidInputError(
                 '`schema` must be {"columns": [{"name": ..., "kind": ..., "loc": ..., '
                 f'"scale": ..., "categories": [...]}}, ...]}}. Received: {error}'
             ) from error
-        return cls(tuple(columns))
+        return cls(columns, label)

@@ -73,15 +73,15 @@ def run() -> int:
     from iwae_tf.serving.imputed import write_imputed
 
     schema = _beside_export(SCHEMA) if _SCHEMA.value is None else _SCHEMA.value
-    x, columns = rows.read_rows(
+    x, columns, labels = rows.read_rows(
         _INPUT.value,
         schema=schema,
         image_size=_IMAGE_SIZE.value,
         color=_COLOR.value,
         config=_config(),
     )
-    path = _LABELS.value
-    labels = None if path is None else rows.read_labels(path)
+    if _LABELS.value is not None:
+        labels = rows.read_labels(_LABELS.value)
     if _IMPUTED.value:
         write_imputed(
             _IMPUTED.value, x, _SAVED_MODEL.value, schema, labels=labels,

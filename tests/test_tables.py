@@ -180,6 +180,35 @@ def test_splits_share_no_row_and_the_schema_is_that_of_the_training_rows(tmp_pat
     np.testing.assert_allclose(age.loc, np.nanmean(splits[0][:, 0]), rtol=1e-5)
 
 
+def test_a_column_of_labels_makes_a_conditional_model(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    table = frame().assign(kind=["new", "old", "9"] * (ROWS // 3))
+    table.to_csv(path, index=False)
+    schema = f"{SCHEMA},kind=label"
+    arguments = {"data_dir": path, "schema": schema, "takes_missing": True}
+    found = datasets.load_arrays("table", split="test", **arguments)
+    rows = np.flatnonzero(np.array(datasets.sources.splits_of_rows(ROWS)) == "test")
+    codes = table.kind.map({"9": 0, "new": 1, "old": 2}).to_numpy()
+    np.testing.assert_array_equal(found.labels, codes[rows])
+    assert found.images.shape == (6, 5)
+    small = {"epochs": 1, "eval_num_samples": 30, "jit_compile": "false"}
+    small |= {"hidden_dims": "[[8]]", "latent_dims": "[2]", "batch_size": 20}
+    small |= {"data_dir": path, "schema": schema, "conditional": "true"}
+    flags = (f"--config.{name}={value}" for name, value in small.items())
+    assert run_script("train", CONFIG, f"--workdir={tmp_path}/run", *flags) == 0
+    given = f"--saved_model={tmp_path}/run/saved_model", "--num_samples=30"
+    score = ("score", *given, f"--input={path}", f"--output={tmp_path}/s.csv")
+    assert run_script(*score) == 0
+    np.save(tmp_path / "y.npy", codes)
+    again = (*score[:-1], f"--output={tmp_path}/a.csv", f"--labels={tmp_path}/y.npy")
+    assert run_script(*again) == 0
+    scores, expected = (pd.read_csv(tmp_path / f"{name}.csv") for name in "sa")
+    pd.testing.assert_frame_equal(scores, expected)
+    table.assign(kind=[None, *table.kind[1:]]).to_csv(path, index=False)
+    capsys.readouterr()
+    assert_one_line(run_script(*score), capsys, "`kind` must have a label in every row")
+
+
 def test_a_table_is_a_stream_as_well(tmp_path):
     path = tmp_path / "t.csv"
     frame().to_csv(path, index=False)

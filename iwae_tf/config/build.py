@@ -66,7 +66,7 @@ def build_model(
         arguments["num_groups"] = first.num_groups
     if config.conditional:
         arguments["num_classes"] = datasets.num_classes(
-            config.dataset, data_dir=config.data_dir
+            config.dataset, data_dir=config.data_dir, schema=config.schema
         )
         arguments["prior"] = build_prior(config, policy)
     model = MODELS[config.model](encoder, decoder, **arguments)

@@ -13,7 +13,8 @@ from iwae_tf.schema import Schema
 
 Path = str | os.PathLike[str]
 DATASETS = tuple(sources.READERS)
-UNLABELLED = (*sources.UNLABELLED, "table")
+UNLABELLED = sources.UNLABELLED
+LABEL_COLUMN = ": name a column, schema='COLUMN=label'"
 SPLITS = ("train", "validation", "test")
 MAX_CLASSES = 10_000  # a one-hot label has so many elements
 BINARIZATIONS = ("none", "threshold", "fixed", "dynamic")
@@ -111,13 +112,16 @@ def table_schema(data_dir: Path | None, schema: str | None = None) -> Schema:
     return sources.table_schema(_expand(data_dir), schema)
 
 
-def num_classes(name: str, *, data_dir: Path | None = None) -> int:
+def num_classes(
+    name: str, *, data_dir: Path | None = None, schema: str | None = None
+) -> int:
     """How many classes the labels of a data set are of: the largest one and one more.
 
     Args:
       name: one of `DATASETS`.
       data_dir: as for `load_arrays`; only "omniglot", "idx" and "npz" are opened, and
-        no more of the last two than the labels of the training images.
+        no more of the last two than the labels of the training images; a table is read.
+      schema: of a table, as for `load_arrays`.
 
     Returns:
       num_classes: int.
@@ -130,12 +134,15 @@ def num_classes(name: str, *, data_dir: Path | None = None) -> int:
     if known is not None:
         return known
     labels = None
-    if name not in UNLABELLED:
+    if name == "table":
+        label = table_schema(data_dir, schema).label
+        labels = None if label is None else np.arange(len(label.categories))
+    elif name not in UNLABELLED:
         labels = sources.stored_labels(name, data_dir=_expand(data_dir))
     if labels is None:
         raise InvalidInputError(
             f"`dataset` must have labels for a conditional model. Received: {name}, "
-            f"which has none"
+            f"which has none{LABEL_COLUMN if name == 'table' else ''}"
         )
     count = len(labels) if labels.ndim else 0
     labels = readers.checked_labels(labels, count)

@@ -307,7 +307,8 @@ def read_table(*, split: str, data_dir: Any, schema: str | None = None) -> Sourc
         rows = _rows_of_tenths(split, _tenths(len(table)))
         source = Source(str(data_dir), table, None, rows)
     found = table_schema(data_dir, schema)
-    return source._replace(images=tables.encode(table, found), labels=None)
+    labels = tables.encode_labels(table, found)
+    return source._replace(images=tables.encode(table, found), labels=labels)
 
 
 def table_schema(data_dir: Any, schema: str | None) -> tables.Schema:

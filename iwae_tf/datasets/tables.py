@@ -21,6 +21,7 @@ from iwae_tf.schema import KINDS, Column, Schema
 
 SUFFIXES = (".csv", ".parquet", ".npy", ".npz")
 DROP = "drop"  # in place of a kind: a column that is left out
+LABEL = "label"  # in place of a kind: a column of classes, no part of x
 FEW = 10  # distinct values, up to which a density of them gets a warning
 MOST_CATEGORIES = 1000
 # Of a scale to the largest value, below which float32 cannot tell values apart.
@@ -42,7 +43,8 @@ def infer_schema(
     Args:
       data: pandas.DataFrame or another Arrow table, dict of name to column, float
         [rows, columns], or the path of a .csv, .parquet or .npy file.
-      kinds: optional dict of column name to one of `schema.KINDS`, or to "drop".
+      kinds: optional dict of column name to one of `schema.KINDS`, to "drop", or, of
+        one column, to "label".
       rows: the training rows, which loc and scale come from.
 
     Returns:
@@ -55,13 +57,21 @@ def infer_schema(
     table, kinds = as_table(data), dict(kinds or {})
     for name, kind in kinds.items():
         check_choice(name, "column", table.column_names)
-        check_choice(kind, f"kind of column {name}", (*KINDS, DROP))
-    names = [name for name in table.column_names if kinds.get(name) != DROP]
+        check_choice(kind, f"kind of column {name}", (*KINDS, DROP, LABEL))
+    labels = [name for name, kind in kinds.items() if kind == LABEL]
+    if labels[1:]:
+        raise InvalidInputError(
+            f"`kinds` must have one label at most. Received: {', '.join(labels)}"
+        )
+    names = [
+        name for name in table.column_names if kinds.get(name) not in (DROP, LABEL)
+    ]
     if not names:
         raise InvalidInputError("`kinds` must leave a column. Received: none is left")
+    kinds |= dict.fromkeys(labels, "categorical")
     found = {
         name: _describe(name, table.column(name), kinds.get(name), rows)
-        for name in names
+        for name in (*names, *labels)
     }
     constant = [name for name, column in found.items() if column is None]
     if constant:
@@ -71,7 +81,8 @@ def infer_schema(
             f"apart by float32: leave out those of one, schema={drop!r}. Received: one "
             f"value in {', '.join(constant)}"
         )
-    return Schema(tuple(column for column in found.values() if column is not None))
+    columns = tuple(c for n, c in found.items() if c is not None and n not in labels)
+    return Schema(columns, found[labels[0]] if labels else None)
 
 
 def encode(data: Any, schema: Schema) -> np.ndarray:
@@ -102,6 +113,29 @@ def encode(data: Any, schema: Schema) -> np.ndarray:
             x[:, place] = values
         _check_support(x[:, place], column)
     return x
+
+
+def encode_labels(data: Any, schema: Schema) -> np.ndarray | None:
+    """The codes of a table's label column, int32 [rows]; None where there is none.
+
+    Args:
+      data: as of `infer_schema`.
+      schema: Schema.
+
+    Raises:
+      InvalidInputError: the column is missing, a row has no label or an unknown one.
+    """
+    if schema.label is None:
+        return None
+    table, name = as_table(data), schema.label.name
+    check_choice(name, "label column", table.column_names)
+    codes = _encoded(table.column(name), schema.label)
+    if np.isnan(codes).any():
+        raise InvalidInputError(
+            f"`{name}` must have a label in every row. Received: none in row "
+            f"{np.flatnonzero(np.isnan(codes))[0]}"
+        )
+    return codes.astype(np.int32)
 
 
 def decode(x: np.ndarray, schema: Schema) -> Any:

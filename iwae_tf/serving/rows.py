@@ -20,6 +20,7 @@ class Rows(NamedTuple):
 
     x: np.ndarray  # float [N, *event]
     columns: dict[str, list[str]]  # "file" of a folder; "split" where it is known
+    labels: np.ndarray | None = None  # of a conditional model of a table, int32 [N]
 
 
 def read_rows(
@@ -58,7 +59,10 @@ def read_rows(
             )
         table = tables.read_table(path, "input")
         of_schema = tables.read_schema(str(schema), table, slice(None))
-        return Rows(tables.encode(table, of_schema), _splits(path, len(table), config))
+        x, columns = tables.encode(table, of_schema), _splits(path, len(table), config)
+        is_conditional = config is not None and config.conditional
+        labels = tables.encode_labels(table, of_schema) if is_conditional else None
+        return Rows(x, columns, labels)
     if path.is_dir():
         files = image_folder.list_images(path, name="input").paths
         image_size = image_size or (config.image_size if config else "auto")
