@@ -5,7 +5,7 @@ python -m iwae_tf.export --workdir=runs/a --output=saved_models/NAME
 
 from iwae_tf import cli
 
-_WORKDIR = cli.path_flag("workdir", "Folder of a finished run.", must_exist=True)
+_WORKDIR = cli.run_flag()
 _OUTPUT = cli.path_flag("output", "Folder for the versions of the SavedModel.")
 cli.require("workdir", "output")
 

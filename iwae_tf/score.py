@@ -13,8 +13,9 @@ import sys
 from absl import flags
 
 from iwae_tf import cli
+from iwae_tf.io.layout import check_rows, find_version
 
-_SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.", must_exist=True)
+_SAVED_MODEL = cli.export_flag("Export, NAME or NAME/1.")
 _ENDPOINT = flags.DEFINE_string(
     "endpoint",
     None,
@@ -55,8 +56,15 @@ _ARGUMENTS = (  # of `serving.score`, by the same names
     *(_SAVED_MODEL, _ENDPOINT, _OUTPUT, _NUM_SAMPLES, _SEED, _PROPOSAL),
     *(_BATCH_SIZE, _CONCURRENCY, _TIMEOUT, _RETRIES),
 )
-cli.require("input", "output")
 FEW_DRAWS = 10  # an effective sample size at which neither score nor error is good
+cli.require("input", "output")
+
+
+@flags.validator("input")
+def _check_input(path):
+    if path is not None:
+        check_rows(path, "input")
+    return True
 
 
 @cli.script
@@ -100,11 +108,8 @@ def run() -> int:
         )
         raise KeyboardInterrupt
     summary = summarize(result)
-    mean = (
-        f"{-summary.nll:.2f} nats (+- {summary.jackknife_error:.3f} of "
-        f"{_NUM_SAMPLES.value:,} samples, +- {summary.data_standard_error:.2f} of "
-        f"{summary.num_examples:,} images)"
-    )
+    found = summary._asdict() | {"num_samples": _NUM_SAMPLES.value}
+    mean = results.mean_in_nats(-summary.nll, found)
     fields = {"mean log p(x)": mean, "scores": output}
     if _IMPUTED.value:
         fields["imputed"] = _IMPUTED.value
@@ -133,8 +138,6 @@ def _config():
 
 def _beside_export(name):
     """Path of a file beside the export, or None."""
-    from iwae_tf.saved_model import find_version
-
     if not _SAVED_MODEL.value:
         return None
     path = find_version(_SAVED_MODEL.value).parent / name

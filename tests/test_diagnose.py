@@ -9,13 +9,14 @@ import signal
 
 import numpy as np
 import pytest
-from running import run_script
+from running import import_script, run_script
 
 import iwae_tf
 from iwae_tf.config.files import read_config
 from iwae_tf.diagnostics import representation
 from iwae_tf.diagnostics.diagnosis import diagnose
 from iwae_tf.diagnostics.parts import DEFAULT_PARTS, PARTS, base, learning
+from iwae_tf.diagnostics.parts.remedies import REMEDIES
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import CIWAE, IWAE
 from iwae_tf.networks import MLP
@@ -23,6 +24,7 @@ from iwae_tf.runs.workdir import export, load_exported
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPORTED = ROOT / "saved_models/mnist5k_iwae"
+SUBJECT = f"--saved_model={EXPORTED}", "--output=x"
 
 
 def binary(*shape):
@@ -127,6 +129,43 @@ def test_results_are_graded_by_their_limits(part, results, grades):
     assert [grade for grade, _ in PARTS[part].judge(results)] == grades
 
 
+def test_the_script_names_the_parts():
+    assert tuple(PARTS) == import_script("diagnose").NAMES
+    assert tuple(PARTS)[:-2] == DEFAULT_PARTS
+
+
+def test_every_yellow_and_red_line_says_what_to_do():
+    noisy = {"half": "encoder", "estimator": "dreg", "counts": [1], "snr": [1.0]}
+    layer = {"collapsed": True, "verdict": "layer 1: no unit active"}
+    gaps = {"encoder": [0.0], "diagonal": [9.0], "full": [9.0], "log_likelihood": [9.0]}
+    cases = {
+        "proposal": proposal(11),
+        "gaps": gaps | proposal(11),
+        "sweep": sweep(0.6),
+        "errors": errors(stated=0.4, bias=1.1),
+        "annealing": annealing(0.6, 0.4),
+        "gradients": {"lines": [noisy | {"floor": [1.0]}], "few_go_backward": []},
+        "representation": {"layers": [layer]},
+        "toy": toy((0.3, 0.5), (None, 0.5)),
+    }
+    lines = [line for name in cases for line in PARTS[name].judge(cases[name])]
+    bad = [text for grade, text in lines if grade in ("warning", "bad")]
+    said = [
+        [name for name in REMEDIES if text.endswith(f". {REMEDIES[name]}")]
+        for text in bad
+    ]
+    assert all(len(names) == 1 for names in said)
+    assert {name for (name,) in said} == set(REMEDIES)  # each check, and no other
+    # What needs no remedy has none.
+    fine = [text for grade, text in PARTS["proposal"].judge(proposal(1))]
+    assert REMEDIES["proposal"] not in fine[0]
+    # A red line that did not go through the table would be a line of its own kind.
+    sources = pathlib.Path(base.__file__).parent.glob("*.py")
+    assert not [
+        p for p in sources if re.search(r'yield \(?\s*"(bad|warn)', p.read_text())
+    ]
+
+
 def test_posterior_maps_keep_what_is_far_away():
     model = IWAE(MLP([6], (4,), seed=0), MLP([6], (9,), seed=1), num_samples=2)
     model.build((None, 9))
@@ -207,10 +246,10 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys, is_terminated, 
         (("--output=x",), "one of `--workdir` and `--saved_model`"),
         (("--workdir=nowhere",), "`--workdir` must be a path that exists"),
         (("--saved_model=.", "--output=x"), "NAME or NAME/1"),
-        (("--workdir=.", "--parts=proposal,all"), "Received: --parts='all'"),
-        (("--workdir=.", "--num_images=0"), "--num_images=0"),
-        (("--workdir=.", "--num_samples=24"), "--num_samples=24"),
-        (("--workdir=.", "more"), "Received: more"),
+        ((*SUBJECT, "--parts=proposal,all"), "Received: --parts='all'"),
+        ((*SUBJECT, "--num_images=0"), "--num_images=0"),
+        ((*SUBJECT, "--num_samples=24"), "--num_samples=24"),
+        ((*SUBJECT, "more"), "Received: more"),
     ],
 )
 def test_mistakes_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):

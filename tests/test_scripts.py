@@ -28,6 +28,7 @@ import iwae_tf
 from iwae_tf import cli, evaluation
 from iwae_tf.datasets import sources as data_sources
 from iwae_tf.runs import callbacks
+from iwae_tf.runs.results import mean_in_nats
 from iwae_tf.saved_model import load_saved_model
 
 CONFIGS = REPOSITORY / "configs"
@@ -245,6 +246,21 @@ def test_two_layers_and_piwae_train_and_export(
     assert ("inference_bound" in rows[0]) == (layers == 1)
     draws = [(int(row["num_groups"]), int(row["num_samples"])) for row in rows]
     assert draws == ([(1, 2), (1, 3)] if layers == 2 else [(1, 3), (4, 3)])
+
+
+@pytest.mark.parametrize(
+    "share, caveat",
+    [
+        (0.05, ""),
+        (0.06, ", too small because k is high"),
+        (float("nan"), ""),
+    ],
+)
+def test_an_error_that_is_too_small_says_so(share, caveat):
+    found = {"jackknife_error": 0.1, "data_standard_error": 1.0, "unreliable": share}
+    found |= {"num_samples": 5000, "num_examples": 9}
+    expected = f"80.00 nats (+- 0.100 of 5,000 samples{caveat}, +- 1.00 of 9 images)"
+    assert mean_in_nats(80.0, found) == expected
 
 
 def test_an_interrupt_before_the_first_checkpoint_says_that_there_is_none(
@@ -585,6 +601,14 @@ QUICK = [  # (command, exit code, how stdout or stderr begins)
         "`num_sample` must be a config key, one of adam",
     ),
     ("evaluate --workdir=nowhere", 2, "`--workdir` must be a path that exists"),
+    ("diagnose --parts=toy,tyo --output=x", 2, "`--parts` must be one of proposal"),
+    ("diagnose --workdir=docs", 2, "`config.json` must exist"),
+    ("explore --saved_model=docs", 2, "`saved_model` must be a folder NAME or NAME/1"),
+    (
+        "score --saved_model=saved_models/mnist5k_iwae --input=README.md --output=x",
+        2,
+        "`input` must be a file NAME.npy of images",
+    ),
     ("explore --workdir=nowhere", 2, "`--workdir` must be a path that exists"),
     ("evaluate --saved_model=nowhere", 2, "`--saved_model` must be a path that exists"),
     (
@@ -614,7 +638,7 @@ QUICK = [  # (command, exit code, how stdout or stderr begins)
     ),
     (f"sweep {MNIST}", 2, "`--folder` must be given"),
     ("evaluate", 2, "one of `--workdir` and `--saved_model` must be given"),
-    ("export --workdir=tests", 2, "`--output` must be given"),
+    ("export --output=x", 2, "`--workdir` must be given"),
     ("diagnose --workdir=tests --num_images=0", 2, "`--num_images` must be a positive"),
     ("score --input=setup.cfg", 2, "`--output` must be given"),
     ("score_beam --input=x --seed=1", 2, "`--seed` must be a pair of integers"),

@@ -863,7 +863,7 @@ def test_ctrl_c_ends_it_and_nothing_is_lost(folder, x, tmp_path, capsys, interru
     [
         (["--input=missing.npy"], "`--input` must be a path that exists"),
         (["--input=bad.npy"], "`input` must be a readable .npy file"),
-        (["--input=one.npy"], "one number, not an array of images"),
+        (["--input=one.npy"], "one number, not an array"),
         ([], "`--input` must be given"),
         (["--input=images.npy", "--output="], "`--output` must be a path"),
         (["--input=images.npy", "--seed=a,b"], "`--seed` must be a pair of integers"),

@@ -16,8 +16,10 @@ from iwae_tf.cli.options import (
     config_flag,
     config_path,
     count_flag,
+    export_flag,
     new_workdir_flag,
     pair_flag,
     path_flag,
     require,
+    run_flag,
 )

@@ -12,9 +12,11 @@ from ml_collections import config_flags
 
 from iwae_tf.checks import did_you_mean
 from iwae_tf.config import check_values
+from iwae_tf.config.files import read_json
 from iwae_tf.config.keys import check_data_dir
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import check_new_folder
+from iwae_tf.io.layout import find_version, model_file
 
 if TYPE_CHECKING:
     from iwae_tf.runs.devices import Distribution
@@ -145,13 +147,36 @@ def new_workdir_flag() -> flags.FlagHolder[Any]:
     return workdir
 
 
+def run_flag() -> flags.FlagHolder[Any]:
+    """Defines `--workdir` of a finished run."""
+    workdir = path_flag("workdir", "Folder of a finished run.", must_exist=True)
+
+    @flags.validator("workdir")
+    def check(path):
+        if path is not None:
+            read_json(os.path.join(path, "config.json"))
+            model_file(path)
+        return True
+
+    return workdir
+
+
+def export_flag(meaning: str) -> flags.FlagHolder[Any]:
+    """Defines `--saved_model` of an export."""
+    saved_model = path_flag("saved_model", meaning, must_exist=True)
+    flags.register_validator(
+        "saved_model", lambda p: p is None or bool(find_version(p))
+    )
+    return saved_model
+
+
 class ModelFlags:
     """The flags `--workdir` and `--saved_model`, of which one is given."""
 
     def __init__(self) -> None:
-        self.workdir = path_flag("workdir", "Folder of a finished run.", True)
-        self.saved_model = path_flag(
-            "saved_model", "Exported model, NAME or NAME/1, instead of --workdir.", True
+        self.workdir = run_flag()
+        self.saved_model = export_flag(
+            "Exported model, NAME or NAME/1, instead of --workdir."
         )
 
     def require(self, unless: str | None = None) -> None:

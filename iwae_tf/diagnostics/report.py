@@ -14,7 +14,8 @@ INTRODUCTION = (
     "w = p(x, z) / q(z|x); the log of their mean is L_K. It is too low in expectation, "
     "by a bias that falls with K, and it varies from seed to seed. A green line says "
     "that a check found nothing wrong, a yellow one asks for care, a red one says that "
-    "the number should not be relied on as it stands."
+    "the number should not be relied on as it stands. Yellow and red lines end with "
+    "what to do."
 )
 
 

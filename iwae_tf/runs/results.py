@@ -23,6 +23,7 @@ from iwae_tf.versions import library_versions
 
 SHARED = ("data_standard_error", "num_examples")  # of both proposals
 DEAD_UNIT_IMAGES = 1000  # enough for a paired difference
+FEW_UNRELIABLE = 0.05  # share of images whose Pareto k is above 0.7
 CLASS_IMAGES, CLASS_SAMPLES = 1000, 500  # at most, of what is scored under each class
 
 
@@ -228,20 +229,34 @@ def _evaluate(config, split, num_samples, limit, proposal, score_images, describ
     return results, is_complete
 
 
+def mean_in_nats(mean: float, found: dict[str, Any], prefix: str = "") -> str:
+    """A mean with its two errors, and a caveat where the first of them is too small.
+
+    Args:
+      mean: in nats, of any sign.
+      found: fields of a `Summary` and `num_samples`.
+      prefix: of the names of fields of the estimate.
+    """
+    error = found[f"{prefix}jackknife_error"]
+    if not math.isfinite(error):  # an older export
+        error = found[f"{prefix}standard_error"]
+    is_small = found[f"{prefix}unreliable"] > FEW_UNRELIABLE
+    return (
+        f"{mean:.2f} nats (+- {error:.3f} of {found['num_samples']:,} samples"
+        f"{', too small because k is high' * is_small}, "
+        f"+- {found['data_standard_error'] or math.nan:.2f} "
+        f"of {found['num_examples']:,} images)"
+    )
+
+
 def summary_fields(results: dict[str, Any]) -> dict[str, str]:
     """Name to text of what matters in `results.json`, for `terminal.print_fields`."""
     fields = {}
     for prefix, name in (("", "NLL"), ("refined_", "refined NLL")):
         if f"{prefix}nll" not in results:
             continue
-        error = results[f"{prefix}jackknife_error"]
-        if not math.isfinite(error):  # an older export
-            error = results[f"{prefix}standard_error"]
-        fields[f"{results['split']} {name}"] = (
-            f"{results[f'{prefix}nll']:.2f} nats "
-            f"(+- {error:.3f} of {results['num_samples']:,} samples, "
-            f"+- {results['data_standard_error'] or float('nan'):.2f} "
-            f"of {results['num_examples']:,} images)"
+        fields[f"{results['split']} {name}"] = mean_in_nats(
+            results[f"{prefix}nll"], results, prefix
         )
         low, high = results[f"{prefix}interval"]
         if math.isfinite(high):

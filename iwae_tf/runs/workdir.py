@@ -18,13 +18,12 @@ from iwae_tf.config.files import (
     read_json,
 )
 from iwae_tf.config.stages import depends_on_epochs
-from iwae_tf.datasets.readers import absence
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock, remove_leftovers, write_json, write_through
+from iwae_tf.io.layout import find_version, model_file
 from iwae_tf.runs import model_card
 from iwae_tf.saved_model import (
     export_saved_model,
-    find_version,
     restore_weights,
     warmup,
 )
@@ -146,13 +145,9 @@ class Workdir:
         Raises:
           InvalidInputError: there is none, or it is damaged.
         """
-        if not self.model.is_file():
-            raise InvalidInputError(
-                f"`{name}` must hold a finished run with a model.keras. "
-                f"Received: {name}={self.path}{absence(self.path)}"
-            )
+        path = model_file(self.path, name)
         try:
-            return keras.models.load_model(self.model)
+            return keras.models.load_model(path)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise InvalidInputError(

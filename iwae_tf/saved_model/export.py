@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.layout import version_numbers
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.saved_model import signatures, warmup
-from iwae_tf.saved_model.loading import version_numbers
 
 
 def export_saved_model(

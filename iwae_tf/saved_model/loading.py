@@ -1,41 +1,17 @@
-"""Reads exports: finds the version, its signatures and its weights."""
+"""Reads exports: their signatures and their weights."""
 
 import os
 import pathlib
-import re
 from typing import Any
 
 import tensorflow as tf
 
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.layout import find_version
 from iwae_tf.models.autoencoder import Autoencoder
 
 # What TensorFlow raises on a damaged export.
 DAMAGE = (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError)
-
-
-def version_numbers(folder: pathlib.Path) -> list[int]:
-    """Numbers of the versions in a folder."""
-    names = (entry.name for entry in folder.glob("*"))
-    return [int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)]
-
-
-def find_version(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The folder of one version: `path` itself, or the newest in it.
-
-    Raises:
-      InvalidInputError: there is none.
-    """
-    folder = pathlib.Path(path).resolve()
-    if (folder / "saved_model.pb").is_file():
-        return folder
-    versions = version_numbers(folder)
-    if not versions:
-        raise InvalidInputError(
-            "`saved_model` must be a folder NAME or NAME/1 of an export. "
-            f"Received: {path}"
-        )
-    return folder / str(max(versions))
 
 
 def restore_weights(model: Autoencoder, version: pathlib.Path) -> None:

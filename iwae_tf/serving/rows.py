@@ -11,8 +11,7 @@ from iwae_tf import datasets
 from iwae_tf.datasets import image_folder, sources, tables
 from iwae_tf.datasets.readers import readable, to_float
 from iwae_tf.errors import InvalidInputError
-
-TABLES = (".csv", ".parquet")
+from iwae_tf.io.layout import TABLES, check_rows
 
 
 class Rows(NamedTuple):
@@ -51,6 +50,7 @@ def read_rows(
         columns and categories of the schema; images that differ.
     """
     path = pathlib.Path(path)
+    check_rows(path, "input")
     if path.suffix in TABLES:
         if schema is None:
             raise InvalidInputError(
@@ -85,8 +85,7 @@ def read_rows(
         }
         splits = [split for split, images in parts.items() for _ in images]
         return Rows(np.concatenate([*parts.values()]), {"split": splits})
-    what = "images [N, *event], NAME.npz, a table.csv, or a folder of images"
-    return Rows(_read_npy(path, "input", what), {})
+    return Rows(_read_npy(path, "input"), {})
 
 
 def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
@@ -95,7 +94,12 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
       InvalidInputError: no such file, or another format.
     """
-    return _read_npy(pathlib.Path(path), "labels", "integers [N]")
+    path = pathlib.Path(path)
+    if path.suffix != ".npy" or not path.is_file():
+        raise InvalidInputError(
+            f"`labels` must be a file NAME.npy of integers [N]. Received: {path}"
+        )
+    return _read_npy(path, "labels")
 
 
 def _splits(path, count, config):
@@ -112,13 +116,9 @@ def _with_channels(images):
     return images[..., np.newaxis] if images.ndim == 3 else images
 
 
-def _read_npy(path: pathlib.Path, name: str, what: str) -> np.ndarray:
-    if path.suffix != ".npy" or not path.is_file():
-        raise InvalidInputError(
-            f"`{name}` must be a file NAME.npy of {what}. Received: {path}"
-        )
+def _read_npy(path: pathlib.Path, name: str) -> np.ndarray:
     with readable(path, f"`{name}` must be a readable .npy file"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.ndim == 0:
-            raise ValueError(f"one number, not an array of {what.split()[0]}")
+            raise ValueError("one number, not an array")
         return array

@@ -18,6 +18,7 @@ from iwae_tf.diagnostics.parts.base import (
     floats,
     grade,
 )
+from iwae_tf.diagnostics.parts.remedies import verdict
 from iwae_tf.evaluation.pareto import trusted_k
 from iwae_tf.probability.distributions import log_density, split_loc_scale
 
@@ -77,15 +78,11 @@ class Proposal(Part):
 
     def judge(self, results: Results) -> Sentences:
         shapes, threshold = floats(results["pareto_k"]), results["threshold"]
-        num_bad = np.sum(shapes > threshold)
-        meaning = (
-            ": their log p(x) is too low, by more than the error bar says. Use "
-            'proposal="refined", or many more draws'
-        )
-        yield (
+        yield verdict(
+            "proposal",
             grade(np.mean(shapes > threshold), 0.05, 0.5),
-            f"{num_bad} of {len(shapes)} images have a Pareto k above {threshold:.2f}"
-            f"{meaning if num_bad else ''}. The median effective sample size is "
+            f"{np.sum(shapes > threshold)} of {len(shapes)} images have a Pareto k "
+            f"above {threshold:.2f}. The median effective sample size is "
             f"{np.median(results['effective_sample_size']):.0f} of "
             f"{results['num_samples']:,} draws.",
         )
@@ -137,7 +134,8 @@ class BoundSweep(Part):
     def judge(self, results: Results) -> Sentences:
         bound, (low, high) = results["bounds"]["iwae"], results["interval"]
         gap = results["log_likelihood"] - bound["value"][-1]
-        yield (
+        yield verdict(
+            "bound",
             grade(gap, 0.05, 0.5),
             f"L_K at K = {results['counts'][-1]:,} is {bound['value'][-1]:.2f} "
             f"(+- {bound['standard_error'][-1]:.2f}), {gap:.2f} nats below log p(x) by "
@@ -182,13 +180,15 @@ class ErrorBars(Part):
         delta, low, honest = _shares_stated(results)
         # With S seeds the spread itself is known to about 1 / sqrt(2 S).
         slack = 2.0 / math.sqrt(2 * results["num_seeds"])
-        yield (
+        yield verdict(
+            "error bar",
             "good" if honest > 1 - slack else "warning",
             f"jackknife_error is {honest:.2f} times the spread of the mean between "
             f"seeds; standard_error (the delta method) is {low:.2f} times it.",
         )
         bias = -delta["bias"]
-        yield (
+        yield verdict(
+            "bias",
             "good" if bias < delta["spread"] else "warning" if bias < 0.1 else "bad",
             f"With {results['num_samples']:,} draws the mean log p(x) is {bias:.3f} "
             "nats too low, compared with proposals fitted to each image. The interval "
@@ -309,7 +309,8 @@ class Annealing(Part):
             return np.mean(floats(found[above][0]) - floats(found[below][0]))
 
         lift = distance("data", "lower", "estimate")
-        yield (
+        yield verdict(
+            "annealing",
             grade(lift, 0.1, 0.5),
             f"On {len(results['data']['lower'][0])} images annealing finds "
             f"{lift:+.2f} nats on average, compared with {results['num_samples']:,} "
@@ -317,7 +318,8 @@ class Annealing(Part):
         )
         width = distance("simulated", "upper", "lower")
         short = distance("simulated", "upper", "estimate")
-        yield (
+        yield verdict(
+            "annealing bounds",
             "good" if width < 0.5 else "warning",
             f"On simulated images the upper and lower bound differ by {width:.2f} nats "
             f"on average; importance sampling is {short:.2f} nats below the upper one.",

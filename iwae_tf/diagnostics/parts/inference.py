@@ -14,6 +14,7 @@ from iwae_tf.diagnostics.parts.base import (
     floats,
     grade,
 )
+from iwae_tf.diagnostics.parts.remedies import verdict
 from iwae_tf.evaluation.pareto import trusted_k
 
 MOST_IMAGES = 50
@@ -57,10 +58,11 @@ class InferenceGaps(Part):
             np.mean(floats(results[name]))
             for name in ("encoder", "diagonal", "full", "log_likelihood")
         )
-        yield (
+        yield verdict(
+            "amortisation gap",
             grade(diagonal - encoder, 1.0, 5.0),
-            f"The amortisation gap is {diagonal - encoder:.2f} nats: a larger encoder, "
-            "or more training of it, could gain as much.",
+            f"The amortisation gap is {diagonal - encoder:.2f} nats: as much could be "
+            "gained by a better encoder.",
         )
         yield (
             "plain",
@@ -68,15 +70,11 @@ class InferenceGaps(Part):
             f"covariance would leave {log_p - full:.2f}.",
         )
         share = np.mean(floats(results["pareto_k"]) > results["threshold"])
-        remedy = (
-            'log p(x) can be taken from proposal="refined"'
-            if share <= 0.05
-            else "more draws or another seed may show more"
-        )
-        yield (
+        yield verdict(
+            "refined proposal",
             grade(share, 0.05, 0.5),
             f"With proposals fitted to each image {share:.0%} of them have a Pareto k "
             f"above {results['threshold']:.2f}, and the median effective sample size "
             f"is {np.median(results['effective_sample_size']):.0f} of "
-            f"{results['num_samples']:,} draws: {remedy}.",
+            f"{results['num_samples']:,} draws.",
         )

@@ -17,6 +17,7 @@ from iwae_tf.diagnostics.parts.base import (
     Subject,
     capitalized,
 )
+from iwae_tf.diagnostics.parts.remedies import verdict
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import kept_draws
 
@@ -96,7 +97,8 @@ class Gradients(Part):
                 ", which cannot be told from noise with this many gradients"
                 * near_floor
             )
-            yield (
+            yield verdict(
+                "gradient",
                 "warning" if near_floor else "plain",
                 f"Encoder, {line['estimator']}: SNR {snr[0]:.2f} at K = {counts[0]}, "
                 f"{snr[-1]:.2f} at K = {counts[-1]}{note}.",
@@ -185,8 +187,8 @@ class Representation(Part):
 
     def judge(self, results: Results) -> Sentences:
         for layer in results["layers"]:
-            verdict = capitalized(layer["verdict"])
-            yield "bad" if layer["collapsed"] else "plain", f"{verdict}."
+            found = f"{capitalized(layer['verdict'])}."
+            yield verdict("collapse", "bad" if layer["collapsed"] else "plain", found)
 
 
 def _significant(values, digits):
@@ -264,10 +266,11 @@ class Toy(Part):
             name = f"{line['half']}, {line['estimator']}, against {line['varied']}"
             name, slope, expected = capitalized(name), line["slope"], line["theory"]
             if slope is None:
-                yield "warning", f"{name}: too near the noise."
+                found = f"{name}: too near the noise."
+                yield verdict("slope near noise", "warning", found)
                 continue
             known, agrees = "growth", slope > 0
             if expected is not None:
                 known, agrees = f"{expected:+.2f}", abs(slope - expected) <= 0.1
             text = f"{name}: slope {slope:+.3f} (theory: {known})."
-            yield "good" if agrees else "bad", text
+            yield verdict("slope", "good" if agrees else "bad", text)

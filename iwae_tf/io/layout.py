@@ -1,0 +1,81 @@
+"""Where runs, exports and rows lie: told before TensorFlow has to start."""
+
+import os
+import pathlib
+import re
+
+from iwae_tf.errors import InvalidInputError
+
+TABLES = (".csv", ".parquet")
+BEGINNINGS = {".npy": b"\x93NUMPY", ".npz": b"PK"}  # of files of arrays
+
+
+def model_file(workdir: str | os.PathLike[str], name: str = "workdir") -> pathlib.Path:
+    """The Keras model of a finished run.
+
+    Args:
+      workdir: the run's folder.
+      name: what a message calls it.
+
+    Raises:
+      InvalidInputError: there is none.
+    """
+    path = pathlib.Path(workdir) / "model.keras"
+    if not path.is_file():
+        absence = "" if os.path.exists(workdir) else ", which does not exist"
+        raise InvalidInputError(
+            f"`{name}` must hold a finished run with a model.keras. "
+            f"Received: {name}={workdir}{absence}"
+        )
+    return path
+
+
+def version_numbers(folder: pathlib.Path) -> list[int]:
+    """Numbers of the versions in the folder of an export."""
+    names = (entry.name for entry in folder.glob("*"))
+    return [int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)]
+
+
+def find_version(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder of one version of an export: `path` itself, or the newest in it.
+
+    Raises:
+      InvalidInputError: there is none.
+    """
+    folder = pathlib.Path(path).resolve()
+    if (folder / "saved_model.pb").is_file():
+        return folder
+    versions = version_numbers(folder)
+    if not versions:
+        raise InvalidInputError(
+            "`saved_model` must be a folder NAME or NAME/1 of an export. "
+            f"Received: {path}"
+        )
+    return folder / str(max(versions))
+
+
+def check_rows(path: str | os.PathLike[str], name: str) -> None:
+    """Refuses what rows cannot be read from, by its name and first bytes.
+
+    Args:
+      path: folder of images, or a file.
+      name: what a message calls it.
+
+    Raises:
+      InvalidInputError: no such file, or another format.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return
+    if not path.is_file() or path.suffix not in (*TABLES, *BEGINNINGS):
+        raise InvalidInputError(
+            f"`{name}` must be a file NAME.npy of images [N, *event], NAME.npz, a "
+            f"table.csv or .parquet, or a folder of images. Received: {path}"
+        )
+    beginning = BEGINNINGS.get(path.suffix, b"")
+    with open(path, "rb") as file:
+        if file.read(len(beginning)) != beginning:
+            raise InvalidInputError(
+                f"`{name}` must be a readable {path.suffix} file. Received: {path}, "
+                "which begins like another one"
+            )
