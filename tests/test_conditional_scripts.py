@@ -347,6 +347,7 @@ def test_the_script_takes_a_file_of_labels(served, tmp_path, capsys):
     np.testing.assert_allclose(rows["log_likelihood"], expected.estimate, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_job_with_other_labels_is_another_job(served, tmp_path):
     x, y = bars(6, 2)
     arguments = {"saved_model": served, "num_samples": 5, "batch_size": 2}

@@ -55,7 +55,9 @@ def counts(rows=40):
 
 
 @pytest.mark.xla
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["poisson", pytest.param("negative_binomial", marks=pytest.mark.slow)]
+)
 def test_a_model_of_counts_learns_scores_and_draws(kind, tmp_path):
     model, x = build(kind), counts()
     model.compile(keras.optimizers.Adam(0.05), jit_compile=True)

@@ -393,6 +393,7 @@ def test_snr_of_a_frozen_half_is_refused(half):
         gradient_snr(model, np.ones((2, 4), "float32"), num_draws=2)
 
 
+@pytest.mark.slow
 def test_toy_problem_scales_as_in_theory():
     model, x = toy_problem.toy_problem(num_points=64)
 

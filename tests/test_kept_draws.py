@@ -208,6 +208,7 @@ ON_DEVICES = """
 """
 
 
+@pytest.mark.slow
 def test_two_devices_keep_the_same_draws_as_one():
     apart, moved = json.loads(run_python(ON_DEVICES).splitlines()[-1])
     assert apart < 1e-5 and moved > 0.01

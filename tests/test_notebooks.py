@@ -33,12 +33,12 @@ def test_every_notebook_is_here():
     assert all(f"examples/notebooks/{name}.ipynb" in readme for name in REDUCED)
 
 
+SLOW = ("comparing_bounds", "rejecting_anomalies")
+
+
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name == "comparing_bounds"))
-        for name in REDUCED
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in REDUCED],
 )
 def test_cells_run(name, monkeypatch, capsys):
     import matplotlib.pyplot as plt

@@ -275,6 +275,7 @@ def test_an_interrupt_before_the_first_checkpoint_says_that_there_is_none(
     ]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_ends_no_run(tiny, tmp_path, monkeypatch, capsys):
     def fail(*args, **kwargs):
         raise ValueError("no room")

@@ -317,6 +317,7 @@ def test_a_step_is_timed_between_calls_of_the_train_function():
         clock.seconds_a_step(10)
 
 
+@pytest.mark.slow
 def test_steps_of_a_study_are_timed_in_turn(tmp_path, monkeypatch):
     pytest.importorskip("mlxtend")
     cells = all_cells("estimators", "smoke", seeds=(0, 1))

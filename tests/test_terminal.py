@@ -56,10 +56,10 @@ def test_a_narrow_terminal_shows_a_run_whole(tiny, tmp_path):
     assert bar.startswith("40 samples 100%")
     # The table: names end, and texts begin, at one column.
     table = lines[lines.index(bar) + 1 :]
-    assert table[0].startswith("    test NLL  ") and " nats (+- " in table[0]
-    assert "active units  2 of 2" in table
-    assert "  SavedModel  r/saved_model/1" in table
-    assert all(line[12:14] == "  " and line[14] != " " for line in table)
+    assert table[0].startswith("     test NLL  ") and " nats (+- " in table[0]
+    assert " active units  2 of 2" in table
+    assert "   SavedModel  r/saved_model/1" in table
+    assert all(line[13:15] == "  " and line[15] != " " for line in table)
     assert b"\x1b[1m" in screen.output
 
 
@@ -121,8 +121,9 @@ def test_a_file_gets_plain_lines(finished):
     first, *table = output.splitlines()
     assert first.startswith("IWAE") and first.endswith("cores)")
     assert [line[:14].strip() for line in table] == [
-        *("note: 54 train", "note: 6 steps", "test NLL", "Pareto k", "bound"),
-        *("active units", "results", "model", "SavedModel", "figures", "metrics"),
+        *("note: 54 train", "note: 6 steps", "test NLL", "95 % interval"),
+        *("Pareto k", "bound", "active units", "results", "model", "SavedModel"),
+        *("figures", "metrics"),
     ]
     # First and last, and those between where a second has passed.
     lines = error.splitlines()

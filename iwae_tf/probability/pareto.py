@@ -16,6 +16,7 @@ import tensorflow as tf
 
 GOOD_K = 0.7  # up to which an estimate can be relied on
 LARGEST_K = 0.95  # in `bias_allowance`; at 1 the fitted tail has no mean
+FLAT = 1e-3  # nats between the ends of a tail that is none; float32 tells no less
 LEAST_TAIL = 5  # weights; a fifth of 25 draws
 PRIOR_WEIGHTS, PRIOR_K = 10.0, 0.5  # what steadies the fit of a short tail
 
@@ -41,10 +42,11 @@ def pareto_k(largest: tf.Tensor) -> tf.Tensor:
         `tail_size` of them, T, at least 1, and one more, where the tail begins.
 
     Returns:
-      pareto_k: float64 [B]. NaN for fewer than 5 weights, -inf where the tail is flat.
+      pareto_k: float64 [B]. NaN for fewer than 5 weights, -inf where their logarithms
+      differ by less than 0.001, which rounding could do.
     """
     weights = tf.exp(tf.reverse(largest - largest[:, :1], axis=[1]))
-    is_flat = largest[:, 0] - largest[:, -2] < 1e-9
+    is_flat = largest[:, 0] - largest[:, -2] < FLAT
     excess = weights[:, 1:] - weights[:, :1]
     excess = tf.where(is_flat[:, tf.newaxis], tf.ones_like(excess), excess)
     size = tf.shape(excess)[1]
