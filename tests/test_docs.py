@@ -35,6 +35,8 @@ SLOW = {
     "howto/conditional.md",
     "howto/many_machines.md",
     "howto/natural_images.md",
+    "howto/own_likelihood.md",
+    "howto/tensorboard.md",
     "tables.md",
 }
 

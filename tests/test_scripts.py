@@ -221,7 +221,10 @@ PIWAE += "data_dir=tall.npz"  # as many as fit into a picture
 
 @pytest.mark.parametrize(
     "settings, files",
-    [(TWO_LAYERS, {"latent_z1.png", "latent_z2.png"}), (PIWAE, {"latent.png"})],
+    [
+        (TWO_LAYERS, {"latent_z1.png", "latent_z2.png"}),
+        pytest.param(PIWAE, {"latent.png"}, marks=pytest.mark.slow),
+    ],
 )
 def test_two_layers_and_piwae_train_and_export(
     tiny, tmp_path, monkeypatch, recwarn, capsys, settings, files
