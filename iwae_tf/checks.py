@@ -3,6 +3,7 @@
 import difflib
 import numbers
 import operator
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
@@ -25,8 +26,9 @@ def check_count(value: Any, name: str, least: int = 1) -> int:
     except TypeError:
         count = -1
     if count < least:
-        rule = "a positive integer" if count < 1 else f"at least {least}"
-        rule = rule if least else "an integer >= 0"
+        rule = f"at least {least}"
+        if count < 1:
+            rule = "a positive integer" if least else "an integer >= 0"
         raise InvalidInputError(f"`{name}` must be {rule}. Received: {name}={value!r}")
     return count
 
@@ -49,6 +51,12 @@ def check_choice(value: object, name: str, choices: Iterable[object]) -> None:
             f"`{name}` must be one of {', '.join(map(str, choices))}. "
             f"Received: {name}={value!r}{did_you_mean(value, choices)}"
         )
+
+
+def absence(path: str | os.PathLike[str] | None) -> str:
+    """The end of a message about a path that does not exist."""
+    exists = path is None or os.path.exists(path)
+    return "" if exists else ", which does not exist"
 
 
 def did_you_mean(

@@ -112,9 +112,7 @@ def _subject():
     versions = ", ".join(f"{k} {v}" for k, v in library_versions().items())
     return subject, [
         ("model", _MODEL.name),
-        ("bound", f"{config.model}, {config.num_samples} draws in training"),
-        ("latent units", " + ".join(map(str, config.latent_dims))),
-        ("images", f"the first {len(images)} of {config.dataset}, {_SPLIT.value}"),
+        *cli.model_facts(config, len(images), _SPLIT.value),
         ("draws an image", f"{_NUM_SAMPLES.value:,}"),
         ("made with", versions),
     ]

@@ -69,11 +69,7 @@ def _session():
         images,
         labels,
         title=_MODEL.name,
-        facts=[
-            ("bound", f"{config.model}, {config.num_samples} draws in training"),
-            ("latent units", " + ".join(map(str, config.latent_dims))),
-            ("images", f"the first {len(images)} of {config.dataset}, {_SPLIT.value}"),
-        ],
+        facts=cli.model_facts(config, len(images), _SPLIT.value),
         is_binary=config.binarization != "none",
         seed=(config.eval_seed, 0),
     )

@@ -17,6 +17,7 @@ from iwae_tf.cli.options import (
     config_path,
     count_flag,
     export_flag,
+    model_facts,
     new_workdir_flag,
     pair_flag,
     path_flag,

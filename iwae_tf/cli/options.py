@@ -214,6 +214,15 @@ class ModelFlags:
         return workdir.load_model(), config
 
 
+def model_facts(config: Any, num_images: int, split: str) -> list[tuple[str, str]]:
+    """What a report or a page says of a model and of the images that it was given."""
+    return [
+        ("bound", f"{config.model}, {config.num_samples} draws in training"),
+        ("latent units", " + ".join(map(str, config.latent_dims))),
+        ("images", f"the first {num_images} of {config.dataset}, {split}"),
+    ]
+
+
 class DataFlags:
     """The flags `--dataset`, `--data_dir` and `--binarization`."""
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from iwae_tf.datasets.readers import absence
+from iwae_tf.checks import absence
 from iwae_tf.errors import InvalidInputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from iwae_tf.checks import absence
 from iwae_tf.errors import InvalidInputError
 
 
@@ -44,12 +45,6 @@ def existing_file(
     raise InvalidInputError(
         f"`data_dir` must be {what}. Received: data_dir={data_dir}{absence(data_dir)}"
     )
-
-
-def absence(path: str | os.PathLike[str] | None) -> str:
-    """The end of a message about a path that does not exist."""
-    exists = path is None or pathlib.Path(path).exists()
-    return "" if exists else ", which does not exist"
 
 
 def read_idx_file(path: pathlib.Path, *, rank: int, header_only: bool = False) -> Any:

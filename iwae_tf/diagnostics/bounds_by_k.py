@@ -15,13 +15,12 @@ import tensorflow as tf
 
 from iwae_tf import bounds
 from iwae_tf.checks import check_count
-from iwae_tf.diagnostics.draws import log_weight_batches
+from iwae_tf.diagnostics.draws import log_weight_batches, reference_log_likelihood
 from iwae_tf.diagnostics.resampling import evaluate_bound, jackknife
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.evaluation import log_likelihood, summarize
+from iwae_tf.evaluation import summarize
 
 COUNTS = (1, 2, 5, 10, 20, 50, 64, 100, 200, 500, 1000, 2000, 5000)
-REFERENCE_DRAWS = 5000  # of refined proposals, for log p(x)
 JACKKNIFE_DRAWS = 20_000  # of each image that a sweep's jackknife looks at, or one K
 MANY_GROUPS = 8  # from which on the spread between groups is the error bar
 KL_COUNT = 64  # of Rainforth et al.'s IWAE-64
@@ -70,7 +69,7 @@ def bound_sweep(
                 np.stack([_at_count(bound, log_weights, count) for count in counts])
             )
     images = {name: np.concatenate(parts, -1) for name, parts in pieces.items()}
-    reference = log_likelihood(model, x, REFERENCE_DRAWS, seed, proposal="refined")
+    reference = reference_log_likelihood(model, x, seed)
     summary = summarize(reference)
     low, high = summary.interval
     negative_kl = None

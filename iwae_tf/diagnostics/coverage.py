@@ -9,12 +9,11 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from iwae_tf.checks import check_count
-from iwae_tf.diagnostics.draws import log_weight_batches
+from iwae_tf.diagnostics.draws import log_weight_batches, reference_log_likelihood
 from iwae_tf.diagnostics.resampling import leave_one_out
-from iwae_tf.evaluation import LogLikelihood, log_likelihood, stream_draws
+from iwae_tf.evaluation import LogLikelihood, stream_draws
 from iwae_tf.evaluation.pareto import LEAST_DRAWS, smoothed_log_weights
 
-REFERENCE_DRAWS = 5000
 NUM_RESAMPLES = 100  # of the bootstrap
 Z_95 = 1.959964
 SPREADS = (0.5, 1.0, 2.0, 3.0)  # sd of log w in the cases with a known answer
@@ -55,8 +54,7 @@ def error_coverage(
         batches = log_weight_batches(model, x, num_samples, pair, on_progress)
         parts = [error_bars(log_weights, rng) for log_weights in batches]
         seeds.append(_each(np.concatenate, parts, axis=-1))
-    refined = log_likelihood(model, x, REFERENCE_DRAWS, seed, proposal="refined")
-    reference = refined.estimate.astype(np.float64)
+    reference = reference_log_likelihood(model, x, seed).estimate.astype(np.float64)
     return compare(seeds, reference) | {"num_samples": num_samples}
 
 

@@ -1,4 +1,4 @@
-"""Log-weights of given images, drawn in bounded memory."""
+"""Log-weights of given images, drawn in bounded memory, and log p(x) beside them."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -7,11 +7,13 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf.checks import check_count
-from iwae_tf.evaluation import CHUNK_SIZE
+from iwae_tf.evaluation import CHUNK_SIZE, LogLikelihood, log_likelihood
 from iwae_tf.evaluation.compiling import batches_of_one_size, compiled
 from iwae_tf.probability import noise
 
 VALUES_AT_ONCE = 2_000_000  # log-weights that are held: what bounds the memory
+
+REFERENCE_DRAWS = 5000
 
 
 def draw_log_weights(
@@ -88,3 +90,10 @@ def _chunk(model, num_rows, count):
         return latent.log_weights(x, draws, parameters=parameters).log_weights[0]
 
     return chunk
+
+
+def reference_log_likelihood(
+    model: keras.Model, x: np.ndarray | tf.Tensor, seed: Sequence[int]
+) -> LogLikelihood:
+    """log p(x) by 5,000 draws of refined proposals, to compare estimates with."""
+    return log_likelihood(model, x, REFERENCE_DRAWS, seed, proposal="refined")

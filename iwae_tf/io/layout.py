@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 
+from iwae_tf.checks import absence
 from iwae_tf.errors import InvalidInputError
 
 TABLES = (".csv", ".parquet")
@@ -22,10 +23,9 @@ def model_file(workdir: str | os.PathLike[str], name: str = "workdir") -> pathli
     """
     path = pathlib.Path(workdir) / "model.keras"
     if not path.is_file():
-        absence = "" if os.path.exists(workdir) else ", which does not exist"
         raise InvalidInputError(
             f"`{name}` must hold a finished run with a model.keras. "
-            f"Received: {name}={workdir}{absence}"
+            f"Received: {name}={workdir}{absence(workdir)}"
         )
     return path
 
