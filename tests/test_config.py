@@ -37,6 +37,7 @@ dataset data_dir binarization batch_size epochs optimizer learning_rate lr_sched
 stages weight_average seed eval_split eval_seed eval_num_samples shuffle adam_epsilon
 precision jit_compile start_from conditional network conv_channels backward_samples
 missing schema image_size color kl_warmup_epochs eval_proposal
+early_stopping_epochs
 """
 
 
@@ -101,6 +102,7 @@ BAD_VALUES = [
     *bad("must be auto but for the data set images", image_size=["6,5"], color=["rgb"]),
     *bad("must be a positive integer", num_groups=[0]),
     *bad("must be a non-negative integer", seed=[-1], eval_seed=[2**31]),
+    *bad("must be a non-negative integer", early_stopping_epochs=[-1]),
     *bad("must be a positive number", learning_rate=[0.0, math.inf, math.nan]),
     *bad("must be a positive number", adam_epsilon=[0.0]),
     *bad("must be in [0, 1)", weight_average=[1.0, -0.5]),

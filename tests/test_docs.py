@@ -37,6 +37,7 @@ SLOW = {
     "howto/natural_images.md",
     "howto/own_likelihood.md",
     "howto/tensorboard.md",
+    "howto/training.md",
     "tables.md",
 }
 

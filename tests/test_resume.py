@@ -1,10 +1,13 @@
 """Runs that are stopped anywhere, and folders that two runs want."""
 
+import itertools
 import os
 import shutil
 import signal
 import threading
+import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -40,7 +43,7 @@ def short_calls(monkeypatch):
     monkeypatch.setattr(programs, "MOST_STEPS", 7)
 
 
-def train(config, path, *, stop_at=None, interval=1e9):
+def train(config, path, *, stop_at=None, interval=1e9, report=lambda line: None):
     """Trains until the end, or until a stop is asked for at a step."""
     request, workdir = threading.Event(), Workdir(path)
     real = callbacks.Progress.on_train_batch_end
@@ -59,7 +62,7 @@ def train(config, path, *, stop_at=None, interval=1e9):
                 workdir,
                 stop_request=request,
                 distribution=make_distribution(),
-                report=lambda line: None,
+                report=report,
             )
         except callbacks.StopTraining:
             return None
@@ -122,6 +125,50 @@ def test_checkpoints_within_an_epoch_change_nothing(
     assert seen == [(0, 7), (1, 0), (1, 7), (2, 0)]
     assert_same(state_of(trained), whole)
     assert 0 <= trained.history[0]["seconds"] <= trained.history[1]["seconds"] < 1000
+
+
+def test_early_stopping_counts_as_keras_does():
+    """Against its callback, over bounds with ties, after a warm-up that is ignored."""
+    rng = np.random.default_rng(0)
+    for patience, ignored in itertools.product((1, 2, 5), (0, 3)):
+        bounds_of_epochs = rng.integers(0, 9, 60) / 4
+        keras_one = keras.callbacks.EarlyStopping("val_bound", 0, patience, mode="max")
+        keras_one.set_model(types.SimpleNamespace(stop_training=False))
+        keras_one.on_train_begin()
+        ours = callbacks.Sitting(
+            *[None] * 5, history=[], seconds=0, patience=patience, num_ignored=ignored
+        )
+        for epoch, bound in enumerate(bounds_of_epochs):
+            if epoch >= ignored:
+                keras_one.on_epoch_end(epoch, {"val_bound": bound})
+            ours.history.append({"epoch": epoch + 1, "val_bound": bound})
+            assert bool(ours.early_stop()) == keras_one.model.stop_training
+            if ours.early_stop():
+                break
+        assert epoch + 1 < len(bounds_of_epochs)
+        best = epoch + 1 - patience
+        for words in (f"after epoch {epoch + 1},", f" of epoch {best} "):
+            assert words in ours.early_stop()
+        ours.patience = 0
+        assert ours.early_stop() is None
+
+
+def test_a_run_that_stops_early_is_resumed_to_the_same_epoch(config, tmp_path):
+    """Amid a warm-up of the KL term, and once all is done but the evaluation."""
+    config = changed(
+        config, lr_schedule="constant", learning_rate=0.1, batch_size=100, epochs=40,
+        kl_warmup_epochs=2, early_stopping_epochs=2,
+    )  # fmt: skip
+    said, said_again = [], []
+    trained = train(config, tmp_path / "whole", report=said.append)
+    epochs, steps = len(trained.history), int(trained.model.train_steps)
+    assert 4 <= epochs < 40 and steps == 4 * epochs
+    assert f"stopped early, after epoch {epochs}," in said[-1]
+    for stop_at in (1, steps):
+        assert train(config, tmp_path / "parts", stop_at=stop_at) is None
+    again = train(config, tmp_path / "parts", report=said_again.append)
+    assert_same(state_of(again), state_of(trained))
+    assert said[-1] == said_again[-1]
 
 
 def test_training_stops_at_the_step_that_is_not_finite(config, tmp_path, monkeypatch):

@@ -98,6 +98,10 @@ STAGES = Rule(
 LAYERS = "hidden layers of each stochastic layer"
 KEPT = "R, draws of a group with a backward pass; default: all"
 WARMUP = "over which the weight of the KL term grows from 0 to 1; 0: none"
+PATIENCE = (
+    "stop after so many without a better validation bound, not counting a warm-up's; "
+    "the last weights are kept; 0: never"
+)
 CONDITIONAL = "give the class label to the networks"
 DURATION = "at most the schedule's; 0: 40, or as many as make 2,000 steps"
 RESIZED = "HEIGHT,WIDTH of the images of a folder once resized"
@@ -166,6 +170,7 @@ KEYS = (
     Key("stages", [], STAGES, STAGE, TRAIN),
     Key("adam_epsilon", 1e-4, RATE, "epsilon of adam and muon", TRAIN),
     Key("kl_warmup_epochs", 0, SEED, WARMUP, TRAIN),
+    Key("early_stopping_epochs", 0, SEED, PATIENCE, TRAIN),
     Key("weight_average", 0.0, SHARE, "momentum of averaged weights, or 0", TRAIN),
     Key(
         "start_from",

@@ -72,6 +72,8 @@ class Sitting:
       stop_request: threading.Event; once set, the run ends after the step.
       history: list of dicts, the epochs that are done; grows.
       seconds: float, what the run took so far.
+      patience: epochs without a better validation bound that end the run; 0: none do.
+      num_ignored: first epochs whose validation bounds do not count.
     """
 
     workdir: Workdir
@@ -81,6 +83,25 @@ class Sitting:
     stop_request: threading.Event
     history: list[dict[str, Any]]
     seconds: float
+    patience: int = 0
+    num_ignored: int = 0
+
+    def early_stop(self) -> str | None:
+        """Why the run ends before its last epoch, or None where it goes on.
+
+        A function of the history alone, which is in the checkpoint.
+        """
+        rows = self.history[self.num_ignored :]
+        if not self.patience or not rows:
+            return None
+        best = max(rows, key=lambda row: row["val_bound"])
+        if rows[-1]["epoch"] - best["epoch"] < self.patience:
+            return None
+        return (
+            f"stopped early, after epoch {rows[-1]['epoch']}, whose weights are kept: "
+            f"the validation bound was not above the {best['val_bound']:.2f} of epoch "
+            f"{best['epoch']} for {self.patience} epochs"
+        )
 
     def what_to_try(self) -> str:
         """The end of a message about numbers that are not finite."""
@@ -96,8 +117,9 @@ class Record(keras.callbacks.Callback):
     """After each epoch the history to `metrics.csv`; checkpoints then and between.
 
     Once a stop is requested, a checkpoint is written after the step, and StopTraining
-    raised. FloatingPointError is raised at the step whose loss is NaN or infinite. The
-    model must have `stops_at_nonfinite`, so that no step follows in the same call.
+    raised. The sitting's `early_stop` ends `fit` after an epoch. FloatingPointError is
+    raised at the step whose loss is NaN or infinite. The model must have
+    `stops_at_nonfinite`, so that no step follows in the same call.
 
     Args:
       sitting: Sitting, whose `history` and `seconds` it keeps up to date.
@@ -163,8 +185,11 @@ class Record(keras.callbacks.Callback):
         if self._distribution.is_chief:
             write_atomically(self._sitting.workdir.metrics, self._write)
         self._save(epoch + 1)
-        if self._distribution.agree([self._sitting.stop_request.is_set()])[0]:
+        flags = [self._sitting.stop_request.is_set(), bool(self._sitting.early_stop())]
+        is_over, is_early = self._distribution.agree(flags)
+        if is_over:
             raise StopTraining
+        self.model.stop_training |= is_early
 
     def _save(self, epoch, step=0, **state):
         self._count_seconds()

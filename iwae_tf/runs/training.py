@@ -107,14 +107,19 @@ def train(
             stop_request,
             history=start.state.get("history", []),
             seconds=start.state.get("seconds", 0.0),
+            patience=config.early_stopping_epochs,
+            num_ignored=config.kl_warmup_epochs,
         )
-        if start.epoch < config.epochs:
+        if start.epoch < config.epochs and not sitting.early_stop():
             with contextlib.ExitStack() as stack:
                 run = model, config, sitting, start, examples
                 callbacks = _callbacks(*run, report, stack)
                 _fit(*run, validation, callbacks)
         else:  # `fit` would have put averaged weights in place, where there are any
             model.optimizer.finalize_variable_values(model.trainable_variables)
+        reason = sitting.early_stop()
+        if reason and distribution.is_chief and len(sitting.history) < config.epochs:
+            report(reason)
     if distribution.num_replicas > 1:
         trained, model = model, compiled_model(config, examples.images, steps)
         copy_variables(trained, model)
