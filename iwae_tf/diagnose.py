@@ -28,7 +28,7 @@ _PARTS = flags.DEFINE_list(
 )
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 _NUM_IMAGES = cli.count_flag("num_images", 100, "Images, from the start of the split.")
-_NUM_SAMPLES = flags.DEFINE_integer(
+_NUM_SAMPLES = cli.count_flag(
     "num_samples", 5000, "Draws for each image, K, of the estimate to check."
 )
 _QUICK = flags.DEFINE_bool("quick", False, "A tenth of the work, for a first look.")
@@ -39,7 +39,7 @@ cli.require("output", unless="workdir")
 
 @flags.validator("parts")
 def _check_parts(parts):
-    for name in parts or ():
+    for name in [""] if parts == [] else parts or ():
         check_choice(name, "--parts", NAMES)
     return True
 
@@ -61,16 +61,16 @@ def run() -> int:
     from iwae_tf.diagnostics.parts.base import Subject
     from iwae_tf.evaluation.pareto import LEAST_DRAWS
     from iwae_tf.io import terminal
-    from iwae_tf.io.files import check_writable
+    from iwae_tf.io.files import check_place
 
     check_count(_NUM_SAMPLES.value, "--num_samples", LEAST_DRAWS)
+    folder = pathlib.Path(_OUTPUT.value or f"{_MODEL.workdir.value}/diagnostics")
+    check_place(folder, "--output")
     parts = list(dict.fromkeys(_PARTS.value or DEFAULT_PARTS))
     subject, facts = Subject(None, None, quick=_QUICK.value), []
     if any(PARTS[name].needs_model for name in parts):
         subject, facts = _subject()
     title = f"Diagnosis of {_MODEL.name}" if _MODEL.name else "Diagnosis"
-    folder = pathlib.Path(_OUTPUT.value or f"{_MODEL.workdir.value}/diagnostics")
-    check_writable(folder / "report.html")
     again = (
         f"the finished parts are in {folder}: run again with the same flags to continue"
     )

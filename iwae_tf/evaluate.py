@@ -5,7 +5,6 @@ python -m iwae_tf.evaluate --saved_model=saved_models/mnist5k_iwae --limit=100
 """
 
 import functools
-import os
 
 from absl import flags
 
@@ -22,7 +21,7 @@ _PROPOSAL = flags.DEFINE_enum(
     "turn.",
 )
 _LIMIT = cli.count_flag("limit", None, "Score only the first images.")
-_OUTPUT = cli.path_flag("output", "JSON file for the results.")
+_OUTPUT = cli.new_path_flag("output", "JSON file for the results.", is_file=True)
 _DATA = cli.DataFlags()
 _DEVICES = cli.DeviceFlags()
 _MODEL.require()
@@ -33,17 +32,10 @@ def run() -> int:
     """Scores the split that the flags name and prints a table."""
     from iwae_tf.errors import InvalidInputError
     from iwae_tf.io import terminal
-    from iwae_tf.io.files import check_writable, write_json
+    from iwae_tf.io.files import write_json
     from iwae_tf.runs import results
 
     distribution = _DEVICES.distribution()
-    if _OUTPUT.value and distribution.is_chief:
-        if os.path.isdir(_OUTPUT.value):
-            raise InvalidInputError(
-                "`--output` must be a file, not a folder. "
-                f"Received: --output={_OUTPUT.value}"
-            )
-        check_writable(_OUTPUT.value)
     if _MODEL.workdir.value is None and distribution.num_replicas > 1:
         raise InvalidInputError(
             "`--distribute` must be none for a SavedModel, which runs on one device. "

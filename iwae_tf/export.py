@@ -6,7 +6,7 @@ python -m iwae_tf.export --workdir=runs/a --output=saved_models/NAME
 from iwae_tf import cli
 
 _WORKDIR = cli.run_flag()
-_OUTPUT = cli.path_flag("output", "Folder for the versions of the SavedModel.")
+_OUTPUT = cli.new_path_flag("output", "Folder for the versions of the SavedModel.")
 cli.require("workdir", "output")
 
 

@@ -25,7 +25,7 @@ _STUDY = flags.DEFINE_string(
     "rainforth_snr, samples or estimators.",
 )
 _BUDGET = flags.DEFINE_string("budget", "short", "full, short or smoke.")
-_WORKDIR = cli.path_flag("workdir", "Folder of the study's runs.")
+_WORKDIR = cli.new_path_flag("workdir", "Folder of the study's runs.")
 _DATASET = flags.DEFINE_string("dataset", "mnist", "mnist, mnist_fixed or omniglot.")
 _DATA_DIR = cli.path_flag("data_dir", "Folder or file of the data set.")
 _SEEDS = flags.DEFINE_multi_integer("seed", [0], "Seed of each cell; may be repeated.")

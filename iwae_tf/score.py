@@ -38,9 +38,11 @@ _LABELS = cli.path_flag(
     "File NAME.npy of integers [N]: the classes, for a conditional model.",
     must_exist=True,
 )
-_OUTPUT = cli.path_flag("output", "CSV file for the scores.")
-_IMPUTED = cli.path_flag("imputed", "File for the rows, missing values filled in.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5000, "Draws for each image, K.")
+_OUTPUT = cli.new_path_flag("output", "CSV file for the scores.", is_file=True)
+_IMPUTED = cli.new_path_flag(
+    "imputed", "File for the rows, missing values filled in.", is_file=True
+)
+_NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws for each image, K.")
 _SEED = cli.pair_flag("seed", "0,0", "Pair of integers.")
 _PROPOSAL = flags.DEFINE_enum(
     "proposal",
@@ -48,8 +50,8 @@ _PROPOSAL = flags.DEFINE_enum(
     ("encoder", "refined"),
     "Where draws come from: the encoder, or proposals fitted to each image.",
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images in a request.")
-_CONCURRENCY = flags.DEFINE_integer("concurrency", 1, "Requests at a time.")
+_BATCH_SIZE = cli.count_flag("batch_size", 100, "Images in a request.")
+_CONCURRENCY = cli.count_flag("concurrency", 1, "Requests at a time.")
 _TIMEOUT = flags.DEFINE_float("timeout", 120.0, "Seconds for one attempt.")
 _RETRIES = flags.DEFINE_integer("retries", 5, "Attempts after the first one.")
 _ARGUMENTS = (  # of `serving.score`, by the same names

@@ -23,7 +23,7 @@ from iwae_tf.errors import InvalidInputError
 
 _SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.", must_exist=True)
 _INPUT = cli.path_flag("input", "Pattern of the shards, NAME*.npy.")
-_OUTPUT = cli.path_flag("output", "NAME.csv or NAME.parquet.")
+_OUTPUT = cli.new_path_flag("output", "NAME.csv or NAME.parquet.", is_file=True)
 _NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws for each image, K.")
 _SEED = cli.pair_flag("seed", "0,0", "Pair of integers.")
 _PROPOSAL = flags.DEFINE_enum(

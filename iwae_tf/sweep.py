@@ -15,7 +15,7 @@ from iwae_tf import cli
 from iwae_tf.config import check_key
 
 _CONFIG = cli.config_flag()
-_FOLDER = cli.path_flag("folder", "Folder of the runs' workdirs.")
+_FOLDER = cli.new_path_flag("folder", "Folder of the runs' workdirs.")
 _GRID = flags.DEFINE_multi_string("grid", [], "KEY=VALUE,VALUE,...; may be repeated.")
 _PROCESSES = cli.count_flag("processes", 1, "Runs at a time.")
 _TASK = flags.DEFINE_integer("task", None, "Do only run I, counted from 0.")

@@ -14,8 +14,9 @@ import threading
 from iwae_tf import cli
 
 _CONFIG = cli.config_flag()
-_WORKDIR = cli.new_workdir_flag()
+_WORKDIR = cli.new_path_flag("workdir", "Folder of the run.")
 _DEVICES = cli.DeviceFlags()
+cli.require("workdir")
 
 
 @cli.script

@@ -14,7 +14,7 @@ import pytest
 from iwae_tf.config import build_optimizer, default_config
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io import files
-from iwae_tf.io.files import check_writable, write_atomically, write_json, write_through
+from iwae_tf.io.files import check_place, write_atomically, write_json, write_through
 from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP
 from iwae_tf.runs.checkpoints import CheckpointStore
@@ -382,10 +382,10 @@ def test_json_has_null_where_there_is_no_number(tmp_path):
 
 def test_write_through_suits_a_writer_that_wants_the_suffix(tmp_path, trained):
     path = tmp_path / "new" / "model.keras"
-    check_writable(path)  # makes the folder, and leaves nothing there
-    assert names(path.parent) == []
-    with pytest.raises(OSError):
-        check_writable("/dev/null/file.json")
+    check_place(path, "--output", is_file=True)
+    assert names(tmp_path) == []
+    with pytest.raises(InvalidInputError, match="`--output` must be a file in a"):
+        check_place("/dev/null/file.json", "--output", is_file=True)
     write_through(path, lambda target: trained.save(target))
     assert names(path.parent) == ["model.keras"]
     loaded = keras.models.load_model(path, compile=False)

@@ -485,7 +485,7 @@ MISTAKES = [  # (command, words of the one line)
             f"{RUN} --split=tset": "`split` must be one of",
             f"{RUN} --dataset=imagenet": "`dataset` must be one of",
             f"{RUN} --output=/dev/null/x.json": "/dev/null",
-            f"{RUN} --output={{tmp}}": "`--output` must be a file, not a folder",
+            f"{RUN} --output={{tmp}}": "`--output` must be a file in a",
             f"{RUN} --data_dir={{bad}}/test_nan.npz": "`x_test` must be finite",
             f"{RUN} --data_dir={{bad}}/test_small.npz": "(8, 8, 1)",
             f"{EXPORTED} --data_dir={{bad}}/small.npz": "`dataset` must have images of "
@@ -641,6 +641,12 @@ QUICK = [  # (command, exit code, how stdout or stderr begins)
         "`--num_devices` must be a positive integer below 257",
     ),
     (f"sweep {MNIST}", 2, "`--folder` must be given"),
+    (f"sweep {MNIST} --folder=setup.cfg", 2, "`--folder` must be a folder that"),
+    (
+        "train --config.epochs=1 --workdir=x",
+        2,
+        "`--config` must be given. Received: --config.epochs=1",
+    ),
     ("evaluate", 2, "one of `--workdir` and `--saved_model` must be given"),
     ("export --output=x", 2, "`--workdir` must be given"),
     ("diagnose --workdir=tests --num_images=0", 2, "`--num_images` must be a positive"),

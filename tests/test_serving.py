@@ -867,7 +867,7 @@ def test_ctrl_c_ends_it_and_nothing_is_lost(folder, x, tmp_path, capsys, interru
         ([], "`--input` must be given"),
         (["--input=images.npy", "--output="], "`--output` must be a path"),
         (["--input=images.npy", "--seed=a,b"], "`--seed` must be a pair of integers"),
-        (["--input=images.npy", "--num_samples=0"], "`num_samples` must be a positive"),
+        (["--input=images.npy", "--num_samples=0"], "`--num_samples` must be a pos"),
         (["--input=images.npy", "--num_samples=x"], "num_samples"),
     ],
 )

@@ -83,6 +83,10 @@ def test_values_take_the_type_of_the_key(config):
         (["seed=1", "seed=2"], "each key once"),
         (["seed=many"], "`seed` must have the type of 0"),
         (["seed=__import__('os')"], "`seed` must have the type"),
+        (["seed=0,1", "model=vae,vaeX"], "Received: model='vaeX'. Did you mean vae"),
+        (["num_groups=1,2"], "`num_groups` must be 1 for iwae"),
+        (["data_dir=nowhere"], "`data_dir` must be a path that exists"),
+        (["start_from=nowhere"], "`start_from` must be a path that exists"),
     ],
 )
 def test_bad_grids(config, axes, words):

@@ -31,6 +31,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(folder, kills=kills, seed=options.seed)
         plan = [trials.kill, trials.stop]
+        if not options.quick:
+            plan.append(trials.command_lines)
         plan.append(lambda: trials.damage(5 if options.quick else 50))
         plan.append(lambda: trials.workers(2))
         if not options.quick:

@@ -139,6 +139,18 @@ class Trials:
             rows.append(Row(f"newest checkpoint {name}", times, found, lost == 0))
         return rows
 
+    def command_lines(self):
+        """Bad command lines of every script: told in one line, nothing written."""
+        from torture.command_lines import faults
+
+        folder = self._folder / "lines"
+        folder.mkdir()
+        times, wrong = faults(folder, self._random)
+        for line in wrong:
+            print(line, flush=True)
+        found = f"{times - len(wrong)} end with 2 and one line, and write nothing"
+        return [Row("bad command line", times, found, not wrong)]
+
     def workers(self, count, *, kill=False):
         """Several workers against one; or one of them killed and all restarted."""
         workdir = self._folder / f"workers{count}{'_killed' * kill}"

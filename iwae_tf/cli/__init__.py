@@ -18,7 +18,7 @@ from iwae_tf.cli.options import (
     count_flag,
     export_flag,
     model_facts,
-    new_workdir_flag,
+    new_path_flag,
     pair_flag,
     path_flag,
     require,

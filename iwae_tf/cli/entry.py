@@ -89,6 +89,7 @@ def _parse_flags(argv, module):
     wanted = {argument for argument in argv[1:] if argument in HELP | FULL_HELP}
     argv = [argument for argument in argv if argument not in wanted]
     flags.FLAGS.unparse_flags()
+    logging.disable(logging.WARNING)  # of what the checks below say in one line
     try:
         rest = flags.FLAGS(_resolve_config(argv))
     except (flags.Error, InvalidInputError) as error:
@@ -103,6 +104,8 @@ def _parse_flags(argv, module):
     except Exception as error:  # of the user's config file
         kind = type(error).__name__
         sys.exit(_fail(f"`--config` must name a config that loads. {kind}: {error}"))
+    finally:
+        logging.disable(logging.NOTSET)
     if not wanted:
         return rest
     print(usage.full_text(module) if wanted & FULL_HELP else usage.text(module))
@@ -119,7 +122,7 @@ def _nearest_flag(name):
 
 def _resolve_config(argv):
     """`argv` with the config's name replaced by its path, override keys checked."""
-    argv, configs = list(argv), []
+    argv, configs, overrides = list(argv), [], []
     for index, argument in enumerate(argv):
         name, has_value, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-"):
@@ -131,7 +134,10 @@ def _resolve_config(argv):
             configs.append(argv[index + 1])
             argv[index + 1] = config_path(argv[index + 1])
         elif name.startswith(("config.", "noconfig.")):
+            overrides.append(argument)
             check_key(name.partition(".")[2])
+    if overrides and not configs and "config" in flags.FLAGS:
+        raise InvalidInputError(f"`--config` must be given. Received: {overrides[0]}")
     if len(configs) > 1:
         given = ", ".join(configs)
         raise InvalidInputError(f"`--config` must be given once. Received: {given}")

@@ -13,9 +13,9 @@ from ml_collections import config_flags
 from iwae_tf.checks import did_you_mean
 from iwae_tf.config import check_values
 from iwae_tf.config.files import read_json
-from iwae_tf.config.keys import check_data_dir
+from iwae_tf.config.keys import check_paths
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.io.files import check_new_folder
+from iwae_tf.io.files import check_place
 from iwae_tf.io.layout import find_version, model_file
 
 if TYPE_CHECKING:
@@ -105,12 +105,15 @@ def config_flag() -> flags.FlagHolder[Any]:
         "Config file, or name of a config of the package.",
         lock_config=True,
     )
-    require("config")
 
     @flags.validator("config")
     def check(config):
+        if config is None:
+            given = flags.FLAGS["config"].present
+            received = "one whose get_config returns None" if given else "none"
+            raise InvalidInputError(f"`--config` must be given. Received: {received}")
         check_values(config)
-        check_data_dir(config)
+        check_paths(config)
         return True
 
     return config
@@ -129,22 +132,26 @@ def require(*names: str, unless: str | None = None) -> None:
         flags.register_multi_flags_validator(involved, check)
 
 
-def new_workdir_flag() -> flags.FlagHolder[Any]:
-    """Defines `--workdir` of a run, which has to be given and can be written to.
+def new_path_flag(
+    name: str, meaning: str, is_file: bool = False
+) -> flags.FlagHolder[Any]:
+    """Defines a flag for a folder or a file that can be written.
 
-    Of several workers the first alone writes, so only the path itself is checked.
+    A finished run is only read. Of several workers the first alone writes.
     """
-    workdir = path_flag("workdir", "Folder of the run.")
-    require("workdir")
+    path_of = path_flag(name, meaning)
 
-    @flags.validator("workdir")
+    @flags.validator(name)
     def check(path):
-        if path is not None:
-            is_one = flags.FLAGS["distribute"].value != "multi_worker"
-            check_new_folder(path, "--workdir", will_write=is_one)
+        if path is None or "://" in path:  # Beam writes to buckets too
+            return True
+        values = flags.FLAGS.flag_values_dict()
+        is_done = os.path.isfile(os.path.join(path, "results.json"))
+        will_write = not is_done and values.get("distribute") != "multi_worker"
+        check_place(path, f"--{name}", is_file=is_file, will_write=will_write)
         return True
 
-    return workdir
+    return path_of
 
 
 def run_flag() -> flags.FlagHolder[Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from iwae_tf.config.keys import (
     check_key,
+    check_paths,
     check_values,
     default_config,
     override,

@@ -6,6 +6,7 @@ flags and files may put in come from it. Needs no TensorFlow: `--help` must not 
 
 import copy
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator
@@ -235,15 +236,16 @@ def check_values(config: ConfigDict) -> None:
         _require(key.rule.test(value), key.name, key.rule.text, config, hint)
 
 
-def check_data_dir(config: ConfigDict) -> None:
-    """Raises InvalidInputError if data of the user's own are not where they should be.
+def check_paths(config: ConfigDict) -> None:
+    """Raises InvalidInputError if data or the run to start from are not there.
 
     A set that is downloaded makes its folder.
     """
-    path = config.data_dir
-    found = path is None or pathlib.Path(path).expanduser().exists()
-    good = found or config.dataset in DOWNLOADED
-    _require(good, "data_dir", "must be a path that exists", config)
+    for name in ("data_dir", "start_from"):
+        path = config[name]
+        found = not path or os.path.exists(os.path.expanduser(path))
+        good = found or (name == "data_dir" and config.dataset in DOWNLOADED)
+        _require(good, name, "must be a path that exists", config)
 
 
 def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:

@@ -106,30 +106,28 @@ class FolderLock:
             self._lock.release()
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raises OSError now where a file could not be written later."""
-    folder = pathlib.Path(path).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-
-
-def check_new_folder(
-    path: str | os.PathLike[str], name: str, *, will_write: bool = True
+def check_place(
+    path: str | os.PathLike[str],
+    name: str,
+    *,
+    is_file: bool = False,
+    will_write: bool = True,
 ) -> None:
-    """Raises InvalidInputError where a folder could not be made or written to.
+    """Raises InvalidInputError where a folder or a file could not be written.
 
-    Nothing is left behind. A finished run is only read.
+    Nothing is left behind.
 
     Args:
-      path: of the folder.
+      path: of the folder or the file.
       name: what a message calls it.
+      is_file: which of the two it is.
       will_write: whether this process is the one that writes.
     """
     folder = pathlib.Path(path)
     try:
-        if (folder / "results.json").is_file():
-            return
+        if is_file and folder.is_dir():
+            raise IsADirectoryError(f"{folder} is a folder")
+        folder = folder.parent if is_file else folder
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir():
@@ -138,8 +136,9 @@ def check_new_folder(
             with tempfile.TemporaryFile(dir=folder):
                 pass
     except OSError as error:
+        kind = "file in a folder" if is_file else "folder"
         raise InvalidInputError(
-            f"`{name}` must be a folder that can be written to. "
+            f"`{name}` must be a {kind} that can be written to. "
             f"Received: {name}={path}, {error}"
         ) from error
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from iwae_tf.checks import check_choice
-from iwae_tf.config import default_config, plainest, stages, validate
+from iwae_tf.config import check_paths, default_config, plainest, stages, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.studies.published import (
     BEST_PUBLISHED,
@@ -135,6 +135,7 @@ def cells_of(
             config = cell.config.copy_and_resolve_references()
             config.seed = seed
             validate(config)
+            check_paths(config)
             name = f"{cell.name}_seed{seed}"
             after = cell.after and f"{cell.after}_seed{seed}"
             if after:

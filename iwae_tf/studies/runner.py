@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from iwae_tf.checks import check_count
-from iwae_tf.config import check_key, plainest, put, validate
+from iwae_tf.config import check_key, check_paths, plainest, put, validate
 from iwae_tf.config.files import as_json, config_from, different_keys, read_json
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock, write_json
@@ -73,7 +73,7 @@ def expand_grid(config: ConfigDict, axes: Iterable[str]) -> list[Run]:
       list of Run, named after their values; the last axis varies fastest.
 
     Raises:
-      InvalidInputError: an unknown or repeated key, or a value of the wrong type.
+      InvalidInputError: an unknown or repeated key, or a run that is not valid.
     """
     parsed = [_parse_axis(axis) for axis in axes]
     keys = [key for key, _ in parsed]
@@ -84,6 +84,8 @@ def expand_grid(config: ConfigDict, axes: Iterable[str]) -> list[Run]:
         variant = config.copy_and_resolve_references()
         for key, value in zip(keys, values):
             put(variant, key, value)
+        validate(variant)
+        check_paths(variant)
         words = [f"{key}={value}" for key, value in zip(keys, values)]
         name = re.sub(r"[^\w.=+-]+", "_", ",".join(words)).strip("_.")
         runs.append(Run(name or "run", variant))
