@@ -1,10 +1,11 @@
 """What arguments have to be, told in one line where they are not."""
 
+import contextlib
 import difflib
 import numbers
 import operator
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeGuard
 
 from iwae_tf.errors import InvalidInputError
@@ -57,6 +58,17 @@ def absence(path: str | os.PathLike[str] | None) -> str:
     """The end of a message about a path that does not exist."""
     exists = path is None or os.path.exists(path)
     return "" if exists else ", which does not exist"
+
+
+@contextlib.contextmanager
+def needing(libraries: str, extra: str) -> Iterator[None]:
+    """Says in one line which extra has what the block fails to import."""
+    try:
+        yield
+    except ImportError as error:
+        raise InvalidInputError(
+            f"this needs {libraries}: pip install 'iwae_tf[{extra}]'. Received: {error}"
+        ) from error
 
 
 def did_you_mean(

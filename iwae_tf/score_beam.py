@@ -1,14 +1,15 @@
-r"""Scores shards of images with a SavedModel in an Apache Beam pipeline.
+r"""Scores shards of images with a SavedModel, on Apache Beam or on Spark.
 
 python -m iwae_tf.score_beam --saved_model=DIR --input='images-*.npy' --output=s.csv \
     --runner=DirectRunner --option=direct_num_workers=2
+python -m iwae_tf.score_beam --saved_model=DIR --input='images-*.parquet' \
+    --output=s.parquet --engine=spark --master=spark://HOST:7077
 
-Shards in: .npy, .csv, .tfrecord or .parquet. Shards out: .csv or .parquet.
+Shards in: .npy, .csv, .parquet or, on Beam, .tfrecord; out: .csv or .parquet.
 """
 
 import contextlib
 import glob
-import io
 import logging
 import os
 import pathlib
@@ -19,7 +20,9 @@ import tempfile
 from absl import flags
 
 from iwae_tf import cli
+from iwae_tf.checks import needing
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.layout import find_version
 
 _SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.", must_exist=True)
 _INPUT = cli.path_flag("input", "Pattern of the shards, NAME*.npy.")
@@ -32,50 +35,102 @@ _PROPOSAL = flags.DEFINE_enum(
     ("encoder", "refined"),
     "Where draws come from: the encoder, or proposals fitted to each image.",
 )
+_ENGINE = flags.DEFINE_enum("engine", "beam", ("beam", "spark"), "What runs it.")
 _RUNNER = flags.DEFINE_string("runner", "DirectRunner", "Beam's runner.")
-_OPTION = flags.DEFINE_multi_string("option", [], "Option of Beam, NAME=VALUE.")
+_MASTER = flags.DEFINE_string("master", "local[*]", "URL of Spark's master.")
+_OPTION = flags.DEFINE_multi_string("option", [], "Option of the engine, NAME=VALUE.")
 cli.require("input", "output", "saved_model")
 
 
 @cli.script
 def run() -> int:
-    """Builds the pipeline of the flags and runs it to its end."""
-    apache_beam, beam = _import_beam()
-    from iwae_tf.runs.workdir import SCHEMA
-    from iwae_tf.saved_model import find_version
-
-    options = beam.parse_options(
-        [f"--runner={_RUNNER.value}", *(f"--{option}" for option in _OPTION.value)]
-    )
-    handler = beam.SavedModelHandler(
-        _SAVED_MODEL.value,
+    """Scores the shards of the flags on the engine that they name."""
+    job = {"beam": _on_beam, "spark": _on_spark}[_ENGINE.value](
+        saved_model=_SAVED_MODEL.value,
         num_samples=_NUM_SAMPLES.value,
         seed=_SEED.value,
         proposal=_PROPOSAL.value,
     )
-    handler.load_model()  # a mistake is told before any worker starts
+    from iwae_tf.serving.shards import user_mistake
+
+    with tempfile.TemporaryFile("w+") as printed:  # a worker prints what it also raises
+        try:
+            with _as_stderr(printed):
+                job()
+        except Exception as error:
+            mistake = user_mistake(error)
+            if mistake is None:
+                printed.seek(0)
+                print(printed.read(), file=sys.stderr)
+                raise
+            raise InvalidInputError(mistake) from error
+    print(f"scores  {_OUTPUT.value}")
+    return 0
+
+
+def _on_beam(**model):
+    """The job as a Beam pipeline; a mistake is told before any worker starts."""
+    apache_beam, beam = _import_beam()
+    options = beam.parse_options(
+        [f"--runner={_RUNNER.value}", *(f"--{option}" for option in _OPTION.value)]
+    )
+    handler = beam.SavedModelHandler(**model)
+    handler.load_model()
     try:
         root = apache_beam.Pipeline(options=options)
     except ValueError as error:  # which names the runners that there are
         raise InvalidInputError(f"`--runner` must be one of Beam's. {error}") from error
-    printed = io.StringIO()  # a worker prints what it also raises
+
+    def job():
+        with _leaving_nothing(_OUTPUT.value), root:
+            beam.pipeline(_INPUT.value, _OUTPUT.value, handler, root, _schema())
+
+    return job
+
+
+def _on_spark(**model):
+    """The job on Spark; a mistake is told before it starts, where that can be."""
+    with needing("pyspark", "spark"):
+        import pyspark  # noqa: F401
+    from iwae_tf.serving.shards import RowScorer
+    from iwae_tf.serving.spark import Job
+
+    scorer = RowScorer(**model)
+    job = Job(
+        _INPUT.value,
+        _OUTPUT.value,
+        scorer,
+        master=_MASTER.value,
+        options=_OPTION.value,
+        schema=_schema(),
+    )
+    scorer.load()
+    return job.run
+
+
+def _schema():
+    """The schema of a table's model, None where there is none beside the export."""
+    from iwae_tf.runs.workdir import SCHEMA
+
+    schema = find_version(_SAVED_MODEL.value).parent / SCHEMA
+    return schema if schema.is_file() else None
+
+
+@contextlib.contextmanager
+def _as_stderr(file):
+    """Has this process and those that it starts write there, unless told to be loud."""
+    if flags.FLAGS["verbosity"].present:
+        yield
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    os.dup2(file.fileno(), 2)
     try:
-        with (
-            contextlib.redirect_stderr(printed),
-            _leaving_nothing(_OUTPUT.value),
-            root,
-        ):
-            schema = find_version(_SAVED_MODEL.value).parent / SCHEMA
-            given = schema if schema.is_file() else None
-            beam.pipeline(_INPUT.value, _OUTPUT.value, handler, root, given)
-    except Exception as error:
-        mistake = beam.user_mistake(error)
-        if mistake is None:
-            print(printed.getvalue(), file=sys.stderr)
-            raise
-        raise InvalidInputError(mistake) from error
-    print(f"scores  {_OUTPUT.value}")
-    return 0
+        with contextlib.redirect_stderr(file):
+            yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 @contextlib.contextmanager
@@ -102,14 +157,10 @@ def _import_beam():
         logging.disable(logging.WARNING)
         logging.getLogger().addFilter(_is_of_interest)
     try:
-        import apache_beam
+        with needing("apache-beam and pyarrow", "beam"):
+            import apache_beam
 
-        from iwae_tf.serving import pipelines as beam
-    except ImportError as error:
-        raise InvalidInputError(
-            "this script needs apache-beam and pyarrow: pip install 'iwae_tf[beam]'. "
-            f"Received: {error}"
-        ) from error
+            from iwae_tf.serving import pipelines as beam
     finally:
         logging.disable(logging.NOTSET)
     return apache_beam, beam

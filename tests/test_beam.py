@@ -15,9 +15,10 @@ from test_serving import EVENT, build
 import iwae_tf
 from iwae_tf.datasets import tables
 from iwae_tf.networks import MLP
-from iwae_tf.serving import score
+from iwae_tf.serving import score, shards
 
 beam = pytest.importorskip("iwae_tf.beam", reason="needs apache-beam and pyarrow")
+FileSystems = pytest.importorskip("apache_beam.io.filesystems").FileSystems
 parquet = pytest.importorskip("pyarrow.parquet")
 pyarrow = pytest.importorskip("pyarrow")
 
@@ -98,7 +99,7 @@ def save_npy(folder, x, sizes):
     "workers", ["threads", pytest.param("processes", marks=pytest.mark.slow)]
 )
 def test_npy_shards(folder, x, expected, tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(beam, "ROWS_A_READ", 4)
+    monkeypatch.setattr(shards, "ROWS_A_READ", 4)
     save_npy(tmp_path, x, [13, 1, 17])
     output = tmp_path / "out" / "scores.csv"
     assert run(folder, tmp_path / "images-*.npy", output, workers) == 0
@@ -165,8 +166,9 @@ def test_csv_shards_with_holes(tmp_path):
 def test_any_cut_of_an_npy_file_reads_the_same_rows(tmp_path):
     rows = np.arange(60, dtype="float64").reshape(10, 3, 2)
     np.save(tmp_path / "a.npy", rows)
+    read = shards.reader(".npy", None, FileSystems.open)
     for start, size in ((0, 10), (3, 4), (9, 1), (5, 0)):
-        count, found = beam._read_rows(str(tmp_path / "a.npy"), start, size)
+        count, found = read(str(tmp_path / "a.npy"), start, size)
         assert count == 10
         np.testing.assert_array_equal(found, rows[start : start + size])
 

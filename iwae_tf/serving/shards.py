@@ -1,0 +1,206 @@
+"""Rows in shards, each scored by itself: what the engines, Beam and Spark, share.
+
+An engine hands (id, row) pairs to a `RowScorer`, wherever it likes and as often as it
+likes. The row's seed is `serving.batch_seed(seed, id)`: its score does not depend on
+shards, workers or retries, and equals that of `serving.score(..., batch_size=1)`.
+"""
+
+import functools
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import pyarrow
+
+from iwae_tf.datasets import tables
+from iwae_tf.datasets.readers import read_npy_header, readable
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.saved_model import find_version
+from iwae_tf.schema import Schema
+from iwae_tf.serving.client import score_each
+from iwae_tf.serving.endpoints import InProcessScorer
+from iwae_tf.serving.score_files import COLUMNS
+
+ROWS_A_READ = 256  # the unit that is handed to a worker
+NUMBERED, OUTPUTS = (".npy", ".csv"), (".csv", ".parquet")  # by place; of scores
+SCHEMA = pyarrow.schema(
+    [
+        (COLUMNS[0], pyarrow.int64()),
+        *((name, pyarrow.float32()) for name in COLUMNS[1:]),
+    ]
+)
+Opener = Callable[[str], IO[bytes]]
+Reader = Callable[[str, int, int], tuple[int, Any]]  # (path, start, size): (count, x)
+
+
+class RowScorer:
+    """Rows in, rows out: a function that may be sent to any process.
+
+    Args:
+      saved_model: folder of an export that every worker can read. A process loads it
+        once, whatever the number of its scorers and threads.
+      num_samples: K.
+      seed: pair of integers.
+      proposal: "encoder", or "refined" for proposals fitted to each image.
+    """
+
+    def __init__(
+        self,
+        saved_model: str | os.PathLike[str],
+        *,
+        num_samples: int,
+        seed: Sequence[int],
+        proposal: str = "encoder",
+    ) -> None:
+        self._saved_model, self._proposal = os.path.abspath(saved_model), proposal
+        self._num_samples, self._seed = num_samples, tuple(seed)
+
+    def load(self) -> InProcessScorer:
+        """The model of this process.
+
+        Raises:
+          InvalidInputError: no such export, or a conditional one.
+        """
+        version = str(find_version(self._saved_model))
+        scorer = _load(version, self._proposal)
+        if scorer.takes_labels:
+            raise InvalidInputError(
+                "`saved_model` must not be conditional: no engine reads labels. "
+                f"Received: {version}"
+            )
+        return scorer
+
+    def __call__(
+        self, rows: Iterable[tuple[int, np.ndarray]]
+    ) -> Iterator[tuple[float, ...]]:
+        """Yields the values of `score_files.COLUMNS`, a tuple a row.
+
+        Args:
+          rows: pairs of an id and an image [*event], or a flat one.
+
+        Raises:
+          InvalidInputError: an image that is refused.
+        """
+        return score_each(rows, self.load(), self._num_samples, self._seed)
+
+
+_load = functools.lru_cache(maxsize=1)(InProcessScorer)
+
+
+class Part(NamedTuple):
+    """Consecutive rows of a file."""
+
+    path: str
+    start: int
+    size: int
+    first_id: int
+
+
+def reader(
+    suffix: str, schema: str | os.PathLike[str] | None, open_file: Opener
+) -> Reader:
+    """A function of (path, start, size): the number of rows and x of `size` of them.
+
+    Args:
+      suffix: of the files, .npy or .csv.
+      schema: path of the JSON file of a table's columns.
+      open_file: function of a path.
+
+    Raises:
+      InvalidInputError: a table without a schema.
+    """
+    if suffix == ".npy":
+        return functools.partial(_read_npy, open_file)
+    if schema is None:
+        raise InvalidInputError(
+            "`saved_model` must have schema.json beside it for a table. "
+            f"Received: none, input=*{suffix}"
+        )
+    columns = tables.read_schema(str(schema), None, slice(None))
+    return functools.partial(_read_csv, open_file, columns)
+
+
+def parts_of(paths: Iterable[str], read: Reader) -> list[Part]:
+    """The parts of files, whose rows are numbered through all of them."""
+    parts, first = [], 0
+    for path in paths:
+        count = read(path, 0, 0)[0]
+        for start in range(0, count, ROWS_A_READ):
+            size = min(ROWS_A_READ, count - start)
+            parts.append(Part(path, start, size, first + start))
+        first += count
+    return parts
+
+
+def rows_of(read: Reader, part: Part) -> list[tuple[int, np.ndarray]]:
+    """(id, x) of each row of a part."""
+    return list(enumerate(read(part.path, part.start, part.size)[1], part.first_id))
+
+
+def absolute(path: str) -> str:
+    """A local path from the root, which workers start from; others as they are."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def suffix_of(path: str, name: str, suffixes: Sequence[str]) -> str:
+    """The suffix of a path or pattern, one of those that there are."""
+    for suffix in suffixes:
+        if path.endswith(suffix):
+            return suffix
+    raise InvalidInputError(
+        f"`{name}` must end in one of {', '.join(suffixes)}. Received: {name}={path}"
+    )
+
+
+def some_files(paths: Iterable[str], pattern: str) -> list[str]:
+    """`paths` in the order of their names.
+
+    Raises:
+      InvalidInputError: there is none.
+    """
+    found = sorted(paths)
+    if not found:
+        raise InvalidInputError(
+            f"`input` must match one file at least. Received: {pattern}"
+        )
+    return found
+
+
+def user_mistake(error: BaseException) -> str | None:
+    """The line of an InvalidInputError, raised here or by a worker, or None."""
+    is_ours = isinstance(error, InvalidInputError)
+    pattern = r"InvalidInputError: (.*)"
+    found = [str(error)] if is_ours else re.findall(pattern, str(error))
+    line = found[-1].replace("\\n", "\n").splitlines()[0] if found else None
+    return line and re.sub(r" \[while running .*", "", line)
+
+
+def _read_csv(
+    open_file: Opener, schema: Schema, path: str, start: int, size: int
+) -> tuple[int, Any]:
+    """Of a CSV file, which is parsed whole."""
+    table = _csv_table(open_file, path)
+    return len(table), tables.encode(table.slice(start, size), schema)
+
+
+@functools.lru_cache(maxsize=1)
+def _csv_table(open_file, path):
+    with open_file(path) as file:
+        return tables.read_csv(file, path, "input")
+
+
+def _read_npy(
+    open_file: Opener, path: str, start: int, size: int
+) -> tuple[int, np.ndarray]:
+    """Of an .npy file on any file system."""
+    rule = "`input` must hold readable .npy files"
+    with readable(path, rule), open_file(path) as file:
+        shape, is_fortran, dtype = read_npy_header(file)
+        if is_fortran or not shape or dtype.hasobject:
+            raise ValueError("an array of rows in C order is needed")
+        row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
+        file.seek(file.tell() + start * row_bytes)
+        data = file.read(size * row_bytes)
+        return shape[0], np.frombuffer(data, dtype).reshape(size, *shape[1:])
