@@ -228,13 +228,32 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True)
 class ELBO(Objective):
-    """Kingma and Welling's evidence lower bound."""
+    """Kingma and Welling's evidence lower bound.
+
+    With `free_bits`, the gradients are those of log p(x|z) minus the sum over latent
+    units of max(free_bits, the unit's KL), in nats, each KL a mean over the batch
+    (Kingma et al. 2016, equation 15). The bound itself stays what it is.
+    """
+
+    free_bits: float | None = None
 
     name = "vae"
     formula = "mean log w, K={k}"
     source = "https://arxiv.org/abs/1312.6114"
     reported = "elbo"
     draws = (1, 1)
+
+    def __post_init__(self) -> None:
+        nats = self.free_bits
+        if nats is not None and not (is_number(nats) and 0 < nats < math.inf):
+            raise InvalidInputError(
+                "`free_bits` must be a positive number of nats, or None. "
+                f"Received: free_bits={nats!r}"
+            )
+
+    def describe(self, num_groups: object, num_samples: object) -> str:
+        free = f", {self.free_bits:g} nats a unit free" if self.free_bits else ""
+        return super().describe(num_groups, num_samples) + free
 
     def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
         return elbo(log_weights)

@@ -37,7 +37,7 @@ dataset data_dir binarization batch_size epochs optimizer learning_rate lr_sched
 stages weight_average seed eval_split eval_seed eval_num_samples shuffle adam_epsilon
 precision jit_compile start_from conditional network conv_channels backward_samples
 missing schema image_size color kl_warmup_epochs eval_proposal
-early_stopping_epochs
+early_stopping_epochs free_bits
 """
 
 
@@ -111,6 +111,8 @@ BAD_VALUES = [
     *bad("must be a list of (num_samples, epochs,", stages=NO_STAGES),
     *bad("must be at most the schedule's 3280", epochs=[3281]),
     *bad("must be left out except for ciwae", beta=[0.5]),
+    *bad("must be left out except for vae", free_bits=[0.5]),
+    ({"model": "vae", "free_bits": 0.0}, "`free_bits` must be a positive number of"),
     *[({"model": "ciwae"} | beta, "`beta` must be in [0, 1]. Rec") for beta in BETAS],
     ({"model": "ciwae", "beta": 1.5}, "`beta` must be in [0, 1]. Received: beta=1.5"),
     ({"num_groups": 2}, "`num_groups` must be 1 for iwae"),

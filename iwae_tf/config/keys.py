@@ -97,6 +97,7 @@ STAGES = Rule(
     "with num_groups",
 )
 LAYERS = "hidden layers of each stochastic layer"
+FREE = "nats of the KL of each latent unit that cost nothing (vae)"
 KEPT = "R, draws of a group with a backward pass; default: all"
 WARMUP = "over which the weight of the KL term grows from 0 to 1; 0: none"
 PATIENCE = (
@@ -141,6 +142,7 @@ KEYS = (
     ),
     Key("num_samples", 50, COUNT, "K, draws inside the log", MODEL),
     Key("beta", float, ANYTHING, "weight of the ELBO (ciwae)", MODEL),
+    Key("free_bits", float, ANYTHING, FREE, MODEL),
     Key("gradient_estimator", "reparameterized", ESTIMATORS, "", MODEL),
     Key("backward_samples", int, MAYBE_COUNT, KEPT, MODEL),
     Key(

@@ -69,7 +69,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
       binarization: "none" uses x as it is; "dynamic" draws binary pixels with
         probability x, again at each training step.
       seed: pair of integers for training and `evaluate`.
-      **kwargs: parameters of the objective, such as `beta`; `likelihood`,
+      **kwargs: parameters of the objective, as `beta`, `free_bits`; `likelihood`,
         `num_classes`, `prior`, `missing` and `schema` of `Autoencoder`; `name` and
         `dtype` of keras.Model.
 
@@ -104,11 +104,10 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             objective, draws = self.objective_class(**own), self.objective_class.draws
         super().__init__(encoder, decoder, **kwargs)
         check_choice(binarization, "binarization", BINARIZATIONS)
+        gradients.check_free_bits(objective, self.latent)
         self.objective = objective
         self._backward_samples: int | None = None
-        self._num_kept: int | None = (
-            None  # None also where the networks do not allow it
-        )
+        self._num_kept: int | None = None  # also where the networks do not allow it
         self.num_groups = draws[0] if num_groups is None else num_groups
         self.num_samples = draws[1] if num_samples is None else num_samples
         self.gradient_estimator = gradient_estimator
@@ -178,13 +177,19 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             )
         with tf.GradientTape(persistent=True) as q_tape:  # encoder: x -> z, log q(z|x)
             q = latent.infer(batch.x, draws, batch.y, training=True)
+            given = batch.y, batch.example_weights
+            paid = gradients.units_that_cost(self.objective, latent, q, *given)
+            log_q = q.log_prob if paid is None else latent.log_proposal(*q[:2], paid)
             q_penalty = gradients.penalty(latent.encoder)
         with tf.GradientTape(persistent=True) as p_tape:  # decoder: z -> log p(x, z)
             p_tape.watch(q.latents)
             p = latent.log_joint(
                 batch.x, q.latents, batch.y, training=True, records=records
             )
-            log_joint = p.log_likelihood + gradients.scaled(b, p.log_prior)
+            log_p = p.log_prior
+            if paid is not None:
+                log_p = latent.top_prior(batch.y, paid[0].active, True).log_prob(*q[0])
+            log_joint = p.log_likelihood + gradients.scaled(b, log_p)
             p_penalty = gradients.penalty(latent.generative_networks, latent.encoder)
         if all_go_backward:
             parts = LogWeightParts(*p, log_proposal=q.log_prob)  # each [M, K, B]
@@ -206,8 +211,8 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                 latent, pull_back, q.latents, weights, records
             )
         q_gradients = gradients.encoder_gradients(
-            latent, estimator, q_tape, q, pull, weights.inference,
-            (q_penalty, penalty_weight), b,
+            latent, estimator, q_tape, q._replace(log_prob=log_q), pull,
+            weights.inference, (q_penalty, penalty_weight), b, paid,
         )  # fmt: skip
         found = gradients.in_order_of(
             self.trainable_variables,

@@ -14,8 +14,13 @@ class VAE(ImportanceWeightedAutoencoder):
 
     mean_k log w[k]
 
+    With `free_bits=X`, X nats of each latent unit's KL cost nothing: the gradients are
+    those of log p(x|z) - sum_j max(X, mean over the batch of KL(q(z_j|x) || p(z_j))).
+    The bounds that are logged stay those above. Of one stochastic layer.
+
     References:
       Kingma and Welling, 2014. https://arxiv.org/abs/1312.6114
+      Kingma et al., 2016 (free bits, equation 15). https://arxiv.org/abs/1606.04934
     """
 
     objective_class = bounds.ELBO

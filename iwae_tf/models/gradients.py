@@ -15,6 +15,8 @@ With a weight b of the KL term, as in a warm-up, log p(z) and log q count b time
 of log w_b = log p(x|z) + b (log p(z) - log q(z|x)), and DReG has (1 - b) u + b v: the
 identity that makes (v - u) of the score term for b = 1 makes b (v - u) of it.
 
+With free bits, units z_j whose KL costs nothing are left out of log p(z) and log q.
+
 Where u differs between the two D is asked twice, unless `one_pass` serves.
 
 References:
@@ -23,6 +25,7 @@ References:
   Tucker et al., 2019 (DReG). https://arxiv.org/abs/1810.04152
   Bauer and Mnih, 2021 (several layers). https://arxiv.org/abs/2101.11046
   Sonderby et al., 2016 (warm-up). https://arxiv.org/abs/1602.02282
+  Kingma et al., 2016 (free bits). https://arxiv.org/abs/1606.04934
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,9 +33,19 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from tensorflow_probability import distributions as tfd
 
 from iwae_tf.bounds import Bound, Objective
-from iwae_tf.models.latent_model import Inference, LatentModel, LogWeightParts
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.models.latent_model import (
+    Inference,
+    Labels,
+    LatentModel,
+    LogWeightParts,
+    Masks,
+    UnitMask,
+)
+from iwae_tf.probability.distributions import split_loc_scale
 
 GRADIENT_ESTIMATORS = ("reparameterized", "stl", "dreg")
 
@@ -67,6 +80,48 @@ def warmed_up(parts: LogWeightParts, kl_weight: tf.Tensor | None) -> tf.Tensor:
     if kl_weight is None:
         return parts.log_weights
     return parts.log_likelihood + kl_weight * (parts.log_prior - parts.log_proposal)
+
+
+def check_free_bits(objective: Objective, latent: LatentModel) -> None:
+    """Raises InvalidInputError where an objective and several layers do not go."""
+    nats = getattr(objective, "free_bits", None)
+    if nats is not None and len(latent.encoder) > 1:
+        raise InvalidInputError(
+            "`free_bits` must be left out for several stochastic layers. "
+            f"Received: free_bits={nats} and {len(latent.encoder)} layers"
+        )
+
+
+def units_that_cost(
+    objective: Objective,
+    latent: LatentModel,
+    q: Inference,
+    y: Labels,
+    example_weights: tf.Tensor,
+) -> Masks:
+    """The units of z whose KL has a gradient; None: all of them, without free bits.
+
+    Of max(free_bits, KL_j), with KL_j = mean_b KL(q(z_j|x_b) || p(z_j)), the gradient
+    is that of KL_j where KL_j is the larger one, and zero otherwise. The mean is over
+    the batch of all replicas, by `example_weights`, and exact, not of draws.
+
+    Args:
+      objective: bounds.Objective.
+      latent: LatentModel of one layer.
+      q: Inference.
+      y: Labels.
+      example_weights: float [B].
+    """
+    nats = getattr(objective, "free_bits", None)
+    if nats is None:
+        return None
+    prior = latent.top_prior(y, training=True).distribution
+    kl = tfd.kl_divergence(tfd.Normal(*split_loc_scale(q.parameters[0])), prior)
+    total = tf.linalg.matvec(kl - nats, example_weights, transpose_a=True)
+    context = tf.distribute.get_replica_context()
+    if context is not None and context.num_replicas_in_sync > 1:
+        total = context.all_reduce("SUM", total)
+    return [UnitMask(total > 0, tf.zeros_like(total))]
 
 
 def draw_weights(
@@ -110,6 +165,7 @@ def encoder_gradients(
     weights: tf.Tensor,
     penalty: tuple[tf.Tensor, tf.Tensor],
     kl_weight: tf.Tensor | None = None,
+    masks: Masks = None,
 ) -> list[tf.Tensor | None]:
     """Gradients of the loss, one for each of the encoder's trainable variables.
 
@@ -122,19 +178,20 @@ def encoder_gradients(
       weights: float [M, K, B], of the draws in the encoder's gradient.
       penalty: what the encoder's regularizers add to the loss, and its weight.
       kl_weight: b, how often log q counts; None is 1.
+      masks: of `units_that_cost`, which `q.log_prob` obeys.
     """
     weights = scaled(kl_weight, weights)
     targets, pulls = [*q.latents, penalty[0]], [penalty[1]]
     if estimator == "reparameterized":
         targets, pulls = [*targets, q.log_prob], [*pulls, weights]
     else:
-        stopped = _stopped_pull(latent, tape, q, weights)
+        stopped = _stopped_pull(latent, tape, q, weights, masks)
         pull = [ours + theirs for ours, theirs in zip(pull, stopped)]
     variables = trainable(latent.encoder)
     return tape.gradient(targets, variables, output_gradients=[*pull, *pulls])
 
 
-def _stopped_pull(latent, tape, q, weights):
+def _stopped_pull(latent, tape, q, weights, masks):
     """The pull of -log q on each latent, the parameters of q stopped.
 
     log q(z_l|z_{l-1}) pulls on z_l directly, and on z_{l-1} through the network that
@@ -142,7 +199,7 @@ def _stopped_pull(latent, tape, q, weights):
     """
     with tf.GradientTape() as inner:
         inner.watch([q.latents, q.parameters])
-        log_proposal = latent.log_proposal(q.latents, q.parameters)
+        log_proposal = latent.log_proposal(q.latents, q.parameters, masks)
     pull, parameter_pull = inner.gradient(
         log_proposal, [q.latents, q.parameters], output_gradients=weights
     )
