@@ -1,0 +1,222 @@
+"""A search by Optuna: its ranges, and stand-in runs that are pruned, fail and go on."""
+
+import csv
+import json
+import statistics
+import sys
+import threading
+
+import pytest
+from running import run_script
+from test_sweeps import _set_when
+from test_sweeps import config as config  # a fixture
+
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.io import processes
+from iwae_tf.io.files import FolderLock
+from iwae_tf.studies import runner, tuning
+
+# Behaves as the training script does, without TensorFlow. The bound after the first
+# epoch, of two, says all; a run that has to be pruned waits for that between them.
+STAND_IN = """
+import glob, json, os, pathlib, runpy, signal, statistics, sys, time
+runpy.run_path("PROCESSES")["follow_parent"]()
+workdir = pathlib.Path(sys.argv[2].partition("=")[2])
+config = json.loads((workdir / "config.json").read_text())
+with open(workdir / "starts", "a") as file:
+    file.write("x")
+size, rate = config["batch_size"], config["learning_rate"]
+if size == 13:
+    sys.exit("error: the bound is nan at step 2")
+bound = -abs(rate - 3e-3) - size
+def write(epochs):
+    rows = [f"{e + 1},{bound + e}" for e in range(epochs)]
+    (workdir / ".csv").write_text("\\n".join(["epoch,val_bound", *rows, ""]))
+    (workdir / ".csv").rename(workdir / "metrics.csv")
+write(1)
+others = [
+    json.loads(pathlib.Path(path).read_text())["bound"]
+    for path in glob.glob(str(workdir.parent / "*" / "results.json"))
+]
+has_to_wait = (workdir.parent / "STOP").exists()
+if len(others) >= 5 and bound < statistics.median(others) or has_to_wait:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    (workdir.parent / "waits").touch()
+    time.sleep(60)
+write(2)
+numbers = {"nll": 80.0, "jackknife_error": 0.1, "bound": bound, "seconds": 2.0}
+(workdir / "results.json").write_text(json.dumps(numbers))
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    path = tmp_path / "stand_in.py"
+    path.write_text(STAND_IN.replace("PROCESSES", processes.__file__))
+    monkeypatch.setattr(runner, "TRAIN", (sys.executable, str(path)))
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
+
+
+# Ranges ----------------------------------------------------------------------------
+
+
+def test_axes_are_choices_and_ranges(config):
+    ranges = ["learning_rate=1e-4,1e-2,log", "batch_size=5,40", "weight_average=0,0.9"]
+    axes = tuning.parse_axes(config, ["hidden_dims=[[4]],[[8]]"], ranges)
+    assert axes[0].choices == {"[[4]]": [[4]], "[[8]]": [[8]]}
+    assert axes[1:] == [
+        ("learning_rate", {}, 1e-4, 1e-2, True),
+        ("batch_size", {}, 5, 40, False),
+        ("weight_average", {}, 0.0, 0.9, False),
+    ]
+    assert list(map(str, axes)) == [
+        "hidden_dims: [[4]], [[8]]",
+        "learning_rate: 0.0001 to 0.01, on a log scale",
+        "batch_size: 5 to 40",
+        "weight_average: 0.0 to 0.9",
+    ]
+
+
+@pytest.mark.parametrize(
+    "grid, ranges, words",
+    [
+        ([], [], "`grid` and `range` must name at least one key"),
+        (["seed=1,2"], ["seed=1,2"], "each once. Received: seed, seed"),
+        ([], ["learning_rat=1,2"], "`learning_rat` must be a config key"),
+        ([], ["learning_rate=0,1,log"], "LOW > 0 for log. Received: range='learning_r"),
+        ([], ["learning_rate=1e-2,1e-4"], "with LOW < HIGH"),
+        ([], ["learning_rate=1e-4,1e-2,lin"], "`range` must be KEY=LOW,HIGH"),
+        ([], ["learning_rate=1e-4"], "`range` must be KEY=LOW,HIGH"),
+        ([], ["learning_rate"], "`range` must be KEY=LOW,HIGH"),
+        ([], ["batch_size=1.5,8"], "integers for an integer"),
+        ([], ["shuffle=0,1"], "of a key that is a number"),
+        ([], ["model=1,2"], "of a key that is a number"),
+        ([], ["batch_size=0,8"], "`batch_size` must be a positive integer"),
+        ([], ["weight_average=0,1"], r"`weight_average` must be in \[0, 1\)"),
+    ],
+)
+def test_bad_axes(config, grid, ranges, words):
+    with pytest.raises(InvalidInputError, match=words) as error:
+        tuning.parse_axes(config, grid, ranges)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--trials=3"], "`--trials` must be left out without --engine=optuna"),
+        (["--range=seed=1,2"], "`--range` must be left out without --engine=optuna"),
+        (["--engine=optuna"], "`--trials` must be a number of runs"),
+        (["--engine=optuna", "--trials=0"], "`--trials` must be a"),
+        (["--engine=optuna", "--trials=3", "--task=0"], "`--task` must be left out wi"),
+        (["--engine=optuna", "--range=foo=1,2"], "`foo` must be a config key"),
+    ],
+)
+def test_flags_that_do_not_go_together(flags, words, tmp_path, capsys):
+    code = run_script("sweep", "--config=mnist5k_iwae", f"--folder={tmp_path}", *flags)
+    assert code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_without_optuna_it_says_what_to_install(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    axes = tuning.parse_axes(config, ["seed=1,2"], [])
+    with pytest.raises(InvalidInputError, match=r"pip install 'iwae_tf\[tune\]'"):
+        tuning.search(config, axes, tmp_path, num_trials=1)
+
+
+# Trials ----------------------------------------------------------------------------
+
+
+def axes_of(config):
+    ranges = ["learning_rate=1e-4,1e-2,log", "batch_size=5,40"]
+    return tuning.parse_axes(config, [], ranges)
+
+
+def bounds_of(folder, name):
+    with open(folder / name / "metrics.csv", newline="") as file:
+        return [float(row["val_bound"]) for row in csv.DictReader(file)]
+
+
+def test_runs_below_the_median_are_pruned_and_the_best_is_named(
+    config, tmp_path, stand_in
+):
+    pytest.importorskip("optuna")
+    folder, lines = tmp_path / "search", []
+    axes = axes_of(config)
+    first = tuning.search(config, axes, folder, num_trials=4, report=lines.append)
+    assert [o.status for o in first] == ["done"] * 4
+    outcomes = tuning.search(config, axes, folder, num_trials=12, report=lines.append)
+    assert [o.name for o in outcomes] == [f"trial-{n:04d}" for n in range(12)]
+    assert outcomes[:4] == first
+    done = []  # of each trial in turn: the bound after its first epoch
+    for outcome in outcomes:
+        bound = bounds_of(folder, outcome.name)[0]
+        is_hopeless = len(done) >= 5 and bound < statistics.median(done)
+        assert outcome.status == ("pruned" if is_hopeless else "done")
+        done += [] if is_hopeless else [bound]
+    assert 5 <= len(done) < 12
+    # Other values in each trial, those of its config and its message.
+    configs = [
+        json.loads((folder / o.name / "config.json").read_text()) for o in outcomes
+    ]
+    assert len({c["learning_rate"] for c in configs}) == 12
+    assert all(1e-4 <= c["learning_rate"] <= 1e-2 for c in configs)
+    assert all(5 <= c["batch_size"] <= 40 for c in configs)
+    for values, outcome in zip(configs, outcomes):
+        rate, size = values["learning_rate"], values["batch_size"]
+        assert outcome.message == f"learning_rate={rate:.6g} batch_size={size}"
+    best = max(
+        (o for o in outcomes if o.status == "done"),
+        key=lambda o: bounds_of(folder, o.name)[-1],
+    )
+    assert lines[-1].startswith(f"best: {best.name}, validation bound ")
+    assert lines[-1].endswith(best.message)
+    # All are there: nothing is done again.
+    assert tuning.search(config, axes, folder, num_trials=12) == outcomes
+    assert all((folder / o.name / "starts").read_text() == "x" for o in outcomes)
+
+
+def test_a_stopped_search_goes_on_and_a_failure_is_tried_again(
+    config, tmp_path, stand_in
+):
+    pytest.importorskip("optuna")
+    axes, stop = tuning.parse_axes(config, ["batch_size=7,13"], []), threading.Event()
+    folder = tmp_path / "search"
+    folder.mkdir()
+    (folder / "STOP").touch()
+    waiter = threading.Thread(target=_set_when, args=(folder / "waits", stop))
+    waiter.start()
+    found = tuning.search(config, axes, folder, num_trials=4, stop=stop)
+    waiter.join()
+    *failed, stopped = found
+    assert stopped.status == "stopped" and {o.status for o in failed} <= {"failed"}
+    (folder / "STOP").unlink()
+    again = tuning.search(config, axes, folder, num_trials=4, stop=stop)
+    assert [o.status for o in again] == ["stopped"] * len(found)  # none has begun
+    outcomes = tuning.search(config, axes, folder, num_trials=4)
+    assert [o.name for o in outcomes] == [f"trial-{n:04d}" for n in range(4)]
+    for outcome in outcomes:
+        is_good = outcome.message == "batch_size=7"
+        assert outcome.status == ("done" if is_good else "failed")
+        assert is_good or "batch_size=13 the bound is nan at step 2" in outcome.message
+        twice = outcome.name in {o.name for o in found}
+        starts = (folder / outcome.name / "starts").read_text()
+        assert starts == "x" * (1 + twice)
+    assert outcomes[len(failed)].status == "done"
+
+
+def test_a_folder_of_another_search_or_in_use_is_refused(config, tmp_path):
+    pytest.importorskip("optuna")
+    axes = axes_of(config)
+    assert tuning.search(config, axes, tmp_path, num_trials=0) == []
+    other = config.copy_and_resolve_references()
+    other.seed += 1
+    with pytest.raises(InvalidInputError, match="whose seed is 0, not 1"):
+        tuning.search(other, axes, tmp_path, num_trials=0)
+    with pytest.raises(InvalidInputError, match="over these values. .*5 to 40; learn"):
+        tuning.search(config, axes[:1], tmp_path, num_trials=0)
+    lock = FolderLock(tmp_path, "folder")
+    with pytest.raises(InvalidInputError, match="`folder` must not be in use"):
+        tuning.search(config, axes, tmp_path, num_trials=0)
+    lock.release()
