@@ -30,7 +30,7 @@ _DATASET = flags.DEFINE_string("dataset", "mnist", "mnist, mnist_fixed or omnigl
 _DATA_DIR = cli.path_flag("data_dir", "Folder or file of the data set.")
 _SEEDS = flags.DEFINE_multi_integer("seed", [0], "Seed of each cell; may be repeated.")
 _CELLS = flags.DEFINE_string("cells", "*", "Pattern of cell names, such as iwae_*_1l.")
-_PROCESSES = cli.count_flag("processes", 1, "Runs at a time.")
+_ENGINE = cli.EngineFlags()
 _REUSE = cli.path_flag("reuse", "Folder to search for finished runs.", True)
 _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Only write the report.")
 cli.require("workdir")
@@ -84,7 +84,7 @@ def _is_chosen(name):
 
 def _do_cells(name, protocol, cells, chosen, folder):
     """Trains and scores cells; returns whether one failed."""
-    from iwae_tf.studies import runner
+    from iwae_tf.studies import on_ray, runner
     from iwae_tf.studies.cells import in_turn
     from iwae_tf.studies.report import write
 
@@ -93,16 +93,14 @@ def _do_cells(name, protocol, cells, chosen, folder):
         write(name, protocol, cells, folder)
 
     outcomes = []
-    with cli.stop_at_sigterm() as stop:
+    with on_ray.engine(**_ENGINE.values()) as engine, cli.stop_at_sigterm() as stop:
         for turn in in_turn(chosen):
             runs = [runner.Run(cell.name, cell.config) for cell in turn]
             if _REUSE.value is not None:
                 runner.take_finished(runs, folder, _REUSE.value)
             if folder.is_dir():
                 runner.take_finished(runs, folder, folder)
-            outcomes += runner.run_all(
-                runs, folder, num_processes=_PROCESSES.value, stop=stop, report=report
-            )
+            outcomes += runner.run_all(runs, folder, stop=stop, report=report, **engine)
     if outcomes:
         print(runner.format_table(outcomes))
     return any(outcome.status == runner.FAILED for outcome in outcomes)

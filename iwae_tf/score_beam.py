@@ -36,10 +36,21 @@ _PROPOSAL = flags.DEFINE_enum(
     "Where draws come from: the encoder, or proposals fitted to each image.",
 )
 _ENGINE = flags.DEFINE_enum("engine", "beam", ("beam", "spark"), "What runs it.")
-_RUNNER = flags.DEFINE_string("runner", "DirectRunner", "Beam's runner.")
-_MASTER = flags.DEFINE_string("master", "local[*]", "URL of Spark's master.")
+_RUNNER = flags.DEFINE_string("runner", None, "Beam's; default: DirectRunner.")
+_MASTER = flags.DEFINE_string("master", None, "Spark's, a URL; default: local[*].")
 _OPTION = flags.DEFINE_multi_string("option", [], "Option of the engine, NAME=VALUE.")
 cli.require("input", "output", "saved_model")
+
+
+@flags.multi_flags_validator(["engine", "runner", "master"])
+def _check_engine(values):
+    other = {"beam": "master", "spark": "runner"}[values["engine"]]
+    if values[other] is not None:
+        raise InvalidInputError(
+            f"`--{other}` must be left out with --engine={values['engine']}. "
+            f"Received: --{other}={values[other]}"
+        )
+    return True
 
 
 @cli.script
@@ -71,8 +82,9 @@ def run() -> int:
 def _on_beam(**model):
     """The job as a Beam pipeline; a mistake is told before any worker starts."""
     apache_beam, beam = _import_beam()
+    runner = _RUNNER.value or "DirectRunner"
     options = beam.parse_options(
-        [f"--runner={_RUNNER.value}", *(f"--{option}" for option in _OPTION.value)]
+        [f"--runner={runner}", *(f"--{option}" for option in _OPTION.value)]
     )
     handler = beam.SavedModelHandler(**model)
     handler.load_model()
@@ -100,7 +112,7 @@ def _on_spark(**model):
         _INPUT.value,
         _OUTPUT.value,
         scorer,
-        master=_MASTER.value,
+        master=_MASTER.value or "local[*]",
         options=_OPTION.value,
         schema=_schema(),
     )

@@ -11,6 +11,8 @@ run I, for the array jobs of a cluster; `--list` prints the runs in that order.
 
 lets Optuna choose among the values of `--grid` and `--range`, for the best
 validation bound, and breaks off runs that fall behind.
+
+`--engine=ray --address=HOST:PORT` does the runs on a cluster of Ray.
 """
 
 import pathlib
@@ -24,17 +26,11 @@ from iwae_tf.errors import InvalidInputError
 _CONFIG = cli.config_flag()
 _FOLDER = cli.new_path_flag("folder", "Folder of the runs' workdirs.")
 _GRID = flags.DEFINE_multi_string("grid", [], "KEY=VALUE,VALUE,...; may be repeated.")
-_ENGINE = flags.DEFINE_enum(
-    "engine",
-    "processes",
-    ("processes", "optuna"),
-    "All combinations in processes of this machine, or trials that Optuna chooses.",
-)
+_ENGINE = cli.EngineFlags(optuna="trials that Optuna chooses")
 _TRIALS = cli.count_flag("trials", None, "Runs in all that Optuna does.")
 _RANGE = flags.DEFINE_multi_string(
     "range", [], "KEY=LOW,HIGH[,log] for Optuna to choose from; may be repeated."
 )
-_PROCESSES = cli.count_flag("processes", 1, "Runs at a time.")
 _TASK = flags.DEFINE_integer("task", None, "Do only run I, counted from 0.")
 _LIST = flags.DEFINE_bool("list", False, "Only print the runs.")
 cli.require("folder", unless="list")
@@ -53,7 +49,7 @@ def run() -> int:
     """Does the runs of the flags and prints a table."""
     is_search = _is_search()
     from iwae_tf.checks import check_choice
-    from iwae_tf.studies import runner, tuning
+    from iwae_tf.studies import on_ray, runner, tuning
 
     if is_search:
         axes = tuning.parse_axes(_CONFIG.value, _GRID.value, _RANGE.value)
@@ -69,8 +65,8 @@ def run() -> int:
     if _TASK.value is not None:
         check_choice(_TASK.value, "task", range(len(runs)))
         runs, table = [runs[_TASK.value]], None
-    with cli.stop_at_sigterm() as stop:
-        how = {"num_processes": _PROCESSES.value, "stop": stop}
+    with on_ray.engine(**_ENGINE.values()) as engine, cli.stop_at_sigterm() as stop:
+        how = {"stop": stop, **engine}
         if is_search:
             trials = _TRIALS.value
             outcomes = tuning.search(
@@ -87,7 +83,7 @@ def run() -> int:
 
 def _is_search():
     """Whether Optuna chooses the runs; refuses flags that are not for that."""
-    is_search = _ENGINE.value == "optuna"
+    is_search = _ENGINE.values()["name"] == "optuna"
     for flag in [_TASK] if is_search else [_TRIALS, _RANGE]:
         if flag.value not in (None, []):
             raise InvalidInputError(

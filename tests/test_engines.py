@@ -1,20 +1,26 @@
-"""Scores by Spark against the client: its functions here, whole jobs on real Java."""
+"""Spark against the client, Ray against the pool; on real clusters in `.ci/nightly`."""
 
+import _thread
 import functools
 import importlib
 import shutil
 import sys
+import threading
+import time
 
 import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
-from running import assert_one_line, run_script
+from running import REPOSITORY, assert_one_line, assert_same_weights, run_script
 from test_serving import EVENT, build
 
 import iwae_tf
+from iwae_tf.config.files import config_from, read_json
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.files import FolderLock
 from iwae_tf.serving import score, shards, spark
+from iwae_tf.studies import on_ray, runner
 
 COLUMNS = shards.SCHEMA.names
 DRAWS, SEED = 20, (3, 4)
@@ -127,13 +133,52 @@ def test_mistakes_are_told_before_spark_starts(
         spark.Job(source, output, scorer, **settings)
 
 
-def test_without_pyspark_the_script_says_what_to_install(
-    export, folder, monkeypatch, capsys
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("score_beam SCORED --engine=spark", "pip install 'iwae_tf[spark]'"),
+        ("score_beam SCORED --master=local", "`--master` must be left out with"),
+        ("score_beam SCORED --engine=spark --runner=x", "`--runner` must be left out"),
+        ("sweep TRAINED --engine=ray", "pip install 'iwae_tf[ray]'"),
+        ("sweep TRAINED --address=auto", "`address` must be left out, or --engine=ray"),
+        ("sweep TRAINED --gpus=-1", "--gpus=-1"),
+    ],
+)
+def test_the_scripts_say_what_they_need(
+    export, folder, tiny, monkeypatch, capsys, command, words
 ):
-    monkeypatch.setitem(sys.modules, "pyspark", None)
-    flags = f"--input={folder}/x-*.npy", f"--output={folder}/s.csv", "--engine=spark"
-    code = run_script("score_beam", f"--saved_model={export}", *flags)
-    assert_one_line(code, capsys, "pip install 'iwae_tf[spark]'")
+    for library in ("pyspark", "ray"):
+        monkeypatch.setitem(sys.modules, library, None)
+    scored = f"--saved_model={export}", f"--input={folder}/x-*.npy"
+    flags = {
+        "SCORED": [*scored, f"--output={folder}/s.csv"],
+        "TRAINED": [*tiny, f"--folder={folder}/sweep"],
+    }
+    script, kind, *rest = command.split()
+    assert_one_line(run_script(script, *flags[kind], *rest), capsys, words)
+    assert not (folder / "sweep").exists()
+
+
+def test_a_task_of_ray_waits_for_the_training_before_it_and_stops_when_asked(
+    tmp_path, monkeypatch
+):
+    run, stopped = runner.Run("a", None), runner.Outcome("a", runner.STOPPED, "")
+    lock, told = FolderLock(tmp_path / "a", "workdir"), threading.Event()
+
+    def run_one(run, folder, *, stop, report, threads):
+        assert told.is_set() and threads == 3
+        time.sleep(0.5)  # until the task waits
+        _thread.interrupt_main()  # what ray.cancel does
+        assert stop.wait(60)
+        return stopped
+
+    def end():
+        told.set()
+        lock.release()
+
+    monkeypatch.setattr(runner, "run_one", run_one)
+    threading.Timer(0.3, end).start()
+    assert on_ray._task(run, tmp_path, threads=3) == stopped
 
 
 # Real clusters, in `.ci/nightly` ---------------------------------------------------
@@ -181,3 +226,50 @@ def test_a_cluster_of_spark_gives_the_scores_of_the_client(
     write_parquet(folder / "y.parquet", [5, 6], 2 * x[:2] + 1)
     assert_one_line(run("y.parquet", "t.csv"), capfd, "row id ", "in [0, 1]")
     assert not (folder / "t.csv").exists()
+
+
+def stop_once_trained(folder, stop):
+    while not [*folder.glob("long/checkpoints/*.npz")]:
+        time.sleep(0.1)
+    stop.set()
+
+
+@pytest.mark.slow
+@needs("ray")
+def test_a_cluster_of_ray_does_what_processes_do(tiny, tmp_path, monkeypatch, capfd):
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")  # which bits depend on
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    small = "--config.epochs=1", "--config.eval_num_samples=5", "--grid=seed=0,1"
+
+    def sweep(name, *flags):
+        return run_script("sweep", *tiny, *small, f"--folder={tmp_path / name}", *flags)
+
+    assert sweep("pool") == 0
+    cluster = Cluster()
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        engine = "--engine=ray", f"--address={cluster.address}"
+        assert sweep("ray", *engine) == 0
+        printed = capfd.readouterr().out
+        assert_one_line(sweep("big", *engine, "--cpus=99"), capfd, "`cpus` and `gpus`")
+        for name in ("seed=0", "seed=1"):
+            assert_same_weights(tmp_path / "pool" / name, tmp_path / "ray" / name)
+            assert printed.count(f"{name}: handed to Ray") == 1
+        assert sweep("ray", *engine) == 0  # what is done is only read
+        assert "seed=1  done" in capfd.readouterr().out
+        long = config_from(read_json(tmp_path / "ray/seed=0/config.json"), "")
+        long.epochs, stop = 10_000, threading.Event()
+        with on_ray.engine("ray", address=cluster.address) as settings:
+            waiter = threading.Thread(target=stop_once_trained, args=(tmp_path, stop))
+            waiter.start()
+            runs = [runner.Run("long", long)]
+            (outcome,) = runner.run_all(runs, tmp_path, stop=stop, **settings)
+            waiter.join()
+        assert outcome.status == "stopped", outcome
+        FolderLock(tmp_path / "long", "workdir").release()  # it has ended by now
+    finally:
+        cluster.shutdown()
+    assert_one_line(sweep("x", "--engine=ray", "--address=[]"), capfd, "`address` must")

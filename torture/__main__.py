@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 
+from torture import engines
 from torture.trials import Trials
 
 
@@ -40,6 +41,7 @@ def main():
             plan.append(lambda: trials.workers(2, kill=True))
             plan.append(lambda: trials.workers(3, kill=True))
             plan.append(lambda: mirrored(folder, kills, options.seed))
+            plan.append(lambda: engines.trials(folder))
         for trial in plan:
             for row in trial():
                 rows.append(row)

@@ -12,6 +12,7 @@ from iwae_tf.cli.entry import FAILED, run, script, stop_at_sigterm
 from iwae_tf.cli.options import (
     DataFlags,
     DeviceFlags,
+    EngineFlags,
     ModelFlags,
     config_flag,
     config_path,

@@ -247,6 +247,32 @@ class DataFlags:
         return {flag.name: flag.value for flag in self._flags}
 
 
+class EngineFlags:
+    """The flags of where many runs go, those of `studies.on_ray.engine`.
+
+    Args:
+      **others: engines of a script's own, with what help says of them.
+    """
+
+    def __init__(self, **others: str) -> None:
+        known = {"processes": "this machine", "ray": "a cluster of Ray", **others}
+        meaning = f"Where runs go: {', '.join(known.values())}."
+        self._name = flags.DEFINE_enum("engine", "processes", [*known], meaning)
+        self._others = (
+            count_flag("processes", None, "Runs at a time; default: 1, on Ray all."),
+            flags.DEFINE_string(
+                "address", None, "HOST:PORT of Ray; default: this machine."
+            ),
+            count_flag("cpus", 1, "Cores of a run on Ray."),
+            flags.DEFINE_integer("gpus", 0, "GPUs of a run on Ray.", lower_bound=0),
+        )
+
+    def values(self) -> dict[str, Any]:
+        """The arguments of `engine`."""
+        others = {flag.name: flag.value for flag in self._others}
+        return {"name": self._name.value, **others}
+
+
 class DeviceFlags:
     """The flags `--distribute` and `--num_devices`."""
 

@@ -78,15 +78,18 @@ class FolderLock:
     Args:
       folder: path, made if need be.
       name: what a message calls the folder.
+      seconds: how long to wait for a process that has it.
 
     Raises:
       InvalidInputError: another process has it.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], name: str) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], name: str, seconds: float = 0.0
+    ) -> None:
         path = pathlib.Path(folder) / ".lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(path, timeout=0, thread_local=False)
+        self._lock = filelock.FileLock(path, timeout=seconds, thread_local=False)
         try:
             self._lock.acquire()
         except filelock.Timeout as error:

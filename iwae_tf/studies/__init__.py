@@ -3,6 +3,7 @@
   cells        studies as lists of configs
   published    the papers' figures
   runner       many runs, side by side
+  on_ray       on the machines of a cluster
   times        of steps, and the estimators at equal time
   rows         what the runs found
   markdown     what a report says

@@ -99,6 +99,7 @@ def run_all(
     num_processes: int = 1,
     stop: threading.Event | None = None,
     report: Callable[[str], object] = print,
+    do: Callable[..., Outcome] | None = None,
 ) -> list[Outcome]:
     """Does the runs, some at a time; a failed one does not end the others.
 
@@ -109,6 +110,7 @@ def run_all(
       num_processes: how many at a time. The cores are shared evenly among them.
       stop: optional threading.Event: once set, runs write a checkpoint and end.
       report: function of one line, told of each run that begins or ends.
+      do: what does a run, as `run_one`, which it is unless given; see `on_ray.engine`.
 
     Returns:
       list of Outcome, in the order of the runs.
@@ -123,7 +125,9 @@ def run_all(
     threads = max(1, (os.cpu_count() or 1) // num_processes)
     with concurrent.futures.ThreadPoolExecutor(num_processes) as pool:
         futures = [
-            pool.submit(run_one, run, folder, stop=stop, report=report, threads=threads)
+            pool.submit(
+                do or run_one, run, folder, stop=stop, report=report, threads=threads
+            )
             for run in named
         ]
         try:
