@@ -88,6 +88,7 @@ def test_a_unit_whose_kl_is_small_costs_nothing(num_free, estimator):
     assert is_same == (num_free == 0)
 
 
+@pytest.mark.slow
 def test_units_are_used_that_were_not():
     """With nats to give away each unit has about as many: it is used."""
     x = np.tile(binary(8), [320, 1])

@@ -153,20 +153,26 @@ def test_early_stopping_counts_as_keras_does():
         assert ours.early_stop() is None
 
 
-def test_a_run_that_stops_early_is_resumed_to_the_same_epoch(config, tmp_path):
-    """Amid a warm-up of the KL term, and once all is done but the evaluation."""
+def test_a_run_that_stops_early_does_so_however_often_it_is_resumed(config, tmp_path):
+    """Stopped amid a warm-up of the KL term, and once only the evaluation is left."""
     config = changed(
         config, lr_schedule="constant", learning_rate=0.1, batch_size=100, epochs=40,
         kl_warmup_epochs=2, early_stopping_epochs=2,
     )  # fmt: skip
     said, said_again = [], []
-    trained = train(config, tmp_path / "whole", report=said.append)
-    epochs, steps = len(trained.history), int(trained.model.train_steps)
-    assert 4 <= epochs < 40 and steps == 4 * epochs
+    assert train(config, tmp_path, stop_at=1) is None
+    trained = train(config, tmp_path, report=said.append)
+    bounds = [row["val_bound"] for row in trained.history][config.kl_warmup_epochs :]
+    is_new_best = [
+        bound > max([-np.inf, *bounds[:i]]) for i, bound in enumerate(bounds)
+    ]
+    epochs = len(trained.history)
+    assert epochs < 40 and is_new_best[-3:] == [True, False, False]
+    waits = zip(is_new_best[:-1], is_new_best[1:-1])
+    assert all(one or other for one, other in waits)  # not before
+    assert trained.model.train_steps == 4 * epochs
     assert f"stopped early, after epoch {epochs}," in said[-1]
-    for stop_at in (1, steps):
-        assert train(config, tmp_path / "parts", stop_at=stop_at) is None
-    again = train(config, tmp_path / "parts", report=said_again.append)
+    again = train(config, tmp_path, report=said_again.append)
     assert_same(state_of(again), state_of(trained))
     assert said[-1] == said_again[-1]
 
