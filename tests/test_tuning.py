@@ -144,7 +144,7 @@ def test_runs_below_the_median_are_pruned_and_the_best_is_named(
     pytest.importorskip("optuna")
     folder, lines = tmp_path / "search", []
     axes = axes_of(config)
-    first = tuning.search(config, axes, folder, num_trials=4, report=lines.append)
+    first = tuning.search(config, axes, folder, num_trials=4, num_processes=2)
     assert [o.status for o in first] == ["done"] * 4
     outcomes = tuning.search(config, axes, folder, num_trials=12, report=lines.append)
     assert [o.name for o in outcomes] == [f"trial-{n:04d}" for n in range(12)]

@@ -9,7 +9,6 @@ Optuna's journal lies in the folder. The same call again does what is left to do
 """
 
 import ast
-import concurrent.futures
 import csv
 import os
 import pathlib
@@ -130,26 +129,22 @@ def search(
       InvalidInputError: Optuna is not installed, or the folder is in use, or that of
         another search.
     """
-    folder, stop = pathlib.Path(folder), stop or threading.Event()
+    folder = pathlib.Path(folder)
     with needing("optuna", "tune"):
         import optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     lock = FolderLock(folder, "folder")
     try:
         trials = _Trials(optuna, config, axes, folder)
-        num_left = num_trials - trials.count_ended()
-        threads = max(1, (os.cpu_count() or 1) // num_processes)
-        with concurrent.futures.ThreadPoolExecutor(num_processes) as pool:
-            futures = [
-                pool.submit(trials.do_next, stop=stop, report=report, threads=threads)
-                for _ in range(num_left)
-            ]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                stop.set()  # before the pool waits for its runs
-                raise
+        places = range(num_trials - trials.count_ended())
+        runner.run_all(
+            [Run(str(place), config) for place in places],
+            folder,
+            num_processes=num_processes,
+            stop=stop,
+            report=report,
+            do=trials.do_next,
+        )
         return trials.outcomes(report)
     finally:
         lock.release()
@@ -201,7 +196,7 @@ class _Trials:
         ended = (self._states.COMPLETE, self._states.PRUNED)
         return sum(trial.state in ended for trial in self._by_name().values())
 
-    def do_next(self, *, stop, report, threads):
+    def do_next(self, place, folder, *, stop, report, threads):
         """Does a trial; one that is stopped stays a running one."""
         if stop.is_set():
             return
@@ -209,11 +204,10 @@ class _Trials:
             trial = self._study.ask(self._distributions)
             name = trial.user_attrs.get(NAME) or f"trial-{len(self._by_name()):04d}"
             trial.set_user_attr(NAME, name)
-        watch = Watch(trial, self._folder / name / "metrics.csv", stop)
+        watch = Watch(trial, folder / name / "metrics.csv", stop)
         run = self._run_of(name, trial.params)
-        outcome = runner.run_one(
-            run, self._folder, stop=watch, report=report, threads=threads
-        )
+        how = {"stop": watch, "report": report, "threads": threads}
+        outcome = runner.run_one(run, folder, **how)
         if outcome.status == runner.DONE:
             watch.look()
             self._study.tell(trial, watch.bound)
