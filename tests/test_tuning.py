@@ -29,11 +29,13 @@ size, rate = config["batch_size"], config["learning_rate"]
 if size == 13:
     sys.exit("error: the bound is nan at step 2")
 bound = -abs(rate - 3e-3) - size
-def write(epochs):
+def write(name, text):
+    (workdir / "partial").write_text(text)
+    (workdir / "partial").rename(workdir / name)
+def end_epoch(epochs):
     rows = [f"{e + 1},{bound + e}" for e in range(epochs)]
-    (workdir / ".csv").write_text("\\n".join(["epoch,val_bound", *rows, ""]))
-    (workdir / ".csv").rename(workdir / "metrics.csv")
-write(1)
+    write("metrics.csv", "\\n".join(["epoch,val_bound", *rows, ""]))
+end_epoch(1)
 others = [
     json.loads(pathlib.Path(path).read_text())["bound"]
     for path in glob.glob(str(workdir.parent / "*" / "results.json"))
@@ -43,9 +45,9 @@ if len(others) >= 5 and bound < statistics.median(others) or has_to_wait:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     (workdir.parent / "waits").touch()
     time.sleep(60)
-write(2)
+end_epoch(2)
 numbers = {"nll": 80.0, "jackknife_error": 0.1, "bound": bound, "seconds": 2.0}
-(workdir / "results.json").write_text(json.dumps(numbers))
+write("results.json", json.dumps(numbers))
 """
 
 
