@@ -199,14 +199,15 @@ def needs(engine, program=None):
 def test_a_cluster_of_spark_gives_the_scores_of_the_client(
     export, folder, x, expected, capfd
 ):
-    def run(source, output):
+    def run(source, output, *more):
         return run_script(
             "score_beam",
             f"--saved_model={export}",
-            f"--input={folder / source}",
-            f"--output={folder / output}",
+            f"--input={folder}/{source}",
+            f"--output={output if '://' in output else folder / output}",
             *("--engine=spark", "--master=local-cluster[2,1,2048]"),
             *(f"--num_samples={DRAWS}", "--seed=3,4"),
+            *more,
         )
 
     assert run("x-*.parquet", "s.parquet") == 0
@@ -226,6 +227,11 @@ def test_a_cluster_of_spark_gives_the_scores_of_the_client(
     write_parquet(folder / "y.parquet", [5, 6], 2 * x[:2] + 1)
     assert_one_line(run("y.parquet", "t.csv"), capfd, "row id ", "in [0, 1]")
     assert not (folder / "t.csv").exists()
+    memory = "--option=spark.executor.memory=abc"
+    assert_one_line(run("y.parquet", "t.csv", memory), capfd, "of a Spark that starts")
+    folder.joinpath("s.csv").rename(folder / "u.csv")
+    again = run("x-*.npy", f"file://{folder}/u.csv")  # which Spark alone looks at
+    assert_one_line(again, capfd, "`output` be new", "u.csv")
 
 
 def stop_once_trained(folder, stop):

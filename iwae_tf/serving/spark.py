@@ -83,8 +83,8 @@ class Job:
                 "`input` must be .parquet, or in a folder that all workers share. "
                 f"Received: {source}"
             )
-        java = os.path.join(os.environ.get("JAVA_HOME", ""), "bin", "java")
-        if not (shutil.which("java") or os.access(java, os.X_OK)):
+        home = os.environ.get("JAVA_HOME")
+        if not shutil.which(os.path.join(home, "bin", "java") if home else "java"):
             raise InvalidInputError(
                 "`engine` must be beam where Java is missing: Spark needs Java 17 or "
                 "later, in PATH or JAVA_HOME. Received: engine=spark"
@@ -94,14 +94,22 @@ class Job:
         """Scores the rows.
 
         Raises:
-          InvalidInputError: rows without an id of their own, or an image that is
-            refused; in a worker, whose exception has its line.
+          InvalidInputError: Spark does not start; rows without an id of their own, or
+            an image that is refused; in a worker, whose exception has its line.
         """
+        from pyspark.errors import AnalysisException
         from pyspark.sql import SparkSession
 
-        if self._options["spark.master"].startswith("local"):
+        master = self._options["spark.master"]
+        if master.startswith("local"):
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        spark = SparkSession.builder.config(map=self._options).getOrCreate()
+        try:
+            spark = SparkSession.builder.config(map=self._options).getOrCreate()
+        except Exception as error:
+            raise InvalidInputError(
+                "`master` and `option` must be of a Spark that starts. Received: "
+                f"master={master}, {_reason(error)}"
+            ) from error
         try:
             is_table = self._suffix == ".parquet"
             rows, read = self._table(spark) if is_table else self._numbers(spark)
@@ -109,6 +117,11 @@ class Job:
             writer = scores.write.option("header", True)
             write = writer.csv if self._as_csv else writer.parquet
             write(_as_url(self._output))
+        except AnalysisException as error:  # of paths that it alone can look at
+            raise InvalidInputError(
+                "`input` must have the columns `row` and `x`, and `output` be new. "
+                f"Received: {_reason(error)}"
+            ) from error
         except BaseException:
             shutil.rmtree(self._output, ignore_errors=True)  # which was not there
             raise
@@ -145,9 +158,11 @@ class _Scores:
         self, batches: Iterable[pyarrow.RecordBatch]
     ) -> Iterator[pyarrow.RecordBatch]:
         for batch in batches:
-            columns = zip(*self._scorer(self._read(batch)))
-            arrays = map(pyarrow.array, columns, shards.SCHEMA.types)
-            yield pyarrow.RecordBatch.from_arrays([*arrays], schema=shards.SCHEMA)
+            columns = [*zip(*self._scorer(self._read(batch)))] or [()] * len(
+                shards.SCHEMA
+            )
+            arrays = [*map(pyarrow.array, columns, shards.SCHEMA.types)]
+            yield pyarrow.RecordBatch.from_arrays(arrays, schema=shards.SCHEMA)
 
 
 def _rows_of_parts(read, parts, batch):
@@ -172,6 +187,12 @@ def _open(path):
 
 def _as_url(path):
     return path if "://" in path else f"file://{path}"
+
+
+def _reason(error):
+    """What Java says is wrong, without its stack."""
+    lines = [line for line in str(error).splitlines() if "Exception: " in line]
+    return (lines or str(error).splitlines() or [type(error).__name__])[0].strip()
 
 
 def _options(master, options):

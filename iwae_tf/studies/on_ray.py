@@ -60,10 +60,11 @@ def engine(
         import ray
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray's own have no type in common
         reason = " ".join(str(error).split())[:200]
         raise InvalidInputError(
-            f"`address` must be that of a Ray cluster. Received: {address} ({reason})"
+            "`address` must be that of a Ray cluster that answers. "
+            f"Received: {address} ({reason})"
         ) from error
     try:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -97,9 +98,9 @@ def _do(ray, submit, run, folder, *, stop, report, **_):
     except ray.exceptions.TaskCancelledError:  # before it began
         outcome = runner.Outcome(run.name, runner.STOPPED, str(folder / run.name))
     except ray.exceptions.RayError as error:
-        message = str(error).strip().splitlines()[0]
+        reason = str(getattr(error, "cause", None) or error).strip().splitlines()[0]
         path = str(folder / run.name)
-        outcome = runner.Outcome(run.name, runner.FAILED, path, message=message)
+        outcome = runner.Outcome(run.name, runner.FAILED, path, message=reason)
     report(f"{run.name}: {outcome.status} {outcome.message}".rstrip())
     return outcome
 
