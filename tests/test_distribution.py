@@ -16,7 +16,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.runs.devices import make_distribution, read_cluster
 from iwae_tf.runs.workdir import read_json
 from torture import processes
-from torture.job import tiny_config, write_data
+from torture.job import MIRRORED, tiny_config, write_data
 from torture.trials import Trials
 
 # Data of each replica --------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_two_workers_evaluate_as_one(folder):
             lambda t: (*t.workers(2), *t.workers(3), *t.workers(2, kill=True)),
         ),
         ({"kills": 5, "seed": 1}, lambda t: (*t.kill(), *t.stop(), *t.damage(5))),
-        ({"kills": 2, "seed": 2, "mirrored": True}, lambda t: t.kill()),
+        ({"kills": 2, "seed": 2, "kind": MIRRORED}, lambda t: t.kill()),
     ],
     ids=["workers", "kills", "kills on two devices"],
 )

@@ -1,12 +1,16 @@
 """Nothing is unpickled, no shell is started, no archive writes outside its folder."""
 
 import ast
+import io
+import os
 import pathlib
 import zipfile
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
+from running import assert_one_line, run_script
 
 from iwae_tf import datasets
 from iwae_tf.errors import InvalidInputError
@@ -81,3 +85,38 @@ def test_members_of_archives_stay_where_they_are(tmp_path, name):
     with pytest.raises(InvalidInputError, match="all 1 damaged"):
         store.restore_latest(model, lambda line: None)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_memory_is_not_taken_for_what_a_header_claims(tmp_path):
+    path, header = tmp_path / "data.npz", io.BytesIO()
+    claim = {"descr": "<f4", "fortran_order": False, "shape": (10**10, 28, 28)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in ("x_train", "x_test"):
+            file.writestr(f"{name}.npy", header.getvalue() + bytes(2**20))
+    with pytest.raises(InvalidInputError, match="1048704 bytes where the header says"):
+        datasets.load_arrays("npz", split="train", data_dir=path)
+
+
+def test_memory_that_is_used_up_is_one_line(monkeypatch, capsys):
+    def expand_grid(*_):
+        raise MemoryError("Unable to allocate 28.5 TiB")
+
+    monkeypatch.setattr("iwae_tf.studies.runner.expand_grid", expand_grid)
+    code = run_script("sweep", "--config=mnist_iwae", "--list")
+    assert_one_line(code, capsys, "memory is used up. Unable to", expected=1)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_in_a_folder_of_images_is_said(tmp_path, make):
+    """A pipe is not waited for; links to files elsewhere are followed."""
+    folder, elsewhere = tmp_path / "images", tmp_path / "elsewhere.png"
+    folder.mkdir()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(elsewhere)
+    for number in range(12):
+        (folder / f"{number}.png").symlink_to(elsewhere)
+    arguments = {"split": "train", "data_dir": folder}
+    assert len(datasets.load_arrays("images", **arguments).images) == 10
+    make(folder / "no.png")
+    with pytest.raises(InvalidInputError, match=r"1 damaged \(no.png: no file\)"):
+        datasets.load_arrays("images", **arguments)

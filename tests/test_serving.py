@@ -479,16 +479,23 @@ def test_a_job_that_was_cut_off_goes_on(folder, x, tmp_path):
 
 def test_any_beginning_of_a_file_is_gone_on_with(folder, x, tmp_path):
     whole, output = tmp_path / "whole.csv", tmp_path / "scores.csv"
-    partial = tmp_path / "scores.csv.partial"
+    partial, texts = tmp_path / "scores.csv.partial", []
     with shared(folder) as server:
         with pytest.raises(ZeroDivisionError):  # leaves a file of one batch
             ask(server, x, output=output, on_batch=lambda result: 1 / 0)
-        first = partial.read_bytes().partition(b"\n")[0]
+        partial.unlink()
         ask(server, x, output=whole)
-        head, _, rest = whole.read_bytes().partition(b"\n")
-        for share in (0.0, 0.2, 0.5, 0.77, 0.999, 1.0):
-            text = b"\n".join([first, head, rest[: int(share * len(rest))]])
-            partial.write_bytes(text)
+        ask(server, x, output=output, on_batch=lambda result: texts.append(
+            partial.read_bytes()))  # fmt: skip
+        output.unlink()
+        first, head, rest = texts[-1].split(b"\n", 2)
+        for share in (0.0, 0.2, 0.5, 0.77, 0.999, 1.0, "damaged"):
+            if share == "damaged":  # a digit of the second row of the first batch
+                place = rest.index(b"\n") + 5
+                end = rest[:place] + bytes([rest[place] ^ 1]) + rest[place + 1 :]
+            else:
+                end = rest[: int(share * len(rest))]
+            partial.write_bytes(b"\n".join([first, head, end]))
             ask(server, x, output=output)
             assert output.read_bytes() == whole.read_bytes(), share
             assert not partial.exists()

@@ -4,17 +4,15 @@ A script has a command that works and, for each of its flags, a kind of bad valu
 every config key has bad values of its own. Two hundred and more come of it.
 """
 
-import contextlib
 import os
-import signal
+import shutil
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 
 from iwae_tf.config.keys import KEYS
-from torture.scripts import images, run_script, write_tiny
+from torture.scripts import images, is_one_line, run_captured, write_tiny
 
 LIMIT = 60  # seconds after which a command hangs
 SEPARATE = 12  # commands that are run as processes of their own
@@ -85,6 +83,9 @@ COMMANDS = {  # script: (one that works, {flag: bad values})
             "folder": NEW,
             "processes": NUMBER,
             "task": ("2", "-1", "many", "", "1.5"),
+            "engine": CHOICE,
+            "trials": ("2", *NUMBER),
+            "range": ("seed=0,1", "nokey=1,2", "", "seed"),
         },
     ),
     "diagnose": (
@@ -129,6 +130,7 @@ COMMANDS = {  # script: (one that works, {flag: bad values})
             "seed": PAIR,
             "proposal": CHOICE,
             "runner": CHOICE[:1],
+            "engine": CHOICE,
             "option": ("direct_num_workers=abc", "nonsense=1"),
         },
     ),
@@ -219,50 +221,21 @@ def make_places(folder):
     """A finished run, data and bad files in a folder; names and paths of them."""
     tiny = write_tiny(folder)
     run = folder / "run"
-    with quiet() as text:
-        if run_script("train", *tiny, f"--workdir={run}"):
-            raise RuntimeError(text())
+    code, output = run_captured(600, "train", *tiny, f"--workdir={run}")
+    if code:
+        raise RuntimeError(output)
     for name, content in BAD_FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
-    x = images(4, 2)
-    arrays = {
-        "x": x,
-        "wide": np.repeat(x, 2, axis=1),
-        "high": 2 * x,
-        "holes": x * np.nan,
-    }
-    arrays["labels"] = np.arange(4)
+    x = images(4, 2)[..., np.newaxis]
+    arrays = {"x": x, "wide": np.repeat(x, 2, axis=1), "high": 2 * x}
+    arrays |= {"holes": x * np.nan, "labels": np.arange(4)}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     np.save(folder / "objects.npy", np.array([{}, {}]), allow_pickle=True)
     (folder / "here").mkdir()
-    stems = [*arrays, *(name.partition(".")[0] for name in BAD_FILES), "objects"]
     paths = {path.name.partition(".")[0]: str(path) for path in folder.iterdir()}
-    assert {*stems} - {"begun/config"} <= {*paths}, stems
     return paths | {"tiny": " ".join(tiny), "run": str(run)}
-
-
-@contextlib.contextmanager
-def quiet():
-    """Holds back what this process writes; a function of no arguments says what."""
-    sys.stdout.flush(), sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
-
-        def text():
-            sys.stdout.flush(), sys.stderr.flush()
-            file.seek(0)
-            return file.read().decode(errors="replace")
-
-        try:
-            yield text
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            for number, descriptor in enumerate(kept, start=1):
-                os.dup2(descriptor, number)
-                os.close(descriptor)
 
 
 def _tree(folder):
@@ -272,25 +245,6 @@ def _tree(folder):
         for path in folder.rglob("*")
         if not path.is_dir()
     } | {path: None for path in folder.rglob("*") if path.is_dir()}
-
-
-def _in_process(words):
-    """(exit code, output) in this process."""
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, stop)
-    with quiet() as text:
-        signal.alarm(LIMIT)
-        try:
-            code = run_script(*words)
-        except BaseException as error:
-            code = f"{type(error).__name__}: {error}"
-        finally:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, before)
-        return code, text()
 
 
 def _in_its_own(words):
@@ -303,30 +257,27 @@ def _in_its_own(words):
     return done.returncode, done.stdout + done.stderr
 
 
-def faults(folder, random, share=1.0):
+def faults(folder, places, random):
     """Tries command lines: (how many, [what was wrong with one])."""
-    places = make_places(folder)
     lines = command_lines(places)
-    lines = random.sample(lines, round(share * len(lines)))
     separate = [n for n in range(len(lines)) if "\0" not in "".join(lines[n])]
     separate = set(random.sample(separate, min(SEPARATE, len(separate))))
     before, wrong, here = _tree(folder), [], os.getcwd()
     os.chdir(folder / "here")
     try:
         for number, words in enumerate(lines):
-            way = _in_its_own if number in separate else _in_process
-            code, output = way(words)
-            told = [line for line in output.splitlines() if line.strip()]
+            if number in separate:
+                code, output = _in_its_own(words)
+            else:
+                code, output = run_captured(LIMIT, *words)
             after = _tree(folder)
-            is_good = code == 2 and len(told) == 1 and told[0].startswith("error: ")
-            if not is_good or after != before:
-                changed = [
-                    str(p)
-                    for p in {**after, **before}
-                    if after.get(p, 0) != before.get(p, 0)
-                ]
+            if code != 2 or not is_one_line(output) or after != before:
+                changed = sorted({str(p) for p, _ in after.items() ^ before.items()})
                 wrong.append(f"{' '.join(words)}: {code}, {output[-600:]!r}, {changed}")
-                before = after
+                shutil.rmtree(folder / "here")  # what a later one would find
+                (folder / "here").mkdir()
+                os.chdir(folder / "here")
+                before = _tree(folder)
     finally:
         os.chdir(here)
     return len(lines), wrong

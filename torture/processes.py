@@ -1,34 +1,79 @@
 """Starts torture's jobs and reads what they leave."""
 
 import json
+import multiprocessing
 import os
 import pathlib
+import runpy
+import signal
 import socket
-import subprocess
 import sys
 import time
 
 import numpy as np
 
+from torture.job import PLAIN
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
-LIMIT = 240  # seconds that a job may take on a busy machine
+LIMIT = 900  # seconds that a job may take on a busy machine
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["iwae_tf", "iwae_tf.runs.training"])
 
 
-def start(workdir, data, epochs, *fault, cluster=None):
+class Child:
+    """`python -m MODULE ARGUMENTS` in a process that need not import TensorFlow first.
+
+    It is forked from one that has imported it and not used it, and has no memory of
+    this one.
+
+    Args:
+      module: str.
+      arguments: of its command line.
+      log: path that its output is appended to.
+      **environment: variables of its own.
+    """
+
+    def __init__(self, module, arguments, log, **environment):
+        settings = (module, [*map(str, arguments)], str(log), environment)
+        self._process = FORKSERVER.Process(target=_run, args=settings, daemon=True)
+        self._process.start()
+
+    def poll(self):
+        """Exit code, or None."""
+        return self._process.exitcode
+
+    def wait(self):
+        """Exit code, once it has ended."""
+        self._process.join()
+        return self._process.exitcode
+
+    def send_signal(self, number):
+        os.kill(self._process.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+def _run(module, arguments, log, environment):
+    """What a child does."""
+    with open(log, "ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.environ.update(environment)
+    os.chdir(REPOSITORY)
+    sys.argv = [module, *arguments]
+    sys.modules.pop(module, None)  # which may have come with this one
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def start(workdir, data, epochs, *fault, cluster=None, kind=PLAIN):
     """Starts one job; its output goes to `WORKDIR.WORKER.log`."""
-    environment, worker = dict(os.environ), 0
+    environment, worker = {"TORTURE_KIND": kind}, 0
     if cluster:
         environment["TF_CONFIG"] = json.dumps(cluster)
         worker = cluster["task"]["index"]
-    arguments = map(str, (workdir, data, epochs, *fault))
-    with open(f"{workdir}.{worker}.log", "ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "torture.job", *arguments],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    arguments = (workdir, data, epochs, *fault)
+    return Child("torture.job", arguments, f"{workdir}.{worker}.log", **environment)
 
 
 def clusters(count):

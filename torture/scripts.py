@@ -1,8 +1,10 @@
 """Runs scripts in this process, and makes the small files that they need."""
 
 import importlib
+import os
 import signal
 import sys
+import tempfile
 
 import numpy as np
 from absl import flags
@@ -72,3 +74,44 @@ def run_script(name, *arguments, package="iwae_tf"):
         sys.argv = argv
         signal.signal(signal.SIGTERM, handler)
     raise AssertionError("the script did not exit")
+
+
+def run_captured(limit, name, *arguments):
+    """Runs a script in this process, what it writes held back.
+
+    Args:
+      limit: seconds, after which it is interrupted.
+      name: of the script.
+      *arguments: its flags.
+
+    Returns:
+      (exit code, or what it raised in words; what it and its libraries wrote).
+    """
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    handler, kept = signal.signal(signal.SIGALRM, stop), (os.dup(1), os.dup(2))
+    with tempfile.TemporaryFile() as file:
+        sys.stdout.flush(), sys.stderr.flush()
+        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        signal.alarm(round(limit))
+        try:
+            code = run_script(name, *arguments)
+        except BaseException as error:
+            code = f"{type(error).__name__}: {error}"
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, handler)
+            sys.stdout.flush(), sys.stderr.flush()
+            for number, descriptor in enumerate(kept, start=1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+        file.seek(0)
+        return code, file.read().decode(errors="replace")
+
+
+def is_one_line(output):
+    """Whether a script has written what is wrong, in one line, and nothing else."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    return len(lines) == 1 and lines[0].startswith("error: ") and len(lines[0]) < 2000

@@ -1,6 +1,5 @@
 """The trials: each kills or damages something and returns what was lost, in a row."""
 
-import os
 import pathlib
 import random
 import shutil
@@ -11,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from torture import processes
-from torture.job import write_data
+from torture.job import PLAIN, write_data
 
 FAULTS = ("half", "before", "after", "time")
-EPOCHS = 12
+EPOCHS, FEWER_EPOCHS = 12, 6  # of plain runs and of other kinds
 ROUNDING = 5e-3  # of weights after all steps, in another order of summation
 
 
@@ -27,6 +26,13 @@ class Row(NamedTuple):
     good: bool
 
 
+def tried(name, found, count, wrong):
+    """The row of trials of which some went wrong, after a line for each of those."""
+    for line in wrong:
+        print(f"{name}: {line}", flush=True)
+    return [Row(name, count, found, not wrong)]
+
+
 class Trials:
     """Trials in one folder, with one uninterrupted run to compare with.
 
@@ -34,24 +40,26 @@ class Trials:
       folder: empty folder.
       kills: how many times a process is killed.
       seed: int, of the random moments.
-      mirrored: whether jobs train on two devices.
+      kind: of runs, one of `job.KINDS`.
     """
 
-    def __init__(self, folder, *, kills, seed, mirrored=False):
-        self._folder = pathlib.Path(folder)
-        os.environ.pop("TORTURE_DEVICES", None)
-        if mirrored:
-            os.environ["TORTURE_DEVICES"] = "2"
-        self._where = " on two devices" * mirrored
+    def __init__(self, folder, *, kills, seed, kind=PLAIN):
+        self._folder, self._kind = pathlib.Path(folder), kind
+        self._epochs = EPOCHS if kind == PLAIN else FEWER_EPOCHS
         self._kills = kills
         self._random = random.Random(seed)
         self._data = self._folder / "data.npz"
         write_data(self._data)
         whole = self._folder / "whole"
-        codes = processes.finish([processes.start(whole, self._data, EPOCHS)])
+        codes = processes.finish([self._start(whole)])
         if codes != [0]:
             raise RuntimeError(pathlib.Path(f"{whole}.0.log").read_text())
         self._whole = processes.result(whole)
+
+    def _start(self, workdir, *fault):
+        return processes.start(
+            workdir, self._data, self._epochs, *fault, kind=self._kind
+        )
 
     def kill(self):
         """SIGKILL at random moments and within writes, until enough were killed."""
@@ -73,17 +81,19 @@ class Trials:
             "time": "SIGKILL at a random moment of training",
         }
         found = f"{same} of {runs} runs end bit-identical to the uninterrupted one"
-        rows = [(what[f] + self._where, n) for f, n in counts.items() if n]
+        if self._kind != PLAIN:
+            return [Row(f"SIGKILL, {self._kind}", self._kills, found, same == runs)]
+        rows = [(what[f], n) for f, n in counts.items() if n]
         return [Row(name, n, found, same == runs) for name, n in rows]
 
     def _one_life(self, workdir, fault):
         """One sitting of a run; its exit code."""
         if fault != "time":
             number = self._random.randint(1, 8)
-            job = processes.start(workdir, self._data, EPOCHS, fault, number)
+            job = self._start(workdir, fault, number)
             return processes.finish([job])[0]
         before = processes.checkpoints(workdir)
-        job = processes.start(workdir, self._data, EPOCHS)
+        job = self._start(workdir)
         # From the first new checkpoint on: before it there is nothing to lose.
         if processes.wait_for(lambda: processes.checkpoints(workdir) - before, job):
             time.sleep(self._random.uniform(0.0, 0.5))
@@ -93,12 +103,12 @@ class Trials:
     def stop(self):
         """SIGTERM in the middle of an epoch, then the same command again."""
         workdir = self._folder / "stopped"
-        job = processes.start(workdir, self._data, EPOCHS)
+        job = self._start(workdir)
         processes.wait_for(lambda: processes.checkpoints(workdir), job)
         job.send_signal(signal.SIGTERM)
         code = processes.finish([job])[0]
         is_early = not pathlib.Path(f"{workdir}.0.npz").exists()
-        again = processes.finish([processes.start(workdir, self._data, EPOCHS)])[0]
+        again = processes.finish([self._start(workdir)])[0]
         good = (code, again) == (0, 0) and processes.is_same(
             processes.result(workdir), self._whole
         )
@@ -138,18 +148,6 @@ class Trials:
             found = f"{older} passed over for the one before, {harmless} harmless"
             rows.append(Row(f"newest checkpoint {name}", times, found, lost == 0))
         return rows
-
-    def command_lines(self):
-        """Bad command lines of every script: told in one line, nothing written."""
-        from torture.command_lines import faults
-
-        folder = self._folder / "lines"
-        folder.mkdir()
-        times, wrong = faults(folder, self._random)
-        for line in wrong:
-            print(line, flush=True)
-        found = f"{times - len(wrong)} end with 2 and one line, and write nothing"
-        return [Row("bad command line", times, found, not wrong)]
 
     def workers(self, count, *, kill=False):
         """Several workers against one; or one of them killed and all restarted."""

@@ -38,6 +38,7 @@ def run(main: Callable[[], int]) -> None:
         if not flags.FLAGS["verbosity"].present:
             absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("tensorflow").setLevel(logging.WARNING)
+        logging.getLogger("grpc").setLevel(logging.CRITICAL)  # of what is raised too
         if len(argv) > 1:
             return _fail(f"arguments must be flags, --name=value. Received: {argv[1]}")
         try:
@@ -51,6 +52,8 @@ def run(main: Callable[[], int]) -> None:
             return _fail(error)
         except (FloatingPointError, WorkerLostError) as error:
             return _fail(error, code=FAILED)
+        except MemoryError as error:
+            return _fail(f"memory is used up. {error}", code=FAILED)
         except KeyboardInterrupt:
             return _fail("interrupted", code=INTERRUPTED)
 

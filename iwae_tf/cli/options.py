@@ -62,6 +62,7 @@ def _to_pair(argument):
 def _to_path(argument):
     if not argument:  # which Python takes for the current folder
         raise ValueError(argument)
+    argument.encode()  # a ValueError of what is no UTF-8, which TensorFlow refuses
     return os.path.expanduser(argument)
 
 

@@ -225,6 +225,8 @@ def _images_in(folder, left_out):
 
 
 def _header_of(path):
+    if not path.is_file():  # a link to nowhere, or a pipe, which would not end
+        return Header(problem="damaged: no file")
     status = os.stat(path)
     return _header(os.fspath(path), status.st_mtime_ns, status.st_size)
 

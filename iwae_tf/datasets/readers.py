@@ -77,8 +77,14 @@ def read_npz_member(
             f"`{name}` must be in {archive.filename}. Received: {archive.namelist()}"
         )
     with archive.open(f"{name}.npy") as file:
+        shape, _, dtype = read_npy_header(file)
         if header_only:
-            return read_npy_header(file)[0]
+            return shape
+        size = file.tell() + math.prod(shape) * dtype.itemsize
+        found = archive.getinfo(f"{name}.npy").file_size
+        if size != found and not dtype.hasobject:  # before memory is taken for it
+            raise ValueError(f"{found} bytes where the header says {size}")
+        file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)
 
 

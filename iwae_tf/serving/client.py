@@ -84,7 +84,7 @@ def score(
     batch_size = check_count(batch_size, "batch_size")
     concurrency = check_count(concurrency, "concurrency")
     seed = noise.check_seed(seed)
-    check_integer(retries, "retries", 0)
+    check_integer(retries, "retries", 0, 2**31 - 1)
     if not is_number(timeout) or not 0 < timeout < threading.TIMEOUT_MAX:
         raise InvalidInputError(
             "`timeout` must be a positive number of seconds. "

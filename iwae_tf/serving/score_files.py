@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,15 +15,16 @@ from iwae_tf.io.files import write_atomically
 from iwae_tf.saved_model.signatures import SCORES
 
 COLUMNS = ("row", *SCORES)
-PARTIAL = ".partial"
+PARTIAL, COMMENT = ".partial", b"# "
 
 
 class ScoreFile:
     """A CSV file of one line a row, which is whole or not there.
 
     Until the last row is there the lines are in PATH.partial, behind a line with the
-    settings that made them. A job with the same settings goes on after the last
-    batch that is there; one with others is refused.
+    settings that made them, and the lines of each batch before one with their CRC. A
+    job with the same settings goes on after the last batch that is intact; one with
+    others is refused.
 
     Args:
       path: of the CSV file.
@@ -48,13 +50,12 @@ class ScoreFile:
                 f"`output` must be a new file. Received: {path}, which exists"
             )
         self.partial = self.path.with_name(self.path.name + PARTIAL)
-        if not self.partial.exists():
-            names = ",".join([*COLUMNS, *self._columns])
-            head = f"# {json.dumps(self._settings)}\n{names}\n"
-            write_atomically(self.partial, lambda file: file.write(head.encode()))
-        self._check_settings()
-        self.done, size = self._read()
-        os.truncate(self.partial, size)  # of a line or a batch that was cut off
+        self._names = ",".join([*COLUMNS, *self._columns]) + "\n"
+        self.done: LogLikelihood | None = None
+        if self.partial.exists():
+            self._check_settings()
+            self.done, size = self._read()
+            os.truncate(self.partial, size)  # of a line or a batch that was cut off
 
     def append(self, first_row: int, result: LogLikelihood) -> None:
         """Adds the scores of consecutive rows and flushes them to the disk."""
@@ -64,8 +65,12 @@ class ScoreFile:
             ",".join([as_line(scores), *fields]) + "\n"
             for scores, fields in zip(zip(rows, *result), more)
         ]
+        if not self.partial.exists():
+            head = f"# {json.dumps(self._settings)}\n{self._names}"
+            write_atomically(self.partial, lambda file: file.write(head.encode()))
+        text = "".join(lines).encode()
         with open(self.partial, "ab") as file:
-            file.write("".join(lines).encode())
+            file.write(text + _checksum(text))
             file.flush()
             os.fsync(file.fileno())
 
@@ -82,7 +87,8 @@ class ScoreFile:
                 "`output` must be written by one process at a time. Received: "
                 f"{self.partial}, whose lines are not rows 0, 1, 2, ..."
             )
-        text = self.partial.read_bytes().partition(b"\n")[2]
+        lines = self.partial.read_bytes().splitlines(keepends=True)
+        text = b"".join(line for line in lines if not line.startswith(COMMENT))
         write_atomically(self.path, lambda file: file.write(text))
         self.partial.unlink()
         return self.path
@@ -91,13 +97,16 @@ class ScoreFile:
         try:
             with open(self.partial, encoding="utf-8") as file:
                 found = dict(json.loads(file.readline().removeprefix("# ")))
+                names = file.readline()
             different = [
                 key
                 for key in sorted({*found, *self._settings})
                 if found.get(key) != self._settings.get(key)
             ]
-            if not different:
+            if not different and names == self._names:
                 return
+            if not different:
+                raise ValueError(names)
             key = different[0]
             what = (
                 f"whose {key} is {found.get(key)!r}, not {self._settings.get(key)!r}; "
@@ -115,6 +124,7 @@ class ScoreFile:
         num_rows, batch_size = self._settings["num_rows"], self._settings["batch_size"]
         values: list[tuple[float, ...]] = []
         batch: list[tuple[float, ...]] = []
+        text = b""
         with open(self.partial, "rb") as file:
             file.readline()
             file.readline()
@@ -125,9 +135,12 @@ class ScoreFile:
                 if row is None or row[0] != count or count == num_rows:
                     break
                 batch.append(row[1:])
+                text += line
                 if len(batch) == batch_size or count + 1 == num_rows:
+                    if file.readline() != _checksum(text):
+                        break
                     values += batch
-                    batch, size = [], file.tell()
+                    batch, text, size = [], b"", file.tell()
         if not values:
             return None, size
         return LogLikelihood(*np.array(values, np.float32).T), size
@@ -137,6 +150,11 @@ def as_line(scores: Iterable[float]) -> str:
     """Fields of a CSV line, a row id and floats; nine digits are all of a float32."""
     row, *values = scores
     return ",".join([str(row), *(format(float(value), ".9g") for value in values)])
+
+
+def _checksum(text: bytes) -> bytes:
+    """The line after the lines of a batch."""
+    return b"%s%08x\n" % (COMMENT, zlib.crc32(text))
 
 
 def _field(text: str) -> str:
