@@ -2,10 +2,9 @@
 
 Draws z_k ~ q(z|x) weigh w_k = p(x_observed, z_k) / q(z_k|x), and normalised these are
 weights of p(z|x_observed). So a mean over z is a weighted mean, and a draw of z is one
-of the z_k, taken by its weight.
+of the z_k, taken by its weight. q is the encoder's, or a proposal fitted to each row.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,12 +12,17 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from iwae_tf.checks import check_count
+from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.evaluation import refinement
+from iwae_tf.evaluation.compiling import batches_of_one_size, compiled
+from iwae_tf.evaluation.importance_sampling import PROPOSALS
 from iwae_tf.evaluation.pareto import LEAST_DRAWS, pareto_k
+from iwae_tf.evaluation.streaming import CHUNK_SIZE
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.latent_model import LatentModel
 from iwae_tf.probability import noise
+from iwae_tf.probability.distributions import standard_normal
 from iwae_tf.probability.log_weights import normalized_weights
 from iwae_tf.probability.mixed import mixture_mean
 
@@ -43,6 +47,7 @@ def impute(
     *,
     num_imputations: int = 1,
     labels: ArrayLike | tf.Tensor | None = None,
+    proposal: str = "encoder",
 ) -> Imputation:
     """Fills in the missing values of x, once by their mean and some times by draws.
 
@@ -62,6 +67,9 @@ def impute(
       seed: pair of integers.
       num_imputations: draws of each row.
       labels: of a conditional model, integers [B], or one for all.
+      proposal: "encoder", or "refined" for draws of proposals that are fitted to what
+        is observed of each row (see `refine_proposal`): a row with many holes often
+        needs them. Where a fit fails, it is the encoder's.
 
     Returns:
       Imputation of float32 arrays.
@@ -82,20 +90,33 @@ def impute(
         )
     key, x = noise.make_key(seed), model.check_x(x)
     y = model.check_labels(labels, len(x))
-    function = tf.function(
-        functools.partial(impute_in_graph, model.latent), autograph=False
+    check_choice(proposal, "proposal", PROPOSALS)
+    size = min(len(x), ROWS_PER_CALL)
+    if proposal == "refined":
+        size = min(size, refinement.rows_at_once(model.latent, CHUNK_SIZE))
+    function = compiled(
+        model, _impute_function, num_imputations, proposal, jit_compile=False
     )
     parts = []
-    for start in range(0, len(x), ROWS_PER_CALL):
-        rows = slice(start, start + ROWS_PER_CALL)
-        of_rows = None if y is None else y[rows]
-        found = function(
-            x[rows], tf.constant(num_samples), num_imputations, key,
-            tf.constant(start, tf.int64), of_rows,
-        )  # fmt: skip
-        parts.append([part.numpy() for part in found])
+    for start, rows in batches_of_one_size(len(x), size):
+        x_rows, y_rows = (None if v is None else tf.gather(v, rows) for v in (x, y))
+        first = tf.constant(start, tf.int64)
+        found = function(x_rows, tf.constant(num_samples), key, first, y_rows)
+        parts.append([part.numpy()[: len(x) - start] for part in found])
     means, draws, sizes, log_weights = (np.concatenate(part) for part in zip(*parts))
     return Imputation(means, draws.swapaxes(0, 1), sizes, pareto_k(log_weights.T))
+
+
+def _impute_function(reference, num_imputations, proposal):
+    """`impute_in_graph` of a model, of so many draws of a row."""
+
+    def function(x, num_samples, key, first_row, y):
+        return impute_in_graph(
+            reference().latent, x, num_samples, num_imputations, key, first_row, y,
+            proposal,
+        )  # fmt: skip
+
+    return function
 
 
 def impute_in_graph(
@@ -106,6 +127,7 @@ def impute_in_graph(
     key: tf.Tensor,
     first_row: tf.Tensor,
     y: tf.Tensor | None = None,
+    proposal: str = "encoder",
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """`impute` as graph ops, a row at a time: memory does not grow with the batch.
 
@@ -117,18 +139,24 @@ def impute_in_graph(
       key: uint64 [1]; see `noise.make_key`.
       first_row: integer scalar, the first row's index.
       y: labels [B] of a conditional model.
+      proposal: "encoder", or "refined", which are fitted to all rows at once.
 
     Returns:
       (means [B, *event], draws [B, num_imputations, *event], effective sample size [B],
       log-weights [B, K]).
     """
-    parameters = latent.encode(x, y)
+    parameters, found = latent.encode(x, y), None
+    if proposal == "refined":
+        key = noise.fold_in(key, refinement.DRAWS_STREAM)
+        steps = tf.constant(refinement.NUM_STEPS)
+        directions = refinement.directions(steps, sum(latent.latent_dims))
+        found = refinement.fit(latent, x, y, parameters, None, directions)
 
     def one_row(row):
-        of_row = [
-            None if values is None else tf.gather(values, [row])
-            for values in (x, y, parameters)
-        ]
+        of_row = tf.nest.map_structure(
+            lambda values: None if values is None else tf.gather(values, [row]),
+            (x, y, parameters, found),
+        )
         place = first_row + tf.cast(row, tf.int64)
         return _impute_row(latent, of_row, num_samples, num_imputations, key, place)
 
@@ -144,10 +172,14 @@ def impute_in_graph(
 
 def _impute_row(latent, of_row, num_samples, num_imputations, key, row):
     """(mean, draws, effective sample size, log-weights) of one row [1, *event]."""
-    x, y, parameters = of_row
+    x, y, parameters, proposal = of_row
     draws = latent.draw_noise(key, row, 1, 1, num_samples)
-    q = latent.infer(x, draws, y, parameters=parameters)
+    u = draws if proposal is None else proposal.draw(draws, 0)
+    q = latent.infer(x, u, y, parameters=parameters)
     log_weights = latent.log_joint(x, q.latents, y).total - q.log_prob  # [1, K, 1]
+    if proposal is not None:  # in the encoder's noise its own density is N(0, I)
+        log_weights += standard_normal(u.shape[-1]).log_prob(u)
+        log_weights -= proposal.log_prob(u, num_samples)
     weights = normalized_weights(log_weights, axis=1)[0, :, 0]
     z = tf.reshape(q.latents[0], [-1, latent.latent_dims[0]])
     mean = mixture_mean(latent.decode(z, y), weights)
