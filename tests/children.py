@@ -11,7 +11,7 @@ import tempfile
 # Children start from a process that has imported TensorFlow and not used it.
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
-    ["iwae_tf", "iwae_tf.diagnostics", "iwae_tf.training"]
+    ["iwae_tf", "iwae_tf.diagnostics", "iwae_tf.training", "quick_graphs"]
 )
 
 

@@ -23,6 +23,12 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unchanged_graphs(request):
+    if not request.config.getoption("xla"):
+        import quick_graphs  # noqa: F401
+
+
 @pytest.fixture(autouse=True)
 def graphs(request, monkeypatch):
     """Without the mark `xla` a graph stands for XLA's program: it is made sooner."""

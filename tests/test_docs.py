@@ -30,12 +30,15 @@ PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 # test_conditional_scripts.py does: `make test-all` has them, and of the last one the
 # Python blocks always run.
 SLOW = {
+    "believe.md",
     "tutorial.md",
     "howto/command_line.md",
     "howto/conditional.md",
     "howto/many_machines.md",
     "howto/natural_images.md",
+    "howto/own_data.md",
     "howto/own_likelihood.md",
+    "howto/serving.md",
     "howto/tensorboard.md",
     "howto/training.md",
     "tables.md",
