@@ -14,20 +14,27 @@ from iwae_tf.io.files import write_atomically
 EXTENSIONS = ("tables", "attr_list")
 # A list item or paragraph takes a class by a line `{: .good }` after it.
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-  max-width: 66em; margin: 2em auto; padding: 0 1em }
-h2 { font-size: 1.2em; margin-top: 2em; border-top: 1px solid #ddd; padding-top: 1em }
+:root { color-scheme: light dark; --text: #222; --soft: #555; --page: #fff;
+  --line: #ddd; --card: #f5f5f5; --good: #e4f4ea; --warning: #fdf1d6; --bad: #fbe3e0 }
+@media (prefers-color-scheme: dark) { :root { --text: #e6e6e6; --soft: #a8a8ad;
+  --page: #17181b; --line: #3a3b40; --card: #232428; --good: #17341f;
+  --warning: #40320f; --bad: #45201c } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text);
+  background: var(--page); max-width: 66em; margin: 2em auto; padding: 0 1em }
+h2 { font-size: 1.2em; margin-top: 2em; border-top: 1px solid var(--line);
+  padding-top: 1em }
 table { border-collapse: collapse; font-size: .9em } img { max-width: 100% }
 th, td { padding: .2em .5em; text-align: left; vertical-align: top }
-th { border-bottom: 2px solid #333 } td { border-bottom: 1px solid #ddd }
+th { border-bottom: 2px solid var(--soft) } td { border-bottom: 1px solid var(--line) }
 th:empty { display: none } td:first-child { min-width: 8em }
 td[style*="right"] { white-space: nowrap }
-.note { color: #555; font-size: .9em }
+table:has(img) { table-layout: fixed; width: 100% }
+.note { color: var(--soft); font-size: .9em }
 ul { padding-left: 1.2em } .good, .warning, .bad, .plain { list-style: none;
-  padding: .3em .6em; border-radius: 4px; margin: .35em 0; background: #f5f5f5 }
-.good::before { content: "\\2713  " } .good { background: #e4f4ea }
-.warning::before { content: "!  " } .warning { background: #fdf1d6 }
-.bad::before { content: "\\2717  " } .bad { background: #fbe3e0 }
+  padding: .3em .6em; border-radius: 4px; margin: .35em 0; background: var(--card) }
+.good::before { content: "\\2713  " } .good { background: var(--good) }
+.warning::before { content: "!  " } .warning { background: var(--warning) }
+.bad::before { content: "\\2717  " } .bad { background: var(--bad) }
 """
 
 
