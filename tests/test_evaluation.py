@@ -18,6 +18,7 @@ from builders import (
 )
 from closed_form import ConditionalLinearGaussian, affine_normal, dense
 from scipy import special, stats
+from tensorflow.python.framework.func_graph import FuncGraph
 
 from iwae_tf import evaluation
 from iwae_tf.errors import InvalidInputError
@@ -36,6 +37,7 @@ from iwae_tf.evaluation import (
 from iwae_tf.evaluation.pareto import LEAST_DRAWS, pareto_k
 from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP
+from iwae_tf.saved_model import export_saved_model
 
 SEED = (7, 3)
 
@@ -303,6 +305,24 @@ def test_what_is_left_is_not_scored_once_a_report_raises(shifted, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         log_likelihood(model, many, 30, SEED, batch_size=1, on_batch=stop)
     assert len(scored) < len(many)
+
+
+def test_what_was_traced_is_let_go(tmp_path):
+    """TensorFlow's registry of custom gradients would hold each graph for good."""
+
+    def graphs_after_a_model():
+        model, x = build("iwae"), binary(6)
+        model.compile("adam", jit_compile=False)
+        model.fit(x, verbose=0)
+        log_likelihood(model, x, 4)
+        export_saved_model(model, tmp_path, num_samples=4, refined=False)
+        del model
+        gc.collect()
+        return sum(isinstance(found, FuncGraph) for found in gc.get_objects())
+
+    gc.freeze()  # what other tests have left is not counted
+    first = graphs_after_a_model()
+    assert graphs_after_a_model() <= first < 10
 
 
 @pytest.mark.xla

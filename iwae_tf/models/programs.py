@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from iwae_tf.models.graphs import forgotten_gradients
+
 MOST_STEPS = 64  # in one call
 DEFAULT_BATCH_SIZE = 32  # Keras' own
 BATCH_HOOKS = (
@@ -146,7 +148,7 @@ def make_function(
     parts_of = functools.partial(_parts_of, takes_labels=takes_labels)
     collect = tf.function(lambda *args: _collect(parts_of, *args), autograph=False)
     program = tf.function(
-        functools.partial(_run, step, continues),
+        forgotten_gradients()(functools.partial(_run, step, continues)),
         autograph=False,
         jit_compile=bool(model.jit_compile),
     )
