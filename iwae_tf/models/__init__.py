@@ -13,6 +13,7 @@
   building      how networks are built and called
   metrics       means over an epoch
   replicas      copies on several devices, kept equal
+  graphs        traced graphs, let go with their program
 
 May import `bounds`, `probability`, `networks`, `errors` and `checks`.
 """

@@ -191,7 +191,7 @@ def _measured(results: Mapping[str, Any] | None) -> str:
 def _interval(results: Mapping[str, Any]) -> str:
     """The 95 % interval of the refined NLL, where the results have it."""
     low, high = results.get("refined_interval") or (None, None)
-    if high is None or not math.isfinite(high):
+    if any(end is None or not math.isfinite(end) for end in (low, high)):
         return ""
     return f"{low:.2f} to {high:.2f} with probability 95 %, bias included; "
 

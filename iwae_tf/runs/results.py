@@ -259,7 +259,7 @@ def summary_fields(results: dict[str, Any]) -> dict[str, str]:
             results[f"{prefix}nll"], results, prefix
         )
         low, high = results[f"{prefix}interval"]
-        if math.isfinite(high):
+        if math.isfinite(low) and math.isfinite(high):  # not of a few draws
             fields[f"{prefix.replace('_', ' ')}95 % interval"] = (
                 f"{low:.2f} to {high:.2f} nats for these images, bias included"
             )
