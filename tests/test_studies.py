@@ -3,8 +3,8 @@ import itertools
 import json
 import pathlib
 import shutil
+import subprocess
 
-import children
 import keras
 import numpy as np
 import pytest
@@ -376,10 +376,16 @@ def test_pictures_of_runs_outlive_them(tmp_path):
 
 
 @pytest.fixture
-def reproduce(monkeypatch):
+def reproduce(monkeypatch, capfd):
     """Runs the script in the checkout, with flags."""
     monkeypatch.chdir(ROOT)
-    return functools.partial(children.run, "iwae_tf.reproduce")
+
+    def run(*flags):
+        capfd.readouterr()
+        code = run_script("reproduce", *flags)
+        return subprocess.CompletedProcess(flags, code, *capfd.readouterr())
+
+    return run
 
 
 @pytest.mark.parametrize(
