@@ -120,8 +120,8 @@ def test_blocks_run_in_the_order_of_the_page(page, languages, tmp_path, monkeypa
 
 
 def test_every_script_is_run():
-    quick = [ROOT / "README.md", *(DOCS / page for page in PAGES if page not in SLOW)]
-    found = [block for path in quick for block in blocks(path.read_text(), "bash")]
+    paths = [ROOT / "README.md", *(DOCS / page for page in PAGES)]
+    found = [block for path in paths for block in blocks(path.read_text(), "bash")]
     run = [words for block in found for words in commands(block.code)]
     expected = {*REDUCED, "iwae_tf.explore"}  # which has no smaller size
     assert {words[2] for words in run if words[0] == "python"} == expected
