@@ -45,6 +45,7 @@ def subject():
     return base.Subject(model, binary(12, 4, 4, 1), 40, quick=True)
 
 
+@pytest.mark.slow  # some of the parts in continuous integration
 def test_every_part_of_a_small_model(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(learning, "GRADIENT_COUNTS", (2,))
     monkeypatch.setattr(learning, "KEPT_DRAWS", 1)

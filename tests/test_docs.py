@@ -41,6 +41,7 @@ SLOW = {
     "howto/serving.md",
     "howto/tensorboard.md",
     "howto/training.md",
+    "howto/two_layers.md",
     "tables.md",
 }
 

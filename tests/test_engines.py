@@ -4,6 +4,7 @@ import _thread
 import functools
 import importlib
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -178,7 +179,12 @@ def test_a_task_of_ray_waits_for_the_training_before_it_and_stops_when_asked(
 
     monkeypatch.setattr(runner, "run_one", run_one)
     threading.Timer(0.3, end).start()
-    assert on_ray._task(run, tmp_path, threads=3) == stopped
+    # As in a worker of Ray; those of pytest-xdist do not hear of interrupts.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert on_ray._task(run, tmp_path, threads=3) == stopped
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 # Real clusters, in `.ci/nightly` ---------------------------------------------------

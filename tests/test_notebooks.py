@@ -33,7 +33,7 @@ def test_every_notebook_is_here():
     assert all(f"examples/notebooks/{name}.ipynb" in readme for name in REDUCED)
 
 
-SLOW = ("comparing_bounds", "rejecting_anomalies")
+SLOW = ("quickstart", "comparing_bounds", "rejecting_anomalies")
 
 
 @pytest.mark.parametrize(

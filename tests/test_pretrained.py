@@ -28,7 +28,10 @@ def test_each_export_has_a_name():
     assert set(INDEX.values()) == folders and len(INDEX) == len(folders)
 
 
-@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize(
+    "name",
+    [n if "5k" in n else pytest.param(n, marks=pytest.mark.slow) for n in INDEX],
+)
 def test_a_model_is_that_of_its_export(name):
     """Scores, latents and pictures of the SavedModel, which knows nothing of us."""
     model = iwae_tf.from_pretrained(name)

@@ -44,7 +44,7 @@ def copy_of_versions(folder, setup):
     (package / "versions.py").write_text(pathlib.Path(versions.__file__).read_text())
     if setup:
         (folder / "setup.cfg").write_text(setup)
-    code = "from iwae_tf import models, versions; print(versions.package_version())"
+    code = "from iwae_tf import versions; print(versions.package_version())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr

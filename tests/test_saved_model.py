@@ -489,7 +489,14 @@ def test_float32_under_mixed_precision(tmp_path):
     np.testing.assert_allclose(found, expected.estimate, atol=0.02)  # bfloat16
 
 
-@pytest.mark.parametrize("name", ["vae", "piwae_normal", "eight_bits"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "two_layers",
+        "piwae_normal",
+        pytest.param("eight_bits", marks=pytest.mark.slow),
+    ],
+)
 def test_an_image_far_from_the_data_has_a_finite_score(case, name):
     rng = np.random.default_rng(3)
     far = [np.zeros(EVENT), np.ones(EVENT), rng.integers(0, 2, EVENT)]

@@ -401,6 +401,7 @@ def test_a_report_of_something_else_has_no_head(tmp_path, capsys, text):
     assert path.read_text() == text
 
 
+@pytest.mark.slow
 def test_the_script_runs_a_cell_and_rebuilds_its_report(reproduce, tmp_path):
     pytest.importorskip("mlxtend")
     flags = ["--study=rainforth_table1", "--budget=smoke", f"--workdir={tmp_path}"]

@@ -41,6 +41,7 @@ def assert_silent(text):
 # Real runs on a terminal -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_shows_a_run_whole(tiny, tmp_path):
     screen = start(40, "iwae_tf.train", *tiny, "--workdir=r", cwd=tmp_path).read()
     lines = screen.lines

@@ -31,9 +31,9 @@ def rows_of(folder, kills, seed, quick):
     yield from trials.stop()
     yield from trials.damage(5 if quick else 50)
     yield from lies(folder, 0.1 if quick else 1.0)
-    yield from trials.workers(2)
     if quick:
         return
+    yield from trials.workers(2)
     (folder / "places").mkdir()
     places = command_lines.make_places(folder / "places")
     yield from bad_lines(folder / "places", places, random_)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf.models.graphs import forgotten_gradients
+from iwae_tf.models.graphs import no_graph_is_kept
 
 _compiled: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
 
@@ -42,6 +42,6 @@ def compiled(
         jit_compile = model.supports_xla
     programs, key = _compiled.setdefault(model, {}), (make, *settings)
     if key not in programs:
-        program = forgotten_gradients()(make(weakref.ref(model), *settings))
+        program = no_graph_is_kept()(make(weakref.ref(model), *settings))
         programs[key] = tf.function(program, autograph=False, jit_compile=jit_compile)
     return programs[key]

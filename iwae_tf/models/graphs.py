@@ -7,26 +7,52 @@ many models would grow by some ten megabytes with each.
 """
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 
+import tensorflow as tf
 from tensorflow.python.framework import ops  # its registry has no public name
 
 PREFIX = "CustomGradient-"
 
 
 @contextlib.contextmanager
-def forgotten_gradients() -> Iterator[None]:
-    """A context, or the decorator of a function for `tf.function`, that keeps no graph.
+def no_graph_is_kept() -> Iterator[None]:
+    """A context, or the decorator of a function for `tf.function`.
 
-    At its end the custom gradients of what was traced in it are not registered any
-    more: what differentiates these graphs does it before. Within a graph that is being
-    traced they stay, for that graph may be differentiated.
+    The custom gradients of what is traced in it belong to their graphs, and are
+    registered as long as these live.
     """
-    outer = getattr(ops.get_default_graph(), "outer_graph", None)
     registry = ops.gradient_registry._registry
     before = set(registry)
     yield
-    if not getattr(outer, "building_function", False):
-        for name in registry.keys() - before:
-            if name.startswith(PREFIX):
-                del registry[name]
+    for name in registry.keys() - before:
+        entry = registry[name]
+        function = entry["type"]
+        graph = _graph_of(function)
+        if name.startswith(PREFIX) and graph is not None:
+            graph.custom_gradients = [*getattr(graph, "custom_gradients", ()), function]
+            entry["type"] = _weak(function)
+            end = weakref.finalize(function, registry.pop, name, None)
+            end.atexit = False
+
+
+def _weak(function):
+    """The same function, which does not keep it alive."""
+    reference = weakref.ref(function)
+    return lambda op, *gradients: reference()(op, *gradients)
+
+
+def _graph_of(function):
+    """The graph of the tensors that a registered gradient has hold of, or None."""
+    for inner in _held(function):
+        for held in _held(inner):
+            for leaf in tf.nest.flatten(held):
+                if tf.is_symbolic_tensor(leaf):
+                    return leaf.graph
+    return None
+
+
+def _held(function):
+    cells = getattr(function, "__closure__", None) or ()
+    return [cell.cell_contents for cell in cells]

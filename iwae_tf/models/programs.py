@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from iwae_tf.models.graphs import forgotten_gradients
+from iwae_tf.models.graphs import no_graph_is_kept
 
 MOST_STEPS = 64  # in one call
 DEFAULT_BATCH_SIZE = 32  # Keras' own
@@ -148,7 +148,7 @@ def make_function(
     parts_of = functools.partial(_parts_of, takes_labels=takes_labels)
     collect = tf.function(lambda *args: _collect(parts_of, *args), autograph=False)
     program = tf.function(
-        forgotten_gradients()(functools.partial(_run, step, continues)),
+        no_graph_is_kept()(functools.partial(_run, step, continues)),
         autograph=False,
         jit_compile=bool(model.jit_compile),
     )

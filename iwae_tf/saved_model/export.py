@@ -14,11 +14,11 @@ from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.layout import version_numbers
 from iwae_tf.models.autoencoder import Autoencoder
-from iwae_tf.models.graphs import forgotten_gradients
+from iwae_tf.models.graphs import no_graph_is_kept
 from iwae_tf.saved_model import signatures, warmup
 
 
-@forgotten_gradients()
+@no_graph_is_kept()
 def export_saved_model(
     model: Autoencoder,
     path: str | os.PathLike[str],
