@@ -183,6 +183,7 @@ print(json.dumps([found, refused, score.estimate.tolist(), model.num_classes]))
 """
 
 
+@pytest.mark.slow
 def test_files_are_the_model_in_another_process(tmp_path):
     """An export has the label as one input more; model.keras can be trained on.
 

@@ -213,6 +213,7 @@ def test_what_scripts_refuse_of_it(folder, tmp_path, capsys, command, words):
     assert_one_line(run_script(name, *flags), capsys, words)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_bit_for_bit_the_same(
     folder, tmp_path, monkeypatch
 ):

@@ -211,6 +211,7 @@ def run_on(exported, output, *flags):
     assert run_script("diagnose", *flags) == 0
 
 
+@pytest.mark.slow
 def test_the_script_on_an_export(tmp_path, capsys):
     pytest.importorskip("mlxtend")
     output = tmp_path / "deep" / "report"

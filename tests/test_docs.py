@@ -37,6 +37,8 @@ SLOW = {
     "howto/many_machines.md",
     "howto/natural_images.md",
     "howto/own_data.md",
+    "howto/python.md",
+    "results.md",
     "howto/own_likelihood.md",
     "howto/serving.md",
     "howto/tensorboard.md",
@@ -96,7 +98,6 @@ def post(minus_d, file, url):
 @pytest.mark.parametrize(
     "page, languages",
     [
-        ("howto/conditional.md", "python"),
         ("tables.md", "python"),
         *(
             pytest.param(p, "python bash", marks=[pytest.mark.slow] * (p in SLOW))

@@ -94,6 +94,7 @@ def test_the_serve_demo(run, capsys):
     assert len((out / "scores.csv").read_text().splitlines()) == 61
 
 
+@pytest.mark.slow
 def test_the_tables_of_scikit_learn(run):
     out = run("uci_tables", "--tables=wine", "--seeds=1", "--steps=20", "--draws=50")
     found = json.loads(out.read_text())

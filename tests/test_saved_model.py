@@ -461,6 +461,7 @@ def test_an_export_is_loaded_by_its_folder_and_independent_of_its_model(exported
         assert find_version(given) == path
 
 
+@pytest.mark.slow
 def test_float32_under_mixed_precision(tmp_path):
     policy = keras.dtype_policies.DTypePolicy("mixed_bfloat16")
     model = IWAE(

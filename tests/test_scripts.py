@@ -219,11 +219,12 @@ PIWAE = "model=piwae num_groups=4 stages=((3,1,1e-2,1e-2,1),(3,1,1e-3,1e-4)) "
 PIWAE += "data_dir=tall.npz"  # as many as fit into a picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings, files",
     [
         (TWO_LAYERS, {"latent_z1.png", "latent_z2.png"}),
-        pytest.param(PIWAE, {"latent.png"}, marks=pytest.mark.slow),
+        (PIWAE, {"latent.png"}),
     ],
 )
 def test_two_layers_and_piwae_train_and_export(
@@ -295,6 +296,7 @@ def test_what_cannot_be_drawn_ends_no_run(tiny, tmp_path, monkeypatch, capsys):
 # evaluate and export ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_agrees_on_workdir_and_saved_model(
     finished, tmp_path, monkeypatch, capsys
 ):
@@ -327,6 +329,7 @@ def test_evaluate_agrees_on_workdir_and_saved_model(
     assert set(found[0]) >= RESULT_KEYS - {"seconds"}
 
 
+@pytest.mark.slow
 def test_evaluate_of_a_part_of_another_split(finished, tmp_path):
     output = tmp_path / "part.json"
     for source in (f"--workdir={finished}", f"--saved_model={finished}/saved_model"):
@@ -362,6 +365,7 @@ def test_an_interrupted_evaluate_keeps_what_was_done(
     assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted"
 
 
+@pytest.mark.slow
 def test_export_makes_version_one_then_two(finished, tmp_path, capsys):
     output = tmp_path / "saved_models" / "name"
     for version in ("1", "2"):

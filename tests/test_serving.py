@@ -152,6 +152,7 @@ def test_a_server_says_what_the_process_says(folder, x, batch_size, concurrency)
     assert_same(served, score(x, saved_model=folder, **arguments))
 
 
+@pytest.mark.slow
 def test_refined_scores_are_the_librarys_here_and_from_a_server(model, folder, x):
     x, arguments = x[:3], {"num_samples": 30, "seed": (3, 4), "proposal": "refined"}
     expected = iwae_tf.log_likelihood(model, x, 30, (3, 4), proposal="refined")

@@ -180,6 +180,7 @@ def test_splits_share_no_row_and_the_schema_is_that_of_the_training_rows(tmp_pat
     np.testing.assert_allclose(age.loc, np.nanmean(splits[0][:, 0]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_column_of_labels_makes_a_conditional_model(tmp_path, capsys):
     path = tmp_path / "t.csv"
     table = frame().assign(kind=["new", "old", "9"] * (ROWS // 3))

@@ -40,7 +40,13 @@ def no_graph_is_kept() -> Iterator[None]:
 def _weak(function):
     """The same function, which does not keep it alive."""
     reference = weakref.ref(function)
-    return lambda op, *gradients: reference()(op, *gradients)
+
+    def gradient(op, *upstream):
+        held = reference()
+        assert held is not None  # its graph, which is differentiated, holds it
+        return held(op, *upstream)
+
+    return gradient
 
 
 def _graph_of(function):
