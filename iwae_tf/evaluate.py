@@ -13,13 +13,7 @@ from iwae_tf import cli
 _MODEL = cli.ModelFlags()
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 _NUM_SAMPLES = cli.count_flag("num_samples", None, "Draws for each image, K.")
-_PROPOSAL = flags.DEFINE_enum(
-    "proposal",
-    "encoder",
-    ("encoder", "refined", "both"),
-    "Where draws come from: the encoder, proposals fitted to each image, or both in "
-    "turn.",
-)
+_PROPOSAL = cli.proposal_flag(or_both=True)
 _LIMIT = cli.count_flag("limit", None, "Score only the first images.")
 _OUTPUT = cli.new_path_flag("output", "JSON file for the results.", is_file=True)
 _DATA = cli.DataFlags()

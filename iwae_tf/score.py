@@ -44,12 +44,7 @@ _IMPUTED = cli.new_path_flag(
 )
 _NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws for each image, K.")
 _SEED = cli.pair_flag("seed", "0,0", "Pair of integers.")
-_PROPOSAL = flags.DEFINE_enum(
-    "proposal",
-    "encoder",
-    ("encoder", "refined"),
-    "Where draws come from: the encoder, or proposals fitted to each image.",
-)
+_PROPOSAL = cli.proposal_flag()
 _BATCH_SIZE = cli.count_flag("batch_size", 100, "Images in a request.")
 _CONCURRENCY = cli.count_flag("concurrency", 1, "Requests at a time.")
 _TIMEOUT = flags.DEFINE_float("timeout", 120.0, "Seconds for one attempt.")

@@ -29,12 +29,7 @@ _INPUT = cli.path_flag("input", "Pattern of the shards, NAME*.npy.")
 _OUTPUT = cli.new_path_flag("output", "NAME.csv or NAME.parquet.", is_file=True)
 _NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws for each image, K.")
 _SEED = cli.pair_flag("seed", "0,0", "Pair of integers.")
-_PROPOSAL = flags.DEFINE_enum(
-    "proposal",
-    "encoder",
-    ("encoder", "refined"),
-    "Where draws come from: the encoder, or proposals fitted to each image.",
-)
+_PROPOSAL = cli.proposal_flag()
 _ENGINE = flags.DEFINE_enum("engine", "beam", ("beam", "spark"), "What runs it.")
 _RUNNER = flags.DEFINE_string("runner", None, "Beam's; default: DirectRunner.")
 _MASTER = flags.DEFINE_string("master", None, "Spark's, a URL; default: local[*].")

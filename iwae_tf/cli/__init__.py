@@ -22,6 +22,7 @@ from iwae_tf.cli.options import (
     new_path_flag,
     pair_flag,
     path_flag,
+    proposal_flag,
     require,
     run_flag,
 )

@@ -155,6 +155,16 @@ def new_path_flag(
     return path_of
 
 
+def proposal_flag(or_both: bool = False) -> flags.FlagHolder[Any]:
+    """Defines `--proposal`, with the choice `both` where a script can do so."""
+    meaning = "the encoder, or proposals fitted to each image"
+    if or_both:
+        meaning = "the encoder, proposals fitted to each image, or both in turn"
+    choices = ("encoder", "refined", *["both"] * or_both)
+    meaning = f"Where draws come from: {meaning}."
+    return flags.DEFINE_enum("proposal", "encoder", choices, meaning)
+
+
 def run_flag() -> flags.FlagHolder[Any]:
     """Defines `--workdir` of a finished run."""
     workdir = path_flag("workdir", "Folder of a finished run.", must_exist=True)

@@ -27,10 +27,12 @@ def no_graph_is_kept() -> Iterator[None]:
     before = set(registry)
     yield
     for name in registry.keys() - before:
-        entry = registry[name]
+        entry = registry.get(name)  # None: its graph has come to its end meanwhile
+        if entry is None or not name.startswith(PREFIX):
+            continue
         function = entry["type"]
         graph = _graph_of(function)
-        if name.startswith(PREFIX) and graph is not None:
+        if graph is not None:
             graph.custom_gradients = [*getattr(graph, "custom_gradients", ()), function]
             entry["type"] = _weak(function)
             end = weakref.finalize(function, registry.pop, name, None)
