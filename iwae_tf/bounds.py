@@ -208,8 +208,9 @@ class Objective:
           Tucker et al., 2019. https://arxiv.org/abs/1810.04152
         """
         raise InvalidInputError(
-            "`gradient_estimator` must be one that is defined for the bound, not dreg "
-            f"for {type(self).__name__}. Received: gradient_estimator='dreg'"
+            "`gradient_estimator` must not be dreg for a bound without "
+            f"pathwise_weights, such as {type(self).__name__}. "
+            "Received: gradient_estimator='dreg'"
         )
 
     def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
@@ -222,7 +223,7 @@ class Objective:
         """
         raise InvalidInputError(
             "`backward_samples` must be None for a bound without draw_probabilities, "
-            f"as {type(self).__name__}. Received: a number of draws"
+            f"such as {type(self).__name__}. Received: a number of draws"
         )
 
 

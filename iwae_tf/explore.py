@@ -3,7 +3,7 @@
 python -m iwae_tf.explore --workdir=runs/a
 python -m iwae_tf.explore --saved_model=saved_models/mnist5k_iwae
 
-Prints the address of a page that this machine alone can open. Ctrl-C stops it.
+Prints the address of a page that only this machine can open. Ctrl-C stops it.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from iwae_tf.errors import InvalidInputError
 _MODEL = cli.ModelFlags()
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 _NUM_IMAGES = cli.count_flag("num_images", 200, "Images, from the start of the split.")
-_PORT = flags.DEFINE_integer("port", 8765, "Of the page; 0 is any that is free.")
+_PORT = flags.DEFINE_integer("port", 8765, "Port of the page; 0 takes any free one.")
 _DATA = cli.DataFlags()
 _MODEL.require()
 
@@ -35,7 +35,7 @@ def _check_port(port):
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise InvalidInputError(
-                "`--port` must be free; --port=0 takes one that is. "
+                "`--port` must be free; --port=0 takes any free one. "
                 f"Received: --port={port} ({error.strerror})"
             ) from error
     return True

@@ -26,12 +26,19 @@ _INPUT = cli.path_flag(
     "NAME.npy of images [N, *event], NAME.npz, a folder of images, or NAME.csv.",
     must_exist=True,
 )
-_SCHEMA = cli.path_flag("schema", "Of a table; default: the one beside the export.")
+_SCHEMA = cli.path_flag(
+    "schema", "JSON of a table's columns; default: beside the export."
+)
 _IMAGE_SIZE = flags.DEFINE_string(
-    "image_size", None, "HEIGHT,WIDTH or auto, of a folder; default: the model's."
+    "image_size",
+    None,
+    "HEIGHT,WIDTH or auto, for a folder of images; default: as in training.",
 )
 _COLOR = flags.DEFINE_enum(
-    "color", None, ("auto", "gray", "rgb"), "Of a folder; default: the model's."
+    "color",
+    None,
+    ("auto", "gray", "rgb"),
+    "Colours of a folder of images; default: as in training.",
 )
 _LABELS = cli.path_flag(
     "labels",
@@ -40,10 +47,10 @@ _LABELS = cli.path_flag(
 )
 _OUTPUT = cli.new_path_flag("output", "CSV file for the scores.", is_file=True)
 _IMPUTED = cli.new_path_flag(
-    "imputed", "File for the rows, missing values filled in.", is_file=True
+    "imputed", "File for the rows with missing values filled in.", is_file=True
 )
 _NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws for each image, K.")
-_SEED = cli.pair_flag("seed", "0,0", "Pair of integers.")
+_SEED = cli.pair_flag("seed", "0,0", "Seed of the draws, a pair of integers.")
 _PROPOSAL = cli.proposal_flag()
 _BATCH_SIZE = cli.count_flag("batch_size", 100, "Images in a request.")
 _CONCURRENCY = cli.count_flag("concurrency", 1, "Requests at a time.")
@@ -120,7 +127,7 @@ def run() -> int:
     trained_on = columns.get("split", []).count("train")
     if trained_on:
         terminal.tell(
-            f"note: {trained_on:,} rows are of the training split, see the column split"
+            f"note: {trained_on:,} rows are in the training split, see the column split"
         )
     return 0
 

@@ -3,16 +3,16 @@ r"""Trains every combination of the given config values, several runs at a time.
   python -m iwae_tf.sweep --config=mnist5k_iwae --folder=runs/sweep \
       --grid=num_samples=1,5,50 --grid=seed=0,1,2 --processes=2
 
-Run it again with the same flags to finish what is left. `--task=I` does only
-run I, for the array jobs of a cluster; `--list` prints the runs in that order.
+Run it again with the same flags to finish what is left. `--task=I` trains
+only run number I, for the array jobs of a cluster; `--list` prints the numbers.
 
   python -m iwae_tf.sweep --config=mnist5k_iwae --folder=runs/search \
       --engine=optuna --trials=30 --range=learning_rate=1e-4,1e-2,log
 
 lets Optuna choose among the values of `--grid` and `--range`, for the best
-validation bound, and breaks off runs that fall behind.
+validation bound, and stops runs that fall behind.
 
-`--engine=ray --address=HOST:PORT` does the runs on a cluster of Ray.
+`--engine=ray --address=HOST:PORT` trains on a cluster of Ray.
 """
 
 import pathlib
@@ -27,11 +27,11 @@ _CONFIG = cli.config_flag()
 _FOLDER = cli.new_path_flag("folder", "Folder of the runs' workdirs.")
 _GRID = flags.DEFINE_multi_string("grid", [], "KEY=VALUE,VALUE,...; may be repeated.")
 _ENGINE = cli.EngineFlags(optuna="trials that Optuna chooses")
-_TRIALS = cli.count_flag("trials", None, "Runs in all that Optuna does.")
+_TRIALS = cli.count_flag("trials", None, "Number of runs, for Optuna.")
 _RANGE = flags.DEFINE_multi_string(
     "range", [], "KEY=LOW,HIGH[,log] for Optuna to choose from; may be repeated."
 )
-_TASK = flags.DEFINE_integer("task", None, "Do only run I, counted from 0.")
+_TASK = flags.DEFINE_integer("task", None, "Train only this run, counted from 0.")
 _LIST = flags.DEFINE_bool("list", False, "Only print the runs.")
 cli.require("folder", unless="list")
 

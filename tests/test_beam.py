@@ -197,7 +197,7 @@ def test_bad_images_end_the_pipeline_in_one_line(
 @pytest.mark.parametrize(
     ("source", "output", "flags", "message"),
     [
-        ("none-*.npy", "s.csv", {}, "`input` must match one file at least"),
+        ("none-*.npy", "s.csv", {}, "`input` must match at least one file"),
         ("a.txt", "s.csv", {}, "`input` must end in one of .npy, .csv, .tfrecord"),
         ("a.csv", "s.csv", {}, "`saved_model` must have schema.json beside it"),
         ("a.npy", "s.json", {}, "`output` must end in one of .csv, .parquet"),

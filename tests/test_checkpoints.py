@@ -189,7 +189,7 @@ def test_a_checkpoint_that_does_not_say_of_which_run_is_resumed(store):
     restored = store.restore_latest(make_model(), reports.append)
     assert restored == (2, 0, {"history": [1, 2]})
     (line,) = reports
-    assert "epoch-00002.npz does not say of which config it is" in line
+    assert "epoch-00002.npz does not say which config it is of" in line
 
 
 # Damage ----------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_a_damaged_newest_is_told_and_the_one_before_used(store, name):
     assert restored == (1, 0, {"history": [1]})
     assert_same(model.get_weights(), make_model(seed=5).get_weights())
     assert len(reports) == 1
-    assert "epoch-00002.npz is damaged, passed over" in reports[0]
+    assert "epoch-00002.npz is damaged and was skipped" in reports[0]
 
 
 def test_any_flipped_byte_is_found_or_harmless(store, trained):

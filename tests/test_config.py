@@ -97,9 +97,11 @@ BAD_VALUES = [
     *bad("must be a positive integer", num_samples=[0, -3, 2**31], batch_size=[0]),
     *bad("must be a positive integer", eval_num_samples=[0]),
     *bad("must be an integer >= 0", epochs=[-1]),
-    *bad("must be positive where the schedule has epochs of its own", epochs=[0]),
+    *bad("must be positive if the schedule has epochs of its own", epochs=[0]),
     *bad("must be auto, or HEIGHT,WIDTH", image_size=["64", "64x64", "0,5"]),
-    *bad("must be auto but for the data set images", image_size=["6,5"], color=["rgb"]),
+    *bad(
+        "must be auto unless the data set is images", image_size=["6,5"], color=["rgb"]
+    ),
     *bad("must be a positive integer", num_groups=[0]),
     *bad("must be a non-negative integer", seed=[-1], eval_seed=[2**31]),
     *bad("must be a non-negative integer", early_stopping_epochs=[-1]),

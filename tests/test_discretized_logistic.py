@@ -213,7 +213,7 @@ def test_values_off_the_levels_warn_once():
         on_levels = model.log_weights(x)
         assert not caught
         off = model.log_weights(moved)
-        assert "`x` has values off the 256 levels i / 255" in str(caught[0].message)
+        assert "`x` has values between the 256 levels i / 255" in str(caught[0].message)
         model.log_weights(0.99 * x)
         assert len(caught) == 1
     # The encoder sees x as it is.

@@ -104,7 +104,7 @@ def test_a_process_loads_the_model_once(export):
     [
         ("x-*.npy", "old.csv", {}, "`output` must be a new folder"),
         ("x-*.npy", "s.json", {}, "`output` must end in one of .csv, .parquet"),
-        ("y-*.npy", "s.csv", {}, "`input` must match one file at least"),
+        ("y-*.npy", "s.csv", {}, "`input` must match at least one file"),
         ("x.tfrecord", "s.csv", {}, "`input` must end in one of .npy, .csv, .parquet"),
         ("s3a://b/x.npy", "s.csv", {}, "`input` must be .parquet, or in a folder"),
         ("x-*.npy", "s.csv", {"master": "loca"}, "`master` must be .* master=loca"),

@@ -229,7 +229,7 @@ def test_the_script_serves_until_it_is_stopped(finished, capsys):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         code = run_script("explore", *flags, f"--port={taken.getsockname()[1]}")
-    assert_one_line(code, capsys, "`--port` must be free; --port=0 takes one")
+    assert_one_line(code, capsys, "`--port` must be free; --port=0 takes any")
     code = run_script("explore", *flags, "--port=70000")
     assert_one_line(code, capsys, "`--port` must be a number from 0 to 65535")
 

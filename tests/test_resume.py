@@ -147,7 +147,7 @@ def test_early_stopping_counts_as_keras_does():
                 break
         assert epoch + 1 < len(bounds_of_epochs)
         best = epoch + 1 - patience
-        for words in (f"after epoch {epoch + 1},", f" of epoch {best} "):
+        for words in (f"after epoch {epoch + 1},", f" of epoch {best},"):
             assert words in ours.early_stop()
         ours.patience = 0
         assert ours.early_stop() is None

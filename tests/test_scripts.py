@@ -208,7 +208,7 @@ def test_a_damaged_newest_checkpoint_costs_an_epoch(tiny, unfinished, capsys, fi
     newest.write_bytes(newest.read_bytes()[:500])
     assert run_script("train", *tiny, f"--workdir={unfinished}") == 0
     output = capsys.readouterr().out
-    assert "epoch-00002.npz is damaged, passed over" in output
+    assert "epoch-00002.npz is damaged and was skipped" in output
     assert "resumed after epoch 1" in output
     assert_same_weights(unfinished, finished)
 

@@ -104,7 +104,7 @@ def test_memory_that_is_used_up_is_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr("iwae_tf.studies.runner.expand_grid", expand_grid)
     code = run_script("sweep", "--config=mnist_iwae", "--list")
-    assert_one_line(code, capsys, "memory is used up. Unable to", expected=1)
+    assert_one_line(code, capsys, "out of memory. Unable to", expected=1)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere")])

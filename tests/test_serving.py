@@ -226,14 +226,14 @@ def test_faults_among_several_requests_mix_no_rows(folder, x, expected):
 def test_it_gives_up_after_the_retries_and_says_why(folder, x):
     with shared(folder, fault=lambda n: 503) as server:
         with pytest.raises(
-            ConnectionError, match="3 attempts, at last: HTTP 503, as a"
+            ConnectionError, match="3 attempts. The last error: HTTP 503, as a"
         ):
             ask(server, x, retries=2)
         assert server.num_predictions == 3
 
 
 def test_no_server_is_said(x):
-    with pytest.raises(ConnectionError, match="gave no answer in 2 attempts"):
+    with pytest.raises(ConnectionError, match="gave no usable answer in 2 attempts"):
         score(x, endpoint="http://127.0.0.1:9/v1/models/digits", retries=np.int64(1))
 
 
@@ -824,7 +824,7 @@ def test_the_script_says_what_the_scores_are_worth(folder, x, tmp_path, capsys):
     told, rows = capsys.readouterr().out, lines(output)
     splits = [row["split"] for row in rows]
     assert splits == ["train"] * (len(x) - 4) + 2 * ["validation"] + 2 * ["test"]
-    assert f"note: {len(x) - 4} rows are of the training split" in told
+    assert f"note: {len(x) - 4} rows are in the training split" in told
     few = sum(float(row["effective_sample_size"]) < 10 for row in rows)
     assert few > 0 and f"note: {few} of {len(x)} rows have an effective" in told
 

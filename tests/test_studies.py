@@ -189,8 +189,8 @@ FURTHER = "1-layer IWAE, k = 50"
         (
             "headline",
             dict.fromkeys(["iwae_k50_1l", "iwae_k50_2l", "iwae_k50_1l_further"], 84.0),
-            f"\n{FURTHER}, trained further starts from the weights of {FURTHER}; "
-            "its epochs and seconds are the added ones.\n",
+            f"\n{FURTHER}, trained further starts from the weights of {FURTHER}. "
+            "Epochs and seconds do not include the earlier run.\n",
         ),
         ("rainforth_table1", {}, "0 of 7 cells are done"),
     ],

@@ -100,7 +100,7 @@ def test_codes_that_are_numbers_sort_as_numbers():
 
 def test_a_column_of_few_values_gets_a_warning():
     few = np.tile([1.0, 2.0, 3.0], 5)
-    with pytest.warns(UserWarning, match="column a has 3 distinct values"):
+    with pytest.warns(UserWarning, match="column a has only 3 distinct values"):
         tables.infer_schema({"a": few})
 
 

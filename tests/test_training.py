@@ -40,7 +40,7 @@ def test_few_data_and_few_steps_are_said_and_enough_are_not():
     assert what_is_few(config, 4000) == []
     few_images, few_steps = what_is_few(config, 101)
     assert few_images.startswith("note: 101 training examples are few")
-    assert few_steps == "note: 80 steps are few; --config.epochs=1000 makes 2,000"
+    assert few_steps == "note: 80 steps are few; --config.epochs=1000 gives 2,000"
     config.epochs = 1000
     assert what_is_few(config, 101) == [few_images]
 

@@ -53,7 +53,7 @@ def run(main: Callable[[], int]) -> None:
         except (FloatingPointError, WorkerLostError) as error:
             return _fail(error, code=FAILED)
         except MemoryError as error:
-            return _fail(f"memory is used up. {error}", code=FAILED)
+            return _fail(f"out of memory. {error}", code=FAILED)
         except KeyboardInterrupt:
             return _fail("interrupted", code=INTERRUPTED)
 

@@ -247,7 +247,7 @@ class DataFlags:
     def __init__(self) -> None:
         self._flags = (
             flags.DEFINE_string("dataset", None, "Data set, instead of the config's."),
-            path_flag("data_dir", "Its folder or file, instead of the config's."),
+            path_flag("data_dir", "Folder or file of the data set."),
             flags.DEFINE_string(
                 "binarization", None, "Binarization, instead of the config's."
             ),
@@ -270,7 +270,7 @@ class EngineFlags:
         meaning = f"Where runs go: {', '.join(known.values())}."
         self._name = flags.DEFINE_enum("engine", "processes", [*known], meaning)
         self._others = (
-            count_flag("processes", None, "Runs at a time; default: 1, on Ray all."),
+            count_flag("processes", None, "Runs at a time; default: 1, or all on Ray."),
             flags.DEFINE_string(
                 "address", None, "HOST:PORT of Ray; default: this machine."
             ),

@@ -97,16 +97,16 @@ STAGES = Rule(
     "with num_groups",
 )
 LAYERS = "hidden layers of each stochastic layer"
-FREE = "nats of the KL of each latent unit that cost nothing (vae)"
-KEPT = "R, draws of a group with a backward pass; default: all"
-WARMUP = "over which the weight of the KL term grows from 0 to 1; 0: none"
+FREE = "nats of KL that cost nothing, for each latent unit (vae)"
+KEPT = "R, draws of each group that go backward; default: all"
+WARMUP = "epochs in which the weight of the KL term grows from 0 to 1; 0: none"
 PATIENCE = (
-    "stop after so many without a better validation bound, not counting a warm-up's; "
-    "the last weights are kept; 0: never"
+    "stop after this many epochs without a better validation bound, keeping the last "
+    "weights; epochs of a warm-up do not count; 0: never"
 )
 CONDITIONAL = "give the class label to the networks"
-DURATION = "at most the schedule's; 0: 40, or as many as make 2,000 steps"
-RESIZED = "HEIGHT,WIDTH of the images of a folder once resized"
+DURATION = "at most those of the schedule; 0: 40, or more if 2,000 steps need more"
+RESIZED = "HEIGHT,WIDTH to which the images of a folder are resized"
 SCHEMA = "kinds of the columns of a table: column=kind,... or a JSON file"
 STAGE = "[(num_samples, epochs, first rate, last rate[, num_groups]), ...]"
 ESTIMATORS = _one_of("reparameterized", "stl", "dreg")
@@ -168,7 +168,7 @@ KEYS = (
     Key("shuffle", True, SWITCH, "new order of the images in each epoch", DATA),
     Key("epochs", 3280, EPOCHS, DURATION, TRAIN),
     Key("optimizer", "adam", OPTIMIZERS, "", TRAIN),
-    Key("learning_rate", 1e-3, RATE, "at the start", TRAIN),
+    Key("learning_rate", 1e-3, RATE, "learning rate at the start", TRAIN),
     Key("lr_schedule", "burda", SCHEDULES, "", TRAIN),
     Key("stages", [], STAGES, STAGE, TRAIN),
     Key("adam_epsilon", 1e-4, RATE, "epsilon of adam and muon", TRAIN),
@@ -179,7 +179,7 @@ KEYS = (
         "start_from",
         str,
         ANYTHING,
-        "finished run with the first weights",
+        "finished run whose weights training starts from",
         TRAIN,
     ),
     Key("precision", "float32", PRECISIONS, "", TRAIN),
@@ -263,7 +263,7 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
     yield (
         bound.has_groups or config.num_groups == 1,
         "num_groups",
-        f"must be 1 for {bound.name}, all draws of which are `num_samples`",
+        f"must be 1 for {bound.name}, which has no groups: use `num_samples`",
     )
     for name in NAMES:
         owners = [b.name for b in bounds.OBJECTIVES.values() if name in fields_of(b)]
@@ -274,7 +274,7 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
     yield (
         config.likelihood in ("bernoulli", "normal") or config.binarization == "none",
         "binarization",
-        f"must be none for {config.likelihood}, which is of values as they are",
+        f"must be none for {config.likelihood}, which takes values as they are",
     )
     yield (
         is_table == (config.likelihood == "mixed"),
@@ -284,7 +284,7 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
     yield is_table or not config.schema, "schema", "must be left out except for a table"
     for name in ("image_size", "color"):
         is_free = config.dataset == "images" or config[name] == "auto"
-        yield is_free, name, "must be auto but for the data set images"
+        yield is_free, name, "must be auto unless the data set is images"
     layers, size = config.hidden_dims, len(config.latent_dims)
     yield (
         _is_list(layers) and all(map(_are_sizes, layers)) and len(layers) == size,
@@ -313,7 +313,7 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
     yield (
         config.epochs > 0 or is_free_of_stages(config),
         "epochs",
-        "must be positive where the schedule has epochs of its own",
+        "must be positive if the schedule has epochs of its own",
     )
     total = sum(stage.epochs for stage in all_stages)
     yield config.epochs <= total, "epochs", f"must be at most the schedule's {total}"

@@ -77,9 +77,9 @@ def infer_schema(
     if constant:
         drop = ",".join(f"{name}={DROP}" for name in constant)
         raise InvalidInputError(
-            "`data` must have columns of two values or more in the training rows, told "
-            f"apart by float32: leave out those of one, schema={drop!r}. Received: one "
-            f"value in {', '.join(constant)}"
+            "`data` must have columns with at least two values in the training rows "
+            f"that differ in float32: leave the others out, schema={drop!r}. Received: "
+            f"one value in {', '.join(constant)}"
         )
     columns = tuple(c for n, c in found.items() if c is not None and n not in labels)
     return Schema(columns, found[labels[0]] if labels else None)
@@ -297,8 +297,8 @@ def _describe(name: str, column: Any, kind: str | None, rows: Any) -> Column | N
     num_distinct = len(np.unique(values))
     if num_distinct <= FEW < len(values) and kind in ("normal", "student", "lognormal"):
         warnings.warn(
-            f"column {name} has {num_distinct} distinct values, and a density of few "
-            f"values says little: schema='{name}=categorical' or a count",
+            f"column {name} has only {num_distinct} distinct values, so its density "
+            f"says little: use schema='{name}=categorical' or a kind of counts",
             stacklevel=3,
         )
     return Column(name, kind, loc, scale)

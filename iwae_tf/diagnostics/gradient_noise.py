@@ -132,8 +132,8 @@ def _draw_shape(
     num_samples = check_count(num_samples, "num_samples")
     if num_groups != 1 and not model.has_groups:
         raise InvalidInputError(
-            f"`num_groups` must be 1 for {type(model).__name__}, whose draws are all "
-            f"`num_samples`. Received: num_groups={num_groups}"
+            f"`num_groups` must be 1 for {type(model).__name__}, which has no groups: "
+            f"use `num_samples`. Received: num_groups={num_groups}"
         )
     return num_groups, num_samples
 

@@ -112,7 +112,7 @@ def collapse(
         collapsed = active == 0 or total < COLLAPSED_KL
         note = f"; {units - active} units unused" * (active < units)
         if collapsed:
-            note = ": posterior collapse, q(z|x) is the prior and tells nothing of x"
+            note = ": posterior collapse, q(z|x) is the prior and does not depend on x"
         verdict = f"layer {number}: {active} of {units} units active, KL {total:.2f} "
         verdict += f"nats{note}"
         found = {"layer": number, "units": units, "active": active, "kl": total}

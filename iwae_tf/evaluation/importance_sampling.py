@@ -108,8 +108,8 @@ def log_likelihood(
     """
     if context.context().op_callbacks:
         raise InvalidInputError(
-            "tf.debugging must be off for `log_likelihood`, where NaN and infinity are "
-            "what is not known: call disable_check_numerics(). "
+            "tf.debugging must be off for `log_likelihood`, which uses NaN and "
+            "infinity for what is not known: call disable_check_numerics(). "
             "Received: enable_check_numerics() is in force"
         )
     num_samples = check_count(num_samples, "num_samples")

@@ -91,7 +91,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         size = int(self.headers.get("Content-Length", 0))
         if not 0 < size <= MOST_BYTES:
             raise InvalidInputError(
-                f"a question must have at most {MOST_BYTES:,} bytes. Received: {size:,}"
+                f"a request must have at most {MOST_BYTES:,} bytes. Received: {size:,}"
             )
         arguments = json.loads(self.rfile.read(size))
         with self.server.lock:

@@ -77,5 +77,5 @@ def check_rows(path: str | os.PathLike[str], name: str) -> None:
         if file.read(len(beginning)) != beginning:
             raise InvalidInputError(
                 f"`{name}` must be a readable {path.suffix} file. Received: {path}, "
-                "which begins like another one"
+                "which begins like a file of another format"
             )

@@ -318,8 +318,8 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         value = check_count(value, "num_groups")
         if value != 1 and not self.has_groups:
             raise InvalidInputError(
-                f"`num_groups` must be 1 for {type(self).__name__}, whose draws are "
-                f"all `num_samples`. Received: num_groups={value}"
+                f"`num_groups` must be 1 for {type(self).__name__}, which has no "
+                f"groups: use `num_samples`. Received: num_groups={value}"
             )
         self._num_groups = value
         self.retrace()

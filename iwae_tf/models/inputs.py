@@ -268,15 +268,15 @@ class Gate:
             if not bool(is_on_levels(x)):
                 self._warned = True
                 warnings.warn(
-                    "`x` has values off the 256 levels i / 255, each scored as the "
-                    "nearest level: discretized_logistic is for 8-bit images.",
+                    "`x` has values between the 256 levels i / 255. Each is scored as "
+                    "the nearest level: discretized_logistic is for 8-bit images.",
                     stacklevel=4,
                 )
         elif bool(tf.reduce_any((x > 0.0) & (x < 1.0))):
             self._warned = True
             warnings.warn(
-                "`x` has values between 0 and 1, scored under a Bernoulli likelihood "
-                "as given: binarize it first for a log-likelihood of binary images.",
+                "`x` has values between 0 and 1, which a Bernoulli likelihood scores "
+                "as they are: binarize it first for a log-likelihood of binary images.",
                 stacklevel=4,
             )
 

@@ -204,8 +204,8 @@ def possible(
                 warnings.warn(
                     f"`backward_samples`={num_kept} is not used, all draws go "
                     f"backward: rows of {type(layer).__name__} {layer.name} may depend "
-                    "on each other or on noise. A layer of your own can say that they "
-                    "do not by `rows_are_independent = True`",
+                    "on each other or on noise. If those of a layer of your own do "
+                    "not, set `rows_are_independent = True` on it",
                     stacklevel=2,
                 )
                 return None

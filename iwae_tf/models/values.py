@@ -76,7 +76,7 @@ class Values:
         row, place = tf.where(~is_good)[0].numpy()
         column = self._columns.schema.columns[place]
         raise InvalidInputError(
-            f"`{name}` must have values that its columns can have. Received: "
+            f"`{name}` must have values that its columns allow. Received: "
             f"{x[row, place]:g} in column {column.name}, {column.kind}"
         )
 
@@ -91,7 +91,7 @@ class Values:
             is_good = tf.reduce_all(_are_counts(known))
             rules.append((is_good, "x: must be counts, 0, 1, 2, ..."))
         if self._columns is not None:
-            rule = "x: must have values that its columns can have"
+            rule = "x: must have values that its columns allow"
             rules.append((tf.reduce_all(self._fits(x)), rule))
         return rules
 

@@ -117,7 +117,7 @@ class MLP(keras.Layer):
                 self.activation(keras.ops.zeros((1, units)))
         except (ValueError, tf.errors.InvalidArgumentError) as error:
             raise InvalidInputError(
-                "`activation` must take the outputs of all hidden layers where it is a "
+                "`activation` must take the outputs of all hidden layers, if it is a "
                 f"layer. Received: {type(self.activation).__name__} and "
                 f"hidden_dims={self.hidden_dims}"
             ) from error

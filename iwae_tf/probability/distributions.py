@@ -209,7 +209,7 @@ def mean_of(distribution: tfd.Distribution) -> tf.Tensor:
     except NotImplementedError as error:
         raise InvalidInputError(
             "`likelihood` must have a mean for this; training, `log_likelihood`, "
-            "`encode`, `decode` and `sample` do without. "
+            "`encode`, `decode` and `sample` do not need it. "
             f"Received: {distribution.name}, which has none"
         ) from error
 

@@ -98,9 +98,9 @@ class Sitting:
         if rows[-1]["epoch"] - best["epoch"] < self.patience:
             return None
         return (
-            f"stopped early, after epoch {rows[-1]['epoch']}, whose weights are kept: "
-            f"the validation bound was not above the {best['val_bound']:.2f} of epoch "
-            f"{best['epoch']} for {self.patience} epochs"
+            f"stopped early, after epoch {rows[-1]['epoch']}, and kept its weights: "
+            f"for {self.patience} epochs the validation bound was not above that of "
+            f"epoch {best['epoch']}, {best['val_bound']:.2f}"
         )
 
     def what_to_try(self) -> str:

@@ -106,10 +106,10 @@ class CheckpointStore:
             except InvalidInputError:
                 raise
             except Exception as error:  # of many kinds: zipfile's, zlib's, NumPy's
-                report(f"checkpoint {path} is damaged, passed over: {error}")
+                report(f"checkpoint {path} is damaged and was skipped: {error}")
                 continue
             if self.settings is not None and state.pop(SETTINGS, None) is None:
-                report(f"warning: checkpoint {path} does not say of which config it is")
+                report(f"warning: checkpoint {path} does not say which config it is of")
             return Restored(*position, state)
         if paths:
             raise InvalidInputError(

@@ -26,7 +26,7 @@ DATA = {
 BINARIZATIONS = {
     "dynamic": "each pixel is 1 with the probability x, drawn again in each epoch",
     "fixed": "each pixel is 1 with the probability x, drawn once",
-    "threshold": "pixels from one half up are 1",
+    "threshold": "pixels of at least one half are 1",
     "none": "none",
 }
 TEMPLATE = """\
@@ -59,12 +59,12 @@ seed {c[seed]} |
 - {limit}
 - The estimate of log p(x) is too low on average, less so with more draws. No error bar
   includes this bias; `bias_allowance` of the signature `error_bars` says how large it
-  may be. It is small where the proposals are fitted to each image, as by the signature
-  `refined_log_likelihood`. `standard_error` is the delta-method error of importance
-  sampling; it is too small if `effective_sample_size` is only a few draws. Then
-  `jackknife_error` is larger and close to the spread between seeds.
+  may be. It is small for the signature `refined_log_likelihood`, which fits a proposal
+  to each image. `standard_error` is the delta-method error of importance sampling; it
+  is too small if `effective_sample_size` is only a few draws. Then `jackknife_error` is
+  larger and close to the spread between seeds.
 - A high log-likelihood does not mean that an image is like the training data. Simple
-  images, and empty ones most of all, can score above every image of the test split.
+  images, above all empty ones, can score higher than every image of the test split.
 - The model knows only the images of its training split. Do not compare scores of
   another source, size or preprocessing with the NLL above.
 """
@@ -86,7 +86,7 @@ LIMITS = {
     "negative_binomial": COUNT_LIMIT,
 }
 LICENCE = "code and weights MIT; for the data see above"
-OWN_LICENCE = "code MIT; that of the weights is for the owner of the data to state"
+OWN_LICENCE = "code MIT; the owner of the data decides on that of the weights"
 REAL_LIMIT = "Scores are log-densities of real values: they depend on the scale of `x`."
 
 

@@ -32,14 +32,14 @@ def what_is_few(config: ConfigDict, num_examples: int) -> list[str]:
     lines = []
     if num_examples < FEW_EXAMPLES:
         lines.append(
-            f"note: {num_examples:,} training examples are few; thousands make a model "
-            "that knows more than these"
+            f"note: {num_examples:,} training examples are few; a model that also fits "
+            "new data needs thousands"
         )
     if steps * config.epochs < LEAST_STEPS // 2:
         epochs = -(-LEAST_STEPS // steps)
         lines.append(
             f"note: {steps * config.epochs:,} steps are few; --config.epochs={epochs} "
-            f"makes {LEAST_STEPS:,}"
+            f"gives {LEAST_STEPS:,}"
         )
     return lines
 

@@ -73,7 +73,8 @@ def with_retries(
                 )
             if number == retries:
                 raise ConnectionError(
-                    f"{what} gave no answer in {retries + 1} attempts, at last: {error}"
+                    f"{what} gave no usable answer in {retries + 1} attempts. "
+                    f"The last error: {error}"
                 ) from found
             # Clients that failed together must not come back together.
             delay = FIRST_DELAY * 2**number * random.uniform(0.5, 1.0)

@@ -163,7 +163,7 @@ def some_files(paths: Iterable[str], pattern: str) -> list[str]:
     found = sorted(paths)
     if not found:
         raise InvalidInputError(
-            f"`input` must match one file at least. Received: {pattern}"
+            f"`input` must match at least one file. Received: {pattern}"
         )
     return found
 

@@ -14,15 +14,15 @@ BETWEEN_SEEDS = 0.3  # nats by which runs of one config were seen to differ
 NOTES = """NLL is minus log p(x) of the test set in nats; lower is better. "+- draws" is
 its jackknife error from importance sampling. "+- images" is its standard error from the
 finite test set, which all cells share. The IWAE bound uses all M * K draws. -KL is this
-bound minus log p(x), as in Rainforth et al. Seconds are of training and evaluation."""
+bound minus log p(x), as in Rainforth et al. Seconds include training and evaluation."""
 REFINED = """The refined NLL comes from draws of proposals fitted to each image. Its
 bias is smaller. The published figures come from draws of the encoder."""
 SEEDS = """Numbers of several seeds are means; "+- seeds" is the standard deviation of
 the NLL between seeds."""
-TIMES = """Minutes are of training. The steps of the estimators were timed in turn, so
+TIMES = """Minutes are training time. The steps of the estimators were timed in turn, so
 that other work on the machine slowed all of them equally. When the fastest estimator
 ends, a slower one has done fewer epochs and its learning rate is still high. This
-counts against it: a run of just that time would end between the two bounds."""
+counts against it: a run planned for that time would end between the two bounds."""
 
 
 def to_markdown(
@@ -158,7 +158,7 @@ def _sequels(rows: Sequence[Row]) -> str:
         for row in rows
         if row.starts_from and row.nll is not None
     )
-    return sequels and f"{sequels}; its epochs and seconds are the added ones."
+    return sequels and f"{sequels}. Epochs and seconds do not include the earlier run."
 
 
 def _behind(rows: Sequence[Row], runs: Sequence[dict[str, Any]]) -> str:
