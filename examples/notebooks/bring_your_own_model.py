@@ -10,6 +10,9 @@
 # %%
 import iwae_tf  # before TensorFlow: it silences the start-up report
 
+# %% [markdown]
+# The other libraries.
+
 # %%
 import keras
 import matplotlib.pyplot as plt
@@ -23,7 +26,7 @@ from keras import layers
 DATASET = "fashion_mnist"
 NUM_TRAIN = 6000  # images of the training split
 EPOCHS = 8
-NUM_SAMPLES = 200  # draws an image of the estimate of log p(x)
+NUM_SAMPLES = 200  # draws for each image, to estimate log p(x)
 NUM_TEST = 200  # test images
 
 # %% [markdown]

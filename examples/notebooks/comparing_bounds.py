@@ -20,6 +20,9 @@
 # %%
 import iwae_tf  # before TensorFlow: it silences the start-up report
 
+# %% [markdown]
+# The other libraries.
+
 # %%
 import keras
 import matplotlib.pyplot as plt
@@ -32,9 +35,9 @@ from iwae_tf.networks import MLP
 
 # %% tags=["parameters"]
 EPOCHS = 30
-NUM_SAMPLES = 1000  # draws an image of the estimate of log p(x)
+NUM_SAMPLES = 1000  # draws for each image, to estimate log p(x)
 NUM_TEST = 500  # test images
-COUNTS = (1, 3, 10, 30, 100)  # draws inside of the log, for the last figure
+COUNTS = (1, 3, 10, 30, 100)  # draws inside the log, for the last figure
 
 # %% [markdown]
 # The data, and five models whose networks start from the same weights.
@@ -92,8 +95,8 @@ plt.show()
 # ## The table
 #
 # NLL is minus log p(x); lower is better. All models see the same test images, so their
-# differences are known much better than the NLL itself: the column "worse than" has the
-# standard error of the paired differences. -KL is the gap between the bound of 8 draws and
+# differences are known much better than the NLL itself. The column "worse than" has the
+# differences and their standard errors. -KL is the gap between the bound of 8 draws and
 # log p(x). Closer to zero means that q fits the posterior better.
 
 # %%

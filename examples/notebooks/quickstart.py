@@ -11,6 +11,9 @@
 # %%
 import iwae_tf  # before TensorFlow: it silences the start-up report
 
+# %% [markdown]
+# The other libraries.
+
 # %%
 import pathlib
 import tempfile
@@ -29,7 +32,7 @@ tf.get_logger().setLevel("WARNING")
 
 # %% tags=["parameters"]
 EPOCHS = 40
-NUM_SAMPLES = 1000  # draws an image of the estimate of log p(x)
+NUM_SAMPLES = 1000  # draws for each image, to estimate log p(x)
 NUM_TEST = 500  # test images
 
 # %% [markdown]
@@ -67,7 +70,7 @@ show([images[:10]], ["test images"])
 #
 # A model is two networks and a bound. The encoder returns loc and log_scale of q(z|x), the
 # decoder returns the logits of p(x|z). `IWAE` maximises the log of the mean of `num_samples`
-# weights w = p(x, z) / q(z|x); with one draw it is a VAE.
+# weights w = p(x, z) / q(z|x). With one draw it is a VAE.
 #
 # In the figure, the IWAE bound is above the ELBO, because it is tighter. When the dashed
 # validation curves stop rising, more epochs do not help.
@@ -125,7 +128,7 @@ show(
 # %% [markdown]
 # ## What has it learned?
 #
-# Compare the reconstructions with the digits above them. The last row are new digits, drawn
+# Compare the reconstructions with the digits above them. The last row shows new digits, drawn
 # from the prior.
 
 # %%

@@ -16,7 +16,7 @@ import iwae_tf
 # %% tags=["parameters"]
 MODEL = "mnist5k-iwae-k5"
 NUM_IMAGES = 300  # of each kind
-NUM_SAMPLES = 500  # draws an image
+NUM_SAMPLES = 500  # draws for each image
 
 # %% [markdown]
 # ## Images
@@ -117,5 +117,5 @@ for name in list(sets)[1:]:
 # Turned digits and noise are found. An empty image has a *higher* likelihood than any digit, so
 # a low log p(x) does not reject it; the distance from the typical value does. For digits with
 # half of their ink, counting pixels works better than either score.
-# `docs/anomaly_detection.md` has the same for larger sets, and a case where a model prefers
-# another data set to its own.
+# `docs/anomaly_detection.md` has the same for larger sets, and a case where a model gives
+# higher scores to another data set than to its own.

@@ -3,7 +3,7 @@
 #
 # From a CSV file with missing values to a filled-in CSV file, and to a score for each row.
 # The table here is scikit-learn's wines, with a fifth of the entries hidden, so that we can
-# look at what the model makes of them.
+# check what the model fills in.
 
 # %%
 import iwae_tf  # before TensorFlow: it silences the start-up report
@@ -61,8 +61,8 @@ for column in schema.columns[-3:]:
 # %% [markdown]
 # ## A model of it
 #
-# `missing="marginalize_with_mask"` trains on a bound on the log-density of the entries that
-# are there. The encoder is told which they are. Every fifth row is kept for validation.
+# `missing="marginalize_with_mask"` trains on a bound on the log-density of the observed
+# entries. The encoder also receives a mask that says which ones are observed. Every fifth row is kept for validation.
 
 # %%
 keras.utils.set_random_seed(0)
@@ -101,8 +101,8 @@ plt.show()
 # %% [markdown]
 # ## The holes filled in
 #
-# `impute` gives the mean of what is missing, given what is there, and draws of it. The file
-# has the columns and the categories of the first one.
+# `impute` gives the mean of the missing entries, given the observed ones, and draws of them.
+# The new file has the columns and the categories of the first one.
 
 # %%
 filled = iwae_tf.impute(model, x, NUM_SAMPLES, num_imputations=20)
@@ -149,9 +149,9 @@ plt.show()
 # %% [markdown]
 # ## Scores, as a server gives them
 #
-# The SavedModel takes raw rows, holes and all. TensorFlow Serving serves it, and `endpoint=` in
-# place of `saved_model=` asks it. Rows whose columns are shuffled are not wines: each column
-# alone looks right, and together they do not.
+# The SavedModel takes raw rows, also those with missing values. If TensorFlow Serving serves
+# it, use `endpoint=` instead of `saved_model=`. We compare wines with rows whose columns are
+# shuffled: each column alone looks right, but together they do not.
 
 # %%
 exported = iwae_tf.export_saved_model(model, folder / "model", NUM_SAMPLES)
