@@ -4,8 +4,8 @@ With w[m, k] = p(x, z[m, k]) / q(z[m, k] | x), M groups outside the log and K dr
 inside it. Every function takes `log_weights` [M, K, B] and returns one value per
 example, in nats, higher is better.
 
-A new bound is one function and one `Objective` below, all that the package has to know
-of it, and in `models` a class that names it.
+A new bound needs a function and an `Objective` in this file, and a class in `models`
+that names the objective.
 """
 
 import dataclasses
@@ -202,7 +202,7 @@ class Objective:
         with the parameters of q stopped in log w.
 
         Raises:
-          InvalidInputError: there is none for this bound.
+          InvalidInputError: the bound does not define them.
 
         References:
           Tucker et al., 2019. https://arxiv.org/abs/1810.04152
@@ -214,12 +214,12 @@ class Objective:
         )
 
     def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
-        """How probably a step of few draws keeps each: c[M, K, B], of sum one over K.
+        """Probability with which a step keeps each draw: c[M, K, B], sum one over K.
 
-        Each draw's share of the gradient of the encoder's bound, within its group.
+        It is the draw's share of the gradient of the encoder's bound, in its group.
 
         Raises:
-          InvalidInputError: there are none for this bound.
+          InvalidInputError: the bound does not define them.
         """
         raise InvalidInputError(
             "`backward_samples` must be None for a bound without draw_probabilities, "

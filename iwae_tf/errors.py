@@ -1,8 +1,8 @@
-"""Exceptions that mean that the program is not what is wrong."""
+"""Exceptions whose cause is not in the program."""
 
 
 class InvalidInputError(ValueError):
-    """A user's mistake, told in one line: the argument, the rule, the value.
+    """A user's mistake, as a one-line message: the argument, the rule, the value.
 
     Library functions raise it for bad arguments, configs, data and files; the
     scripts print its message and exit with code 2.

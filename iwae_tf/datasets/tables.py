@@ -52,7 +52,7 @@ def infer_schema(
 
     Raises:
       InvalidInputError: a column of one value, of too many categories, or not of its
-        kind; a name in `kinds` that the table has not.
+        kind; a name in `kinds` that the table does not have.
     """
     table, kinds = as_table(data), dict(kinds or {})
     for name, kind in kinds.items():
@@ -86,7 +86,7 @@ def infer_schema(
 
 
 def encode(data: Any, schema: Schema) -> np.ndarray:
-    """A table as x of a model: raw numbers, codes of categories, NaN for what is empty.
+    """A table as x of a model: raw numbers, codes of categories, NaN for empty cells.
 
     Args:
       data: as of `infer_schema`; columns that are not in the schema are left out.

@@ -67,15 +67,15 @@ def log_likelihood(
     log 1/K sum_k p(x, z_k) / r(z_k|x)
 
     r is the encoder's q(z|x), as in the literature, or a proposal that is fitted to
-    each image first (see `refine_proposal`): a few times the work, and where the
-    encoder's draws leave an effective sample size of twenty, a thousand. A tenth of the
-    draws are still the encoder's, so that no weight is above ten times the encoder's.
-    An image whose fit fails gets the encoder's proposal, and `is_refined` is 0. Of a
-    conditional model it is log p(x|y), with draws of r(z|x, y).
+    each image first (see `refine_proposal`). Fitting costs a few times the work. On
+    MNIST it raises the effective sample size from about twenty to a thousand. A tenth
+    of the draws still come from the encoder, so no weight is above ten times the
+    encoder's. An image whose fit fails gets the encoder's proposal, and `is_refined`
+    is 0. For a conditional model the estimate is of log p(x|y), from r(z|x, y).
 
     The draws are streamed: memory does not grow with `num_samples`. The noise of
     row b, draw k is a function of (seed, first_row + b, k, num_samples), so the result
-    does not depend on `chunk_size` or `batch_size` (but to rounding), and images have
+    does not depend on `chunk_size` or `batch_size` (up to rounding), and images have
     independent noise. Inside a tf.function it gives the same numbers, as tensors.
 
     Args:
@@ -91,7 +91,7 @@ def log_likelihood(
         q and held at a constant.
       on_batch: optional function of the `LogLikelihood` of each finished batch.
       jit_compile: whether XLA compiles the estimator, once for each `num_samples`.
-        "auto": as the model's `compile` has it, and yes for one that is not compiled.
+        "auto": as in the model's `compile`, and yes if it is not compiled.
       proposal: "encoder" or "refined".
       num_steps: steps of a fit; None: 40.
 

@@ -49,16 +49,16 @@ def impute(
     labels: ArrayLike | tf.Tensor | None = None,
     proposal: str = "encoder",
 ) -> Imputation:
-    """Fills in the missing values of x, once by their mean and some times by draws.
+    """Fills in the missing values of x: once with their mean, then with draws.
 
-    Single imputation is sum_k w~_k E[x|z_k], the estimate of least squared error; of a
-    categorical column it is the most probable category. Multiple imputation takes z_k
-    with probability w~_k and draws x from p(x|z_k): analyse each of the filled-in
-    tables and pool, and the errors have what is not known of x_missing in them.
+    Single imputation is sum_k w~_k E[x|z_k], the estimate with the least squared error;
+    in a categorical column it is the most probable category. Multiple imputation takes
+    z_k with probability w~_k and draws x from p(x|z_k). If you analyse each of these
+    tables and pool the results, their errors include the uncertainty of x_missing.
 
     Both are as good as the model and its proposal: see `effective_sample_size` and
-    `pareto_k`, which should be below 0.7. They are valid where values are missing at
-    random, given those that are observed.
+    `pareto_k`, which should be below 0.7. They are valid if values are missing at
+    random, given the observed ones.
 
     Args:
       model: a built model with missing="marginalize" or "marginalize_with_mask".
@@ -67,9 +67,9 @@ def impute(
       seed: pair of integers.
       num_imputations: draws of each row.
       labels: of a conditional model, integers [B], or one for all.
-      proposal: "encoder", or "refined" for draws of proposals that are fitted to what
-        is observed of each row (see `refine_proposal`): a row with many holes often
-        needs them. Where a fit fails, it is the encoder's.
+      proposal: "encoder", or "refined" for draws from proposals that are fitted to
+        the observed values of each row (see `refine_proposal`). A row with many missing
+        values often needs them. If a fit fails, the row gets the encoder's proposal.
 
     Returns:
       Imputation of float32 arrays.

@@ -20,8 +20,8 @@ LAYER_DRAWS = 100  # draws over which the mean of an upper layer is averaged
 class LayerStatistics(NamedTuple):
     """Posterior means of one stochastic layer over a data set.
 
-    The top layer of a conditional model with a `prior` is in units of it,
-    (z_L - loc_y) / scale_y: what z_L says of x beyond what y says.
+    The top layer of a conditional model with a `prior` is measured relative to it,
+    (z_L - loc_y) / scale_y: what z_L says about x beyond what y says.
     """
 
     means: np.ndarray  # [N, D], E[z_l | x]
@@ -39,9 +39,9 @@ def active_units(
     """Number of active latent units of each stochastic layer.
 
     A unit is active where Var_x(E[z|x]) > threshold; for a conditional model see
-    `LayerStatistics`. The threshold is a share of the prior's variance where that is 1,
-    in the top layer. Below it p(z1|z2) has scales of its own, and units of a small one
-    count as inactive and may still matter.
+    `LayerStatistics`. In the top layer the prior's variance is 1, and the threshold is
+    a share of it. In lower layers p(z1|z2) has scales of its own: a unit with a small
+    scale counts as inactive and may still matter.
 
     Args:
       model: a built model of this package.

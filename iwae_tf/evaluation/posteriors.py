@@ -23,8 +23,8 @@ def refine_proposal(
 ) -> tfd.Distribution:
     """A Gaussian of full covariance fitted to the posterior p(z|x) of each image.
 
-    It depends on x alone, not on a seed, nor on the other images. First its ELBO is
-    maximised, then it is moved towards the mean and covariance of the posterior; see
+    It depends on x alone, not on a seed or on the other images. First its ELBO is
+    maximised. Then it is moved towards the mean and covariance of the posterior; see
     `evaluation.refinement`. `log_likelihood` with `proposal="refined"` draws from it,
     from a wider copy and from the encoder's proposal.
 

@@ -31,18 +31,18 @@ class LogLikelihood(NamedTuple):
     """Importance-sampling estimates of log p(x), each [B], in nats.
 
     `standard_error` is the error of importance sampling alone, by the delta method:
-    sqrt((K sum w~^2 - 1) / (K - 1)), NaN for one draw. Where few draws carry the
-    weight (a small `effective_sample_size`) it is too small. `jackknife_error` is the
-    error by leaving one draw out at a time, the same where the weights are even; where
-    they are not it has the size of the spread between seeds. `pareto_k` is the shape of
-    the tail of the weights (Vehtari et al. 2024): the estimate can be relied on up to
-    0.7. It is NaN for fewer than 25 draws.
+    sqrt((K sum w~^2 - 1) / (K - 1)), NaN for one draw. It is too small if few draws
+    carry the weight (a small `effective_sample_size`). `jackknife_error` comes from
+    leaving out one draw at a time. If the weights are even, it equals `standard_error`;
+    if not, it has the size of the spread between seeds. `pareto_k` is the shape of the
+    tail of the weights (Vehtari et al. 2024): the estimate can be relied on up to 0.7.
+    It is NaN for fewer than 25 draws.
 
     `estimate` is biased low, because the largest weights are rare. `bias_allowance` is
-    what they may add, log(1 + w / (1 - k)) with w the share of the largest weight and k
-    the upper end of what the tail's shape may be (see `pareto.bias_allowance`).
+    how much they may add, log(1 + w / (1 - k)). Here w is the share of the largest
+    weight and k an upper limit of the tail's shape (see `pareto.bias_allowance`).
 
-    None of this knows of modes that no draw visited.
+    None of these numbers can know of modes that no draw visited.
     """
 
     estimate: np.ndarray

@@ -50,8 +50,8 @@ class Autoencoder(SavedByKeras):
         `keras.saving.register_keras_serializable` for the model to be saved.
       num_classes: number of classes of a conditional model, q(z|x, y), p(z_L|y) and
         p(x|z, y) (Sohn et al. 2015). Each network is then called on the list
-        [inputs, one-hot label], float32 [rows, ...] and [rows, num_classes]; an `MLP`
-        takes it as it is, `networks.WithLabels` makes a network of one input take it.
+        [inputs, one-hot label], float32 [rows, ...] and [rows, num_classes]. `MLP`
+        takes this list; wrap a network with one input in `networks.WithLabels`.
       prior: Keras layer or model from one-hot labels [rows, num_classes] to loc and
         log_scale of p(z_L|y), [rows, 2 * latent_dim]. None: N(0, I) for every class.
       missing: what NaN in x means. "refuse": an error. "marginalize": a missing value;
@@ -200,7 +200,7 @@ class Autoencoder(SavedByKeras):
           num_samples: K.
           seed: pair of integers; row b, draw (m, k) has the same noise in any mode.
           labels: of a conditional model, integers [B], or one for all.
-          training: how the networks are called: dropout drops then.
+          training: whether the networks are called as in training, with dropout.
 
         Returns:
           log_weights: float32 [M, K, B].

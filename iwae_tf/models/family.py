@@ -16,7 +16,7 @@ class VAE(ImportanceWeightedAutoencoder):
 
     With `free_bits=X`, X nats of each latent unit's KL cost nothing: the gradients are
     those of log p(x|z) - sum_j max(X, mean over the batch of KL(q(z_j|x) || p(z_j))).
-    The bounds that are logged stay those above. Of one stochastic layer.
+    The logged bounds do not change. The model must have one stochastic layer.
 
     References:
       Kingma and Welling, 2014. https://arxiv.org/abs/1312.6114

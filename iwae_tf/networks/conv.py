@@ -88,7 +88,7 @@ class ConvEncoder(_ConvNetwork):
     """Residual convolutional encoder: q(z|x) of images.
 
     For each entry of `channels` the image is halved by taking 2 x 2 pixels as channels,
-    and goes through a convolution and a residual block. An `MLP` ends it.
+    and goes through a convolution and a residual block. The last part is an `MLP`.
 
     Args:
       latent_dim: int, of z.

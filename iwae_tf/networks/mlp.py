@@ -39,8 +39,8 @@ class MLP(keras.Layer):
     Args:
       hidden_dims: sequence of ints, units of each hidden layer; or one int.
       output_shape: tuple of ints, the shape of one output row; or its one int.
-      activation: Keras activation of the hidden layers. A Keras layer is one for all of
-        them, with one set of variables.
+      activation: Keras activation of the hidden layers. If it is a Keras layer, all
+        of them share it and its variables.
       output_bias: optional nested sequence of floats of shape `output_shape`, where
         the output starts, such as the logits of the mean training image.
       seed: optional int that the initial weights are a function of; None draws from
@@ -149,13 +149,13 @@ class MLP(keras.Layer):
 
 @keras.saving.register_keras_serializable("iwae_tf")
 class WithLabels(keras.Layer):
-    """Makes a network of one input one of a conditional model.
+    """Makes a network with one input usable in a conditional model.
 
     The one-hot labels are appended to the last axis of the inputs: more elements of a
     vector, constant channels of an image.
 
     Args:
-      network: Keras layer or model of one input.
+      network: Keras layer or model with one input.
 
     Input: list [inputs, labels], float [rows, ..., D] and [rows, num_classes].
     Output: what `network` returns for float [rows, ..., D + num_classes].

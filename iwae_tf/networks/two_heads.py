@@ -13,14 +13,14 @@ SECOND = ("log_scale", "log_variance")
 
 @keras.saving.register_keras_serializable("iwae_tf")
 class TwoHeads(keras.Layer):
-    """Makes of a network with two outputs one that returns loc and log_scale.
+    """Turns a network with two outputs into one that returns loc and log_scale.
 
-    Many VAEs return (mean, log-variance), or (mean, log-variance, z). The shapes do not
-    tell a log-variance from a log-scale, so it has to be said.
+    Many VAEs return (mean, log-variance), or (mean, log-variance, z). A log-variance
+    and a log-scale have the same shape, so `second` has to say which one it is.
 
     Args:
       network: Keras layer or model that returns a list: loc and `second`, each
-        float [rows, latent_dim]. More outputs, as a draw of z, are left out.
+        float [rows, latent_dim]. Other outputs, such as a draw of z, are left out.
       second: "log_variance", of which log_scale is the half, or "log_scale".
 
     Input: what `network` takes.

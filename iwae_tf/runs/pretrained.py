@@ -63,7 +63,7 @@ def from_pretrained(name: str) -> keras.Model:
 
     Returns:
       model: the Keras model, ready to score or to train on. It is compiled with the
-        optimiser of its run, at the learning rate at which that ended.
+        optimiser of its run, at the last learning rate of the run.
 
     Raises:
       InvalidInputError: there is no model of that name.

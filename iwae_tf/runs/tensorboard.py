@@ -56,8 +56,8 @@ PIXELS = 600  # width of a picture, about
 class TensorBoard(keras.callbacks.Callback):
     """Writes the metrics of each epoch, and pictures and histograms at some.
 
-    The step is the number of finished epochs. A run that goes on takes out what was
-    written after the epoch from which it goes on.
+    The step is the number of finished epochs. A run that continues first removes what
+    was written after the epoch from which it continues.
 
     Args:
       log_dir: folder; `train` and `validation` in it are runs of TensorBoard.
@@ -200,7 +200,7 @@ def write_hyperparameters(
     config: Mapping[str, Any],
     results: Mapping[str, Any],
 ) -> None:
-    """Writes a run's line in TensorBoard's table of hyperparameters; once more anew.
+    """Writes a run's line in TensorBoard's table of hyperparameters, or replaces it.
 
     Args:
       log_dir: folder of `TensorBoard`.

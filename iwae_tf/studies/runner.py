@@ -2,9 +2,9 @@
 
   outcomes = run_all([Run("k5", config_a), Run("k50", config_b)], "runs/sweep")
 
-Every run is `python -m iwae_tf.train` in `folder/name`, so that one that fails, or is
-killed, takes no other with it. The same call again does what is left to do: finished
-runs are read, unfinished ones go on from their last checkpoint.
+Every run is `python -m iwae_tf.train` in `folder/name`, so a run that fails or is
+killed does not end the others. Call it again to finish what is left: finished runs are
+read, unfinished ones continue from their last checkpoint.
 """
 
 import ast
@@ -101,7 +101,7 @@ def run_all(
     report: Callable[[str], object] = print,
     do: Callable[..., Outcome] | None = None,
 ) -> list[Outcome]:
-    """Does the runs, some at a time; a failed one does not end the others.
+    """Trains the runs, some at a time; a failed one does not end the others.
 
     Args:
       runs: iterable of Run (or (name, config)).

@@ -3,9 +3,9 @@
   axes = parse_axes(config, ["batch_size=20,100"], ["learning_rate=1e-4,1e-2,log"])
   outcomes = search(config, axes, "runs/search", num_trials=30)
 
-A trial is a run as in `runner`, told by its validation bound: that of its last epoch is
-maximised, and a run that is below the median of the others at an epoch is broken off.
-Optuna's journal lies in the folder. The same call again does what is left to do.
+A trial is a run as in `runner`. The search maximises the validation bound of the last
+epoch. It stops a trial whose bound is below the median of the others at the same epoch.
+Optuna's journal is in the folder. Call it again to finish what is left.
 """
 
 import ast
@@ -109,15 +109,15 @@ def search(
     stop: threading.Event | None = None,
     report: Callable[[str], object] = print,
 ) -> list[Outcome]:
-    """Does trials until there are so many that are done or pruned.
+    """Does trials until `num_trials` of them are done or pruned.
 
-    What was stopped, or failed, before is done first, each in its own workdir.
+    Trials that were interrupted or failed before come first, each in its own workdir.
 
     Args:
       config: ConfigDict that the trials share.
       axes: list of Axis.
       folder: path, of the trials' workdirs `trial-0000`, ... and of Optuna's journal.
-      num_trials: how many trials there are to be in all.
+      num_trials: number of trials, in all.
       num_processes: how many at a time.
       stop: optional threading.Event: once set, trials write a checkpoint and end.
       report: function of one line, told of each trial, and of the best one.
