@@ -11,10 +11,10 @@ def get_config():
     config = default_config()
     config.num_samples = 50
     config.gradient_estimator = "dreg"
-    config.backward_samples = 8
+    config.backward_samples = 4
     config.optimizer = "muon"
     config.batch_size = 200
-    config.epochs = 220
-    config.stages = ((8, 90, 1.5e-3, 1e-3), (50, 130, 1e-3, 5e-6))
+    config.epochs = 345
+    config.stages = ((8, 240, 1.5e-3, 6e-4), (50, 105, 6e-4, 5e-6))
     config.eval_split = "test"
     return config

@@ -42,7 +42,8 @@ LONG_STAGES = {  # by stochastic layers: hours
     1: ((300, 1.5e-3, 3e-4), (80, 6e-4, 5e-6)),
     2: ((220, 1.5e-3, 3e-4), (48, 6e-4, 5e-6)),
 }
-HOUR_STAGES = ((90, 1.5e-3, 1e-3), (130, 1e-3, 5e-6))  # one layer, 8 of 50 backward
+HOUR_STAGES = ((240, 1.5e-3, 6e-4), (105, 6e-4, 5e-6))  # one layer
+HOUR_KEPT = 4  # draws that go backward, of 8 and of 50
 FURTHER_STAGE = (80, 6e-4, 5e-6)  # of the long run with one layer, once it has ended
 
 
@@ -314,7 +315,7 @@ def _headline(protocol: Protocol) -> list[Cell]:
         label = f"{layers}-layer IWAE, k = 50"
         made.append(Cell(f"iwae_k50_{layers}l", label, config, Published(nll)))
     if protocol.budget == "short":
-        config = protocol.config("iwae", num_samples=50, backward_samples=FIRST_DRAWS)
+        config = protocol.config("iwae", num_samples=50, backward_samples=HOUR_KEPT)
         _short(config, *HOUR_STAGES)
         name, label = "iwae_k50_1l_hour", f"{made[0].label}, in an hour"
         made.append(Cell(name, label, config, made[0].published))
