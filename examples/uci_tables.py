@@ -68,10 +68,40 @@ def train(x, schema, seed, validation=None, missing="marginalize_with_mask"):
     return model
 
 
-def normal_schema(x):
-    return tables.infer_schema(
-        x, dict.fromkeys(tables.as_table(x).column_names, "normal")
-    )
+def schema_of(x, kind="normal"):
+    return tables.infer_schema(x, dict.fromkeys(tables.as_table(x).column_names, kind))
+
+
+def with_holes(x, seed):
+    """x with half of its entries missing, and which ones."""
+    is_hidden = np.random.default_rng(seed).uniform(size=x.shape) < HIDDEN
+    return np.where(is_hidden, np.nan, x), is_hidden
+
+
+def proposals(name, seed):
+    """What `impute` finds with the encoder's draws, and with refined ones, by columns.
+
+    The digits' columns are counts, so their model is trained with such columns too.
+    """
+    x, _ = load(name)
+    scale, found = x.std(axis=0), {}
+    for kind in ("normal", "negative_binomial") if name == "digits" else ("normal",):
+        holed, is_hidden = with_holes(x, seed)
+        model = train(holed, schema_of(holed, kind), seed)
+        for proposal in ("encoder", "refined"):
+            filled = iwae_tf.impute(
+                model,
+                holed.astype("float32"),
+                _DRAWS.value,
+                (seed, 1),
+                proposal=proposal,
+            )
+            found[f"{kind}, {proposal}"] = {
+                "error": float(np.mean(((filled.x - x) / scale)[is_hidden] ** 2)),
+                "effective_sample_size": float(np.median(filled.effective_sample_size)),
+                "share_of_k_above_0.7": float(np.mean(filled.pareto_k > 0.7)),
+            }
+    return found
 
 
 def impute(name, seed):
@@ -82,9 +112,8 @@ def impute(name, seed):
 
     x, _ = load(name)
     x = (x - x.mean(axis=0)) / x.std(axis=0)
-    is_hidden = np.random.default_rng(seed).uniform(size=x.shape) < HIDDEN
-    holed = np.where(is_hidden, np.nan, x)
-    model = train(holed, normal_schema(holed), seed)
+    holed, is_hidden = with_holes(x, seed)
+    model = train(holed, schema_of(holed), seed)
     found = iwae_tf.impute(model, holed.astype("float32"), _DRAWS.value, (seed, 1))
     few = {"random_state": seed, "max_iter": 20}
     forest = RandomForestRegressor(10, min_samples_leaf=3, random_state=seed)
@@ -119,7 +148,7 @@ def densities(name, seed):
     training, test = np.split(inside, [int(0.8 * len(inside))])
     fitted, held_out = np.split(training, [int(0.8 * len(training))])
     outside = x[~np.isin(y, INLIERS[name])]
-    model = train(fitted, normal_schema(fitted), seed, held_out, missing="refuse")
+    model = train(fitted, schema_of(fitted), seed, held_out, missing="refuse")
     loc, scale = training.mean(axis=0), training.std(axis=0)
 
     def best(makers):
@@ -200,7 +229,7 @@ def main():
     path = pathlib.Path(_OUTPUT.value)
     path.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(path.read_text()) if path.exists() else {}
-    for measure in (impute, densities):
+    for measure in (impute, densities, proposals):
         for seed in range(_SEEDS.value):
             for name in _TABLES.value:
                 key = f"{measure.__name__}/{name}/{seed}"

@@ -98,6 +98,7 @@ def run() -> int:
         write_imputed(
             _IMPUTED.value, x, _SAVED_MODEL.value, schema, labels=labels,
             num_samples=_NUM_SAMPLES.value, seed=_SEED.value,
+            proposal=_PROPOSAL.value,
         )  # fmt: skip
     output = _OUTPUT.value
     arguments = {flag.name: flag.value for flag in _ARGUMENTS} | {"labels": labels}

@@ -113,12 +113,19 @@ def test_rows_with_holes_are_the_same_in_python_and_as_saved(tmp_path):
     np.testing.assert_allclose(served["log_likelihood"], scored.estimate, rtol=1e-5)
     loc = loaded.signatures["encode"](x=tf.constant(x))["loc"]
     np.testing.assert_allclose(loc, model.encode(x).mean(), rtol=1e-5, atol=1e-6)
-    found = iwae_tf.impute(model, x, 100, seed=(3, 4))
-    served = loaded.signatures["impute"](
-        x=tf.constant(x), num_samples=tf.constant(100), seed=tf.constant([3, 4])
-    )
-    np.testing.assert_allclose(served["mean"], found.x, rtol=1e-5)
-    np.testing.assert_allclose(served["draw"], found.draws[0], rtol=1e-5)
+    for proposal, name in ("refined", "refined_impute"), ("encoder", "impute"):
+        found = iwae_tf.impute(model, x, 100, seed=(3, 4), proposal=proposal)
+        steps = {"num_steps": tf.constant(0)} if proposal == "refined" else {}
+        served = loaded.signatures[name](
+            x=tf.constant(x),
+            num_samples=tf.constant(100),
+            seed=tf.constant([3, 4]),
+            **steps,
+        )
+        np.testing.assert_allclose(served["mean"], found.x, rtol=1e-4)
+        np.testing.assert_allclose(served["draw"], found.draws[0], rtol=1e-4)
+        size = served["effective_sample_size"]
+        np.testing.assert_allclose(size, found.effective_sample_size, rtol=1e-3)
     again = iwae_tf.impute(model, x[:3], 100, seed=(3, 4), num_imputations=1)
     np.testing.assert_allclose(again.x, found.x[:3], rtol=1e-5)
     with pytest.raises(tf.errors.InvalidArgumentError, match="not finite"):

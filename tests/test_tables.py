@@ -320,7 +320,7 @@ def test_rows_with_holes_are_scored_and_filled_in(trained, tmp_path, capsys):
     model = trained / "run/saved_model"
     holed = frame(seed=5)
     holed.to_csv(tmp_path / "new.csv", index=False)
-    flags = (f"--input={tmp_path}/new.csv", "--num_samples=30")
+    flags = (f"--input={tmp_path}/new.csv", "--num_samples=30", "--proposal=refined")
     filled, scores = tmp_path / "filled.csv", tmp_path / "scores.csv"
     saved = (f"--saved_model={model}", f"--output={scores}", f"--imputed={filled}")
     assert run_script("score", *flags, *saved) == 0

@@ -128,6 +128,7 @@ def impute_in_graph(
     first_row: tf.Tensor,
     y: tf.Tensor | None = None,
     proposal: str = "encoder",
+    num_steps: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """`impute` as graph ops, a row at a time: memory does not grow with the batch.
 
@@ -140,6 +141,7 @@ def impute_in_graph(
       first_row: integer scalar, the first row's index.
       y: labels [B] of a conditional model.
       proposal: "encoder", or "refined", which are fitted to all rows at once.
+      num_steps: integer scalar, steps of a fit; None for the default.
 
     Returns:
       (means [B, *event], draws [B, num_imputations, *event], effective sample size [B],
@@ -148,7 +150,7 @@ def impute_in_graph(
     parameters, found = latent.encode(x, y), None
     if proposal == "refined":
         key = noise.fold_in(key, refinement.DRAWS_STREAM)
-        steps = tf.constant(refinement.NUM_STEPS)
+        steps = tf.constant(refinement.NUM_STEPS) if num_steps is None else num_steps
         directions = refinement.directions(steps, sum(latent.latent_dims))
         found = refinement.fit(latent, x, y, parameters, None, directions)
 

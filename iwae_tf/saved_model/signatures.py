@@ -11,9 +11,10 @@
 | sample | num_samples [], seed [2] | mean, sample |
 | reconstruct | x, seed [2] | mean |
 | impute | x, num_samples [], seed [2] | mean, draw, effective_sample_size |
+| refined_impute | and num_steps [] | the same |
 
-`refined_log_likelihood` draws from proposals that are fitted to each image, in so many
-steps; 0 stands for the default. Of `num_samples=1` errors are NaN, and of fewer than 25
+The refined ones draw from proposals that are fitted to each image, in so many steps; 0
+stands for the default. Of `num_samples=1` errors are NaN, and of fewer than 25
 `pareto_k` and `bias_allowance`. A likelihood without a mean has no `decode`, no
 `reconstruct` and no `mean` of `sample`.
 Those of a conditional model take one input more, `y` int32 [batch], the class labels;
@@ -45,7 +46,7 @@ def trace(model: Autoencoder, num_samples: int, refined: bool = True) -> dict[st
     Args:
       model: a built model of this package.
       num_samples: draws of `serving_default`.
-      refined: whether there is `refined_log_likelihood`.
+      refined: whether there are the signatures with refined proposals.
     """
     images = tf.TensorSpec((None, *model.event_shape), tf.float32, "x")
     seed = tf.TensorSpec([2], tf.int32, "seed")
@@ -69,11 +70,7 @@ def trace(model: Autoencoder, num_samples: int, refined: bool = True) -> dict[st
         return {name: outputs[name] for name in SCORES[:6]}
 
     def refined_log_likelihood(x, num_samples, seed, num_steps, y=None):
-        rule = "num_steps: must be a positive integer, or 0 for the default"
-        num_steps = require(num_steps, (num_steps >= 0, rule, num_steps))
-        num_steps = tf.where(num_steps == 0, refinement.NUM_STEPS, num_steps)
-        options = {"proposal": "refined", "num_steps": num_steps}
-        return estimate(x, num_samples, seed, y, **options)
+        return estimate(x, num_samples, seed, y, **_refined(num_steps))
 
     def log_likelihood(x, num_samples, seed, y=None):
         outputs = error_bars(x, num_samples, seed, y)
@@ -109,14 +106,17 @@ def trace(model: Autoencoder, num_samples: int, refined: bool = True) -> dict[st
         y = model.gate.asserted_labels(y, tf.shape(x)[0])
         return {"mean": model.reconstruct(model.gate.asserted(x), seed, labels=y)}
 
-    def impute(x, num_samples, seed, y=None):
+    def impute(x, num_samples, seed, y=None, **options):
         y = model.gate.asserted_labels(y, tf.shape(x)[0])
         x, num_samples = model.gate.asserted(x), _at_least_one(num_samples)
         mean, draw, size, _ = impute_in_graph(
             model.latent, x, num_samples, 1, noise.make_key(seed),
-            tf.constant(0, tf.int64), y,
+            tf.constant(0, tf.int64), y, **options,
         )  # fmt: skip
         return {"mean": mean, "draw": draw[:, 0], "effective_sample_size": size}
+
+    def refined_impute(x, num_samples, seed, num_steps, y=None):
+        return impute(x, num_samples, seed, y, **_refined(num_steps))
 
     specs: dict[Any, list[Any]] = {
         serving_default: [images],
@@ -125,13 +125,15 @@ def trace(model: Autoencoder, num_samples: int, refined: bool = True) -> dict[st
         encode: [images],
         sample: [count, seed],
     }
+    if has_mean and model.latent.takes_missing:
+        specs[impute] = [images, count, seed]
     if refined:
         steps = tf.TensorSpec([], tf.int32, "num_steps")
         specs[refined_log_likelihood] = [images, count, seed, steps]
+        if impute in specs:
+            specs[refined_impute] = [images, count, seed, steps]
     if has_mean:
         specs |= {decode: [latents], reconstruct: [images, seed]}
-    if has_mean and model.latent.takes_missing:
-        specs[impute] = [images, count, seed]
     return {
         function.__name__: tf.function(
             _float32(function), autograph=False
@@ -145,17 +147,19 @@ def example_inputs(model: Autoencoder, num_samples: int) -> dict[str, dict[str, 
     x = model.sample(1, labels=0 if model.is_conditional else None)
     image, seed = {"x": tf.cast(x, tf.float32)}, {"seed": tf.constant([0, 0])}
     draws = {"num_samples": tf.constant(min(num_samples, WARMUP_SAMPLES))}
+    default_steps = {"num_steps": tf.constant(0)}
     labels = {"y": tf.constant([0])} if model.is_conditional else {}
     requests = {
         "serving_default": image,
         "log_likelihood": image | draws | seed,
         "error_bars": image | draws | seed,
-        "refined_log_likelihood": image | draws | seed | {"num_steps": tf.constant(0)},
+        "refined_log_likelihood": image | draws | seed | default_steps,
         "encode": image,
         "decode": {"z": tf.zeros([1, model.latent_dims[0]])},
         "sample": {"num_samples": tf.constant(1)} | seed,
         "reconstruct": image | seed,
         "impute": image | draws | seed,
+        "refined_impute": image | draws | seed | default_steps,
     }
     return {name: inputs | labels for name, inputs in requests.items()}
 
@@ -168,6 +172,14 @@ def _float32(function):
         return {name: tf.cast(v, tf.float32) for name, v in function(*args).items()}
 
     return cast
+
+
+def _refined(num_steps):
+    """The options of refined proposals, once `num_steps` has been found to be a count."""
+    rule = "num_steps: must be a positive integer, or 0 for the default"
+    num_steps = require(num_steps, (num_steps >= 0, rule, num_steps))
+    num_steps = tf.where(num_steps == 0, refinement.NUM_STEPS, num_steps)
+    return {"proposal": "refined", "num_steps": num_steps}
 
 
 def _at_least_one(num_samples):

@@ -23,6 +23,7 @@ def write_imputed(
     labels: np.ndarray | None = None,
     num_samples: int = 1000,
     seed: Sequence[int] = (0, 0),
+    proposal: str = "encoder",
 ) -> None:
     """Writes rows, each missing value in them replaced by its estimated mean.
 
@@ -34,6 +35,7 @@ def write_imputed(
       labels: of a conditional model, integers [N].
       num_samples: K.
       seed: pair of integers.
+      proposal: "encoder", or "refined" for proposals fitted to each row.
 
     Raises:
       InvalidInputError: a model that takes no missing values, or a file that cannot be
@@ -51,16 +53,25 @@ def write_imputed(
             "`saved_model` must be of a model that takes missing values. "
             f"Received: {version}, without the signature impute"
         )
+    name, steps = "impute", {}
+    if proposal == "refined":
+        name, steps = "refined_impute", {"num_steps": tf.constant(0)}
+    if name not in signatures:
+        raise InvalidInputError(
+            "`proposal` must be encoder where the export has no signature "
+            f"{name}: export the model again. Received: {version}"
+        )
     filled = []
     for start in range(0, len(x), BATCH_SIZE):
         rows = slice(start, start + BATCH_SIZE)
         given = {} if labels is None else {"y": tf.constant(labels[rows], tf.int32)}
         try:
-            found = signatures["impute"](
+            found = signatures[name](
                 x=tf.constant(as_float32(x[rows])),
                 num_samples=tf.constant(num_samples),
                 seed=tf.constant(batch_seed(seed, start)),
                 **given,
+                **steps,
             )
         except tf.errors.InvalidArgumentError as error:
             raise InvalidInputError(refusal(error.message)) from error
