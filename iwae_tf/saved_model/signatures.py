@@ -175,7 +175,7 @@ def _float32(function):
 
 
 def _refined(num_steps):
-    """The options of refined proposals, once `num_steps` has been found to be a count."""
+    """The options of refined proposals, for a `num_steps` that is zero or positive."""
     rule = "num_steps: must be a positive integer, or 0 for the default"
     num_steps = require(num_steps, (num_steps >= 0, rule, num_steps))
     num_steps = tf.where(num_steps == 0, refinement.NUM_STEPS, num_steps)
