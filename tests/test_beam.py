@@ -146,6 +146,17 @@ def test_parquet_in_csv_out(folder, x, expected, tmp_path):
     assert_scores(found, range(31), expected, range(31))
 
 
+@pytest.mark.parametrize("row, count", [(1, 2), (-3, 1)])
+def test_a_row_that_is_not_its_own_is_refused(folder, x, tmp_path, capsys, row, count):
+    """A repeated id would give two rows one seed, and the scores one name."""
+    columns = {"row": [0, 1, row], "x": [image.ravel() for image in x[:3]]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    assert run(folder, tmp_path / "a.parquet", tmp_path / "scores.csv") == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert f"Received: row={row} in {count} rows" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
 def test_csv_shards_with_holes(tmp_path):
     frame = pd.DataFrame({"a": [3.0, np.nan, 1.5, 2.0], "b": ["u", "v", None, "v"]})
     schema = tables.infer_schema(frame)

@@ -107,8 +107,10 @@ def read(pattern: str, schema: str | os.PathLike[str] | None = None) -> beam.PTr
         return _ReadParts(paths, shards.reader(suffix, schema, FileSystems.open))
     if suffix == ".parquet":
         records = beam.io.ReadFromParquet(pattern, columns=["row", "x"])
-        return _Chain(records, beam.Map(lambda record: (record["row"], record["x"])))
-    return _Chain(beam.io.ReadFromTFRecord(pattern), beam.Map(parse_example))
+        parse = beam.Map(lambda record: (record["row"], record["x"]))
+    else:
+        records, parse = beam.io.ReadFromTFRecord(pattern), beam.Map(parse_example)
+    return _Chain(records, parse, beam.GroupByKey(), beam.Map(only_image))
 
 
 def write(output: str) -> beam.PTransform:
@@ -159,6 +161,14 @@ def parse_example(record: bytes) -> tuple[int, np.ndarray]:
             f"features {sorted(features)}"
         )
     return rows[0], np.array(values, np.float32)
+
+
+def only_image(found: tuple[int, Iterable[Any]]) -> tuple[int, np.ndarray]:
+    """(row, image) of all the images that have this row, of which there must be one."""
+    row, images = found[0], [*found[1]]
+    if len(images) > 1 or row is None or row < 0:
+        raise InvalidInputError(shards.OWN_ROW.format(row, len(images)))
+    return row, images[0]
 
 
 def parse_options(options: Sequence[str]) -> PipelineOptions:

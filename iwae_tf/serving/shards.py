@@ -31,6 +31,10 @@ SCHEMA = pyarrow.schema(
         *((name, pyarrow.float32()) for name in COLUMNS[1:]),
     ]
 )
+OWN_ROW = (  # of the id and the number of rows that have it
+    "`input` must have a `row` of its own, an integer from 0 on, in each row. "
+    "Received: row={} in {} rows"
+)
 Opener = Callable[[str], IO[bytes]]
 Reader = Callable[[str, int, int], tuple[int, Any]]  # (path, start, size): (count, x)
 

@@ -140,10 +140,7 @@ class Job:
         wrong = "count > 1 or row is null or row < 0"
         found = rows.groupBy("row").count().where(wrong).first()
         if found is not None:
-            raise InvalidInputError(
-                "`input` must have a `row` of its own, an integer from 0 on, in each "
-                f"row. Received: row={found[0]} in {found[1]} rows"
-            )
+            raise InvalidInputError(shards.OWN_ROW.format(*found))
         num_parts = -(-rows.count() // shards.ROWS_A_READ)
         return rows.repartition(_num_tasks(spark, num_parts), "row"), _rows_of_table
 
