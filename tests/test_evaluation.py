@@ -325,6 +325,19 @@ def test_what_was_traced_is_let_go(tmp_path):
     assert graphs_after_a_model() <= first < 10
 
 
+def test_many_models_that_are_traced_once_each_give_no_warning_of_retracing(caplog):
+    def make(_):
+        return lambda x: x + 1
+
+    kept = [build("iwae") for _ in range(6)]
+    with caplog.at_level("WARNING", "tensorflow"):
+        tf.get_logger().addHandler(caplog.handler)
+        for model in kept:
+            assert compiling.compiled(model, make, jit_compile=False)(tf.ones([])) == 2
+        tf.get_logger().removeHandler(caplog.handler)
+    assert not caplog.records
+
+
 @pytest.mark.xla
 def test_the_compiled_estimator_sees_new_weights_and_lets_the_model_go():
     problem = PROBLEMS["one layer"]

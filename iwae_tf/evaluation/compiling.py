@@ -1,5 +1,6 @@
 """Programs of a model that are compiled once and do not keep it alive."""
 
+import functools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -42,6 +43,9 @@ def compiled(
         jit_compile = model.supports_xla
     programs, key = _compiled.setdefault(model, {}), (make, *settings)
     if key not in programs:
-        program = no_graph_is_kept()(make(weakref.ref(model), *settings))
+        # As a partial, which has no code of its own: TensorFlow counts tracings by code,
+        # and would warn where many models are traced once each.
+        program = functools.partial(make(weakref.ref(model), *settings))
+        program = no_graph_is_kept()(program)
         programs[key] = tf.function(program, autograph=False, jit_compile=jit_compile)
     return programs[key]
