@@ -43,8 +43,8 @@ def compiled(
         jit_compile = model.supports_xla
     programs, key = _compiled.setdefault(model, {}), (make, *settings)
     if key not in programs:
-        # As a partial, which has no code of its own: TensorFlow counts tracings by code,
-        # and would warn where many models are traced once each.
+        # A partial has no code of its own: TensorFlow counts tracings by code, and
+        # would warn where many models are traced once each.
         program = functools.partial(make(weakref.ref(model), *settings))
         program = no_graph_is_kept()(program)
         programs[key] = tf.function(program, autograph=False, jit_compile=jit_compile)

@@ -106,11 +106,13 @@ def read(pattern: str, schema: str | os.PathLike[str] | None = None) -> beam.PTr
     if suffix in shards.NUMBERED:
         return _ReadParts(paths, shards.reader(suffix, schema, FileSystems.open))
     if suffix == ".parquet":
-        records = beam.io.ReadFromParquet(pattern, columns=["row", "x"])
-        parse = beam.Map(lambda record: (record["row"], record["x"]))
+        rows = _Chain(
+            beam.io.ReadFromParquet(pattern, columns=["row", "x"]),
+            beam.Map(lambda record: (record["row"], record["x"])),
+        )
     else:
-        records, parse = beam.io.ReadFromTFRecord(pattern), beam.Map(parse_example)
-    return _Chain(records, parse, beam.GroupByKey(), beam.Map(only_image))
+        rows = _Chain(beam.io.ReadFromTFRecord(pattern), beam.Map(parse_example))
+    return _Chain(rows, beam.GroupByKey(), beam.Map(only_image))
 
 
 def write(output: str) -> beam.PTransform:
