@@ -139,7 +139,7 @@ def measure(options):
         Row(f"{name}: time by the encoder's", spread(ratios), "", Target("<=", 3.0)),
         equal_time(name, model, images[:few], results, float(np.median(ratios))),
         annealing(name, model, images[:anneal], results[0],
-                  20 if options.quick else 600),
+                  20 if options.quick else 2400),
     ]  # fmt: skip
     plain = iwae_tf.log_likelihood(model, images[:few], DRAWS)
     rows += quality(f"{name}, encoder's draws", [plain], (None, None, None))

@@ -213,6 +213,14 @@ def report(results):
         cells = [cell([run[method] for run in found], ".3f") for method in methods]
         share = np.mean([run["share_of_k_above_0.7"] for run in found])
         yield f"| {name} | {len(found)} | {' | '.join(cells)} | {share:.0%} |"
+    for name in TABLES:
+        runs = of("proposals", name)
+        for way in runs[0]:
+            error, size, share = zip(*(run[way].values() for run in runs))
+            yield (
+                f"| {name} | {len(runs)} | {way} | {cell(error, '.3f')} | "
+                f"{np.mean(size):.0f} | {np.mean(share):.1%} |"
+            )
     for name in INLIERS:
         for method in ("iwae", "gaussian_mixture", "kernel_density", "ppca"):
             runs = [run[method] for run in of("densities", name)]
@@ -238,7 +246,7 @@ def main():
                 results[key] = measure(name, seed)
                 path.write_text(json.dumps(results, indent=2) + "\n")
                 print(key, flush=True)
-    if {f"impute/{name}/0" for name in TABLES} <= {*results}:
+    if {f"proposals/{name}/0" for name in TABLES} <= {*results}:
         print(*report(results), sep="\n")
 
 

@@ -98,7 +98,7 @@ def test_the_serve_demo(run, capsys):
 def test_the_tables_of_scikit_learn(run):
     out = run("uci_tables", "--tables=wine", "--seeds=1", "--steps=20", "--draws=50")
     found = json.loads(out.read_text())
-    assert set(found) == {"impute/wine/0", "densities/wine/0"}
+    assert set(found) == {f"{k}/wine/0" for k in ("impute", "densities", "proposals")}
     errors = found["impute/wine/0"]
     wine = sklearn.datasets.load_wine().data
     wine = (wine - wine.mean(axis=0)) / wine.std(axis=0)
@@ -108,6 +108,8 @@ def test_the_tables_of_scikit_learn(run):
     assert errors["mean"] == pytest.approx(expected)
     assert 0 < errors["iterative"] < errors["knn"] < errors["mean"]
     assert np.isfinite(errors["iwae"])
+    sizes = [r["effective_sample_size"] for r in found["proposals/wine/0"].values()]
+    assert 1 < sizes[0] < sizes[1] <= 50  # by the encoder's draws, by refined ones
     # In raw units: the density of a wide normal for each column is no better.
     of_models = found["densities/wine/0"]
     assert set(of_models) == {"iwae", "gaussian_mixture", "kernel_density", "ppca"}
@@ -120,7 +122,8 @@ def test_the_page_on_tables_has_the_numbers_of_its_file():
     results = json.loads((ROOT / "docs/tables/results.json").read_text())
     page = (ROOT / "docs/tables.md").read_text().splitlines()
     lines = [*uci_tables.report(results)]
-    assert len(lines) == 4 + 2 * 4
+    assert len(lines) == 4 + (3 * 2 + 4) + 2 * 4
     assert {*lines} <= {*page}
     for name in uci_tables.TABLES:
-        assert sum(key.startswith(f"impute/{name}/") for key in results) == 5
+        for kind in ("impute", "proposals"):
+            assert sum(key.startswith(f"{kind}/{name}/") for key in results) == 5
