@@ -22,6 +22,7 @@ from running import (
     read_json,
     run_process,
     run_script,
+    weights,
 )
 
 import iwae_tf
@@ -734,6 +735,27 @@ def test_a_small_disk_is_one_line(tiny, small_disk):
     assert_full("iwae_tf.train", *tiny, *options)
     assert not list(small_disk.rglob("*.tmp"))
     assert not (small_disk / "run" / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_a_bare_environment_trains_as_usual(tiny, finished, tmp_path):
+    """No HOME, no locale, and names that the C locale cannot spell."""
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "LANG": "C"}
+    workdir = tmp_path / "lauf-é"
+    done = run_process("iwae_tf.train", *tiny, f"--workdir={workdir}", env=environment)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    for ours, theirs in zip(weights(workdir), weights(finished), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)  # the graphs are rewritten
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("small_disk", ["4k"], indirect=True)
+def test_a_full_temporary_folder_is_one_line_or_no_matter(tiny, small_disk, tmp_path):
+    environment = dict(os.environ, TMPDIR=str(small_disk))
+    done = run_process(
+        "iwae_tf.train", *tiny, f"--workdir={tmp_path / 'run'}", env=environment
+    )
+    assert done.returncode in (0, 2) and "Traceback" not in done.stderr, done.stderr
 
 
 @pytest.mark.slow
