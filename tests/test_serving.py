@@ -787,6 +787,26 @@ def test_grpc_says_what_the_process_says(grpc_server, x, expected):
             score(x[:4], endpoint=endpoint, retries=0, **arguments)
 
 
+def test_rows_with_holes_are_served_as_they_are_scored_here(x, tmp_path):
+    """NaN is a missing value on its way through JSON and through protobuf."""
+    nets = MLP([6], (8,), seed=1), MLP([6], EVENT, seed=2)
+    model = iwae_tf.IWAE(*nets, missing="marginalize")
+    model.build((None, *EVENT))
+    folder = tmp_path / "digits"
+    iwae_tf.export_saved_model(model, folder, DRAWS, refined=False)
+    holed = np.where(np.random.default_rng(1).uniform(size=x.shape) < 0.4, np.nan, x)
+    arguments = {"num_samples": DRAWS, "seed": (3, 4), "batch_size": 12}
+    here = score(holed, saved_model=folder, **arguments)
+    whole = score(x, saved_model=folder, **arguments)
+    has_holes = np.isnan(holed).any(axis=(1, 2, 3))  # fewer pixels are more probable
+    assert ((here.estimate > whole.estimate) == has_holes).all() and has_holes.any()
+    with LoopbackServer(folder) as server:
+        assert_same(score(holed, endpoint=server.endpoint, **arguments), here)
+    with serving_grpc(folder) as servicer:
+        endpoint = f"grpc://127.0.0.1:{servicer.port}/v1/models/digits"
+        assert_same(score(holed, endpoint=endpoint, **arguments), here)
+
+
 # The script ------------------------------------------------------------------------
 
 
