@@ -8,7 +8,7 @@ noise u, z = loc + scale * u (see `iwae_tf.evaluation.refinement`).
 
     TFDS_DATA_DIR=... python -m benchmarks.proposals --output=benchmarks/proposals.json
 
-A quarter of an hour on one core; not a part of `make bench`.
+Ten minutes on one core; not a part of `make bench`.
 """
 
 import time
