@@ -18,7 +18,7 @@ from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import kept_draws
 from iwae_tf.models.bound_model import Batch
-from iwae_tf.models.graphs import no_graph_is_kept
+from iwae_tf.models.graphs import program_of
 from iwae_tf.probability import noise
 
 ROWS_AT_ONCE = 20_000  # rows of the decoder: what bounds the memory
@@ -192,11 +192,7 @@ class _Program:
         Returns:
           (means, sums of squared deviations, mean ratios of the two halves).
         """
-        program = tf.function(
-            no_graph_is_kept()(self._pass),
-            autograph=False,
-            jit_compile=self.model.supports_xla,
-        )
+        program = program_of(self._pass, self.model.supports_xla)
         work = num_draws, on_progress
         mean, squares, _ = self._stream(program, self._zeros(), 0, *work)
         directions = [part for half in self.halves for part in _unit(mean[half])]

@@ -1,15 +1,13 @@
 """Programs of a model that are compiled once and do not keep it alive."""
 
-import functools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from iwae_tf.models.graphs import no_graph_is_kept
+from iwae_tf.models.graphs import program_of
 
 _compiled: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
 
@@ -43,9 +41,5 @@ def compiled(
         jit_compile = model.supports_xla
     programs, key = _compiled.setdefault(model, {}), (make, *settings)
     if key not in programs:
-        # A partial has no code of its own: TensorFlow counts tracings by code, and
-        # would warn where many models are traced once each.
-        program = functools.partial(make(weakref.ref(model), *settings))
-        program = no_graph_is_kept()(program)
-        programs[key] = tf.function(program, autograph=False, jit_compile=jit_compile)
+        programs[key] = program_of(make(weakref.ref(model), *settings), jit_compile)
     return programs[key]

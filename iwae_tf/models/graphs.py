@@ -7,8 +7,10 @@ many models would grow by some ten megabytes with each.
 """
 
 import contextlib
+import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import ops  # its registry has no public name
@@ -37,6 +39,16 @@ def no_graph_is_kept() -> Iterator[None]:
             entry["type"] = _weak(function)
             end = weakref.finalize(function, registry.pop, name, None)
             end.atexit = False
+
+
+def program_of(function: Callable[..., Any], jit_compile: bool) -> Any:
+    """A `tf.function` of one model's function, whose graph ends with it.
+
+    TensorFlow counts tracings by a function's code, and would warn where many models
+    are traced once each: a partial has no code of its own.
+    """
+    function = no_graph_is_kept()(functools.partial(function))
+    return tf.function(function, autograph=False, jit_compile=jit_compile)
 
 
 def _weak(function):

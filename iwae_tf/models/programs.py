@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from iwae_tf.models.graphs import no_graph_is_kept
+from iwae_tf.models.graphs import program_of
 
 MOST_STEPS = 64  # in one call
 DEFAULT_BATCH_SIZE = 32  # Keras' own
@@ -147,11 +147,8 @@ def make_function(
     # A function of its own for each model: TensorFlow warns of one traced many times.
     parts_of = functools.partial(_parts_of, takes_labels=takes_labels)
     collect = tf.function(lambda *args: _collect(parts_of, *args), autograph=False)
-    program = tf.function(
-        no_graph_is_kept()(functools.partial(_run, step, continues)),
-        autograph=False,
-        jit_compile=bool(model.jit_compile),
-    )
+    run = functools.partial(_run, step, continues)
+    program = program_of(run, bool(model.jit_compile))
 
     def function(iterator):
         if isinstance(iterator, tf.data.Iterator):
