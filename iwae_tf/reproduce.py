@@ -24,7 +24,7 @@ _STUDY = flags.DEFINE_string(
     "headline, burda_table1, burda_swap, rainforth_table1, rainforth_grid, "
     "rainforth_snr, samples or estimators.",
 )
-_BUDGET = flags.DEFINE_string("budget", "short", "full, short or smoke.")
+_BUDGET = flags.DEFINE_string("budget", "short", "full, medium, short or smoke.")
 _WORKDIR = cli.new_path_flag("workdir", "Folder of the study's runs.")
 _DATASET = flags.DEFINE_string("dataset", "mnist", "mnist, mnist_fixed or omniglot.")
 _DATA_DIR = cli.path_flag("data_dir", "Folder or file of the data set.")

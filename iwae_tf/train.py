@@ -88,6 +88,7 @@ def _finish(config, workdir, trained, distribution):
     from iwae_tf.io.files import write_json
     from iwae_tf.runs import results
     from iwae_tf.runs.callbacks import StopTraining
+    from iwae_tf.runs.devices import product_gflops
     from iwae_tf.runs.figures import draw_figures
     from iwae_tf.runs.tensorboard import write_hyperparameters
 
@@ -111,7 +112,9 @@ def _finish(config, workdir, trained, distribution):
     except Exception as error:  # which is no reason to lose what was trained
         terminal.tell(f"some figures could not be drawn: {error}")
     saved = workdir.export(model, config, found)
+    found["training_seconds"] = trained.seconds
     found["seconds"] = trained.seconds + found["evaluation_seconds"]
+    found["product_gflops"] = product_gflops()
     write_hyperparameters(workdir.tensorboard, workdir.path, found["config"], found)
     write_json(workdir.results, found)
     fields = results.summary_fields(found) | {

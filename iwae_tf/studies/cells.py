@@ -7,6 +7,8 @@ table. Budgets:
          rates, the plain gradient estimator
   short  ours: Muon on batches of 200 and DReG, a stage of at most eight draws and
          then one of as many as the cell has; ten minutes of two cores a cell
+  medium the same, longer, of whose draws four go backward, or one of each group if
+         that is more; at most twenty minutes of two cores for a cell of one layer
   smoke  tiny networks on `mnist5k` for one epoch: that everything runs
 
 All cells of a study have the same optimiser, estimator, stages and seeds.
@@ -31,7 +33,7 @@ from iwae_tf.studies.published import (
 )
 
 Rates = tuple[int, float, float]  # epochs, first and last rate
-BUDGETS = ("full", "short", "smoke")
+BUDGETS = ("full", "medium", "short", "smoke")
 DATASETS = ("mnist", "mnist_fixed", "omniglot")
 DRAWS = 64  # M * K in Rainforth et al.
 FIRST_DRAWS = 8  # of the first stage of the short budget, M * K
@@ -42,8 +44,9 @@ LONG_STAGES = {  # by stochastic layers: hours
     1: ((300, 1.5e-3, 3e-4), (80, 6e-4, 5e-6)),
     2: ((220, 1.5e-3, 3e-4), (48, 6e-4, 5e-6)),
 }
+MEDIUM_STAGES = ((68, 1.5e-3, 6e-4), (24, 6e-4, 5e-6))
 HOUR_STAGES = ((240, 1.5e-3, 6e-4), (105, 6e-4, 5e-6))  # one layer
-HOUR_KEPT = 4  # draws that go backward, of 8 and of 50
+NUM_KEPT = 4  # draws that go backward, of these two
 FURTHER_STAGE = (80, 6e-4, 5e-6)  # of the long run with one layer, once it has ended
 
 
@@ -102,7 +105,8 @@ class Protocol(NamedTuple):
             config.latent_dims = [100, 50]
             config.hidden_dims = [[200, 200], [100, 100]]
         if self.budget != "full":  # Burda et al.'s text, which is the default
-            {"short": _short, "smoke": _smoke}[self.budget](config)
+            made = {"medium": _medium, "short": _short, "smoke": _smoke}
+            made[self.budget](config)
         for key, value in overrides.items():
             config[key] = value
         return config
@@ -188,6 +192,12 @@ def _short(
     fewer_groups = (groups,) if groups < config.num_groups else ()
     config.stages = ((draws, *first, *fewer_groups), (config.num_samples, *last))
     config.epochs = first[0] + last[0]
+
+
+def _medium(config: ConfigDict) -> None:
+    _short(config, *MEDIUM_STAGES)
+    least = min(stage[0] for stage in config.stages)
+    config.backward_samples = min(least, max(1, NUM_KEPT // config.num_groups))
 
 
 def _train_further(config: ConfigDict, rates: Rates) -> None:
@@ -315,7 +325,7 @@ def _headline(protocol: Protocol) -> list[Cell]:
         label = f"{layers}-layer IWAE, k = 50"
         made.append(Cell(f"iwae_k50_{layers}l", label, config, Published(nll)))
     if protocol.budget == "short":
-        config = protocol.config("iwae", num_samples=50, backward_samples=HOUR_KEPT)
+        config = protocol.config("iwae", num_samples=50, backward_samples=NUM_KEPT)
         _short(config, *HOUR_STAGES)
         name, label = "iwae_k50_1l_hour", f"{made[0].label}, in an hour"
         made.append(Cell(name, label, config, made[0].published))

@@ -7,7 +7,7 @@ from typing import Any
 from iwae_tf.io import html
 from iwae_tf.studies.cells import STUDIES, Protocol
 from iwae_tf.studies.published import EPOCHS
-from iwae_tf.studies.rows import Row
+from iwae_tf.studies.rows import REFERENCE_GFLOPS, Row
 from iwae_tf.studies.times import Comparison
 
 BETWEEN_SEEDS = 0.3  # nats by which runs of one config were seen to differ
@@ -17,6 +17,9 @@ finite test set, which all cells share. The IWAE bound uses all M * K draws. -KL
 bound minus log p(x), as in Rainforth et al. Seconds include training and evaluation."""
 REFINED = """The refined NLL comes from draws of proposals fitted to each image. Its
 bias is smaller. The published figures come from draws of the encoder."""
+MINUTES = f"""GFLOP/s is the rate of float32 matrix products on the machine of the run.
+"training minutes" are what training would take at {REFERENCE_GFLOPS} GFLOP/s, the rate
+of two cores, without the evaluation."""
 SEEDS = """Numbers of several seeds are means; "+- seeds" is the standard deviation of
 the NLL between seeds."""
 TIMES = """Minutes are training time. The steps of the estimators were timed in turn, so
@@ -54,6 +57,7 @@ def to_markdown(
         _table(rows),
         *(f"![{words}]({path})" for words, path in figures.items()),
         NOTES if done else "",
+        MINUTES if any(row.training_minutes is not None for row in rows) else "",
         REFINED if any(row.refined_nll is not None for row in rows) else "",
         SEEDS if any(row.seed_deviation is not None for row in rows) else "",
         _equal(rows),
@@ -106,6 +110,8 @@ def _table(rows: Sequence[Row]) -> str:
             ("-KL", _number(gap, 2)),
             ("seeds", ", ".join(map(str, row.seeds))),
             ("seconds", _number(row.seconds, 0)),
+            ("GFLOP/s", _number(row.gflops, 0)),
+            ("training minutes", _number(row.training_minutes, 1)),
         ]
         lines.append([text for _, text in columns])
     head = [name for name, _ in columns]

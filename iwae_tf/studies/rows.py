@@ -21,6 +21,7 @@ from iwae_tf.runs.workdir import Workdir
 from iwae_tf.studies.cells import Cell
 from iwae_tf.studies.published import Published
 
+REFERENCE_GFLOPS = 150  # of two cores
 OBJECTIVE = ("model", "num_groups", "num_samples", "beta", "gradient_estimator")
 
 
@@ -38,6 +39,8 @@ class Row(NamedTuple):
     iwae: float | None = None  # the bound of all M * K draws
     active_units: str = ""
     seconds: float | None = None
+    gflops: float | None = None  # of matrix products where it was trained
+    training_minutes: float | None = None  # of a machine of `REFERENCE_GFLOPS`
     trained_as: str = ""  # what the config of the run says otherwise than the cell's
     starts_from: str = ""  # label of the cell whose weights were the first
 
@@ -117,8 +120,18 @@ def _row(cell: Cell, runs: Sequence[dict[str, Any]]) -> Row:
         iwae=mean("iwae"),
         active_units="+".join(f"{count:.3g}" for count in units),
         seconds=mean("seconds"),
+        gflops=mean("product_gflops"),
+        training_minutes=_minutes(runs),
         trained_as=_trained_as(cell, runs[0]["config"]),
     )
+
+
+def _minutes(runs):
+    """What training would take at REFERENCE_GFLOPS; None where rates are not known."""
+    if any("product_gflops" not in run for run in runs):
+        return None
+    work = [run["training_seconds"] * run["product_gflops"] for run in runs]
+    return float(np.mean(work)) / REFERENCE_GFLOPS / 60
 
 
 def _trained_as(cell: Cell, theirs: dict[str, Any]) -> str:
