@@ -62,6 +62,19 @@ def test_cells_of_a_study_differ_only_in_what_is_compared():
         assert epochs[0] == epochs[1]
 
 
+def test_the_medium_budget_keeps_four_draws_or_one_of_each_group():
+    cells = {
+        (c.config.model, c.config.num_groups, c.config.num_samples): c.config
+        for name in ("rainforth_table1", "burda_table1")
+        for c in all_cells(name, "medium")
+    }
+    for (model, groups, draws), config in cells.items():
+        kept = {64: 4, 50: 4, 5: 4, 1: 1, 16: 1, 8: 1}[draws]
+        assert config.backward_samples == kept, (model, groups, draws)
+        assert [stage.epochs for stage in stages(config)] == [68, 24]
+        assert config.epochs == 92
+
+
 def test_draws_of_rainforth_are_64_after_a_stage_of_eight():
     for name in ("rainforth_table1", "rainforth_grid", "estimators"):
         for cell in all_cells(name):
@@ -139,7 +152,10 @@ def test_a_report_holds_what_was_measured_beside_what_was_published(tmp_path):
     runs = {
         "iwae_k50_1l_seed0": 84.50,
         "iwae_k50_1l_seed1": (84.30, {"active_units": [26]}),
-        "vae_k50_1l_seed0": (86.55, {"refined_nll": 86.41}),
+        "vae_k50_1l_seed0": (
+            86.55,
+            {"refined_nll": 86.41, "training_seconds": 1800, "product_gflops": 100.0},
+        ),
     }
     rows, text = write("burda_table1", tmp_path, runs, (0, 1))
     assert len(rows) == 12
@@ -160,7 +176,9 @@ def test_a_report_holds_what_was_measured_beside_what_was_published(tmp_path):
     assert (cell["NLL"], cell["+- draws"]) == ("84.40", "0.002")
     assert cell["+- seeds"] == "0.14" and not cell["refined NLL"]
     (vae,) = [line for line in lines if "1-layer VAE, k = 50" in line[0]]
-    assert dict(zip(names, vae))["refined NLL"] == "86.41"
+    vae = dict(zip(names, [field.removesuffix(" |") for field in vae]))
+    assert (vae["refined NLL"], vae["GFLOP/s"]) == ("86.41", "100")
+    assert vae["training minutes |"] == "20.0"  # 1,800 s at 100 of 150 GFLOP/s
     assert "bias is smaller" in text
     assert "nats: 1-layer VAE, k = 50 (0.20). The published runs" in text
     assert "trained for 3,280 epochs, these for at most 80." in text
