@@ -23,6 +23,7 @@ from iwae_tf.saved_model import (
     export_saved_model,
     find_version,
     load_saved_model,
+    signature_of,
     signatures,
 )
 
@@ -730,6 +731,14 @@ def test_a_damaged_export_is_said_in_one_line(exported, tmp_path, file, share):
     rule = "intact export" if (version / "saved_model.pb").exists() else "folder NAME"
     with pytest.raises(InvalidInputError, match=f"must be an? {rule}"):
         load_saved_model(version)
+
+
+def test_an_older_export_without_a_signature_is_said_in_one_line(tmp_path):
+    given = {"log_likelihood": len, "loaded": object()}
+    assert signature_of(given, "log_likelihood") is len
+    message = "with the signature refined_impute: export the model again. Received: one"
+    with pytest.raises(InvalidInputError, match=f"{message} with log_likelihood$"):
+        signature_of(given, "refined_impute")
 
 
 def test_another_saved_model_is_refused(tmp_path):

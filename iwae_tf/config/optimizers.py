@@ -69,8 +69,7 @@ class Muon(keras.optimizers.Muon):
         for a, b, c in POLAR_STEPS:
             factor = a * identity + b * gram + c * (gram @ gram)
             product = factor if product is None else factor @ product
-            if (a, b, c) != POLAR_STEPS[-1]:
-                gram = gram @ factor @ factor
+            gram = gram @ factor @ factor  # the last one is pruned with the graph
         product = product / ops.sqrt(square)
         return x @ product if is_tall else product @ x
 

@@ -18,7 +18,7 @@ from iwae_tf.evaluation.classes import class_log_likelihoods
 from iwae_tf.io import terminal
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.runs.splits import load_eval_split
-from iwae_tf.saved_model import refusal
+from iwae_tf.saved_model import refusal, signature_of
 from iwae_tf.versions import library_versions
 
 SHARED = ("data_standard_error", "num_examples")  # of both proposals
@@ -147,19 +147,14 @@ def evaluate_export(
     batch_size = max(1, evaluation.SCORES_PER_CALL // num_samples)
     encoder = signatures.get("error_bars", signatures["log_likelihood"])
     event_shape = tuple(encoder.structured_input_signature[1]["x"].shape[1:])
-    if proposal != "encoder" and "refined_log_likelihood" not in signatures:
-        raise InvalidInputError(
-            "`proposal` must be encoder for an export without the signature "
-            "refined_log_likelihood: export the model again. "
-            f"Received: proposal={proposal}"
+    functions = {"encoder": encoder}
+    if proposal != "encoder":
+        functions["refined"] = functools.partial(
+            signature_of(signatures, "refined_log_likelihood"),
+            num_steps=tf.constant(0),
         )
 
     def score_images(proposal, images, labels, on_batch):
-        log_likelihood = encoder
-        if proposal == "refined":
-            log_likelihood = functools.partial(
-                signatures["refined_log_likelihood"], num_steps=tf.constant(0)
-            )
         if images.shape[1:] != event_shape:
             raise InvalidInputError(
                 f"`dataset` must have images of the model's shape {event_shape}. "
@@ -169,7 +164,7 @@ def evaluate_export(
             rows = slice(first, first + batch_size)
             given = {} if labels is None else {"y": tf.constant(labels[rows], tf.int32)}
             try:
-                outputs = log_likelihood(
+                outputs = functions[proposal](
                     x=tf.constant(images[rows]),
                     num_samples=tf.constant(num_samples),
                     seed=tf.constant([config.eval_seed, first]),

@@ -11,4 +11,8 @@ May import `evaluation`, `models`, `probability`, `io`, `errors` and `checks`.
 from iwae_tf.io.layout import find_version
 from iwae_tf.models.inputs import refusal
 from iwae_tf.saved_model.export import export_saved_model
-from iwae_tf.saved_model.loading import load_saved_model, restore_weights
+from iwae_tf.saved_model.loading import (
+    load_saved_model,
+    restore_weights,
+    signature_of,
+)

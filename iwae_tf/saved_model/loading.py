@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -37,6 +38,21 @@ def restore_weights(model: Autoencoder, version: pathlib.Path) -> None:
             "`saved_model` must be an intact export of its config's model. "
             f"Received: {version}, {type(error).__name__}: {error}"
         ) from error
+
+
+def signature_of(signatures: Mapping[str, Any], name: str) -> Any:
+    """One of the functions that `load_saved_model` returns, by its name.
+
+    Raises:
+      InvalidInputError: an export without it, of an earlier version of this package.
+    """
+    if name not in signatures:
+        known = sorted(set(signatures) - {"loaded"})
+        raise InvalidInputError(
+            f"`saved_model` must be an export with the signature {name}: export the "
+            f"model again. Received: one with {', '.join(known)}"
+        )
+    return signatures[name]
 
 
 def load_saved_model(

@@ -22,7 +22,7 @@ import tensorflow as tf
 from iwae_tf.checks import check_choice
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
-from iwae_tf.saved_model import load_saved_model, refusal, warmup
+from iwae_tf.saved_model import load_saved_model, refusal, signature_of, warmup
 from iwae_tf.saved_model.signatures import SCORES
 from iwae_tf.serving.answers import (
     MAX_ANSWER,
@@ -171,13 +171,7 @@ class InProcessScorer(Scorer):
         self, saved_model: str | os.PathLike[str], proposal: str = "encoder"
     ) -> None:
         version, self._signatures = load_saved_model(saved_model)
-        signature = SIGNATURES[proposal]
-        if signature not in self._signatures:
-            raise InvalidInputError(
-                f"`saved_model` must be an export with the signature `{signature}`. "
-                f"Received: {version}, which has none: export it again"
-            )
-        self._score = self._signatures[signature]
+        self._score = signature_of(self._signatures, SIGNATURES[proposal])
         digest = hashlib.sha256()
         for file in ("saved_model.pb", "variables/variables.index"):
             digest.update((version / file).read_bytes())

@@ -10,7 +10,7 @@ import tensorflow as tf
 from iwae_tf.datasets import tables
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import write_atomically
-from iwae_tf.saved_model import load_saved_model, refusal
+from iwae_tf.saved_model import load_saved_model, refusal, signature_of
 from iwae_tf.serving.client import BATCH_SIZE, as_float32, batch_seed
 
 
@@ -56,17 +56,13 @@ def write_imputed(
     name, steps = "impute", {}
     if proposal == "refined":
         name, steps = "refined_impute", {"num_steps": tf.constant(0)}
-    if name not in signatures:
-        raise InvalidInputError(
-            "`proposal` must be encoder where the export has no signature "
-            f"{name}: export the model again. Received: {version}"
-        )
+    impute = signature_of(signatures, name)
     filled = []
     for start in range(0, len(x), BATCH_SIZE):
         rows = slice(start, start + BATCH_SIZE)
         given = {} if labels is None else {"y": tf.constant(labels[rows], tf.int32)}
         try:
-            found = signatures[name](
+            found = impute(
                 x=tf.constant(as_float32(x[rows])),
                 num_samples=tf.constant(num_samples),
                 seed=tf.constant(batch_seed(seed, start)),
