@@ -28,10 +28,10 @@ from iwae_tf.networks import MLP
 from iwae_tf.serving import (
     answers,
     batch_seed,
-    client,
     endpoints,
     score,
     score_files,
+    shards,
 )
 
 EVENT = (3, 2, 1)
@@ -409,11 +409,12 @@ def test_a_refusal_of_any_length_is_one_line(folder, x, monkeypatch):
 
 
 def test_this_process_is_believed_no_more_than_a_server(folder, x, monkeypatch):
-    scorer = endpoints.InProcessScorer(folder)
+    row_scorer = shards.RowScorer(folder, num_samples=DRAWS, seed=(3, 4))
+    scorer = row_scorer.load()
     outputs = {name: tf.constant([np.nan]) for name in ONES}
     monkeypatch.setattr(scorer, "_score", lambda **inputs: outputs)
     with pytest.raises(InvalidInputError, match="row id 7: .*`log_likelihood` of an"):
-        list(client.score_each([(7, x[0])], scorer, DRAWS, (3, 4)))
+        list(row_scorer([(7, x[0])]))
 
 
 # Files -----------------------------------------------------------------------------

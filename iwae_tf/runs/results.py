@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from ml_collections import ConfigDict
 
 from iwae_tf import datasets, evaluation
@@ -18,7 +17,8 @@ from iwae_tf.evaluation.classes import class_log_likelihoods
 from iwae_tf.io import terminal
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.runs.splits import load_eval_split
-from iwae_tf.saved_model import refusal, signature_of
+from iwae_tf.saved_model import call_signature, inputs_of, signature_of
+from iwae_tf.saved_model.signatures import SCORES
 from iwae_tf.versions import library_versions
 
 SHARED = ("data_standard_error", "num_examples")  # of both proposals
@@ -149,10 +149,7 @@ def evaluate_export(
     event_shape = tuple(encoder.structured_input_signature[1]["x"].shape[1:])
     functions = {"encoder": encoder}
     if proposal != "encoder":
-        functions["refined"] = functools.partial(
-            signature_of(signatures, "refined_log_likelihood"),
-            num_steps=tf.constant(0),
-        )
+        functions["refined"] = signature_of(signatures, "refined_log_likelihood")
 
     def score_images(proposal, images, labels, on_batch):
         if images.shape[1:] != event_shape:
@@ -160,28 +157,27 @@ def evaluate_export(
                 f"`dataset` must have images of the model's shape {event_shape}. "
                 f"Received: dataset={config.dataset}, of shape {images.shape[1:]}"
             )
+        function = functions[proposal]
+        names = function.structured_input_signature[1]
         for first in range(0, len(images), batch_size):
             rows = slice(first, first + batch_size)
-            given = {} if labels is None else {"y": tf.constant(labels[rows], tf.int32)}
+            y = None if labels is None else labels[rows]
+            seed = config.eval_seed, first
             try:
-                outputs = functions[proposal](
-                    x=tf.constant(images[rows]),
-                    num_samples=tf.constant(num_samples),
-                    seed=tf.constant([config.eval_seed, first]),
-                    **given,
+                outputs = call_signature(
+                    function, inputs_of(names, images[rows], num_samples, seed, y)
                 )
-            except tf.errors.InvalidArgumentError as error:
+            except InvalidInputError as error:
                 raise InvalidInputError(
                     "`dataset` must be one that the model takes. Received: "
-                    f"dataset={config.dataset}, {refusal(error.message)}"
+                    f"dataset={config.dataset}, {error}"
                 ) from error
-            estimate = outputs["log_likelihood"].numpy()
-            unknown = np.full_like(estimate, np.nan)
-            names = ("jackknife_error", "pareto_k", "bias_allowance")
-            defaults = dict.fromkeys(names, unknown)  # of an older export
-            outputs = defaults | {"is_refined": 0 * estimate} | outputs
-            others = (outputs[name] for name in evaluation.LogLikelihood._fields[1:])
-            on_batch(evaluation.LogLikelihood(estimate, *map(np.asarray, others)))
+            zero = 0 * outputs["log_likelihood"]
+            unknown = {"is_refined": zero}  # in an older export
+            for name in ("jackknife_error", "pareto_k", "bias_allowance"):
+                unknown[name] = zero + np.nan
+            found = unknown | outputs
+            on_batch(evaluation.LogLikelihood(*(found[name] for name in SCORES)))
 
     return _evaluate(config, split, num_samples, limit, proposal, score_images)
 

@@ -12,6 +12,8 @@ from iwae_tf.io.layout import find_version
 from iwae_tf.models.inputs import refusal
 from iwae_tf.saved_model.export import export_saved_model
 from iwae_tf.saved_model.loading import (
+    call_signature,
+    inputs_of,
     load_saved_model,
     restore_weights,
     signature_of,

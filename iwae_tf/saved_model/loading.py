@@ -2,14 +2,17 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.layout import find_version
 from iwae_tf.models.autoencoder import Autoencoder
+from iwae_tf.models.inputs import refusal
 
 # What TensorFlow raises on a damaged export.
 DAMAGE = (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError)
@@ -53,6 +56,49 @@ def signature_of(signatures: Mapping[str, Any], name: str) -> Any:
             f"model again. Received: one with {', '.join(known)}"
         )
     return signatures[name]
+
+
+def inputs_of(
+    names: Iterable[str],
+    x: ArrayLike,
+    num_samples: int,
+    seed: Sequence[int],
+    labels: ArrayLike | None = None,
+) -> dict[str, np.ndarray]:
+    """What a signature that scores or imputes is asked, by the names of its inputs.
+
+    Args:
+      names: of the inputs.
+      x: float [N, *event].
+      num_samples: K.
+      seed: pair of integers.
+      labels: optional integers [N].
+    """
+    inputs = {
+        "x": np.asarray(x, np.float32),
+        "num_samples": np.asarray(num_samples, np.int32),
+        "seed": np.asarray(seed, np.int32),
+    }
+    if labels is not None:
+        inputs["y"] = np.asarray(labels, np.int32)
+    if "num_steps" in names:  # of a refined proposal: the default number
+        inputs["num_steps"] = np.zeros([], np.int32)
+    return inputs
+
+
+def call_signature(
+    signature: Any, inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The outputs of a signature, by name.
+
+    Raises:
+      InvalidInputError: the model refuses an input.
+    """
+    try:
+        outputs = signature(**{name: tf.constant(v) for name, v in inputs.items()})
+    except tf.errors.InvalidArgumentError as error:
+        raise InvalidInputError(refusal(error.message)) from error
+    return {name: found.numpy() for name, found in outputs.items()}
 
 
 def load_saved_model(

@@ -5,7 +5,6 @@ import concurrent.futures
 import contextlib
 import functools
 import hashlib
-import math
 import os
 import struct
 import threading
@@ -21,7 +20,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood, concatenate
 from iwae_tf.probability import noise
 from iwae_tf.serving import score_files
-from iwae_tf.serving.endpoints import Scorer, open_scorer
+from iwae_tf.serving.endpoints import open_scorer
 
 BATCH_SIZE = 100
 T = TypeVar("T")
@@ -122,7 +121,7 @@ def score(
     def score_batch(start):
         rows = slice(start, min(start + batch_size, len(x)))
         y = None if labels is None else labels[rows]
-        with _naming(f"rows {start} to {rows.stop - 1}"):
+        with naming(f"rows {start} to {rows.stop - 1}"):
             return scorer(as_float32(x[rows]), num_samples, batch_seed(seed, start), y)
 
     starts = range(first_row, len(x), batch_size)
@@ -136,38 +135,6 @@ def score(
     if file:
         file.finish()
     return concatenate(results)
-
-
-def score_each(
-    rows: Iterable[tuple[int, np.ndarray]],
-    scorer: Scorer,
-    num_samples: int,
-    seed: Sequence[int],
-) -> Iterator[tuple[float, ...]]:
-    """Scores rows by themselves, as `score` does with `batch_size=1`.
-
-    Args:
-      rows: pairs of an id, which the row's seed comes from, and an image [*event], or
-        a flat one.
-      scorer: where the scores come from.
-      num_samples: K.
-      seed: pair of integers.
-
-    Yields:
-      the values of `score_files.COLUMNS`, a tuple a row.
-
-    Raises:
-      InvalidInputError: an image that is refused.
-    """
-    for row, image in rows:
-        image = np.asarray(image)
-        if image.ndim == 1 and image.size == math.prod(scorer.event_shape):
-            image = image.reshape(scorer.event_shape)
-        x = image[np.newaxis]
-        with _naming(f"row id {row}"):
-            check_images(x, scorer.event_shape, takes_missing=scorer.takes_missing)
-            found = scorer(as_float32(x), num_samples, batch_seed(seed, row))
-        yield int(row), *(float(values[0]) for values in found)
 
 
 def batch_seed(seed: Sequence[int], first_row: int) -> tuple[int, int]:
@@ -281,7 +248,7 @@ def in_order(calls: Iterable[Callable[[], T]], concurrency: int) -> Iterator[T]:
 
 
 @contextlib.contextmanager
-def _naming(rows: str) -> Iterator[None]:
+def naming(rows: str) -> Iterator[None]:
     """Puts the rows in front of what is wrong with them."""
     try:
         yield

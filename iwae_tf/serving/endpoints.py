@@ -22,7 +22,14 @@ import tensorflow as tf
 from iwae_tf.checks import check_choice
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
-from iwae_tf.saved_model import load_saved_model, refusal, signature_of, warmup
+from iwae_tf.saved_model import (
+    call_signature,
+    inputs_of,
+    load_saved_model,
+    refusal,
+    signature_of,
+    warmup,
+)
 from iwae_tf.saved_model.signatures import SCORES
 from iwae_tf.serving.answers import (
     MAX_ANSWER,
@@ -125,7 +132,7 @@ class Scorer:
     ) -> None:
         if set(inputs) - {LABELS, STEPS} != set(INPUTS):
             raise _foreign(identity, SIGNATURES[proposal])
-        self._steps = {STEPS: np.zeros([], np.int32)} if STEPS in inputs else {}
+        self._inputs = set(inputs)
         self.identity, self.event_shape = identity, tuple(shape)[1:]
         self.takes_labels, self.takes_missing = LABELS in inputs, "impute" in signatures
 
@@ -142,16 +149,9 @@ class Scorer:
           InvalidInputError: the model refuses an image, or its scores are none.
           ConnectionError: the server gave no answer that can be used.
         """
-        inputs = {
-            "x": np.asarray(x, np.float32),
-            "num_samples": np.asarray(num_samples, np.int32),
-            "seed": np.asarray(seed, np.int32),
-            **self._steps,
-        }
-        if labels is not None:
-            inputs[LABELS] = np.asarray(labels, np.int32)
         return self._ask(
-            inputs, lambda outputs: checked_scores(outputs, len(x), num_samples)
+            inputs_of(self._inputs, x, num_samples, seed, labels),
+            lambda outputs: checked_scores(outputs, len(x), num_samples),
         )
 
     def _ask(self, inputs: dict[str, np.ndarray], read: Callable[[Any], T]) -> T:
@@ -180,13 +180,9 @@ class InProcessScorer(Scorer):
         super().__init__(proposal, identity, specs, specs["x"].shape, self._signatures)
 
     def _ask(self, inputs: dict[str, np.ndarray], read: Callable[[Any], T]) -> T:
-        tensors = {name: tf.constant(values) for name, values in inputs.items()}
+        outputs = call_signature(self._score, inputs)
         try:
-            outputs = self._score(**tensors)
-        except tf.errors.InvalidArgumentError as error:
-            raise InvalidInputError(refusal(error.message)) from error
-        try:
-            return read({name: found.numpy() for name, found in outputs.items()})
+            return read(outputs)
         except ValueError as error:
             raise InvalidInputError(
                 f"`saved_model` must give scores. Received: {error}"

@@ -5,12 +5,16 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from iwae_tf.datasets import tables
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import write_atomically
-from iwae_tf.saved_model import load_saved_model, refusal, signature_of
+from iwae_tf.saved_model import (
+    call_signature,
+    inputs_of,
+    load_saved_model,
+    signature_of,
+)
 from iwae_tf.serving.client import BATCH_SIZE, as_float32, batch_seed
 
 
@@ -53,25 +57,16 @@ def write_imputed(
             "`saved_model` must be of a model that takes missing values. "
             f"Received: {version}, without the signature impute"
         )
-    name, steps = "impute", {}
-    if proposal == "refined":
-        name, steps = "refined_impute", {"num_steps": tf.constant(0)}
+    name = "refined_impute" if proposal == "refined" else "impute"
     impute = signature_of(signatures, name)
+    names = impute.structured_input_signature[1]
     filled = []
     for start in range(0, len(x), BATCH_SIZE):
         rows = slice(start, start + BATCH_SIZE)
-        given = {} if labels is None else {"y": tf.constant(labels[rows], tf.int32)}
-        try:
-            found = impute(
-                x=tf.constant(as_float32(x[rows])),
-                num_samples=tf.constant(num_samples),
-                seed=tf.constant(batch_seed(seed, start)),
-                **given,
-                **steps,
-            )
-        except tf.errors.InvalidArgumentError as error:
-            raise InvalidInputError(refusal(error.message)) from error
-        filled.append(found["mean"].numpy())
+        y = None if labels is None else labels[rows]
+        draws = num_samples, batch_seed(seed, start)
+        inputs = inputs_of(names, as_float32(x[rows]), *draws, y)
+        filled.append(call_signature(impute, inputs)["mean"])
     values = np.concatenate(filled)
     if suffix == ".npy":
         write_atomically(path, lambda file: np.save(file, values))

@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.serving import shards
-from iwae_tf.serving.score_files import COLUMNS, as_line
+from iwae_tf.serving.score_files import COLUMNS, fields
 
 MAX_BATCH_SIZE = 64  # rows that one call of the handler gets
 REMOTE_OPTIONS = ("PortableRunner", "FlinkRunner", "SparkRunner")  # have their own
@@ -84,7 +84,8 @@ def pipeline(
     return scores | "write" >> write(output)
 
 
-def read(pattern: str, schema: str | os.PathLike[str] | None = None) -> beam.PTransform:
+@beam.ptransform_fn
+def read(root: Any, pattern: str, schema: str | os.PathLike[str] | None = None) -> Any:
     """A transform that reads (row, image) from shards.
 
     NAME*.npy: arrays [N, *event]; rows are numbered through all shards in the order of
@@ -93,32 +94,32 @@ def read(pattern: str, schema: str | os.PathLike[str] | None = None) -> beam.PTr
     `x`. NAME*.parquet: columns `row` and `x`, a list of floats, flat.
 
     Args:
+      root: beam.Pipeline, which Beam puts before the arguments of a call.
       pattern: path with * for the shards, on any file system that Beam knows.
       schema: path of the JSON file of a table's columns.
-
-    Returns:
-      transform: beam.PTransform from a pipeline.
     """
     pattern = shards.absolute(pattern)
     paths = matching(pattern)
     suffixes = (".npy", ".csv", ".tfrecord", ".parquet")
     suffix = shards.suffix_of(pattern, "input", suffixes)
     if suffix in shards.NUMBERED:
-        return _ReadParts(paths, shards.reader(suffix, schema, FileSystems.open))
+        reader = shards.reader(suffix, schema, FileSystems.open)
+        parts = root | beam.Create(shards.parts_of(paths, reader)) | beam.Reshuffle()
+        return parts | beam.FlatMap(functools.partial(shards.rows_of, reader))
     if suffix == ".parquet":
-        rows = _Chain(
-            beam.io.ReadFromParquet(pattern, columns=["row", "x"]),
-            beam.Map(lambda record: (record["row"], record["x"])),
-        )
+        records = root | beam.io.ReadFromParquet(pattern, columns=["row", "x"])
+        rows = records | beam.Map(lambda record: (record["row"], record["x"]))
     else:
-        rows = _Chain(beam.io.ReadFromTFRecord(pattern), beam.Map(parse_example))
-    return _Chain(rows, beam.GroupByKey(), beam.Map(only_image))
+        rows = root | beam.io.ReadFromTFRecord(pattern) | beam.Map(parse_example)
+    return rows | beam.GroupByKey() | beam.Map(only_image)
 
 
-def write(output: str) -> beam.PTransform:
+@beam.ptransform_fn
+def write(scores: Any, output: str) -> Any:
     """A transform that writes (row, scores) into CSV or Parquet shards.
 
     Args:
+      scores: beam.PCollection, which Beam puts before the argument of a call.
       output: path with the suffix .csv or .parquet, before which the number of the
         shard comes.
 
@@ -135,12 +136,12 @@ def write(output: str) -> beam.PTransform:
             f"{match.metadata_list[0].path}, which exists"
         )
     if suffix == ".csv":
-        lines = beam.Map(as_line)
-        sink = beam.io.WriteToText(prefix, suffix, header=",".join(COLUMNS))
-        return _Chain(lines, sink)
-    records = beam.Map(lambda score: dict(zip(COLUMNS, score)))
-    parquet = beam.io.WriteToParquet(prefix, shards.SCHEMA, file_name_suffix=suffix)
-    return _Chain(records, parquet)
+        lines = scores | beam.Map(lambda score: ",".join(fields(*score)))
+        return lines | beam.io.WriteToText(prefix, suffix, header=",".join(COLUMNS))
+    records = scores | beam.Map(lambda score: dict(zip(COLUMNS, score)))
+    return records | beam.io.WriteToParquet(
+        prefix, shards.SCHEMA, file_name_suffix=suffix
+    )
 
 
 def matching(pattern: str) -> list[str]:
@@ -193,28 +194,3 @@ def parse_options(options: Sequence[str]) -> PipelineOptions:
     raise InvalidInputError(
         f"`--option` must be an option of Beam, NAME=VALUE. Received: {found}"
     )
-
-
-class _Chain(beam.PTransform):
-    """Transforms one after the other."""
-
-    def __init__(self, *steps):
-        super().__init__()
-        self._steps = steps
-
-    def expand(self, values):
-        for number, step in enumerate(self._steps):
-            values = values | f"step {number}" >> step
-        return values
-
-
-class _ReadParts(beam.PTransform):
-    """Rows of files, by a function as of `shards.reader`."""
-
-    def __init__(self, paths, read):
-        super().__init__()
-        self._parts, self._read = shards.parts_of(paths, read), read
-
-    def expand(self, root):
-        parts = root | beam.Create(self._parts) | beam.Reshuffle()
-        return parts | beam.FlatMap(functools.partial(shards.rows_of, self._read))

@@ -1,16 +1,19 @@
 """Files of scores that outlast a job that is cut off."""
 
+import csv
+import io
+import itertools
 import json
 import os
 import pathlib
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.evaluation import LogLikelihood
+from iwae_tf.evaluation import LogLikelihood, concatenate
 from iwae_tf.io.files import write_atomically
 from iwae_tf.saved_model.signatures import SCORES
 
@@ -59,16 +62,15 @@ class ScoreFile:
 
     def append(self, first_row: int, result: LogLikelihood) -> None:
         """Adds the scores of consecutive rows and flushes them to the disk."""
-        rows = range(first_row, first_row + len(result.estimate))
-        more = [[_field(v[row]) for v in self._columns.values()] for row in rows]
-        lines = [
-            ",".join([as_line(scores), *fields]) + "\n"
-            for scores, fields in zip(zip(rows, *result), more)
-        ]
+        lines = io.StringIO()
+        writer = csv.writer(lines, lineterminator="\n")
+        for row, *scores in zip(itertools.count(first_row), *result):
+            more = [" ".join(v[row].splitlines()) for v in self._columns.values()]
+            writer.writerow([*fields(row, *scores), *more])
         if not self.partial.exists():
             head = f"# {json.dumps(self._settings)}\n{self._names}"
             write_atomically(self.partial, lambda file: file.write(head.encode()))
-        text = "".join(lines).encode()
+        text = lines.getvalue().encode()
         with open(self.partial, "ab") as file:
             file.write(text + _checksum(text))
             file.flush()
@@ -94,26 +96,22 @@ class ScoreFile:
         return self.path
 
     def _check_settings(self) -> None:
+        ours = self._settings
+        with open(self.partial, "rb") as file:
+            head, names = file.readline(), file.readline()
         try:
-            with open(self.partial, encoding="utf-8") as file:
-                found = dict(json.loads(file.readline().removeprefix("# ")))
-                names = file.readline()
-            different = [
-                key
-                for key in sorted({*found, *self._settings})
-                if found.get(key) != self._settings.get(key)
-            ]
-            if not different and names == self._names:
-                return
-            if not different:
-                raise ValueError(names)
-            key = different[0]
-            what = (
-                f"whose {key} is {found.get(key)!r}, not {self._settings.get(key)!r}; "
-                "delete it to start again"
-            )
+            found = dict(json.loads(head.removeprefix(COMMENT)))
         except (ValueError, TypeError):
-            what = "which is something else"
+            found = {}
+        keys = [k for k in sorted({*found, *ours}) if found.get(k) != ours.get(k)]
+        if not keys and names == self._names.encode():
+            return
+        what = "which is something else"
+        if found and keys:
+            what = (
+                f"whose {keys[0]} is {found.get(keys[0])!r}, not "
+                f"{ours.get(keys[0])!r}; delete it to start again"
+            )
         raise InvalidInputError(
             "`output` must be new or hold the beginning of this job. Received: "
             f"{self.partial}, {what}"
@@ -122,54 +120,30 @@ class ScoreFile:
     def _read(self) -> tuple[LogLikelihood | None, int]:
         """(LogLikelihood of the whole batches or None, bytes up to their end)."""
         num_rows, batch_size = self._settings["num_rows"], self._settings["batch_size"]
-        values: list[tuple[float, ...]] = []
-        batch: list[tuple[float, ...]] = []
-        text = b""
+        batches = []
         with open(self.partial, "rb") as file:
             file.readline()
             file.readline()
             size = file.tell()
-            for line in file:
-                row = _parsed(line)
-                count = len(values) + len(batch)
-                if row is None or row[0] != count or count == num_rows:
+            for first in range(0, num_rows, batch_size):
+                rows = range(first, min(first + batch_size, num_rows))
+                lines = [file.readline() for _ in rows]
+                if file.readline() != _checksum(b"".join(lines)):
                     break
-                batch.append(row[1:])
-                text += line
-                if len(batch) == batch_size or count + 1 == num_rows:
-                    if file.readline() != _checksum(text):
-                        break
-                    values += batch
-                    batch, text, size = [], b"", file.tell()
-        if not values:
-            return None, size
-        return LogLikelihood(*np.array(values, np.float32).T), size
+                cells = [line.split(b",")[: len(COLUMNS)] for line in lines]
+                if [int(row) for row, *_ in cells] != [*rows]:
+                    break
+                scores = np.array([row[1:] for row in cells]).astype(np.float32)
+                batches.append(LogLikelihood(*scores.T))
+                size = file.tell()
+        return (concatenate(batches) if batches else None), size
 
 
-def as_line(scores: Iterable[float]) -> str:
-    """Fields of a CSV line, a row id and floats; nine digits are all of a float32."""
-    row, *values = scores
-    return ",".join([str(row), *(format(float(value), ".9g") for value in values)])
+def fields(row: int, *scores: float) -> list[str]:
+    """The fields of a CSV line; nine digits are all of a float32."""
+    return [str(row), *(format(float(score), ".9g") for score in scores)]
 
 
 def _checksum(text: bytes) -> bytes:
     """The line after the lines of a batch."""
     return b"%s%08x\n" % (COMMENT, zlib.crc32(text))
-
-
-def _field(text: str) -> str:
-    """A field of a CSV file: in quotes where it has to be, and on one line."""
-    text = " ".join(text.splitlines())
-    quoted = text.replace('"', '""')
-    return f'"{quoted}"' if {*text} & {*',"'} else text
-
-
-def _parsed(line: bytes) -> tuple[float, ...] | None:
-    """(row, six floats) of a whole line, or None."""
-    fields = line.split(b",", len(COLUMNS))[: len(COLUMNS)]
-    if len(fields) != len(COLUMNS) or not line.endswith(b"\n"):
-        return None
-    try:
-        return int(fields[0]), *map(float, fields[1:])
-    except ValueError:
-        return None

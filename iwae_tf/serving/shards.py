@@ -6,6 +6,7 @@ shards, workers or retries, and equals that of `serving.score(..., batch_size=1)
 """
 
 import functools
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from iwae_tf.datasets.readers import read_npy_header, readable
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.saved_model import find_version
 from iwae_tf.schema import Schema
-from iwae_tf.serving.client import score_each
+from iwae_tf.serving.client import as_float32, batch_seed, check_images, naming
 from iwae_tf.serving.endpoints import InProcessScorer
 from iwae_tf.serving.score_files import COLUMNS
 
@@ -79,15 +80,29 @@ class RowScorer:
     def __call__(
         self, rows: Iterable[tuple[int, np.ndarray]]
     ) -> Iterator[tuple[float, ...]]:
-        """Yields the values of `score_files.COLUMNS`, a tuple a row.
+        """Scores rows by themselves, as `client.score` does with `batch_size=1`.
 
         Args:
-          rows: pairs of an id and an image [*event], or a flat one.
+          rows: pairs of an id, which the row's seed comes from, and an image [*event],
+            or a flat one.
+
+        Yields:
+          the values of `score_files.COLUMNS`, a tuple a row.
 
         Raises:
           InvalidInputError: an image that is refused.
         """
-        return score_each(rows, self.load(), self._num_samples, self._seed)
+        scorer = self.load()
+        for row, image in rows:
+            x = np.asarray(image)
+            if x.ndim == 1 and x.size == math.prod(scorer.event_shape):
+                x = x.reshape(scorer.event_shape)
+            x = x[np.newaxis]
+            with naming(f"row id {row}"):
+                check_images(x, scorer.event_shape, takes_missing=scorer.takes_missing)
+                seed = batch_seed(self._seed, row)
+                found = scorer(as_float32(x), self._num_samples, seed)
+            yield int(row), *(float(values[0]) for values in found)
 
 
 _load = functools.lru_cache(maxsize=1)(InProcessScorer)
