@@ -299,12 +299,6 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
     most = config.epochs or USUAL_EPOCHS
     rule = f"must be at most the epochs of training, {most}"
     yield config.kl_warmup_epochs <= most, "kl_warmup_epochs", rule
-    least = min(stage.num_samples for stage in all_stages)
-    yield (
-        config.backward_samples is None or config.backward_samples <= least,
-        "backward_samples",
-        f"must be at most the smallest num_samples of the stages, {least}",
-    )
     yield (
         bound.has_groups or all(stage.num_groups == 1 for stage in all_stages),
         "stages",

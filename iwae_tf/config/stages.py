@@ -91,7 +91,8 @@ def plainest(config: ConfigDict) -> ConfigDict:
 
     plain = config.copy_and_resolve_references()
     all_stages = stages(config)
-    if all(stage.num_samples == config.backward_samples for stage in all_stages):
+    kept = config.backward_samples
+    if kept and all(stage.num_samples <= kept for stage in all_stages):
         plain.backward_samples = None
     if config.model == "ciwae" and config.beta in (0, 1):
         plain.model, plain.beta = "vae" if config.beta else "iwae", None

@@ -59,10 +59,10 @@ class ImportanceWeightedAutoencoder(Autoencoder):
       gradient_estimator: "reparameterized"; "stl" (Roeder et al. 2017; biased for
         more than one draw inside the log, Tucker et al. 2019); or "dreg". They only
         change the encoder's gradient.
-      backward_samples: R, the draws of a group with a backward pass, at most
-        `num_samples`. With R = 8 of K = 50 a step takes half of the time and has a few
-        per cent more variance (`kept_draws`). None, or K: all draws. If layers mix rows
-        or draw noise, all draws are used and a warning says so.
+      backward_samples: R, the draws of a group with a backward pass. With R = 8 of
+        K = 50 a step takes half of the time and has a few per cent more variance
+        (`kept_draws`). None, or K and more: all draws. If layers mix rows or draw
+        noise, all draws are used and a warning says so.
       kl_warmup_steps: training steps over which the weight of the KL term grows from 0
         to 1 (Sonderby et al. 2016): log w = log p(x|z) + b (log p(z) - log q(z|x)) in
         the gradients. The bounds that are logged have b = 1.
@@ -332,7 +332,6 @@ class ImportanceWeightedAutoencoder(Autoencoder):
     @num_samples.setter
     def num_samples(self, value: int) -> None:
         value = check_count(value, "num_samples")
-        kept_draws.check_count_of(self.backward_samples, value)
         self._num_samples = value
         self.retrace()
 
@@ -354,7 +353,8 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     @backward_samples.setter
     def backward_samples(self, value: int | None) -> None:
-        kept_draws.check_count_of(value, self.num_samples)
+        if value is not None:
+            check_count(value, "backward_samples")
         self._backward_samples = value
         self._num_kept = kept_draws.possible(value, self.objective, self.latent)
         self.retrace()

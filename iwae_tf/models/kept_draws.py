@@ -22,8 +22,6 @@ import keras
 import tensorflow as tf
 
 from iwae_tf.bounds import Objective
-from iwae_tf.checks import check_count
-from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.gradients import DrawWeights
 from iwae_tf.models.latent_model import Labels, LatentModel, LogWeightParts
 from iwae_tf.networks import WithLabels
@@ -170,17 +168,6 @@ def positions(
     offsets = tf.transpose(noise.uniform(key, first_row, num_rows, num_groups))
     steps = tf.range(num_kept, dtype=tf.float32)[:, tf.newaxis]
     return (steps + offsets[:, tf.newaxis]) / num_kept
-
-
-def check_count_of(num_kept: int | None, num_samples: int) -> None:
-    """Raises InvalidInputError unless R is None or in 1, ..., K."""
-    if num_kept is None:
-        return
-    if check_count(num_kept, "backward_samples") > num_samples:
-        raise InvalidInputError(
-            f"`backward_samples` must be at most num_samples={num_samples}. "
-            f"Received: backward_samples={num_kept}"
-        )
 
 
 def possible(

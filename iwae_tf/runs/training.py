@@ -215,7 +215,7 @@ def _callbacks(model, config, sitting, start, examples, report, stack):
 
 def _draws_forward_and_back(config, stage):
     """M * K, or what few draws backward cost in their place: a third is forward."""
-    kept = config.backward_samples or stage.num_samples
+    kept = min(config.backward_samples or stage.num_samples, stage.num_samples)
     if kept == stage.num_samples:
         return stage.num_groups * stage.num_samples
     return stage.num_groups * (stage.num_samples / 3 + kept)

@@ -7,8 +7,9 @@ table. Budgets:
          rates, the plain gradient estimator
   short  ours: Muon on batches of 200 and DReG, a stage of at most eight draws and
          then one of as many as the cell has; ten minutes of two cores a cell
-  medium the same, longer, of whose draws four go backward, or one of each group if
-         that is more; at most twenty minutes of two cores for a cell of one layer
+  medium the same with a longer first stage of one draw; of the last stage's draws
+         four go backward, or one of each group if that is more; about twenty minutes
+         of two cores for a cell of one layer
   smoke  tiny networks on `mnist5k` for one epoch: that everything runs
 
 All cells of a study have the same optimiser, estimator, stages and seeds.
@@ -44,7 +45,7 @@ LONG_STAGES = {  # by stochastic layers: hours
     1: ((300, 1.5e-3, 3e-4), (80, 6e-4, 5e-6)),
     2: ((220, 1.5e-3, 3e-4), (48, 6e-4, 5e-6)),
 }
-MEDIUM_STAGES = ((68, 1.5e-3, 6e-4), (24, 6e-4, 5e-6))
+MEDIUM_STAGES = ((180, 1.5e-3, 6e-4), (24, 6e-4, 5e-6))  # of one draw, of all
 HOUR_STAGES = ((240, 1.5e-3, 6e-4), (105, 6e-4, 5e-6))  # one layer
 NUM_KEPT = 4  # draws that go backward, of these two
 FURTHER_STAGE = (80, 6e-4, 5e-6)  # of the long run with one layer, once it has ended
@@ -180,12 +181,15 @@ def in_turn(made: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def _short(
-    config: ConfigDict, first: Rates = FIRST_STAGE, last: Rates | None = None
+    config: ConfigDict,
+    first: Rates = FIRST_STAGE,
+    last: Rates | None = None,
+    first_draws: int = FIRST_DRAWS,
 ) -> None:
     all_draws = config.num_groups * config.num_samples
     last = last or (LAST_STAGE_64 if all_draws == DRAWS else LAST_STAGE)
-    groups = min(config.num_groups, FIRST_DRAWS)
-    draws = min(config.num_samples, FIRST_DRAWS // groups)
+    groups = min(config.num_groups, first_draws)
+    draws = min(config.num_samples, first_draws // groups)
     config.gradient_estimator = "dreg"
     config.optimizer = "muon"
     config.batch_size = 200
@@ -195,9 +199,8 @@ def _short(
 
 
 def _medium(config: ConfigDict) -> None:
-    _short(config, *MEDIUM_STAGES)
-    least = min(stage[0] for stage in config.stages)
-    config.backward_samples = min(least, max(1, NUM_KEPT // config.num_groups))
+    _short(config, *MEDIUM_STAGES, first_draws=1)
+    config.backward_samples = max(1, NUM_KEPT // config.num_groups)
 
 
 def _train_further(config: ConfigDict, rates: Rates) -> None:
