@@ -1,4 +1,4 @@
-"""A server on this machine that speaks TensorFlow Serving's REST protocol.
+"""A server on this machine: TensorFlow Serving's REST protocol, and Open Inference.
 
 For tests and demonstrations, where there is no TensorFlow Serving: it executes the
 SavedModels of a folder of versions. One model, no batching, no security.
@@ -6,6 +6,9 @@ SavedModels of a folder of versions. One model, no batching, no security.
     GET  /v1/models/NAME[/versions/N]            state of the versions
     GET  /v1/models/NAME[/versions/N]/metadata   signatures
     POST /v1/models/NAME[/versions/N]:predict    `inputs`, or `instances` by row
+
+    GET  /v2/models/NAME[/versions/N]            inputs and outputs of one signature
+    POST /v2/models/NAME[/versions/N]/infer
 """
 
 import contextlib
@@ -22,8 +25,10 @@ from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 
 ROUTE = re.compile(
-    r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?(?P<action>/metadata|:predict)?"
+    r"/(?P<protocol>v1|v2)/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?"
+    r"(?P<action>/metadata|:predict|/infer)?"
 )
+DATATYPES = {"float32": "FP32", "int32": "INT32"}  # of the Open Inference Protocol
 METADATA_TYPE = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 
 
@@ -90,13 +95,15 @@ class LoopbackServer:
     Args:
       folder: folder of the versions.
       name: what the model is called; None is the folder's name.
-      fault: optional function of the number of a `:predict` request, from 0, to what
+      signature: the one that /v2/ serves, which knows of one only.
+      fault: optional function of the number of a request for scores, from 0, to what
         goes wrong with it: None, an HTTP status, seconds of delay as a float, "drop"
         (the connection closes), "garbage" (an answer that is no JSON) or "short" (a
         row is missing).
     """
 
-    def __init__(self, folder, name=None, fault=None):
+    def __init__(self, folder, name=None, fault=None, signature="error_bars"):
+        self.signature = signature
         self.model = ServedModel(folder)
         self.name = name or self.model.folder.resolve().name
         self.fault = fault or (lambda number: None)
@@ -149,15 +156,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _route(self):
-        """(version that is meant, what is asked for)."""
+        """(version that is meant, what is asked for, of which protocol)."""
         found = ROUTE.fullmatch(self.path)
         if not found or found["name"] != self.owner.name:
             raise Refusal(404, f"Servable not found for request: {self.path}")
-        return self.owner.model.choose(found["version"]), found["action"]
+        version = self.owner.model.choose(found["version"])
+        return version, found["action"], found["protocol"]
 
     def _describe(self):
-        version, action = self._route()
+        version, action, protocol = self._route()
         model = self.owner.model
+        if protocol == "v2":
+            function = model.signatures(version)[self.owner.signature]
+            return {
+                "name": self.owner.name,
+                "versions": [str(number) for number in model.versions()],
+                "platform": "tensorflow_savedmodel",
+                "inputs": _tensors(function.structured_input_signature[1]),
+                "outputs": _tensors(function.structured_outputs),
+            }
         if action == "/metadata":
             return {
                 "model_spec": {
@@ -192,11 +209,46 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return None
         if fault == "garbage":
             return b'{"outputs": {"log_like'
-        version, _ = self._route()
-        answer = predict(self.owner.model.signatures(version), body)
+        version, _, protocol = self._route()
+        signatures, name = self.owner.model.signatures(version), self.owner.signature
+        if protocol == "v2":
+            body = _as_columns(body, name, signatures[name])
+        answer = predict(signatures, body)
         if fault == "short":
             answer["outputs"] = {n: v[:-1] for n, v in answer["outputs"].items()}
+        if protocol == "v2":
+            answer["outputs"] = [
+                {"name": n, "datatype": "FP32", "shape": [len(v)], "data": v}
+                for n, v in answer["outputs"].items()
+            ]
         return answer
+
+
+def _tensors(specs):
+    """Inputs or outputs as /v2/ describes them; like Triton it has no scalars."""
+    return [
+        {
+            "name": name,
+            "datatype": DATATYPES[spec.dtype.name],
+            "shape": [-1 if size is None else size for size in spec.shape] or [1],
+        }
+        for name, spec in specs.items()
+    ]
+
+
+def _as_columns(body, name, function):
+    """A request for /v2/ as one for TensorFlow Serving."""
+    specs, columns = function.structured_input_signature[1], {}
+    try:
+        for given in json.loads(body)["inputs"]:
+            spec = specs[given["name"]]
+            shape = given["shape"] if spec.shape.rank else []
+            if given["datatype"] != DATATYPES[spec.dtype.name]:
+                raise ValueError(f"datatype {given['datatype']} of {given['name']}")
+            columns[given["name"]] = np.reshape(given["data"], shape).tolist()
+    except (ValueError, TypeError, LookupError) as error:
+        raise Refusal(400, f"{error}") from error
+    return json.dumps({"signature_name": name, "inputs": columns})
 
 
 def predict(signatures, body):

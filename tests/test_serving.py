@@ -93,9 +93,10 @@ def shared(folder, fault=lambda number: None):
     yield servers[folder]
 
 
-def ask(server, x, **arguments):
+def ask(server, x, protocol="v1", **arguments):
     arguments = {"num_samples": DRAWS, "seed": (3, 4), "batch_size": 4} | arguments
-    return score(x, endpoint=server.endpoint, **arguments)
+    endpoint = server.endpoint.replace("/v1/", f"/{protocol}/")
+    return score(x, endpoint=endpoint, **arguments)
 
 
 def assert_same(ours, theirs, atol=1e-5):
@@ -143,11 +144,16 @@ def test_one_row_a_request_makes_a_score_a_function_of_the_row(folder, x):
     assert_same(score(x[:7], **arguments), type(whole)(*(p[:7] for p in whole)))
 
 
-@pytest.mark.parametrize(("batch_size", "concurrency"), [(4, 1), (4, 3), (23, 1)])
-def test_a_server_says_what_the_process_says(folder, x, batch_size, concurrency):
+@pytest.mark.parametrize(
+    ("protocol", "batch_size", "concurrency"),
+    [("v1", 4, 1), ("v1", 4, 3), ("v1", 23, 1), ("v2", 4, 3)],
+)
+def test_a_server_says_what_the_process_says(
+    folder, x, protocol, batch_size, concurrency
+):
     arguments = {"num_samples": DRAWS, "seed": (3, 4), "batch_size": batch_size}
     with shared(folder) as server:
-        served = ask(server, x, **arguments, concurrency=concurrency)
+        served = ask(server, x, protocol, **arguments, concurrency=concurrency)
         assert server.num_predictions == -(-len(x) // batch_size)
     assert_same(served, score(x, saved_model=folder, **arguments))
 
@@ -195,10 +201,11 @@ def test_no_more_requests_at_a_time_than_asked_for():
 # A server in trouble ---------------------------------------------------------------
 
 
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
 @pytest.mark.parametrize("fault", [503, 429, 500, "drop", "garbage", "short"])
-def test_every_other_answer_is_a_fault(folder, x, expected, fault):
+def test_every_other_answer_is_a_fault(folder, x, expected, fault, protocol):
     with shared(folder, fault=lambda n: None if n % 2 else fault) as server:
-        served = ask(server, x)
+        served = ask(server, x, protocol)
         assert server.num_predictions == 12  # six batches, each asked for twice
     assert_same(served, expected)
 
@@ -625,7 +632,8 @@ def test_bad_arguments_are_refused(folder, x, tmp_path, arguments, message):
     ["localhost:8501", "ftp://h/v1/models/m", "http://h/v1/models/", "http://h/v2/m",
      "http://h/v1/models/m:predict", "http://h/v1/models/m/versions/x", "http:///v1/m",
      "http://[::1:8501/v1/models/m", "http://h:port/v1/models/m",
-     "http://:8501/v1/models/m", "grpc://h:70000/v1/models/m"],
+     "http://:8501/v1/models/m", "grpc://h:70000/v1/models/m", "grpc://h/v2/models/m",
+     "http://h/v3/models/m"],
 )  # fmt: skip
 def test_bad_endpoints_are_refused(x, endpoint):
     with pytest.raises(InvalidInputError, match="`endpoint` must be http://HOST"):
@@ -644,7 +652,12 @@ def test_an_endpoint_may_be_an_ipv6_address(monkeypatch):
 
 def test_what_the_server_has_not_is_said(folder, x, tmp_path):
     with shared(folder) as server:
-        for url in (f"{server.endpoint}s", f"{server.endpoint}/versions/9"):
+        for protocol, end in [
+            ("v1", "s"),
+            ("v1", "/versions/9"),
+            ("v2", "/versions/9"),
+        ]:
+            url = server.endpoint.replace("v1", protocol) + end
             with pytest.raises(InvalidInputError, match="HTTP 404, Servable not found"):
                 score(x, endpoint=url)
     module = tf.Module()
@@ -657,6 +670,23 @@ def test_what_the_server_has_not_is_said(folder, x, tmp_path):
         pytest.raises(InvalidInputError, match="must serve an export of this package"),
     ):
         score(x, endpoint=server.endpoint)
+
+
+@pytest.mark.parametrize(
+    ("signature", "proposal"),
+    [("encode", "encoder"), ("error_bars", "refined"),
+     ("refined_log_likelihood", "encoder")],
+)  # fmt: skip
+def test_a_model_of_one_function_must_be_the_one_that_is_asked(
+    folder, x, signature, proposal
+):
+    with shared(folder) as server:
+        server.signature = signature
+        try:
+            with pytest.raises(InvalidInputError, match="must serve an export of this"):
+                ask(server, x, "v2", proposal=proposal)
+        finally:
+            server.signature = "error_bars"
 
 
 # The server of the tests itself ----------------------------------------------------

@@ -21,8 +21,8 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.saved_model import find_version
 from iwae_tf.schema import Schema
 from iwae_tf.serving.client import as_float32, batch_seed, check_images, naming
-from iwae_tf.serving.endpoints import InProcessScorer
 from iwae_tf.serving.score_files import COLUMNS
+from iwae_tf.serving.scorer import InProcessScorer
 
 ROWS_A_READ = 256  # the unit that is handed to a worker
 NUMBERED, OUTPUTS = (".npy", ".csv"), (".csv", ".parquet")  # by place; of scores
