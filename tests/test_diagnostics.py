@@ -489,7 +489,7 @@ def test_near_seeds_anneal_with_draws_of_their_own(narrow, monkeypatch):
     _, model, x = narrow
     seeds = []
 
-    def compiled(model, make, num_chains, *_):
+    def compiled(model, function, num_chains, **_):
         def run(x, latents, num_steps, step_size, seed):
             seeds.append(tuple(seed.numpy()))
             shape = [num_chains, len(x)]

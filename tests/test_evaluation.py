@@ -290,7 +290,7 @@ def test_what_is_left_is_not_scored_once_a_report_raises(shifted, monkeypatch):
     model, x, _ = shifted
     scored = []
 
-    def estimator(*_):
+    def estimator(*_, **__):
         def score(rows, *_):
             scored.append(len(rows))
             return [tf.zeros(len(rows))] * 3
@@ -326,14 +326,15 @@ def test_what_was_traced_is_let_go(tmp_path):
 
 
 def test_many_models_that_are_traced_once_each_give_no_warning_of_retracing(caplog):
-    def make(_):
-        return lambda x: x + 1
+    def function(_, x):
+        return x + 1
 
     kept = [build("iwae") for _ in range(6)]
     with caplog.at_level("WARNING", "tensorflow"):
         tf.get_logger().addHandler(caplog.handler)
         for model in kept:
-            assert compiling.compiled(model, make, jit_compile=False)(tf.ones([])) == 2
+            program = compiling.compiled(model, function, by_xla=False)
+            assert program(tf.ones([])) == 2
         tf.get_logger().removeHandler(caplog.handler)
     assert not caplog.records
 

@@ -25,7 +25,8 @@ from scipy import special
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.diagnostics.resampling import leave_one_out
 from iwae_tf.evaluation import refinement
-from iwae_tf.evaluation.compiling import batches_of_one_size, compiled
+from iwae_tf.evaluation.compiling import compiled, over_batches
+from iwae_tf.models.autoencoder import LATENT_STREAM
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import standard_normal
 
@@ -110,19 +111,17 @@ def annealed_log_likelihood(
     check_choice(base, "base", BASES)
     key = noise.make_key(seed)
     x = model.check_x(x)
-    size = min(len(x), max(1, CHAINS_AT_ONCE // num_chains))
-    run = compiled(model, _chains, num_chains, num_leapfrog_steps, base)
-    results = []
-    for first, rows in batches_of_one_size(len(x), size):
-        rows_of_z = None if latents is None else [tf.gather(z, rows) for z in latents]
-        batch = _one_batch(
-            run, tf.gather(x, rows), rows_of_z, num_steps, noise.fold_in(key, first)
-        )
-        count = min(size, len(x) - first)
-        results.append(Annealed(*(part[:count] for part in batch)))
-        if on_progress:
-            on_progress(count)
-    return Annealed(*(np.concatenate(parts) for parts in zip(*results)))
+    counts = {"num_chains": num_chains, "num_leapfrog_steps": num_leapfrog_steps}
+    run = compiled(model, _anneal, **counts, base=base)
+    found = over_batches(
+        lambda first, x, latents: _one_batch(
+            run, x, latents, num_steps, noise.fold_in(key, first)
+        ),
+        (x, latents),
+        max(1, CHAINS_AT_ONCE // num_chains),
+        on_progress,
+    )
+    return Annealed(*found)
 
 
 def _one_batch(run, x, latents, num_steps, key):
@@ -158,54 +157,42 @@ def _one_batch(run, x, latents, num_steps, key):
     )
 
 
-def _chains(reference, num_chains, num_leapfrog_steps, base):
-    """A function from images to log-weights [chains, B] and HMC's acceptance [B]."""
-    width = sum(reference().latent_dims)
+def _anneal(
+    latent, x, latents, num_steps, step_size, seed, num_chains, num_leapfrog_steps, base
+):
+    """Log-weights [chains, B] of images, and HMC's acceptance [B]."""
+    width, parameters = sum(latent.latent_dims), latent.encode(x)
     standard = standard_normal(width)
 
-    def run(x, latents, num_steps, step_size, seed):
-        model = reference()
-        latent, parameters = model.latent, model.latent.encode(x)
+    def log_target(draws):
+        return refinement.log_target(latent, x, draws, None, parameters)
 
-        def log_target(draws):
-            return refinement.log_target(latent, x, draws, None, parameters)
+    def log_base(draws):
+        if base == "proposal":
+            return standard.log_prob(draws)
+        q = latent.infer(x, draws, parameters=parameters)
+        log_prior = latent.log_joint(x, q.latents).log_prior
+        return standard.log_prob(draws) + log_prior - q.log_prob
 
-        def log_base(draws):
-            if base == "proposal":
-                return standard.log_prob(draws)
-            q = latent.infer(x, draws, parameters=parameters)
-            log_prior = latent.log_joint(x, q.latents).log_prior
-            return standard.log_prob(draws) + log_prior - q.log_prob
+    shape = [1, num_chains, tf.shape(x)[0]]
+    start_seed, chain_seed = tf.unstack(tf.random.split(seed, 2))
+    if latents is not None:
+        exact = [tf.broadcast_to(z, [*shape, z.shape[-1]]) for z in latents]
+        start = latent.draws_of(exact, parameters)
+        log_base, log_target = log_target, log_base
+    elif base == "proposal":
+        start = tf.random.stateless_normal([*shape, width], start_seed)
+    else:
+        key = noise.fold_in(noise.make_key(start_seed), LATENT_STREAM)
+        draws = noise.normal(key, 0, num_chains * shape[2], width)
+        found = latent.sample(tf.reshape(draws, [*shape, width]))
+        start = latent.draws_of(found, parameters)
 
-        shape = [1, num_chains, tf.shape(x)[0]]
-        start_seed, chain_seed = tf.unstack(tf.random.split(seed, 2))
-        if latents is not None:
-            start = _draws_of(latent, parameters, latents, shape)
-            log_base, log_target = log_target, log_base
-        elif base == "proposal":
-            start = tf.random.stateless_normal([*shape, width], start_seed)
-        else:
-            found = model.sample_latents(num_chains * shape[2], start_seed)
-            start = _draws_of(latent, parameters, found, shape)
+    def make_kernel(log_prob):
+        return FreshHMC(log_prob, step_size, num_leapfrog_steps)
 
-        def make_kernel(log_prob):
-            return FreshHMC(log_prob, step_size, num_leapfrog_steps)
-
-        _, log_weights, results = tfp.mcmc.sample_annealed_importance_chain(
-            num_steps, log_base, log_target, start, make_kernel, seed=chain_seed
-        )
-        ratio = tf.minimum(results.inner_results.log_accept_ratio, 0.0)
-        return log_weights[0], tf.reduce_mean(tf.exp(ratio), axis=[0, 1])
-
-    return run
-
-
-def _draws_of(latent, parameters, latents, shape):
-    """The noise behind latents [B or C * B, D_l], for each chain: [1, C, B, D]."""
-
-    def for_each_chain(latent):
-        if latent.shape[0] is not None and latent.shape[0] == parameters.shape[0]:
-            return tf.broadcast_to(latent, [*shape, latent.shape[-1]])
-        return tf.reshape(latent, [*shape, latent.shape[-1]])
-
-    return latent.draws_of([for_each_chain(z) for z in latents], parameters)
+    _, log_weights, results = tfp.mcmc.sample_annealed_importance_chain(
+        num_steps, log_base, log_target, start, make_kernel, seed=chain_seed
+    )
+    ratio = tf.minimum(results.inner_results.log_accept_ratio, 0.0)
+    return log_weights[0], tf.reduce_mean(tf.exp(ratio), axis=[0, 1])

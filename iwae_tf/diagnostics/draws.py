@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from iwae_tf.checks import check_count
 from iwae_tf.evaluation import CHUNK_SIZE, LogLikelihood, log_likelihood
-from iwae_tf.evaluation.compiling import batches_of_one_size, compiled
+from iwae_tf.evaluation.compiling import compiled, over_batches
 from iwae_tf.probability import noise
 
 VALUES_AT_ONCE = 2_000_000  # log-weights that are held: what bounds the memory
@@ -43,19 +43,19 @@ def draw_log_weights(
     x = model.check_x(x)
     num_chunks = -(-num_samples // CHUNK_SIZE)
     count = -(-num_samples // num_chunks)
-    rows_at_once = max(1, CHUNK_SIZE // num_samples)
-    function = compiled(model, _chunk, rows_at_once, count)
-    parameters, key = model.latent.encode(x), noise.make_key(seed)
-    columns, all_draws = [], tf.constant(num_samples)
-    for first, rows in batches_of_one_size(len(x), rows_at_once):
-        inputs = tf.gather(x, rows), tf.gather(parameters, rows)
-        row = tf.constant(first_row + first, tf.int64)
-        chunks = [
-            function(*inputs, key, row, tf.constant(chunk * count), all_draws)
-            for chunk in range(num_chunks)
+    program = compiled(model, _chunk, count=count)
+    key, all_draws = noise.make_key(seed), tf.constant(num_samples)
+
+    def draw(row, x, parameters):
+        return [
+            program(x, parameters, key, first_row + row, tf.constant(first), all_draws)
+            for first in range(0, num_samples, count)
         ]
-        columns.append(np.concatenate(chunks)[:num_samples])
-    return np.concatenate(columns, axis=1)[:, : len(x)]
+
+    chunks = over_batches(
+        draw, (x, model.latent.encode(x)), max(1, CHUNK_SIZE // num_samples)
+    )
+    return np.concatenate(chunks, axis=1)[:, :num_samples].T
 
 
 def log_weight_batches(
@@ -79,17 +79,13 @@ def log_weight_batches(
             on_progress(len(batch))
 
 
-def _chunk(model, num_rows, count):
-    """A function from rows to the log-weights [count, rows] of a chunk of draws."""
-
-    def chunk(x, parameters, key, row, first, all_draws):
-        latent = model().latent
-        draws = latent.draw_noise(
-            key, row, num_rows, 1, count, first_draw=first, all_draws=all_draws
-        )
-        return latent.log_weights(x, draws, parameters=parameters).log_weights[0]
-
-    return chunk
+def _chunk(latent, x, parameters, key, row, first, all_draws, count):
+    """Log-weights of draws first, ..., first + count - 1 of each row: [B, count]."""
+    draws = latent.draw_noise(
+        key, row, len(x), 1, count, first_draw=first, all_draws=all_draws
+    )
+    found = latent.log_weights(x, draws, parameters=parameters)
+    return tf.transpose(found.log_weights[0])
 
 
 def reference_log_likelihood(

@@ -9,7 +9,6 @@ References:
   Cremer, Li and Duvenaud, 2018. https://arxiv.org/abs/1801.03558
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ import tensorflow as tf
 
 from iwae_tf.checks import check_count
 from iwae_tf.evaluation import LogLikelihood, log_likelihood, refinement
-from iwae_tf.evaluation.compiling import batches_of_one_size, compiled
+from iwae_tf.evaluation.compiling import compiled, over_batches
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import standard_normal
 
@@ -68,48 +67,37 @@ def inference_gaps(
     parameters = model.latent.encode(x)
     width = sum(model.latent_dims)
     directions = refinement.stage_directions(0, tf.constant(NUM_STEPS), width)
-    programs = [compiled(model, _elbo, kind) for kind in ("none", "diagonal", "full")]
-    size = min(len(x), refinement.rows_at_once(model.latent, ROWS))
-    parts = []
-    for first, rows in batches_of_one_size(len(x), size):
-        values = tf.gather(x, rows), tf.gather(parameters, rows)
-        row = tf.constant(first, tf.int64)
-        found = [program(*values, directions, key, row) for program in programs]
-        parts.append(np.stack(found)[:, : len(x) - first])
-        if on_progress:
-            on_progress(parts[-1].shape[1])
+    programs = [compiled(model, _elbo, kind=k) for k in ("none", "diagonal", "full")]
+    elbos = over_batches(
+        lambda row, *rows: [find(*rows, directions, key, row) for find in programs],
+        (x, parameters),
+        refinement.rows_at_once(model.latent, ROWS),
+        on_progress,
+    )
     refined = log_likelihood(model, x, num_samples, seed, proposal="refined")
-    encoder, diagonal, full = np.concatenate(parts, axis=1)
-    return InferenceGaps(encoder, diagonal, full, refined)
+    return InferenceGaps(*elbos, refined)
 
 
-def _elbo(reference, kind):
-    """A function of rows to the ELBO [B] of a Gaussian of this kind."""
-
-    def elbo(x, parameters, directions, key, row):
-        latent = reference().latent
-        target = functools.partial(
-            refinement.log_target, latent, x, y=None, parameters=parameters
+def _elbo(latent, x, parameters, directions, key, row, kind):
+    """The ELBO of a Gaussian of this kind for each row of x: [B]."""
+    width, rows = directions.shape[-1], tf.shape(x)[0]
+    loc, factor, log_det = 0.0, tf.eye(width, batch_shape=[rows]), 0.0
+    if kind != "none":
+        found = refinement.fit(
+            latent, x, None, parameters, None, [directions], kind == "diagonal"
         )
-        width, rows = directions.shape[-1], tf.shape(x)[0]
-        loc, factor, log_det = 0.0, tf.eye(width, batch_shape=[rows]), 0.0
-        if kind != "none":
-            found = refinement.fit(
-                latent, x, None, parameters, None, [directions], kind == "diagonal"
-            )
-            loc, factor, log_det = found.loc, found.factor, found.log_det
-        count = tf.maximum(1, ROWS // rows)
-        num_chunks = -(-NUM_DRAWS // count)
+        loc, factor, log_det = found.loc, found.factor, found.log_det
+    count = tf.maximum(1, ROWS // rows)
+    num_chunks = -(-NUM_DRAWS // count)
 
-        def add(index, total):
-            e = latent.draw_noise(noise.fold_in(key, index), row, rows, 1, count)
-            u = loc + tf.einsum("mkbd,bed->mkbe", e, factor)
-            log_weights = target(u=u) - standard_normal(e.shape[-1]).log_prob(e)
-            return index + 1, total + tf.reduce_mean(log_weights[0], axis=0)
+    def add(index, total):
+        e = latent.draw_noise(noise.fold_in(key, index), row, rows, 1, count)
+        u = loc + tf.einsum("mkbd,bed->mkbe", e, factor)
+        log_weights = refinement.log_target(latent, x, u, None, parameters)
+        log_weights -= standard_normal(width).log_prob(e)
+        return index + 1, total + tf.reduce_mean(log_weights[0], axis=0)
 
-        _, total = tf.while_loop(
-            lambda index, _: index < num_chunks, add, (0, tf.zeros([rows]))
-        )
-        return total / tf.cast(num_chunks, tf.float32) + log_det
-
-    return elbo
+    _, total = tf.while_loop(
+        lambda index, _: index < num_chunks, add, (0, tf.zeros([rows]))
+    )
+    return total / tf.cast(num_chunks, tf.float32) + log_det

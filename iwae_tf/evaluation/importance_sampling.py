@@ -1,7 +1,6 @@
 """Log-likelihoods of data sets, by importance sampling, and their error bars."""
 
 import concurrent.futures
-import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -119,18 +118,11 @@ def log_likelihood(
     labels = model.check_labels(labels, tf.shape(x)[0])
     check_choice(proposal, "proposal", PROPOSALS)
     num_steps = NUM_STEPS if num_steps is None else check_count(num_steps, "num_steps")
+    settings = {"chunk_size": chunk_size, "proposal": proposal}
     if not tf.executing_eagerly():
+        first, count = tf.constant(first_row, tf.int64), tf.constant(num_samples)
         return estimate_in_graph(
-            model.latent,
-            x,
-            tf.constant(num_samples),
-            key,
-            tf.constant(first_row, tf.int64),
-            labels,
-            masks,
-            chunk_size,
-            proposal=proposal,
-            num_steps=num_steps,
+            model.latent, x, count, key, first, labels, masks, num_steps, **settings
         )
     if batch_size is None:
         at_once = max(1, SCORES_PER_CALL // num_samples)
@@ -143,9 +135,8 @@ def log_likelihood(
     check_choice(jit_compile, "jit_compile", ("auto", True, False))
     if jit_compile == "auto":
         jit_compile = model.jit_compile if model.compiled else model.supports_xla
-    function = _compiled_estimator(
-        model, masks, chunk_size, bool(jit_compile), proposal
-    )
+    settings["jit_compile"] = bool(jit_compile)
+    function = _compiled_estimator(model, masks, **settings)
 
     def rows(values, start):
         if values is None or proposal == "encoder":
@@ -163,6 +154,7 @@ def log_likelihood(
                 key,
                 tf.constant(first_row + start, tf.int64),
                 rows(labels, start),
+                masks,
                 tf.constant(num_steps),
             )
         return LogLikelihood(*(part.numpy()[: len(x) - start] for part in result))
@@ -215,39 +207,15 @@ def summarize(result: LogLikelihood) -> Summary:
     )
 
 
-def _compiled_estimator(model, masks, *settings):
-    """A function of (x, num_samples, key, first_row, labels), traced for any rows.
-
-    XLA compiles parts of it, as the settings have it.
-    """
-    traced = compiled(
-        model, _estimator, *settings, jit_compile=False
-    ).get_concrete_function(
+def _compiled_estimator(model, masks, **settings):
+    """`estimate_in_graph` from x to the number of steps, traced for any rows."""
+    program = compiled(model, estimate_in_graph, by_xla=False, **settings)
+    return program.get_concrete_function(
         tf.TensorSpec([None, *model.event_shape], tf.float32),
         tf.TensorSpec([], tf.int32),
         tf.TensorSpec([1], tf.uint64),
         tf.TensorSpec([], tf.int64),
         tf.TensorSpec([None], tf.int32) if model.is_conditional else None,
-        tf.TensorSpec([], tf.int32),
         tf.nest.map_structure(tf.TensorSpec.from_tensor, masks) if masks else None,
+        tf.TensorSpec([], tf.int32),
     )
-    return functools.partial(traced, masks=masks)
-
-
-def _estimator(reference, chunk_size, jit_compile, proposal):
-    def estimate(x, num_samples, key, first_row, labels, num_steps, masks):
-        return estimate_in_graph(
-            reference().latent,
-            x,
-            num_samples,
-            key,
-            first_row,
-            labels,
-            masks,
-            chunk_size,
-            jit_compile,
-            proposal,
-            num_steps,
-        )
-
-    return estimate

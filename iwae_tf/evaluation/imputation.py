@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import refinement
-from iwae_tf.evaluation.compiling import batches_of_one_size, compiled
+from iwae_tf.evaluation.compiling import compiled, over_batches
 from iwae_tf.evaluation.importance_sampling import PROPOSALS
 from iwae_tf.evaluation.pareto import LEAST_DRAWS, pareto_k
 from iwae_tf.evaluation.streaming import CHUNK_SIZE
@@ -91,32 +91,15 @@ def impute(
     key, x = noise.make_key(seed), model.check_x(x)
     y = model.check_labels(labels, len(x))
     check_choice(proposal, "proposal", PROPOSALS)
-    size = min(len(x), ROWS_PER_CALL)
+    size = ROWS_PER_CALL
     if proposal == "refined":
         size = min(size, refinement.rows_at_once(model.latent, CHUNK_SIZE))
-    function = compiled(
-        model, _impute_function, num_imputations, proposal, jit_compile=False
+    program = compiled(model, impute_in_graph, by_xla=False, proposal=proposal)
+    counts = tf.constant(num_samples), num_imputations
+    means, draws, sizes, log_weights = over_batches(
+        lambda first, x, y: program(x, *counts, key, first, y), (x, y), size
     )
-    parts = []
-    for start, rows in batches_of_one_size(len(x), size):
-        x_rows, y_rows = (None if v is None else tf.gather(v, rows) for v in (x, y))
-        first = tf.constant(start, tf.int64)
-        found = function(x_rows, tf.constant(num_samples), key, first, y_rows)
-        parts.append([part.numpy()[: len(x) - start] for part in found])
-    means, draws, sizes, log_weights = (np.concatenate(part) for part in zip(*parts))
     return Imputation(means, draws.swapaxes(0, 1), sizes, pareto_k(log_weights.T))
-
-
-def _impute_function(reference, num_imputations, proposal):
-    """`impute_in_graph` of a model, of so many draws of a row."""
-
-    def function(x, num_samples, key, first_row, y):
-        return impute_in_graph(
-            reference().latent, x, num_samples, num_imputations, key, first_row, y,
-            proposal,
-        )  # fmt: skip
-
-    return function
 
 
 def impute_in_graph(

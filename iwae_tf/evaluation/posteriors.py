@@ -7,7 +7,7 @@ from tensorflow_probability import distributions as tfd
 
 from iwae_tf.checks import check_count
 from iwae_tf.evaluation import refinement
-from iwae_tf.evaluation.compiling import batches_of_one_size, compiled
+from iwae_tf.evaluation.compiling import compiled, over_batches
 from iwae_tf.evaluation.streaming import CHUNK_SIZE
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.latent_model import LatentModel
@@ -54,28 +54,18 @@ def refine_proposal(
     latent = model.latent
     parameters = latent.encode(x, y)
     directions = refinement.directions(tf.constant(num_steps), sum(latent.latent_dims))
-    fit = compiled(model, _fit)
-    size = min(len(x), refinement.rows_at_once(latent, CHUNK_SIZE))
-    blocks = []
-    for _, rows in batches_of_one_size(len(x), size):
-        values = (None if v is None else tf.gather(v, rows) for v in (x, y, parameters))
-        blocks.append(fit(*values, directions))
-    found = refinement.Refined(*(tf.concat(p, axis=0)[: len(x)] for p in zip(*blocks)))
+    fit = compiled(model, refinement.fit)
+    parts = over_batches(
+        lambda _, *rows: fit(*rows, None, directions),
+        (x, y, parameters),
+        refinement.rows_at_once(latent, CHUNK_SIZE),
+    )
+    found = refinement.Refined(*map(tf.constant, parts))
     if len(latent.latent_dims) == 1:
         loc, scale = split_loc_scale(parameters)
         return _gaussian(loc + scale * found.loc, scale[..., tf.newaxis] * found.factor)
     bijector = _noise_to_latents(latent, parameters, y)
     return tfd.TransformedDistribution(_gaussian(found.loc, found.factor), bijector)
-
-
-def _fit(reference):
-    """A function of rows to their `Refined`."""
-
-    def fit(x, y, parameters, directions):
-        latent = reference().latent
-        return refinement.fit(latent, x, y, parameters, None, directions)
-
-    return fit
 
 
 def _gaussian(loc, factor):

@@ -80,10 +80,11 @@ def estimate_in_graph(
     first_row: tf.Tensor,
     y: tf.Tensor | None = None,
     masks: Sequence[UnitMask] | None = None,
+    num_steps: int | tf.Tensor = refinement.NUM_STEPS,
+    *,
     chunk_size: int = CHUNK_SIZE,
     jit_compile: bool = False,
     proposal: str = "encoder",
-    num_steps: int | tf.Tensor = refinement.NUM_STEPS,
 ) -> LogLikelihood:
     """`log_likelihood` as graph ops: x [B, *event] to float32 [B].
 
