@@ -444,7 +444,7 @@ def bad(draw, rule, *cases):
 
 
 IMAGE_RULE = "images [N, H, W, 1 or 3], [N, H, W] or flat square [N, H * H]"
-HISTORY = "`history` must hold lists of numbers, one for each epoch"
+HISTORY = "`history['kl']` must be a list of numbers, one for each epoch"
 FINITE = "`history` must hold a finite value of one of bound, inference_bound, iwae"
 LAYERS = "`variances` must be a list of arrays [D], one for each stochastic layer"
 NOT_FINITE = "1 NaN or infinite values"
@@ -500,7 +500,8 @@ BAD_INPUT = [
     *bad(
         plots.training_curves,
         HISTORY,
-        *[("something else as 'kl'", {"kl": values}) for values in (["high"], 3.0)],
+        ("a list that is not an array of numbers", {"kl": ["high"]}),
+        ("shape ()", {"kl": 3.0}),
     ),
     *bad(
         plots.training_curves,
@@ -534,7 +535,7 @@ BAD_INPUT = [
         plots.active_units,
         LAYERS,
         ("an empty list", []),
-        ("an entry of shape ()", np.ones(3)),
+        ("shape ()", np.ones(3)),
     ),
     *bad(plots.active_units, "`variances` must be 0 or more", ("-0.2", [[0.1, -0.2]])),
     *bad(
@@ -549,25 +550,21 @@ BAD_INPUT = [
     ),
     *bad(
         separation.histogram,
-        "`scores` must hold non-empty lists",
-        ("shape (0,) as 'a'", {"a": []}),
-        ("shape (1, 1) as 'a'", {"a": [[1.0]]}),
+        "`scores['a']` must be a list of numbers",
+        ("shape (0,)", {"a": []}),
+        ("shape (1, 1)", {"a": [[1.0]]}),
     ),
     *bad(
         separation.histogram,
-        "`scores` must be finite",
+        "`scores['a']` must be finite",
         (NOT_FINITE, {"a": [1.0, np.nan]}),
     ),
-    *bad(separation.roc, "`curves` must hold 1 to 10 curves", ("0", {})),
+    *bad(separation.roc, "`curves` must hold 1 to 10 sets", ("0", {})),
     *bad(
         separation.roc,
-        "`curves` must hold two lists of rates in [0, 1] each",
-        ("shape (2, 2) as 'a'", {"a": ([0, 1], [0, 2])}),
-        ("shape (2,) as 'a'", {"a": [0, 1]}),
-    ),
-    *bad(
-        separation.roc,
-        "`curves` must be pairs of lists of one length",
+        "`curves['a']` must be two lists of rates in [0, 1], of one length",
+        ("shape (2, 2), from 0 to 2", {"a": ([0, 1], [0, 2])}),
+        ("shape (2,)", {"a": [0, 1]}),
         ("a tuple that is not an array of numbers", {"a": ([0, 1], [0])}),
     ),
 ]

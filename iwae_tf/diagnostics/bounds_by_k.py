@@ -60,7 +60,9 @@ def bound_sweep(
     Raises:
       InvalidInputError: a bad argument.
     """
-    counts = _check_counts(counts)
+    counts = sorted({check_count(count, "counts") for count in counts})
+    if not counts:
+        raise InvalidInputError("`counts` must not be empty. Received: counts=()")
     functions = functions or {"iwae": bounds.iwae}
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in functions}
     for log_weights in log_weight_batches(model, x, counts[-1], seed, on_progress):
@@ -121,10 +123,3 @@ def _summarize(images: np.ndarray) -> dict[str, list[float]]:
         "standard_error": (np.sqrt(variance.sum(axis=1)) / images.shape[-1]).tolist(),
         "corrected": corrected.mean(axis=1).tolist(),
     }
-
-
-def _check_counts(counts: Sequence[int]) -> list[int]:
-    found = {check_count(count, "counts") for count in counts}
-    if not found:
-        raise InvalidInputError("`counts` must not be empty. Received: counts=()")
-    return sorted(found)

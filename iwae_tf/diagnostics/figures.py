@@ -21,7 +21,7 @@ from iwae_tf.plots.drawing import (
     PURPLE,
     SMALL_TEXT_SIZE,
     legend,
-    new_figure,
+    new_chart,
     save,
     style,
     whole_numbers,
@@ -39,11 +39,6 @@ Path = str | os.PathLike[str]
 Found = Mapping[str, Any]
 
 
-def _two_panels(height, **options):
-    figure = new_figure(height=height)
-    return figure, figure.subplots(1, 2, **options)
-
-
 def gradient_noise(path: Path, found: Found) -> Path:
     """Draws SNR against the number of draws, one panel for each half of the model.
 
@@ -55,7 +50,7 @@ def gradient_noise(path: Path, found: Found) -> Path:
     Returns:
       path: as given.
     """
-    figure, axes = _two_panels(470)
+    figure, axes = new_chart(470, 1, 2)
     for ax, half in zip(axes, HALVES):
         floors: dict[int, float] = {}
         for line in (line for line in found["lines"] if line["half"] == half):
@@ -84,7 +79,7 @@ def gradient_noise(path: Path, found: Found) -> Path:
 
 def bound_sweep(path: Path, sweep: Found) -> Path:
     """Draws bounds against K with error bars, and their gap to log p(x)."""
-    figure, (left, right) = _two_panels(470)
+    figure, (left, right) = new_chart(470, 1, 2)
     best = sweep["log_likelihood"]
     counts = np.asarray(sweep["counts"], float)
     for color, marker, (name, found) in zip(LINES, _MARKERS, sweep["bounds"].items()):
@@ -113,7 +108,7 @@ def error_bars(path: Path, found: Found) -> Path:
     """Draws what each error bar says against the spread between seeds, and coverage."""
     names, errors = list(found["errors"]), list(found["errors"].values())
     rows = np.arange(len(names))[::-1]
-    figure, (left, right) = _two_panels(130 + 60 * len(names), sharey=True)
+    figure, (left, right) = new_chart(130 + 60 * len(names), 1, 2, sharey=True)
     for ax, key, offset, height, color, label in (
         (left, "stated", 0.18, 0.34, BLUE, "stated"),
         (left, "spread", -0.18, 0.34, ORANGE, "between seeds"),
@@ -135,7 +130,7 @@ def error_bars(path: Path, found: Found) -> Path:
 
 def proposal_quality(path: Path, found: Found) -> Path:
     """Draws histograms of Pareto k and of the effective sample size."""
-    figure, (left, right) = _two_panels(400)
+    figure, (left, right) = new_chart(400, 1, 2)
     num_samples, bars = found["num_samples"], {"color": BLUE, "edgecolor": "white"}
     shown = np.clip(np.asarray(found["pareto_k"], float), -0.5, 2.5)
     left.hist(shown, bins=np.linspace(-0.5, 2.5, 31), **bars)
@@ -157,8 +152,7 @@ def proposal_quality(path: Path, found: Found) -> Path:
 
 def inference_gaps(path: Path, found: Found) -> Path:
     """Draws the mean ELBOs of q and of the best Gaussians, below log p(x)."""
-    figure = new_figure(height=260)
-    ax = figure.subplots()
+    figure, ax = new_chart(260)
     names = {
         "encoder": "q(z|x)",
         "diagonal": "best diagonal Gaussian",
@@ -186,8 +180,7 @@ def sandwich(path: Path, found: Found, *, title: str) -> Path:
     Returns:
       path: as given.
     """
-    figure = new_figure(height=420)
-    ax = figure.subplots()
+    figure, ax = new_chart(420)
     base = np.asarray(found["lower"][0])
     for name, label, color, marker, offset in (
         ("lower", "annealing, forward (low)", BLUE, "^", -0.15),
@@ -217,8 +210,8 @@ def units(path: Path, found: Found, *, threshold: float) -> Path:
     Returns:
       path: as given.
     """
-    figure = new_figure(height=60 + 330 * len(found["kl"]))
-    axes = figure.subplots(len(found["kl"]), 2, squeeze=False)
+    num_layers = len(found["kl"])
+    figure, axes = new_chart(60 + 330 * num_layers, num_layers, 2, squeeze=False)
     layers = zip(axes, found["variances"], found["kl"])
     for number, ((left, right), variance, kl) in enumerate(layers, 1):
         logs = np.log10(np.maximum(variance, 1e-8))
@@ -248,11 +241,10 @@ def posterior_maps(path: Path, found: Found) -> Path:
       path: as given.
     """
     maps = found["maps"]
-    figure = new_figure(height=330)
-    axes = figure.subplots(1, len(maps), squeeze=False)[0]
+    figure, axes = new_chart(330, 1, len(maps), squeeze=False)
     xlabel, ylabel = (f"unit {unit + 1}" for unit in found["units"])
     levels = np.exp([-4.5, -2.0, -0.5])  # 3, 2 and 1 deviations of a Gaussian
-    for index, (ax, shown) in enumerate(zip(axes, maps)):
+    for index, (ax, shown) in enumerate(zip(axes.flat, maps)):
         grid = shown["horizontal"], shown["vertical"]
         ax.pcolormesh(*grid, shown["posterior"], cmap="Blues", shading="gouraud")
         points = np.stack(np.meshgrid(*grid), axis=-1)
@@ -265,14 +257,13 @@ def posterior_maps(path: Path, found: Found) -> Path:
             ax.contour(*grid, density, levels, colors=color, linewidths=1.0)
         style(ax, title=f"image {index}", xlabel=xlabel)
         ax.grid(False)
-    style(axes[0], ylabel=ylabel)
+    style(axes[0, 0], ylabel=ylabel)
     return save(figure, path)
 
 
 def log_mean_bias(path: Path, found: Found) -> Path:
     """Draws E log mean of k draws against k, and its limit."""
-    figure = new_figure(height=360)
-    ax = figure.subplots()
+    figure, ax = new_chart(360)
     curve = {"color": BLUE, "marker": "o", "label": "E log mean of k draws"}
     ax.plot(found["counts"], found["expected"], markersize=4, **curve)
     ax.axhline(found["limit"], label="log E X", **_DASHED)
@@ -284,8 +275,7 @@ def log_mean_bias(path: Path, found: Found) -> Path:
 
 def draw_contributions(path: Path, found: Found) -> Path:
     """Draws where draws of a poor q fall and what each adds to the two bounds."""
-    figure = new_figure(height=620)
-    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    figure, (top, middle, bottom) = new_chart(620, 3, sharex=True)
     draws = np.asarray(found["draws"])
     grid = np.linspace(min(-3.5, draws.min() - 0.5), max(3.5, draws.max() + 0.5), 400)
     top.plot(grid, stats.norm.pdf(grid), color=BLUE, label="posterior p(z|x)")

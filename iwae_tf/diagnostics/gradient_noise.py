@@ -102,15 +102,17 @@ def gradient_snr(
     with _estimator(model, gradient_estimator or model.gradient_estimator):
         program = _Program(model, x, *shape, noise.make_key(seed), num_kept)
         mean, squares, dsnrs = program.run(num_draws, on_progress)
-    variances = [square.numpy() / (num_draws - 1) for square in squares]
-    ratios = [_ratio(m.numpy(), variance) for m, variance in zip(mean, variances)]
+    variances = squares / (num_draws - 1)
+    deviations = np.sqrt(variances)
+    ratios = np.full_like(mean, np.nan)  # where a gradient never varies
+    np.divide(np.abs(mean), deviations, out=ratios, where=deviations > 0)
     encoder, decoder = (
         _summarize(ratios[half], variances[half], num_draws, float(dsnr))
         for half, dsnr in zip(program.halves, dsnrs)
     )
-    return GradientSNR(
-        encoder, decoder, num_draws, program.in_model_order(ratios), program.seconds
-    )
+    parts = np.split(ratios, np.cumsum(program.sizes)[:-1])
+    per_parameter = [p.reshape(v.shape) for p, v in zip(parts, program.variables)]
+    return GradientSNR(encoder, decoder, num_draws, per_parameter, program.seconds)
 
 
 def over_counts(
@@ -149,7 +151,7 @@ def _estimator(model, gradient_estimator):
 
 
 class _Program:
-    """Gradients of the mean bound over x, with the encoder's first, in one program.
+    """Gradients of the mean bound over x, each as one vector, in one program.
 
     Rows that do not fit `ROWS_AT_ONCE` are worked through in blocks, the last one
     filled up with examples of weight zero.
@@ -160,51 +162,47 @@ class _Program:
     def __init__(self, model, x, num_groups, num_samples, key, num_kept):
         self.model, self.key, self.num_kept = model, key, num_kept
         self.draw_shape = num_groups, num_samples
+        self.variables = model.trainable_variables
+        self.sizes = [math.prod(v.shape) for v in self.variables]
         own = {id(v) for net in model.encoder for v in net.trainable_variables}
-        variables = model.trainable_variables
-        encoder = [i for i, v in enumerate(variables) if id(v) in own]
-        decoder = [i for i, v in enumerate(variables) if id(v) not in own]
-        self.order = [*encoder, *decoder]
-        self.halves = slice(len(encoder)), slice(len(encoder), None)
-        for name, half in (("encoder", encoder), ("decoder", decoder)):
-            if not half:
+        of_encoder = np.repeat([id(v) in own for v in self.variables], self.sizes)
+        self.halves = np.stack([of_encoder, ~of_encoder])  # which elements are whose
+        for name, half in zip(("encoder", "decoder"), self.halves):
+            if not half.any():
                 raise InvalidInputError(
                     "`model` must have trainable variables in encoder and decoder. "
                     f"Received: a model whose {name} has none of its own"
                 )
-        self.shapes = [variables[index].shape for index in self.order]
+        self.masks = tf.constant(self.halves, tf.float32)
         size = min(len(x), max(1, ROWS_AT_ONCE // (num_groups * num_samples)))
         self.num_blocks = -(-len(x) // size)
         rows = np.arange(self.num_blocks * size).reshape(self.num_blocks, size)
         self.blocks = tf.gather(x, np.minimum(rows, len(x) - 1))
         self.weights = tf.constant((rows < len(x)) / len(x), tf.float32)
 
-    def in_model_order(self, parts):
-        """A list in the order of the gradients, in that of the model's variables."""
-        return [parts[self.order.index(index)] for index in range(len(parts))]
-
-    def _zeros(self):
-        return [tf.zeros(shape) for shape in self.shapes]
-
     def run(self, num_draws, on_progress):
         """Moments over the first draws, ratios over as many further ones.
 
         Returns:
-          (means, sums of squared deviations, mean ratios of the two halves).
+          (means [P], sums of squared deviations [P], mean ratios of the two halves).
         """
         program = program_of(self._pass, self.model.supports_xla)
         work = num_draws, on_progress
-        mean, squares, _ = self._stream(program, self._zeros(), 0, *work)
-        directions = [part for half in self.halves for part in _unit(mean[half])]
+        nowhere = tf.zeros_like(self.masks)
+        mean, squares, _ = self._stream(program, nowhere, 0, *work)
+        parts = mean * self.masks
+        lengths = tf.norm(parts, axis=1, keepdims=True)
+        directions = tf.math.divide_no_nan(parts, lengths)
         start = time.perf_counter()
         _, _, ratios = self._stream(program, directions, num_draws, *work)
-        ratios = [float(ratio) for ratio in ratios]
+        ratios = ratios.numpy() / num_draws
         self.seconds = (time.perf_counter() - start) / num_draws
-        return mean, squares, [ratio / num_draws for ratio in ratios]
+        return mean.numpy(), squares.numpy(), ratios
 
     def _stream(self, program, directions, first, num_draws, on_progress):
         """`_pass` over gradients first, ..., first + num_draws - 1."""
-        state = [self._zeros(), self._zeros(), [tf.zeros([]), tf.zeros([])]]
+        zeros = tf.zeros_like(self.masks[0])
+        state = [zeros, zeros, tf.zeros([2])]
         at_once = max(1, min(100, num_draws // 20))  # gradients between two reports
         for done in range(0, num_draws, at_once):
             count = min(at_once, num_draws - done)
@@ -216,43 +214,42 @@ class _Program:
 
     def _pass(self, state, directions, first, done, count):
         """Adds gradients first + done, ..., `count` of them, to the moments (Welford's
-        update) and to the sums over draws of |along the direction| / |across it|."""
+        update) and, for the unit vector of each half in `directions` [2, P], to the
+        sums over draws of |along it| / |across it|."""
 
         def step(index, state):
             mean, squares, totals = state
-            gradients = self._gradient(first + index)
-            deviations = [g - m for g, m in zip(gradients, mean)]
-            number = tf.cast(index + 1, tf.float32)
-            mean = [m + d / number for m, d in zip(mean, deviations)]
-            squares = [
-                s + d * (g - m)
-                for s, d, g, m in zip(squares, deviations, gradients, mean)
-            ]
-            totals = [
-                total + _directional(gradients[half], directions[half])
-                for total, half in zip(totals, self.halves)
-            ]
+            gradient = self._gradient(first + index)
+            deviation = gradient - mean
+            mean += deviation / tf.cast(index + 1, tf.float32)
+            squares += deviation * (gradient - mean)
+            halves = gradient * self.masks
+            along = tf.reduce_sum(halves * directions, axis=1, keepdims=True)
+            across = tf.norm(halves - along * directions, axis=1)
+            totals += tf.abs(along[:, 0]) / across
             return index + 1, [mean, squares, totals]
 
         return _loop(done, done + count, step, state)
 
     def _gradient(self, index):
-        """Gradient number `index`, summed over the blocks."""
+        """Gradient number `index`, [P], summed over the blocks."""
         key = noise.fold_in(self.key, index)
         size = self.blocks.shape[1]
 
-        def add_block(block, totals):
+        def add_block(block, total):
             place = block * size, size, *self.draw_shape
             draws = self.model.latent.draw_noise(key, *place)
             kept = kept_draws.positions(self.num_kept, key, *place)
             x, weights = self.blocks[block], self.weights[block]
             batch = Batch(x, None, draws, weights, 0.0, positions=kept)
             found = self.model.loss_gradients(batch).gradients
-            found = [found[index] for index in self.order]
-            totals = [t if g is None else t + g for t, g in zip(totals, found)]
-            return block + 1, totals
+            parts = [
+                tf.zeros([size]) if gradient is None else tf.reshape(gradient, [size])
+                for size, gradient in zip(self.sizes, found)
+            ]
+            return block + 1, total + tf.concat(parts, axis=0)
 
-        return _loop(0, self.num_blocks, add_block, self._zeros())
+        return _loop(0, self.num_blocks, add_block, tf.zeros_like(self.masks[0]))
 
 
 def _loop(first, end, step, state):
@@ -263,28 +260,8 @@ def _loop(first, end, step, state):
     return state
 
 
-def _directional(gradients, directions):
-    """|part along the unit vector| / |the rest| of one gradient: float []."""
-    along = tf.add_n([tf.reduce_sum(g * u) for g, u in zip(gradients, directions)])
-    rest = [g - along * u for g, u in zip(gradients, directions)]
-    return tf.abs(along) / tf.linalg.global_norm(rest)
-
-
-def _unit(parts):
-    """The vector that is split into `parts`, scaled to length one."""
-    return [tf.math.divide_no_nan(part, tf.linalg.global_norm(parts)) for part in parts]
-
-
-def _ratio(mean, variance):
-    """|mean| / sd, NaN where the gradient never varies."""
-    deviation = np.sqrt(variance)
-    unknown = np.full_like(deviation, np.nan)
-    return np.divide(np.abs(mean), deviation, out=unknown, where=deviation > 0)
-
-
 def _summarize(ratios, variances, num_draws, dsnr):
-    """HalfSNR of the ratios and variances of one half's variables."""
-    ratios = np.concatenate([ratio.ravel() for ratio in ratios])
+    """HalfSNR of the ratios and variances of one half's parameters."""
     varying = ratios[np.isfinite(ratios)].astype(np.float64)
     if not varying.size:
         raise InvalidInputError(
@@ -299,5 +276,5 @@ def _summarize(ratios, variances, num_draws, dsnr):
         floor=MEAN_OF_ABSOLUTE_NORMAL / math.sqrt(num_draws),
         num_parameters=int(varying.size),
         num_constant=int(ratios.size - varying.size),
-        variance=float(sum(np.sum(variance, dtype=float) for variance in variances)),
+        variance=float(np.sum(variances, dtype=float)),
     )

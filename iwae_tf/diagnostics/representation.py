@@ -17,7 +17,7 @@ from iwae_tf.evaluation import (
     count_active,
     refine_proposal,
 )
-from iwae_tf.probability import noise
+from iwae_tf.evaluation.latent_units import infer_batches
 from iwae_tf.probability.distributions import split_loc_scale
 
 tfd = tfp.distributions
@@ -54,36 +54,23 @@ def kl_per_unit(
     Returns:
       list of float64 arrays [D_l], one a layer, z1 first, in nats.
     """
-    key, x = noise.make_key(seed), model.check_x(x)
     totals = [np.zeros(dim) for dim in model.latent_dims]
-    for start in range(0, len(x), batch_size):
-        rows = x[start : start + batch_size]
-        draws = model.latent.draw_noise(key, start, len(rows), 1, num_draws)
-        given = None if labels is None else labels[start : start + batch_size]
-        y = model.check_labels(given, len(rows))
-        q = model.latent.infer(rows, draws, y)
-        for layer, values in enumerate(_layer_kls(model.latent, q, y)):
-            values = values.numpy().astype(np.float64).reshape(-1, values.shape[-1])
-            totals[layer] += values.mean(axis=0) * len(rows)
+    for q, y in infer_batches(model, x, seed, labels, num_draws, batch_size):
+        num_rows = q.log_prob.shape[-1]
+        for total, values in zip(totals, _layer_kls(model.latent, q, y)):
+            values = values.numpy().astype(np.float64).reshape(-1, len(total))
+            total += values.mean(axis=0) * num_rows
     return [total / len(x) for total in totals]
 
 
 def _layer_kls(model, q, y):
-    """KL of each unit of each layer, [..., D_l], averaged over all but the last."""
-    kls = []
-    for layer, (latent, proposal) in enumerate(zip(q.latents, q.parameters)):
-        loc, scale = split_loc_scale(proposal)
-        if layer == len(q.latents) - 1:
-            prior = model.top_prior(y).distribution
-            kls.append(tfd.Normal(loc, scale).kl_divergence(prior))
-            continue
-        prior_loc, prior_scale = split_loc_scale(
-            model.prior_parameters(layer + 1, q.latents[layer + 1], y)
-        )
-        log_q = -0.5 * ((latent - loc) / scale) ** 2 - tf.math.log(scale)
-        log_p = -0.5 * ((latent - prior_loc) / prior_scale) ** 2
-        kls.append(log_q - log_p + tf.math.log(prior_scale))
-    return kls
+    """Yields the KL of each unit of a layer, [..., D_l], or draws whose mean it is."""
+    *lower, top = (tfd.Normal(*split_loc_scale(layer)) for layer in q.parameters)
+    for layer, proposal in enumerate(lower):
+        parameters = model.prior_parameters(layer + 1, q.latents[layer + 1], y)
+        prior, z = tfd.Normal(*split_loc_scale(parameters)), q.latents[layer]
+        yield proposal.log_prob(z) - prior.log_prob(z)
+    yield top.kl_divergence(model.top_prior(y).distribution)
 
 
 def collapse(

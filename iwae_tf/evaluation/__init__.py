@@ -36,22 +36,3 @@ from iwae_tf.evaluation.streaming import (
     estimate_in_graph,
     stream_draws,
 )
-
-__all__ = [
-    "ACTIVE_VARIANCE",
-    "CHUNK_SIZE",
-    "LAYER_DRAWS",
-    "SCORES_PER_CALL",
-    "LayerStatistics",
-    "LogLikelihood",
-    "active_masks",
-    "active_units",
-    "concatenate",
-    "count_active",
-    "estimate_in_graph",
-    "layer_statistics",
-    "log_likelihood",
-    "refine_proposal",
-    "stream_draws",
-    "summarize",
-]

@@ -1,7 +1,7 @@
 """log p(x) and p(y|x) of a conditional model, from its log p(x|y) for every class."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,19 +13,8 @@ from iwae_tf.evaluation.streaming import LogLikelihood
 from iwae_tf.models.autoencoder import Autoencoder
 
 
-class ClassLogLikelihoods(NamedTuple):
-    """Estimates of log p(x|y) for every class, each [B, num_classes], in nats.
-
-    The fields are those of `evaluation.LogLikelihood`.
-    """
-
-    estimate: np.ndarray
-    standard_error: np.ndarray
-    effective_sample_size: np.ndarray
-    jackknife_error: np.ndarray
-    pareto_k: np.ndarray
-    bias_allowance: np.ndarray
-    is_refined: np.ndarray
+class ClassLogLikelihoods(LogLikelihood):
+    """Estimates of log p(x|y) for every class, each [B, num_classes], in nats."""
 
     def log_marginal(self, class_probabilities: ArrayLike | None = None) -> np.ndarray:
         """log p(x) = log sum_y p(y) p(x|y).
@@ -107,9 +96,4 @@ def class_log_likelihoods(
         log_likelihood(model, x, num_samples, seed, labels=label, **kwargs)
         for label in range(model.num_classes)
     ]
-    return ClassLogLikelihoods(
-        *(
-            np.stack([getattr(found, field) for found in by_class], axis=1)
-            for field in LogLikelihood._fields
-        )
-    )
+    return ClassLogLikelihoods(*(np.stack(parts, axis=1) for parts in zip(*by_class)))

@@ -211,32 +211,17 @@ def fit(
     zeros = tf.zeros([rows])
     state = (tf.zeros([rows, width]), identity, identity, *[zeros] * 4)
     for stage, e in enumerate(by_stage):
-        num_steps = tf.shape(e)[0]
-        step = functools.partial(_step, measure, stage, e, num_steps, is_diagonal)
+        step = functools.partial(_step, measure, stage, e, is_diagonal)
         _, state = tf.while_loop(
-            lambda index, _, num_steps=num_steps: index < num_steps,
-            lambda index, state, step=step: (index + 1, step(index, *state)),
-            (0, state),
+            lambda index, _, e=e: index < tf.shape(e)[0], step, (0, state)
         )
     return _checked(*state)
 
 
-def _step(
-    measure,
-    stage,
-    e,
-    num_steps,
-    is_diagonal,
-    index,
-    loc,
-    factor,
-    inverse,
-    log_det,
-    _,
-    elbo,
-    first,
-):
-    """One step of all images: the state after it."""
+def _step(measure, stage, e, is_diagonal, index, state):
+    """One step of all images: the number of the next one, and the state after it."""
+    loc, factor, inverse, log_det, _, _, first = state
+    num_steps = tf.shape(e)[0]
     e = tf.concat([e[index], -e[index]], axis=0)
     value, gradient = measure(loc + tf.einsum("sd,bed->sbe", e, factor))
     log_weights = value + 0.5 * tf.reduce_sum(e**2, axis=-1)[:, tf.newaxis]
@@ -267,7 +252,8 @@ def _step(
     move *= tf.minimum(1.0, longest / tf.maximum(length, 1e-20))
     log_det += half[:, 0, 0] * tf.linalg.trace(curvature)
     loc += tf.linalg.matvec(factor, move)
-    return loc, factor @ grow, shrink @ inverse, log_det, spread, elbo, first
+    state = loc, factor @ grow, shrink @ inverse, log_det, spread, elbo, first
+    return index + 1, state
 
 
 def _checked(loc, factor, inverse, log_det, spread, elbo, first_elbo):

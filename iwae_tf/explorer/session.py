@@ -144,15 +144,7 @@ class Session:
     ) -> dict[str, Any]:
         """log p(x) of an image with its errors, and its reconstruction."""
         x, y = self._example(image, label)
-        found = evaluation.log_likelihood(
-            self._model,
-            x,
-            num_samples,
-            self._seed,
-            labels=y,
-            proposal=proposal,
-            jit_compile=False,  # compiling takes longer than one image
-        )
+        found = self._log_likelihood(x, num_samples, labels=y, proposal=proposal)
         copy = self._model.reconstruct(x, self._seed, labels=y).numpy()
         values = {name: _finite(value[0]) for name, value in found._asdict().items()}
         return values | {"reconstruction": _png(_pictures(copy)[0])}
@@ -191,26 +183,21 @@ class Session:
         found = []
         for name, objective in bounds.OBJECTIVES.items():
             settings = {"beta": beta} if hasattr(objective, "beta") else {}
-            made = objective(**settings)
             with tf.GradientTape(persistent=True) as tape:
                 tape.watch(log_weights)
-                bound = made(log_weights)
-            halves = {"": bound.generative}
-            if bound.generative is not bound.inference:
-                halves = {
-                    ", encoder": bound.inference,
-                    ", decoder": bound.generative,
-                }
+                bound = objective(**settings)(log_weights)
+            halves = {", encoder": bound.inference, ", decoder": bound.generative}
+            if bound.generative is bound.inference:
+                halves = {"": bound.generative}
             for half, value in halves.items():
                 share = tape.gradient(value, log_weights)
+                effective = effective_sample_size(tf.math.log(share))[0]
                 found.append(
                     {
                         "name": name.upper() + half,
                         "value": _finite(value[0]),
                         "weights": share.numpy().ravel().tolist(),
-                        "effective": _finite(
-                            effective_sample_size(tf.math.log(share))[0]
-                        ),
+                        "effective": _finite(effective),
                     }
                 )
         return found
@@ -227,18 +214,15 @@ class Session:
     def scores(self, num_samples: int = 500) -> dict[str, list[float | None]]:
         """What the images can be sorted by, a list of N numbers each."""
         labels = self._labels if self._model.is_conditional else None
-        found = evaluation.log_likelihood(
-            self._model,
-            self._images,
-            num_samples,
-            self._seed,
-            labels=labels,
-            jit_compile=False,
+        found = self._log_likelihood(self._images, num_samples, labels=labels)
+        return {n: [_finite(value) for value in getattr(found, n)] for n in SORTED_BY}
+
+    def _log_likelihood(self, x, num_samples, **options):
+        """Without XLA: compiling takes longer than an image."""
+        options["jit_compile"] = False
+        return evaluation.log_likelihood(
+            self._model, x, num_samples, self._seed, **options
         )
-        return {
-            name: [_finite(value) for value in getattr(found, name)]
-            for name in SORTED_BY
-        }
 
     def _example(self, image, label):
         """x [1, *event] and labels [1] or None."""

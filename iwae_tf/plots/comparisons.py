@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from iwae_tf.plots.drawing import LINES, draw_dots, legend, new_figure, save, style
+from iwae_tf.plots.drawing import LINES, draw_dots, legend, new_chart, save, style
 
 
 def nll_by_cell(
@@ -25,8 +25,7 @@ def nll_by_cell(
     Returns:
       path: as given.
     """
-    figure = new_figure(height=110 + 32 * len(labels))
-    ax = figure.subplots()
+    figure, ax = new_chart(110 + 32 * len(labels))
     draw_dots(ax, labels, nlls, published)
     style(ax, xlabel="test NLL (nats), lower is better")
     return save(figure, path)
@@ -48,8 +47,7 @@ def bounds_by_groups(
     Returns:
       path: as given.
     """
-    figure = new_figure(height=900)
-    panels = figure.subplots(3, sharex=True)
+    figure, panels = new_chart(900, 3, sharex=True)
     names = ("log p(x)\n(nats)", "IWAE bound\n(nats)", "-KL(Q||P)\n(nats)")
     ring = {"mfc": "none", "markersize": 8, "linestyle": "none"}
     for suffix, look, source in (("", {}, measured), (", published", ring, published)):
@@ -82,9 +80,8 @@ def bounds_by_time(
     Returns:
       path: as given.
     """
-    figure = new_figure(height=80 + 260 * len(histories))
-    layout = {"sharey": "row", "squeeze": False}
-    panels = figure.subplots(len(histories), 2, **layout)
+    grid, layout = (len(histories), 2), {"sharey": "row", "squeeze": False}
+    figure, panels = new_chart(80 + 260 * len(histories), *grid, **layout)
     estimators = list(dict.fromkeys(name for h in histories.values() for name in h))
     colors = dict(zip(estimators, LINES))
     for row, (bound, curves) in zip(panels, histories.items()):

@@ -196,15 +196,12 @@ def draw_strip(ax: Axes, values: np.ndarray, labels: np.ndarray | None) -> None:
 def draw_scatter(ax: Axes, points: np.ndarray, labels: np.ndarray | None) -> None:
     """Points in the plane on equal scales, with a legend of their labels."""
     ax.set_aspect("equal", adjustable="datalim")
-    rows = np.zeros(len(points), np.int64)
-    if labels is None:
-        _scatter_by_class(ax, points[:, 0], points[:, 1], rows)
-        return
-    classes, rows = np.unique(labels, return_inverse=True)
-    handles = _scatter_by_class(ax, points[:, 0], points[:, 1], rows)
+    given = np.zeros(len(points)) if labels is None else labels
+    classes, rows = np.unique(given, return_inverse=True)
+    handles = _scatter_by_class(ax, *points.T, rows)
     for handle, label in zip(handles, classes):
         handle.set_label(str(label))
-    if len(handles) <= _MAX_LEGEND:
+    if labels is not None and len(handles) <= _MAX_LEGEND:
         columns = math.ceil(len(handles) / 20)
         legend(ax, handles=handles, title="label", ncols=columns)
 
@@ -328,6 +325,14 @@ def new_figure(
     figure = Figure(figsize=size, dpi=_DPI, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def new_chart(
+    height: float, *grid: int, width: float = WIDTH, **layout: Any
+) -> tuple[Figure, Any]:
+    """A figure and its axes: one, or an array of a grid of rows and columns."""
+    figure = new_figure(height=height, width=width)
+    return figure, figure.subplots(*grid, **layout)
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> str | os.PathLike[str]:

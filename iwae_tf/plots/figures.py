@@ -25,7 +25,7 @@ from iwae_tf.plots.drawing import (
     draw_strip,
     draw_variances,
     mosaic,
-    new_figure,
+    new_chart,
     picture_figure,
     save,
     split_rows,
@@ -145,14 +145,13 @@ def training_curves(
             f"Received: {', '.join(map(str, history)) or 'an empty dict'}"
         )
     heights = [1.7 if label.startswith("bound") else 1.0 for label, _ in panels]
-    figure = new_figure(height=90 + 200 * sum(heights))
     layout = {"sharex": True, "squeeze": False, "height_ratios": heights}
-    axes = figure.subplots(len(panels), **layout)[:, 0]
-    for ax, (label, drawn) in zip(axes, panels):
+    figure, axes = new_chart(90 + 200 * sum(heights), len(panels), **layout)
+    for ax, (label, drawn) in zip(axes.flat, panels):
         draw_curves(ax, {name: curves[name] for name in drawn})
         style(ax, ylabel=label)
-    style(axes[-1], xlabel="epoch")
-    axes[-1].xaxis.set_major_locator(whole_numbers())
+    style(axes[-1, 0], xlabel="epoch")
+    axes[-1, 0].xaxis.set_major_locator(whole_numbers())
     return save(figure, path)
 
 
@@ -189,8 +188,7 @@ def latent(
         kept = np.random.default_rng(0).choice(size, _MAX_POINTS, replace=False)
         points, labels = points[kept], labels if labels is None else labels[kept]
         title += f" ({_MAX_POINTS:,} of {size:,} images)"
-    figure = new_figure(height=750 if dims > 1 else 500)
-    ax = figure.subplots()
+    figure, ax = new_chart(750 if dims > 1 else 500)
     style(ax, title=title, xlabel=names[0], ylabel=names[-1])
     if dims == 1:
         draw_strip(ax, points[:, 0], labels)
@@ -263,16 +261,16 @@ def active_units(
     layers = as_variances(variances)
     num_columns = min(len(layers), 2)
     num_rows = math.ceil(len(layers) / num_columns)
-    figure = new_figure(height=60 + 390 * num_rows)
-    axes = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).ravel()
-    for index, (ax, layer) in enumerate(zip(axes, layers)):
+    grid, layout = (num_rows, num_columns), {"sharey": True, "squeeze": False}
+    figure, axes = new_chart(60 + 390 * num_rows, *grid, **layout)
+    for index, (ax, layer) in enumerate(zip(axes.flat, layers)):
         draw_variances(ax, layer, threshold)
         active = np.count_nonzero(layer > threshold)
         style(ax, title=f"layer {index + 1}: {active} of {len(layer)} units active")
         style(ax, xlabel="latent dimension, sorted")
         if index % num_columns == 0:
             style(ax, ylabel="variance of posterior mean")
-    for ax in axes[len(layers) :]:
+    for ax in axes.flat[len(layers) :]:
         ax.set_visible(False)
     return save(figure, path)
 

@@ -18,18 +18,37 @@ def check_path(path: str | os.PathLike[str]) -> None:
         raise InvalidInputError(f"`path` must end in .png. Received: path={path}")
 
 
-def as_array(value: ArrayLike, name: str, rule: str) -> np.ndarray:
-    """A finite float64 array, or an error that names the argument and its rule."""
+def as_array(
+    value: ArrayLike,
+    name: str,
+    rule: str,
+    rank: int | None = None,
+    *,
+    is_finite: bool = True,
+) -> np.ndarray:
+    """A float64 array, or an error that names the argument and its rule.
+
+    Args:
+      value: what was given; None among its numbers becomes NaN.
+      name: of the argument.
+      rule: what it must be.
+      rank: how many axes the array must have, none of them empty; None: any.
+      is_finite: whether it must be finite.
+    """
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         received = f"a {type(value).__name__} that is not an array of numbers"
         message = f"`{name}` must be {rule}. Received: {received}"
         raise InvalidInputError(message) from error
-    if not np.all(np.isfinite(array)):
-        bad = np.count_nonzero(~np.isfinite(array))
+    bad = np.count_nonzero(~np.isfinite(array))
+    if bad and is_finite:
         raise InvalidInputError(
             f"`{name}` must be finite. Received: {bad} NaN or infinite values"
+        )
+    if rank is not None and (array.ndim != rank or array.size == 0):
+        raise InvalidInputError(
+            f"`{name}` must be {rule}. Received: shape {array.shape}"
         )
     return array
 
@@ -69,10 +88,12 @@ def as_curves(
         raise InvalidInputError(
             f"`history` must be a dict of lists. Received: a {type(history).__name__}"
         )
-    columns = {}
-    for name, values in history.items():
-        if name == "epoch" or str(name).removeprefix("val_") in names:
-            columns[name] = as_column(name, values)
+    rule = "a list of numbers, one for each epoch"
+    columns = {
+        name: as_array(values, f"history[{name!r}]", rule, 1, is_finite=False)
+        for name, values in history.items()
+        if name == "epoch" or str(name).removeprefix("val_") in names
+    }
     sizes = {name: len(column) for name, column in columns.items()}
     if len(set(sizes.values())) > 1:
         raise InvalidInputError(
@@ -87,28 +108,9 @@ def as_curves(
     return curves
 
 
-def as_column(name: str, values: ArrayLike) -> np.ndarray:
-    """One list of the history as float64 [epochs]; None becomes NaN."""
-    try:
-        column = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        column = None
-    if column is None or column.ndim != 1:
-        raise InvalidInputError(
-            "`history` must hold lists of numbers, one for each epoch. Received: "
-            f"something else as {name!r}"
-        )
-    return column
-
-
 def as_means(means: ArrayLike) -> np.ndarray:
     """Posterior means as float64 [N, D] with N, D >= 1."""
-    array = as_array(means, "means", "a matrix [N, D]")
-    if array.ndim != 2 or array.size == 0:
-        raise InvalidInputError(
-            f"`means` must be a matrix [N, D]. Received: shape {array.shape}"
-        )
-    return array
+    return as_array(means, "means", "a matrix [N, D]", 2)
 
 
 def as_labels(labels: ArrayLike | None, size: int) -> np.ndarray | None:
@@ -127,17 +129,12 @@ def as_labels(labels: ArrayLike | None, size: int) -> np.ndarray | None:
 def as_variances(variances: Sequence[ArrayLike]) -> list[np.ndarray]:
     """One float64 [D_l] array for each stochastic layer."""
     rule = "a list of arrays [D], one for each stochastic layer"
-    if not np.iterable(variances) or len(variances) == 0:
-        received = "an empty list" if np.iterable(variances) else variances
-        raise InvalidInputError(f"`variances` must be {rule}. Received: {received}")
-    layers = [as_array(layer, "variances", rule) for layer in variances]
-    for layer in layers:
-        if layer.ndim != 1 or layer.size == 0:
-            raise InvalidInputError(
-                f"`variances` must be {rule}. Received: an entry of shape {layer.shape}"
-            )
-        if layer.min() < 0:
-            raise InvalidInputError(
-                f"`variances` must be 0 or more. Received: {layer.min():.4g}"
-            )
+    layers = [as_array(layer, "variances", rule, 1) for layer in variances]
+    if not layers:
+        raise InvalidInputError(f"`variances` must be {rule}. Received: an empty list")
+    lowest = min(layer.min() for layer in layers)
+    if lowest < 0:
+        raise InvalidInputError(
+            f"`variances` must be 0 or more. Received: {lowest:.4g}"
+        )
     return layers

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.plots.drawing import CATEGORIES, legend, new_figure, save, style
+from iwae_tf.plots.drawing import CATEGORIES, legend, new_chart, save, style
 from iwae_tf.plots.inputs import as_array
 
 NUM_BINS = 60
@@ -35,16 +35,11 @@ def histogram(
     Raises:
       InvalidInputError: no set, an empty one, or scores that are not finite.
     """
-    arrays = {name: _as_scores(values, name) for name, values in scores.items()}
-    if not 1 <= len(arrays) <= len(CATEGORIES):
-        raise InvalidInputError(
-            f"`scores` must hold 1 to {len(CATEGORIES)} sets. Received: {len(arrays)}"
-        )
+    arrays = _as_arrays(scores, "scores", "a list of numbers", 1)
     first = next(iter(arrays.values()))
     low = max(min(map(np.min, arrays.values())), first.min() - np.ptp(first))
     bins = np.linspace(low, max(map(np.max, arrays.values())), NUM_BINS)
-    figure = new_figure(height=500)
-    ax = figure.subplots()
+    figure, ax = new_chart(500)
     for color, (name, values) in zip(CATEGORIES, arrays.items()):
         below = np.mean(values < low)
         label = f"{name}\n({below:.0%} below the axis)" if below > 0.005 else name
@@ -80,20 +75,17 @@ def roc(
       InvalidInputError: no curve, or rates that are not two lists of one length in
         [0, 1].
     """
-    if not 1 <= len(curves) <= len(CATEGORIES):
-        raise InvalidInputError(
-            f"`curves` must hold 1 to {len(CATEGORIES)} curves. Received: {len(curves)}"
-        )
-    figure = new_figure(height=600, width=1100)
-    ax = figure.subplots()
-    ax.plot([0, 1], [0, 1], color="#8a8a8a", linewidth=1.0, linestyle="--")
-    for color, (name, rates) in zip(CATEGORIES, curves.items()):
-        rates = as_array(rates, "curves", "pairs of lists of one length")
-        if rates.ndim != 2 or len(rates) != 2 or rates.min() < 0 or rates.max() > 1:
+    rule = "two lists of rates in [0, 1], of one length"
+    arrays = _as_arrays(curves, "curves", rule, 2)
+    for name, rates in arrays.items():
+        if len(rates) != 2 or rates.min() < 0 or rates.max() > 1:
             raise InvalidInputError(
-                "`curves` must hold two lists of rates in [0, 1] each. "
-                f"Received: shape {rates.shape} as {name!r}"
+                f"`curves[{name!r}]` must be {rule}. Received: shape {rates.shape}, "
+                f"from {rates.min():g} to {rates.max():g}"
             )
+    figure, ax = new_chart(600, width=1100)
+    ax.plot([0, 1], [0, 1], color="#8a8a8a", linewidth=1.0, linestyle="--")
+    for color, (name, rates) in zip(CATEGORIES, arrays.items()):
         ax.plot(*rates, color=color, linewidth=1.6, label=name)
     ax.set_box_aspect(1)
     style(ax, title=title, xlabel="normal images rejected", ylabel="anomalies rejected")
@@ -101,12 +93,15 @@ def roc(
     return save(figure, path)
 
 
-def _as_scores(values: ArrayLike, name: str) -> np.ndarray:
-    """Scores as float64 [N], N >= 1."""
-    array = as_array(values, "scores", "lists of numbers")
-    if array.ndim != 1 or len(array) == 0:
+def _as_arrays(
+    values: Mapping[str, ArrayLike], name: str, rule: str, rank: int
+) -> dict[str, np.ndarray]:
+    """Some sets, as many as there are colours, as float64 arrays of so many axes."""
+    if not 1 <= len(values) <= len(CATEGORIES):
         raise InvalidInputError(
-            f"`scores` must hold non-empty lists. Received: shape {array.shape} as "
-            f"{name!r}"
+            f"`{name}` must hold 1 to {len(CATEGORIES)} sets. Received: {len(values)}"
         )
-    return array
+    return {
+        key: as_array(value, f"{name}[{key!r}]", rule, rank)
+        for key, value in values.items()
+    }
