@@ -111,8 +111,13 @@ def annealed_log_likelihood(
     check_choice(base, "base", BASES)
     key = noise.make_key(seed)
     x = model.check_x(x)
-    counts = {"num_chains": num_chains, "num_leapfrog_steps": num_leapfrog_steps}
-    run = compiled(model, _anneal, **counts, base=base)
+    run = compiled(
+        model,
+        _anneal,
+        num_chains=num_chains,
+        num_leapfrog_steps=num_leapfrog_steps,
+        base=base,
+    )
     found = over_batches(
         lambda first, x, latents: _one_batch(
             run, x, latents, num_steps, noise.fold_in(key, first)

@@ -53,7 +53,8 @@ def error_coverage(
         rng = np.random.default_rng([part % 2**32 for part in pair])
         batches = log_weight_batches(model, x, num_samples, pair, on_progress)
         parts = [error_bars(log_weights, rng) for log_weights in batches]
-        seeds.append(_each(np.concatenate, parts, axis=-1))
+        joined = {n: np.concatenate([p[n] for p in parts], axis=-1) for n in parts[0]}
+        seeds.append(joined)
     reference = reference_log_likelihood(model, x, seed).estimate.astype(np.float64)
     return compare(seeds, reference) | {"num_samples": num_samples}
 
@@ -150,39 +151,25 @@ def compare(
       `image_coverage` and `mean_coverage` the reference,
       `repeat_coverage` the expected value of the mean (what other seeds tend to).
     """
-    errors = _each(np.stack, seeds, axis=1)
+    kinds = {name: np.stack([seed[name] for seed in seeds], 1) for name in seeds[0]}
     return {
         "num_seeds": len(seeds),
         "num_images": len(reference),
         "reference": float(np.mean(reference)),
-        "errors": {n: _compare_one(*e, reference=reference) for n, e in errors.items()},
+        "errors": {name: _compare(kind, reference) for name, kind in kinds.items()},
     }
 
 
-def _each(
-    join: Callable, found: Sequence[Mapping[str, np.ndarray]], **options: int
-) -> dict[str, np.ndarray]:
-    """The arrays of each name in a list of dicts, joined."""
-    return {name: join([each[name] for each in found], **options) for name in found[0]}
-
-
-def _compare_one(
-    estimates: np.ndarray,
-    errors: np.ndarray,
-    allowances: np.ndarray,
-    *,
-    reference: np.ndarray,
-) -> dict[str, float]:
-    """`compare` of one kind of error: each array [S, N]."""
+def _compare(kind: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """`compare` of one kind of error bar: estimate, error and allowance, [3, S, N]."""
+    estimates, errors, allowances = kind
     means = estimates.mean(axis=1)
     stated = np.sqrt((errors**2).sum(axis=1)) / errors.shape[1]
-    truth = reference.mean()
+    truth, allowed = reference.mean(), allowances.mean(axis=1)
 
     def coverage(distance, error, allowance):
         covers = (distance <= Z_95 * error) & (-distance <= allowance + Z_95 * error)
         return np.mean(covers)
-
-    allowed = allowances.mean(axis=1)
 
     found = {
         "mean": means.mean(),

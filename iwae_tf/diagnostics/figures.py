@@ -1,10 +1,10 @@
 """Charts of the diagnostics: a path and a dict of numbers in, one PNG file out.
 
-Each function takes the path of the PNG and what it draws, and returns the path.
+Each function takes the path of the PNG, which ends in .png, and what it draws, and
+returns the path.
 """
 
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +26,7 @@ from iwae_tf.plots.drawing import (
     style,
     whole_numbers,
 )
+from iwae_tf.plots.inputs import Path
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _POINTS = {"linewidth": 1.3, "markersize": 4}
@@ -35,7 +36,6 @@ _DOTTED = {"color": DARK, "linewidth": 1, "linestyle": ":"}
 _CURVES = {"reparameterized": (BLUE, "o"), "dreg": (ORANGE, "s"), "stl": (GREEN, "^")}
 HALVES = ("encoder", "decoder")
 
-Path = str | os.PathLike[str]
 Found = Mapping[str, Any]
 
 
@@ -43,12 +43,8 @@ def gradient_noise(path: Path, found: Found) -> Path:
     """Draws SNR against the number of draws, one panel for each half of the model.
 
     Args:
-      path: where to write; ends in .png.
       found: dict of `lines`, a list of dicts with `varied` ("M" or "K"), `estimator`,
         `half`, `counts`, `snr`, `floor` (lists) and optionally the fitted `slope`.
-
-    Returns:
-      path: as given.
     """
     figure, axes = new_chart(470, 1, 2)
     for ax, half in zip(axes, HALVES):
@@ -171,14 +167,10 @@ def sandwich(path: Path, found: Found, *, title: str) -> Path:
     """Draws estimates of log p(x) of single images relative to the lower witness.
 
     Args:
-      path: where to write; ends in .png.
       found: dict of `lower`, (estimates [N], errors [N]) of forward annealing, of
         `estimate`, the same of importance sampling, and optionally of `upper`, the same
         of reverse annealing.
       title: of the chart.
-
-    Returns:
-      path: as given.
     """
     figure, ax = new_chart(420)
     base = np.asarray(found["lower"][0])
@@ -203,12 +195,8 @@ def units(path: Path, found: Found, *, threshold: float) -> Path:
     """Draws the histogram of variances of posterior means, and the KL of each unit.
 
     Args:
-      path: where to write; ends in .png.
       found: dict of `variances` and `kl`, lists over layers of values of each unit.
       threshold: the variance above which a unit is active.
-
-    Returns:
-      path: as given.
     """
     num_layers = len(found["kl"])
     figure, axes = new_chart(60 + 330 * num_layers, num_layers, 2, squeeze=False)
@@ -233,12 +221,8 @@ def posterior_maps(path: Path, found: Found) -> Path:
     """Draws posteriors as maps beside each other, proposals as contour lines over them.
 
     Args:
-      path: where to write; ends in .png.
       found: dict of `maps`, dicts of the arrays of a `representation.PosteriorMap`, and
         of `units`, the numbers of the two units on the axes.
-
-    Returns:
-      path: as given.
     """
     maps = found["maps"]
     figure, axes = new_chart(330, 1, len(maps), squeeze=False)

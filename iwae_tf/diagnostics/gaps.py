@@ -68,14 +68,14 @@ def inference_gaps(
     width = sum(model.latent_dims)
     directions = refinement.stage_directions(0, tf.constant(NUM_STEPS), width)
     programs = [compiled(model, _elbo, kind=k) for k in ("none", "diagonal", "full")]
-    elbos = over_batches(
+    encoder, diagonal, full = over_batches(
         lambda row, *rows: [find(*rows, directions, key, row) for find in programs],
         (x, parameters),
         refinement.rows_at_once(model.latent, ROWS),
         on_progress,
     )
     refined = log_likelihood(model, x, num_samples, seed, proposal="refined")
-    return InferenceGaps(*elbos, refined)
+    return InferenceGaps(encoder, diagonal, full, refined)
 
 
 def _elbo(latent, x, parameters, directions, key, row, kind):

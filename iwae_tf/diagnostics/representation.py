@@ -17,7 +17,8 @@ from iwae_tf.evaluation import (
     count_active,
     refine_proposal,
 )
-from iwae_tf.evaluation.latent_units import infer_batches
+from iwae_tf.evaluation.compiling import over_batches
+from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import split_loc_scale
 
 tfd = tfp.distributions
@@ -54,17 +55,20 @@ def kl_per_unit(
     Returns:
       list of float64 arrays [D_l], one a layer, z1 first, in nats.
     """
-    totals = [np.zeros(dim) for dim in model.latent_dims]
-    for q, y in infer_batches(model, x, seed, labels, num_draws, batch_size):
-        num_rows = q.log_prob.shape[-1]
-        for total, values in zip(totals, _layer_kls(model.latent, q, y)):
-            values = values.numpy().astype(np.float64).reshape(-1, len(total))
-            total += values.mean(axis=0) * num_rows
-    return [total / len(x) for total in totals]
+    key, x, latent = noise.make_key(seed), model.check_x(x), model.latent
+
+    def kls(first, x, y):
+        draws = latent.draw_noise(key, first, len(x), 1, num_draws)
+        layers = _layer_kls(latent, latent.infer(x, draws, y), y)
+        return [tf.reduce_mean(kl, [*range(kl.shape.rank - 2)]) for kl in layers]
+
+    values = x, model.check_labels(labels, len(x))
+    found = over_batches(kls, values, batch_size)
+    return [kl.mean(axis=0, dtype=np.float64) for kl in found]
 
 
 def _layer_kls(model, q, y):
-    """Yields the KL of each unit of a layer, [..., D_l], or draws whose mean it is."""
+    """Yields of each layer [..., B, D_l], whose mean over draws is the KL of a unit."""
     *lower, top = (tfd.Normal(*split_loc_scale(layer)) for layer in q.parameters)
     for layer, proposal in enumerate(lower):
         parameters = model.prior_parameters(layer + 1, q.latents[layer + 1], y)

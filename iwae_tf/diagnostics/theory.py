@@ -38,10 +38,9 @@ def log_mean_bias(
     expected = []
     for count in counts:
         hits = np.arange(count + 1)
-        share = hits / count
+        values = np.log(low + (high - low) * hits / count)
         chances = stats.binom.pmf(hits, count, probability)
-        values = np.log((1 - share) * low + share * high)
-        expected.append(float(np.sum(chances * values)))
+        expected.append(float(chances @ values))
     limit = float(np.log((1 - probability) * low + probability * high))
     return {"counts": list(counts), "expected": expected, "limit": limit}
 

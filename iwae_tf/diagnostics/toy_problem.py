@@ -216,7 +216,5 @@ def fitted_slope(
 
 
 def _weight(layer, value):
-    def start(shape, dtype=None):
-        return tf.constant(value, dtype)
-
+    start = keras.initializers.Constant(value)
     return layer.add_weight(shape=value.shape, initializer=start)

@@ -71,7 +71,7 @@ def compiled(
         by_xla = model.supports_xla
     programs, key = _compiled.setdefault(model, {}), (function, *settings.items())
     if key not in programs:
-        reference = weakref.ref(model)
+        reference: Any = weakref.ref(model)
 
         def of_model(*args):
             return function(reference().latent, *args, **settings)

@@ -3,7 +3,7 @@
 import concurrent.futures
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -117,12 +117,13 @@ def log_likelihood(
     x = model.check_x(x)
     labels = model.check_labels(labels, tf.shape(x)[0])
     check_choice(proposal, "proposal", PROPOSALS)
-    num_steps = NUM_STEPS if num_steps is None else check_count(num_steps, "num_steps")
-    settings = {"chunk_size": chunk_size, "proposal": proposal}
+    num_steps = check_count(NUM_STEPS if num_steps is None else num_steps, "num_steps")
+    first, count = tf.constant(first_row, tf.int64), tf.constant(num_samples)
+    steps = tf.constant(num_steps)
+    settings: dict[str, Any] = {"chunk_size": chunk_size, "proposal": proposal}
     if not tf.executing_eagerly():
-        first, count = tf.constant(first_row, tf.int64), tf.constant(num_samples)
         return estimate_in_graph(
-            model.latent, x, count, key, first, labels, masks, num_steps, **settings
+            model.latent, x, count, key, first, labels, masks, steps, **settings
         )
     if batch_size is None:
         at_once = max(1, SCORES_PER_CALL // num_samples)
@@ -148,15 +149,8 @@ def log_likelihood(
 
     def score(start):
         with tf.device(device):
-            result = function(
-                rows(x, start),
-                tf.constant(num_samples),
-                key,
-                tf.constant(first_row + start, tf.int64),
-                rows(labels, start),
-                masks,
-                tf.constant(num_steps),
-            )
+            values, y = rows(x, start), rows(labels, start)
+            result = function(values, count, key, first + start, y, masks, steps)
         return LogLikelihood(*(part.numpy()[: len(x) - start] for part in result))
 
     results = []

@@ -111,7 +111,7 @@ def impute_in_graph(
     first_row: tf.Tensor,
     y: tf.Tensor | None = None,
     proposal: str = "encoder",
-    num_steps: tf.Tensor | None = None,
+    num_steps: int | tf.Tensor = refinement.NUM_STEPS,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """`impute` as graph ops, a row at a time: memory does not grow with the batch.
 
@@ -124,7 +124,7 @@ def impute_in_graph(
       first_row: integer scalar, the first row's index.
       y: labels [B] of a conditional model.
       proposal: "encoder", or "refined", which are fitted to all rows at once.
-      num_steps: integer scalar, steps of a fit; None for the default.
+      num_steps: integer scalar, steps of a fit.
 
     Returns:
       (means [B, *event], draws [B, num_imputations, *event], effective sample size [B],
@@ -133,8 +133,7 @@ def impute_in_graph(
     parameters, found = latent.encode(x, y), None
     if proposal == "refined":
         key = noise.fold_in(key, refinement.DRAWS_STREAM)
-        steps = tf.constant(refinement.NUM_STEPS) if num_steps is None else num_steps
-        directions = refinement.directions(steps, sum(latent.latent_dims))
+        directions = refinement.directions(num_steps, sum(latent.latent_dims))
         found = refinement.fit(latent, x, y, parameters, None, directions)
 
     def one_row(row):

@@ -1,6 +1,6 @@
 """Active latent units: which dimensions of z depend on x."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +8,9 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from iwae_tf.checks import check_count
+from iwae_tf.evaluation.compiling import over_batches
 from iwae_tf.models.autoencoder import Autoencoder
-from iwae_tf.models.latent_model import Inference, UnitMask
+from iwae_tf.models.latent_model import UnitMask
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import split_loc_scale
 
@@ -94,37 +95,24 @@ def layer_statistics(
     Raises:
       InvalidInputError: a bad argument.
     """
+    batch_size = check_count(batch_size, "batch_size")
     num_draws = check_count(num_draws, "num_draws", 2)
-    batches = []
-    for q, y in infer_batches(model, x, seed, labels, num_draws, batch_size):
-        locs = [split_loc_scale(layer)[0] for layer in q.parameters]
-        locs[-1] = model.latent.standardized(locs[-1], y)
-        batches.append([_mean_over_draws(loc) for loc in locs])
+    key, x, latent = noise.make_key(seed), model.check_x(x), model.latent
+
+    def means_and_errors(first, x, y):
+        draws = latent.draw_noise(key, first, len(x), 1, num_draws)
+        layers = latent.infer(x, draws, y).parameters
+        locs = [split_loc_scale(layer)[0] for layer in layers]
+        locs[-1] = latent.standardized(locs[-1], y)
+        return [part for loc in locs for part in _mean_over_draws(loc)]
+
+    values = x, model.check_labels(labels, len(x))
+    parts = over_batches(means_and_errors, values, batch_size)
     statistics = []
-    for layer in zip(*batches):
-        means, errors = (np.concatenate(parts) for parts in zip(*layer))
+    for means, errors in zip(parts[::2], parts[1::2]):
         variances = means.var(axis=0) - errors.mean(axis=0)
         statistics.append(LayerStatistics(means, np.maximum(variances, 0.0)))
     return statistics
-
-
-def infer_batches(
-    model: Autoencoder,
-    x: ArrayLike | tf.Tensor,
-    seed: Sequence[int],
-    labels: ArrayLike | tf.Tensor | None,
-    num_draws: int,
-    batch_size: int,
-) -> Iterator[tuple[Inference, tf.Tensor | None]]:
-    """Yields draws of q(z|x) of a batch of images, and the labels of the batch."""
-    batch_size = check_count(batch_size, "batch_size")
-    key, x = noise.make_key(seed), model.check_x(x)
-    labels = model.check_labels(labels, len(x))
-    for start in range(0, len(x), batch_size):
-        batch = slice(start, start + batch_size)
-        rows, y = x[batch], None if labels is None else labels[batch]
-        draws = model.latent.draw_noise(key, start, len(rows), 1, num_draws)
-        yield model.latent.infer(rows, draws, y), y
 
 
 def active_masks(

@@ -44,16 +44,13 @@ def refine_proposal(
     Raises:
       InvalidInputError: a bad argument, or a likelihood without a gradient in z.
     """
-    num_steps = (
-        refinement.NUM_STEPS
-        if num_steps is None
-        else check_count(num_steps, "num_steps")
-    )
+    steps = refinement.NUM_STEPS if num_steps is None else num_steps
+    steps = tf.constant(check_count(steps, "num_steps"))
     x = model.check_x(x)
     y = model.check_labels(labels, len(x))
     latent = model.latent
     parameters = latent.encode(x, y)
-    directions = refinement.directions(tf.constant(num_steps), sum(latent.latent_dims))
+    directions = refinement.directions(steps, sum(latent.latent_dims))
     fit = compiled(model, refinement.fit)
     parts = over_batches(
         lambda _, *rows: fit(*rows, None, directions),

@@ -84,18 +84,16 @@ class Session:
         model, spread = self._model, self._means.std(axis=0)
         units = np.sort(np.argsort(-spread, kind="stable")[:MOST_SLIDERS])
         reach = np.maximum(3.0, np.abs(self._means).max(axis=0))
-        size = model.event_shape
-        if len(size) == 1:
-            size = (math.isqrt(size[0]),) * 2
+        pictures = _pictures(self._images)
         is_plane = self._means.shape[1] == 2
         return {
             "title": self._title,
             "facts": self._facts,
-            "height": size[0],
-            "width": size[1],
-            "channels": size[2] if len(size) == 3 else 1,
+            "height": pictures.shape[1],
+            "width": pictures.shape[2],
+            "channels": model.event_shape[2] if len(model.event_shape) == 3 else 1,
             "is_binary": self._is_binary,
-            "images": [_png(image) for image in _pictures(self._images)],
+            "images": [_png(picture) for picture in pictures],
             "labels": None if self._labels is None else self._labels.tolist(),
             "num_classes": model.num_classes,
             "points": np.round(self._points, 4).tolist(),

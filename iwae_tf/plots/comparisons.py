@@ -1,41 +1,49 @@
-"""Charts of studies: what was measured beside what was published."""
+"""Charts of studies: what was measured beside what was published.
 
-import os
+Each function takes the file's path first and returns it.
+"""
+
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from iwae_tf.plots.drawing import LINES, draw_dots, legend, new_chart, save, style
+from iwae_tf.plots.drawing import BLUE, LINES, ORANGE, legend, new_chart, save, style
+from iwae_tf.plots.inputs import Path
 
 
 def nll_by_cell(
-    path: str | os.PathLike[str],
+    path: Path,
     labels: Sequence[str],
     nlls: Sequence[float],
     published: Sequence[float | None],
-) -> str | os.PathLike[str]:
-    """Draws the NLL of each cell of a table, and what was published for it.
+) -> Path:
+    """Draws the NLL of each cell of a table, a dot, and what was published, a ring.
 
     Args:
       path: where to write; ends in .png.
       labels: list of str, the cells from the top down.
       nlls: list of floats, in nats.
       published: list of floats or None, in nats.
-
-    Returns:
-      path: as given.
     """
     figure, ax = new_chart(110 + 32 * len(labels))
-    draw_dots(ax, labels, nlls, published)
+    lines = np.arange(len(labels))
+    ax.plot(nlls, lines, "o", color=BLUE, markersize=5, label="measured")
+    values = np.asarray(published, float)  # None is NaN, which is not drawn
+    if np.isfinite(values).any():
+        ring = {"markersize": 7, "mfc": "none", "markeredgewidth": 1.2}
+        ax.plot(values, lines, "o", color=ORANGE, label="published", **ring)
+    ax.set_yticks(lines, labels)
+    ax.set_ylim(len(labels) - 0.5, -0.5)  # the first on top
+    legend(ax)
     style(ax, xlabel="test NLL (nats), lower is better")
     return save(figure, path)
 
 
 def bounds_by_groups(
-    path: str | os.PathLike[str],
+    path: Path,
     measured: Mapping[str, Iterable[Sequence[float]]],
     published: Mapping[str, Iterable[Sequence[float]]],
-) -> str | os.PathLike[str]:
+) -> Path:
     """Draws log p(x), the IWAE bound and their difference against M, M * K fixed.
 
     Args:
@@ -43,9 +51,6 @@ def bounds_by_groups(
       measured: dict of model to list of (M, log p(x), IWAE bound of all M * K draws),
         in nats, in any order.
       published: the same, of what was published; rings.
-
-    Returns:
-      path: as given.
     """
     figure, panels = new_chart(900, 3, sharex=True)
     names = ("log p(x)\n(nats)", "IWAE bound\n(nats)", "-KL(Q||P)\n(nats)")
@@ -67,21 +72,17 @@ def bounds_by_groups(
 
 
 def bounds_by_time(
-    path: str | os.PathLike[str],
-    histories: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
-) -> str | os.PathLike[str]:
+    path: Path, histories: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]
+) -> Path:
     """Draws validation bounds against epochs, and against seconds.
 
     Args:
       path: where to write; ends in .png.
       histories: dict of bound to dict of estimator to (epochs, seconds, bounds), lists
         of one length; bounds in nats.
-
-    Returns:
-      path: as given.
     """
-    grid, layout = (len(histories), 2), {"sharey": "row", "squeeze": False}
-    figure, panels = new_chart(80 + 260 * len(histories), *grid, **layout)
+    count = len(histories)
+    figure, panels = new_chart(80 + 260 * count, count, 2, sharey="row", squeeze=False)
     estimators = list(dict.fromkeys(name for h in histories.values() for name in h))
     colors = dict(zip(estimators, LINES))
     for row, (bound, curves) in zip(panels, histories.items()):

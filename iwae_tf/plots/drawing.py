@@ -1,7 +1,6 @@
 """How pictures and charts are drawn: the only module that knows Matplotlib."""
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import write_atomically
-from iwae_tf.plots.inputs import check_path
+from iwae_tf.plots.inputs import Path, check_path
 
 _DPI = 150
 WIDTH = 1000  # Pixels.
@@ -132,29 +131,26 @@ def picture_figure(
 
 def draw_curves(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """One panel: training solid, validation dashed, equal curves drawn once."""
-    drawn: list[tuple[Line2D, list[str]]] = []
+    drawn: list[tuple[bool, np.ndarray, np.ndarray, list[str]]] = []
     for name, (epochs, values) in curves.items():
-        label, color = SERIES[name.removeprefix("val_")]
         validation = name.startswith("val_")
-        for line, labels in drawn:
-            same = validation == (line.get_linestyle() == "--")
-            same = same and np.array_equal(epochs, line.get_xdata())
-            if same and np.allclose(values, line.get_ydata()):
-                labels.append(label)
+        for is_dashed, x, y, names in drawn:
+            same = is_dashed == validation and np.array_equal(x, epochs)
+            if same and np.allclose(values, y):
+                names.append(name)
                 break
         else:
-            line = Line2D(epochs, values, color=color, linewidth=1.4)
-            line.set_linestyle("--" if validation else "-")
-            if len(values) <= 15:
-                line.set(marker="s" if validation else "o", markersize=4)
-            ax.add_line(line)
-            drawn.append((line, [label]))
-    for line, labels in drawn:
-        validation = ", validation" * (line.get_linestyle() == "--")
-        line.set_label(" = ".join(labels) + validation)
-    ax.autoscale_view()
+            drawn.append((validation, epochs, values, [name]))
+    for validation, epochs, values, names in drawn:
+        labels, colors = zip(*(SERIES[name.removeprefix("val_")] for name in names))
+        line, marker = ("--", "s") if validation else ("-", "o")
+        look = {"color": colors[0], "linestyle": line, "linewidth": 1.4}
+        if len(values) <= 15:
+            look |= {"marker": marker, "markersize": 4}
+        label = " = ".join(labels) + ", validation" * validation
+        ax.plot(epochs, values, label=label, **look)
     _limit_axis(ax, *(np.concatenate(parts) for parts in zip(*curves.values())))
-    legend(ax, handles=[line for line, _ in drawn])
+    legend(ax)
 
 
 def _limit_axis(ax: Axes, epochs: np.ndarray, values: np.ndarray) -> None:
@@ -198,7 +194,7 @@ def draw_scatter(ax: Axes, points: np.ndarray, labels: np.ndarray | None) -> Non
     ax.set_aspect("equal", adjustable="datalim")
     given = np.zeros(len(points)) if labels is None else labels
     classes, rows = np.unique(given, return_inverse=True)
-    handles = _scatter_by_class(ax, *points.T, rows)
+    handles = _scatter_by_class(ax, points[:, 0], points[:, 1], rows)
     for handle, label in zip(handles, classes):
         handle.set_label(str(label))
     if labels is not None and len(handles) <= _MAX_LEGEND:
@@ -212,17 +208,17 @@ def _scatter_by_class(
     """Draws points in mixed order, so that no class hides another; legend handles."""
     order = np.random.default_rng(0).permutation(len(rows))
     area = min(max(20_000 / len(rows), 5.0), 24.0)
-    handles = []
-    for index in range(rows.max() + 1):
-        marker = _MARKERS[index // len(CATEGORIES) % len(_MARKERS)]
-        color = CATEGORIES[index % len(CATEGORIES)]
-        handles.append(Line2D([], [], marker=marker, color=color, linestyle="none"))
-        if index % len(CATEGORIES) == 0:
-            kept = order[rows[order] // len(CATEGORIES) == index // len(CATEGORIES)]
-            colors = np.asarray(CATEGORIES)[rows[kept] % len(CATEGORIES)]
-            points = ax.scatter(x[kept], y[kept], s=area, c=colors, marker=marker)
-            points.set(linewidth=0)
-    return handles
+    num_colors, num_classes = len(CATEGORIES), rows.max() + 1
+    markers = [_MARKERS[i // num_colors % len(_MARKERS)] for i in range(num_classes)]
+    colors = np.resize(CATEGORIES, num_classes)
+    for first in range(0, num_classes, num_colors):
+        kept = order[rows[order] // num_colors == first // num_colors]
+        look = {"c": colors[rows[kept]], "marker": markers[first], "linewidth": 0}
+        ax.scatter(x[kept], y[kept], s=area, **look)
+    return [
+        Line2D([], [], marker=marker, color=color, linestyle="none")
+        for marker, color in zip(markers, colors)
+    ]
 
 
 def draw_variances(ax: Axes, variances: np.ndarray, threshold: float) -> None:
@@ -248,32 +244,6 @@ def draw_variances(ax: Axes, variances: np.ndarray, threshold: float) -> None:
     place = {"xytext": (0, -4), "va": "top"} if active.any() else {"xytext": (0, 3)}
     ax.annotate(note, xy=(1, threshold), **place, **font, color=ORANGE)
     ax.xaxis.set_major_locator(whole_numbers())
-
-
-def draw_dots(
-    ax: Axes,
-    labels: Sequence[str],
-    values: Sequence[float],
-    references: Sequence[float | None],
-) -> None:
-    """A line a label, the first on top: a dot for its value, a ring for its reference.
-
-    Args:
-      ax: matplotlib axes.
-      labels: list of str.
-      values: list of floats.
-      references: list of floats or None.
-    """
-    lines = np.arange(len(labels))
-    ax.plot(values, lines, "o", color=BLUE, markersize=5, label="measured")
-    known = [(r, line) for r, line in zip(references, lines) if r is not None]
-    if known:
-        x, y = zip(*known)
-        ring = {"markersize": 7, "mfc": "none", "markeredgewidth": 1.2}
-        ax.plot(x, y, "o", color=ORANGE, label="published", **ring)
-    ax.set_yticks(lines, labels)
-    ax.set_ylim(len(labels) - 0.5, -0.5)
-    legend(ax)
 
 
 def whole_numbers() -> MaxNLocator:
@@ -335,7 +305,7 @@ def new_chart(
     return figure, figure.subplots(*grid, **layout)
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+def save(figure: Figure, path: Path) -> Path:
     """Writes the figure as a PNG file, whole or not at all; returns the path."""
     check_path(path)
     write_atomically(

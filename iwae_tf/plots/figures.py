@@ -6,8 +6,8 @@ cannot be written. Figures share no state, so several threads may draw at once.
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,6 +33,7 @@ from iwae_tf.plots.drawing import (
     whole_numbers,
 )
 from iwae_tf.plots.inputs import (
+    Path,
     as_curves,
     as_images,
     as_labels,
@@ -44,12 +45,12 @@ _MAX_POINTS = 3000
 
 
 def image_grid(
-    path: str | os.PathLike[str],
+    path: Path,
     images: ArrayLike,
     *,
     num_columns: int | None = None,
     title: str | None = None,
-) -> str | os.PathLike[str]:
+) -> Path:
     """Draws images as one grid, row by row, each pixel a whole number of dots.
 
     Args:
@@ -58,9 +59,6 @@ def image_grid(
         [0, 1]; 0 is black. Means of a Normal likelihood may have to be clipped first.
       num_columns: images in a row; None makes the grid about square.
       title: a line of text above the grid, or None.
-
-    Returns:
-      path: as given.
 
     Raises:
       InvalidInputError: the images cannot be drawn, or another argument is wrong.
@@ -75,12 +73,12 @@ def image_grid(
 
 
 def reconstructions(
-    path: str | os.PathLike[str],
+    path: Path,
     originals: ArrayLike,
     reconstructions: ArrayLike,
     *,
     num_columns: int = 10,
-) -> str | os.PathLike[str]:
+) -> Path:
     """Draws each image above its reconstruction, in labelled pairs of rows.
 
     Args:
@@ -88,9 +86,6 @@ def reconstructions(
       originals: images as in `image_grid`, [N, *event].
       reconstructions: their reconstructions, [N, *event].
       num_columns: pairs beside each other.
-
-    Returns:
-      path: as given.
 
     Raises:
       InvalidInputError: the images cannot be drawn, or their shapes differ.
@@ -113,9 +108,7 @@ def reconstructions(
     return save(picture_figure(canvas, labels=labels, margin=margin), path)
 
 
-def training_curves(
-    path: str | os.PathLike[str], history: Mapping[str, ArrayLike]
-) -> str | os.PathLike[str]:
+def training_curves(path: Path, history: Mapping[str, ArrayLike]) -> Path:
     """Draws bounds, KL and effective sample size against the epoch.
 
     Draws `bound`, `inference_bound`, `iwae`, `elbo`, `kl`, `ess` and their `val_`
@@ -126,9 +119,6 @@ def training_curves(
       path: where to write; ends in .png.
       history: dict of name to list of numbers, one for each epoch: bounds and KL in
         nats, `ess` in draws. Without `epoch` the epochs count from 1.
-
-    Returns:
-      path: as given.
 
     Raises:
       InvalidInputError: lists of unequal length, no numbers, or nothing to draw.
@@ -145,7 +135,7 @@ def training_curves(
             f"Received: {', '.join(map(str, history)) or 'an empty dict'}"
         )
     heights = [1.7 if label.startswith("bound") else 1.0 for label, _ in panels]
-    layout = {"sharex": True, "squeeze": False, "height_ratios": heights}
+    layout: Any = {"sharex": True, "squeeze": False, "height_ratios": heights}
     figure, axes = new_chart(90 + 200 * sum(heights), len(panels), **layout)
     for ax, (label, drawn) in zip(axes.flat, panels):
         draw_curves(ax, {name: curves[name] for name in drawn})
@@ -156,12 +146,12 @@ def training_curves(
 
 
 def latent(
-    path: str | os.PathLike[str],
+    path: Path,
     means: ArrayLike,
     labels: ArrayLike | None = None,
     *,
     explained_variance_note: bool = True,
-) -> str | os.PathLike[str]:
+) -> Path:
     """Draws posterior means in the plane, coloured by label.
 
     Two dimensions are drawn as they are, one as a histogram (a strip for each label
@@ -173,9 +163,6 @@ def latent(
       means: [N, D], the mean of q(z|x) for each image.
       labels: integers [N], or None; a legend names up to 60 of them.
       explained_variance_note: whether the axes say each component's share of variance.
-
-    Returns:
-      path: as given.
 
     Raises:
       InvalidInputError: `means` or `labels` has the wrong shape or values.
@@ -232,11 +219,11 @@ def principal_components(means: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def active_units(
-    path: str | os.PathLike[str],
+    path: Path,
     variances: Sequence[ArrayLike],
     *,
     threshold: float = 0.01,
-) -> str | os.PathLike[str]:
+) -> Path:
     """Draws the sorted variances of the posterior means, one panel a stochastic layer.
 
     Args:
@@ -244,9 +231,6 @@ def active_units(
       variances: sequence of [D_l] arrays, the variance over the data of each latent
         dimension's posterior mean.
       threshold: a unit is active where its variance is larger.
-
-    Returns:
-      path: as given.
 
     Raises:
       InvalidInputError: a variance is negative or not finite, or a shape is wrong.
@@ -261,8 +245,9 @@ def active_units(
     layers = as_variances(variances)
     num_columns = min(len(layers), 2)
     num_rows = math.ceil(len(layers) / num_columns)
-    grid, layout = (num_rows, num_columns), {"sharey": True, "squeeze": False}
-    figure, axes = new_chart(60 + 390 * num_rows, *grid, **layout)
+    grid = num_rows, num_columns
+    height = 60 + 390 * num_rows
+    figure, axes = new_chart(height, *grid, sharey=True, squeeze=False)
     for index, (ax, layer) in enumerate(zip(axes.flat, layers)):
         draw_variances(ax, layer, threshold)
         active = np.count_nonzero(layer > threshold)

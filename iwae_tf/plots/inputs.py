@@ -11,8 +11,10 @@ from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 
+Path = str | os.PathLike[str]
 
-def check_path(path: str | os.PathLike[str]) -> None:
+
+def check_path(path: Path) -> None:
     """Refuses a path that does not name a PNG file."""
     if pathlib.Path(path).suffix.lower() != ".png":
         raise InvalidInputError(f"`path` must end in .png. Received: path={path}")

@@ -1,6 +1,8 @@
-"""Pictures of scores: histograms of log-likelihoods, and ROC curves."""
+"""Pictures of scores: histograms of log-likelihoods, and ROC curves.
 
-import os
+Each function takes the file's path first and returns it.
+"""
+
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,17 +10,14 @@ from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.plots.drawing import CATEGORIES, legend, new_chart, save, style
-from iwae_tf.plots.inputs import as_array
+from iwae_tf.plots.inputs import Path, as_array
 
 NUM_BINS = 60
 
 
 def histogram(
-    path: str | os.PathLike[str],
-    scores: Mapping[str, ArrayLike],
-    *,
-    title: str | None = None,
-) -> str | os.PathLike[str]:
+    path: Path, scores: Mapping[str, ArrayLike], *, title: str | None = None
+) -> Path:
     """Draws the scores of several sets over one axis, each as shares of its images.
 
     The first set gives the scale: what lies further below it than it is wide is left
@@ -28,9 +27,6 @@ def histogram(
       path: where to write; ends in .png.
       scores: dict of name to log-likelihoods [N], in nats.
       title: a line of text above the chart, or None.
-
-    Returns:
-      path: as given.
 
     Raises:
       InvalidInputError: no set, an empty one, or scores that are not finite.
@@ -56,20 +52,14 @@ def histogram(
 
 
 def roc(
-    path: str | os.PathLike[str],
-    curves: Mapping[str, ArrayLike],
-    *,
-    title: str | None = None,
-) -> str | os.PathLike[str]:
+    path: Path, curves: Mapping[str, ArrayLike], *, title: str | None = None
+) -> Path:
     """Draws ROC curves on one square, the diagonal of guessing among them.
 
     Args:
       path: where to write; ends in .png.
       curves: dict of name to (false positive rates [T], true positive rates [T]).
       title: a line of text above the chart, or None.
-
-    Returns:
-      path: as given.
 
     Raises:
       InvalidInputError: no curve, or rates that are not two lists of one length in

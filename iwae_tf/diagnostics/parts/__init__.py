@@ -1,12 +1,12 @@
 """The parts of a diagnosis: each measures, draws and judges one question."""
 
-from iwae_tf.diagnostics.parts import estimate, inference, learning
+from iwae_tf.diagnostics.parts import estimate, learning
 
 PARTS = {
     part.name: part
     for part in (
         estimate.Proposal(),
-        inference.InferenceGaps(),
+        estimate.InferenceGaps(),
         estimate.BoundSweep(),
         estimate.ErrorBars(),
         estimate.Annealing(),

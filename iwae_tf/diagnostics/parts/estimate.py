@@ -1,4 +1,4 @@
-"""The parts that ask whether an estimate of log p(x) can be believed."""
+"""The parts that ask whether q(z|x) and an estimate of log p(x) can be believed."""
 
 import functools
 import math
@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from iwae_tf import bounds, evaluation, plots
-from iwae_tf.diagnostics import annealing, bounds_by_k, coverage, figures
+from iwae_tf.diagnostics import annealing, bounds_by_k, coverage, figures, gaps
 from iwae_tf.diagnostics.parts.base import (
     Figures,
     Part,
@@ -19,10 +19,12 @@ from iwae_tf.diagnostics.parts.base import (
     grade,
 )
 from iwae_tf.diagnostics.parts.remedies import verdict
+from iwae_tf.evaluation.compiling import over_batches
 from iwae_tf.evaluation.pareto import trusted_k
 from iwae_tf.probability.distributions import log_density, split_loc_scale
 
 NUM_SHOWN = 10  # images in a row of pictures
+MOST_FITTED = 50  # images that Gaussians are fitted to
 
 
 class Proposal(Part):
@@ -40,12 +42,10 @@ class Proposal(Part):
             subject.seed,
             on_batch=lambda done: on_progress(len(images), len(done.estimate)),
         )
-        parameters = subject.model.latent.encode(subject.model.check_x(images))
-        reconstruction = _reconstruction_log_prob(subject.model, images, parameters)
+        reconstruction = _reconstruction_log_prob(subject.model, images)
+        names = "estimate", "effective_sample_size", "pareto_k"
         return {
-            "estimate": found.estimate.tolist(),
-            "effective_sample_size": found.effective_sample_size.tolist(),
-            "pareto_k": found.pareto_k.tolist(),
+            **{name: getattr(found, name).tolist() for name in names},
             "num_samples": subject.num_samples,
             "threshold": trusted_k(subject.num_samples),
             "reconstruction": reconstruction.tolist(),
@@ -88,18 +88,75 @@ class Proposal(Part):
         )
 
 
-def _reconstruction_log_prob(model, images, parameters):
+def _reconstruction_log_prob(model, images):
     """log p(x|z1) at the mean of q(z1|x): [N]."""
-    loc, _ = split_loc_scale(parameters)
-    rows = [
-        log_density(
-            model.decode(loc[i : i + 100]),
-            images[i : i + 100],
-            model.latent.takes_missing,
-        ).numpy()
-        for i in range(0, len(images), 100)
-    ]
-    return np.concatenate(rows)
+    x = model.check_x(images)
+    loc, _ = split_loc_scale(model.latent.encode(x))
+
+    def log_prob(_, x, loc):
+        return [log_density(model.decode(loc), x, model.latent.takes_missing)]
+
+    return over_batches(log_prob, (x, loc), 100)[0]
+
+
+class InferenceGaps(Part):
+    """ELBOs of the encoder and of Gaussians fitted to each image, and log p(x)."""
+
+    name = "gaps"
+    title = "What does the encoder lose?"
+    chart = staticmethod(figures.inference_gaps)
+    caption = (
+        "Means over {num_images} images, below log p(x) by proposals fitted to each "
+        "image. The amortisation gap is what the best diagonal Gaussian of each image "
+        "gains over q(z|x); the approximation gap is what a diagonal Gaussian cannot "
+        "reach (Cremer et al. 2018)."
+    )
+
+    def measure(self, subject: Subject, on_progress: Progress) -> Results:
+        images = subject.images[: subject.effort(MOST_FITTED, 10)]
+        found = gaps.inference_gaps(
+            subject.model,
+            images,
+            subject.num_samples,
+            subject.seed,
+            on_progress=functools.partial(on_progress, len(images)),
+        )
+        refined = found.refined
+        return {
+            "num_images": len(images),
+            "num_samples": subject.num_samples,
+            "threshold": trusted_k(subject.num_samples),
+            **{name: found._asdict()[name].tolist() for name in found._fields[:3]},
+            "log_likelihood": refined.estimate.tolist(),
+            "pareto_k": refined.pareto_k.tolist(),
+            "effective_sample_size": refined.effective_sample_size.tolist(),
+        }
+
+    def judge(self, results: Results) -> Sentences:
+        encoder, diagonal, full, log_p = (
+            np.mean(floats(results[name]))
+            for name in ("encoder", "diagonal", "full", "log_likelihood")
+        )
+        yield verdict(
+            "amortisation gap",
+            grade(diagonal - encoder, 1.0, 5.0),
+            f"The amortisation gap is {diagonal - encoder:.2f} nats: as much could be "
+            "gained by a better encoder.",
+        )
+        yield (
+            "plain",
+            f"The approximation gap is {log_p - diagonal:.2f} nats; a Gaussian of full "
+            f"covariance would leave {log_p - full:.2f}.",
+        )
+        share = np.mean(floats(results["pareto_k"]) > results["threshold"])
+        yield verdict(
+            "refined proposal",
+            grade(share, 0.05, 0.5),
+            f"With proposals fitted to each image {share:.0%} of them have a Pareto k "
+            f"above {results['threshold']:.2f}, and the median effective sample size "
+            f"is {np.median(results['effective_sample_size']):.0f} of "
+            f"{results['num_samples']:,} draws.",
+        )
 
 
 class BoundSweep(Part):
