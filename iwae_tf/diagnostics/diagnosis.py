@@ -1,4 +1,7 @@
-"""A diagnosis from end to end: parts that are resumed, figures, and the report."""
+"""A diagnosis from end to end: parts that are resumed, figures, and the report.
+
+The report is one HTML file that needs nothing beside it.
+"""
 
 import hashlib
 import json
@@ -11,9 +14,19 @@ import numpy as np
 
 from iwae_tf.diagnostics.parts import DEFAULT_PARTS, PARTS
 from iwae_tf.diagnostics.parts.base import Part, Results, Subject
-from iwae_tf.diagnostics.report import Section, write_report
 from iwae_tf.io import terminal
 from iwae_tf.io.files import write_json
+from iwae_tf.io.html import escape, table, write_page
+
+INTRODUCTION = (
+    "All values are in nats an image unless stated otherwise. log p(x) is estimated "
+    "by importance sampling: K draws z of q(z|x), each with the weight "
+    "w = p(x, z) / q(z|x); the log of their mean is L_K. It is too low in expectation, "
+    "by a bias that falls with K, and it varies from seed to seed. A green line says "
+    "that a check found nothing wrong, a yellow one asks for care, a red one says that "
+    "the number should not be relied on as it stands. Yellow and red lines end with "
+    "what to do."
+)
 
 
 def diagnose(
@@ -45,8 +58,8 @@ def diagnose(
     for name in parts:
         part = PARTS[name]
         found[name], figures = do_part(part, subject, folder)
-        sections.append(Section(part.title, list(part.judge(found[name])), figures))
-    write_report(folder / "report.html", title=title, facts=facts, sections=sections)
+        sections.append((part.title, [*part.judge(found[name])], figures))
+    _write_report(folder / "report.html", title, facts, sections)
     return found
 
 
@@ -108,3 +121,31 @@ def _identity(subject: Subject) -> dict[str, Any]:
         "quick": subject.quick,
         "sha256": digest.hexdigest(),
     }
+
+
+def _write_report(path, title, facts, sections):
+    """Writes the report; a section is (title, graded sentences, (PNG, caption)s)."""
+    graded = [
+        pair for _, sentences, _ in sections for pair in sentences if pair[0] != "plain"
+    ]
+    links = (f"[{escape(name)}](#part{n})" for n, (name, *_) in enumerate(sections))
+    rows = [(escape(name), escape(value)) for name, value in facts]
+    blocks = [
+        f"# {escape(title)}",
+        table(("", ""), rows, num_words=2) if rows else "",
+        f"{escape(INTRODUCTION)}\n{{: .note }}",
+        _listed(graded),
+        "&emsp; ".join(links),
+    ]
+    for number, (name, sentences, figures) in enumerate(sections):
+        blocks.append(f"## {escape(name)} {{: #part{number} }}")
+        blocks.append(_listed(sentences))
+        for figure, caption in figures:
+            blocks.append(f"![{escape(caption)}]({figure.name})")
+            blocks.append(f"{escape(caption)}\n{{: .note }}")
+    write_page(path, title, "\n\n".join(blocks), embed_images=True)
+
+
+def _listed(sentences):
+    """Sentences as items of a list, with the colours of their grades."""
+    return "\n".join(f"* {escape(text)}\n{{: .{grade} }}" for grade, text in sentences)

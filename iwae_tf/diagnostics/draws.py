@@ -82,7 +82,7 @@ def log_weight_batches(
 def _chunk(latent, x, parameters, key, row, first, all_draws, count):
     """Log-weights of draws first, ..., first + count - 1 of each row: [B, count]."""
     draws = latent.draw_noise(
-        key, row, len(x), 1, count, first_draw=first, all_draws=all_draws
+        key, row, x.shape[0], 1, count, first_draw=first, all_draws=all_draws
     )
     found = latent.log_weights(x, draws, parameters=parameters)
     return tf.transpose(found.log_weights[0])

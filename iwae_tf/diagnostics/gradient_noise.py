@@ -4,7 +4,6 @@ References:
   Rainforth et al., 2018, section 3. https://arxiv.org/abs/1802.04537
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -99,9 +98,13 @@ def gradient_snr(
         num_kept = check_count(backward_samples, "backward_samples")
     num_kept = kept_draws.possible(num_kept, model.objective, model.latent)
     x = model.check_x(x)
-    with _estimator(model, gradient_estimator or model.gradient_estimator):
-        program = _Program(model, x, *shape, noise.make_key(seed), num_kept)
+    program = _Program(model, x, *shape, noise.make_key(seed), num_kept)
+    original = model.gradient_estimator
+    model.gradient_estimator = gradient_estimator or original
+    try:
         mean, squares, dsnrs = program.run(num_draws, on_progress)
+    finally:
+        model.gradient_estimator = original
     variances = squares / (num_draws - 1)
     deviations = np.sqrt(variances)
     ratios = np.full_like(mean, np.nan)  # where a gradient never varies
@@ -138,16 +141,6 @@ def _draw_shape(
             f"use `num_samples`. Received: num_groups={num_groups}"
         )
     return num_groups, num_samples
-
-
-@contextlib.contextmanager
-def _estimator(model, gradient_estimator):
-    """The model with another estimator of its gradients for a while."""
-    original, model.gradient_estimator = model.gradient_estimator, gradient_estimator
-    try:
-        yield
-    finally:
-        model.gradient_estimator = original
 
 
 class _Program:
