@@ -3,7 +3,7 @@
   streaming            log p(x) from thousands of draws, in a graph
   refinement           proposals fitted to each image
   posteriors           the same as distributions
-  compiling            programs that do not keep a model alive
+  compiling            programs that do not keep a model alive, over batches of one size
   importance_sampling  the same of data sets, with error bars
   latent_units         active units
   classes              log p(x|y) under each class, and Bayes' rule

@@ -14,7 +14,10 @@ from iwae_tf.models.autoencoder import Autoencoder
 
 
 class ClassLogLikelihoods(LogLikelihood):
-    """Estimates of log p(x|y) for every class, each [B, num_classes], in nats."""
+    """Estimates of log p(x|y) for every class, each [B, num_classes], in nats.
+
+    The fields are those of `evaluation.LogLikelihood`.
+    """
 
     def log_marginal(self, class_probabilities: ArrayLike | None = None) -> np.ndarray:
         """log p(x) = log sum_y p(y) p(x|y).

@@ -1,4 +1,4 @@
-"""Programs of a model that are compiled once and do not keep it alive."""
+"""Programs of a model that do not keep it alive, and batches of one size for them."""
 
 import weakref
 from collections.abc import Callable, Iterable
@@ -11,6 +11,13 @@ import tensorflow as tf
 from iwae_tf.models.graphs import program_of
 
 _compiled: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
+
+
+def gathered(values: Any, rows: Any) -> Any:
+    """These rows of each tensor of a nest, in which None stays None."""
+    return tf.nest.map_structure(
+        lambda value: None if value is None else tf.gather(value, rows), values
+    )
 
 
 def over_batches(
@@ -39,12 +46,8 @@ def over_batches(
     parts = []
     for first in range(0, num_rows, size):
         rows = np.minimum(np.arange(first, first + size), num_rows - 1)
-        batch = tf.nest.map_structure(
-            lambda value, rows=rows: None if value is None else tf.gather(value, rows),
-            values,
-        )
         count = min(size, num_rows - first)
-        found = function(tf.constant(first, tf.int64), *batch)
+        found = function(tf.constant(first, tf.int64), *gathered(values, rows))
         parts.append([np.asarray(part)[:count] for part in found])
         if on_progress:
             on_progress(count)

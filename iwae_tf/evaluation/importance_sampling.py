@@ -12,7 +12,7 @@ from tensorflow.python.eager import context
 
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.evaluation.compiling import compiled
+from iwae_tf.evaluation.compiling import compiled, gathered
 from iwae_tf.evaluation.refinement import NUM_STEPS, rows_at_once
 from iwae_tf.evaluation.streaming import CHUNK_SIZE, LogLikelihood, estimate_in_graph
 from iwae_tf.models.autoencoder import Autoencoder
@@ -139,18 +139,17 @@ def log_likelihood(
     settings["jit_compile"] = bool(jit_compile)
     function = _compiled_estimator(model, masks, **settings)
 
-    def rows(values, start):
-        if values is None or proposal == "encoder":
-            return None if values is None else values[start : start + batch_size]
-        # Filled up with copies: another number of rows would be compiled anew.
-        return tf.gather(values, np.minimum(start + np.arange(batch_size), len(x) - 1))
-
     device = tf.zeros([]).device  # of the caller's scope, which threads do not inherit
 
     def score(start):
+        numbers = np.arange(start, start + batch_size)
+        if proposal == "encoder":
+            numbers = numbers[numbers < len(x)]
+        # Filled up with copies: another number of rows would be compiled anew.
+        numbers = np.minimum(numbers, len(x) - 1)
         with tf.device(device):
-            values, y = rows(x, start), rows(labels, start)
-            result = function(values, count, key, first + start, y, masks, steps)
+            rows, y = gathered((x, labels), numbers)
+            result = function(rows, count, key, first + start, y, masks, steps)
         return LogLikelihood(*(part.numpy()[: len(x) - start] for part in result))
 
     results = []

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import refinement
-from iwae_tf.evaluation.compiling import compiled, over_batches
+from iwae_tf.evaluation.compiling import compiled, gathered, over_batches
 from iwae_tf.evaluation.importance_sampling import PROPOSALS
 from iwae_tf.evaluation.pareto import LEAST_DRAWS, pareto_k
 from iwae_tf.evaluation.streaming import CHUNK_SIZE
@@ -137,10 +137,7 @@ def impute_in_graph(
         found = refinement.fit(latent, x, y, parameters, None, directions)
 
     def one_row(row):
-        of_row = tf.nest.map_structure(
-            lambda values: None if values is None else tf.gather(values, [row]),
-            (x, y, parameters, found),
-        )
+        of_row = gathered((x, y, parameters, found), [row])
         place = first_row + tf.cast(row, tf.int64)
         return _impute_row(latent, of_row, num_samples, num_imputations, key, place)
 

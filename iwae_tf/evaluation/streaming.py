@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import refinement
+from iwae_tf.evaluation.compiling import gathered
 from iwae_tf.models.latent_model import LatentModel, UnitMask
 from iwae_tf.probability import noise
 from iwae_tf.probability.log_weights import (
@@ -165,10 +166,7 @@ def _in_blocks(function, values, block):
     def store_block(index, outputs):
         first = index * block
         rows = tf.minimum(first + tf.range(block), num_rows - 1)
-        of_block = tf.nest.map_structure(
-            lambda value: None if value is None else tf.gather(value, rows), values
-        )
-        result = function(tf.cast(first, tf.int64), *of_block)
+        result = function(tf.cast(first, tf.int64), *gathered(values, rows))
         return index + 1, [o.write(index, r) for o, r in zip(outputs, result)]
 
     _, outputs = tf.while_loop(

@@ -323,22 +323,22 @@ class Annealing(Part):
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
         model, count = subject.model, min(subject.effort(10, 4), len(subject.images))
-        options: Results = {
-            "num_steps": subject.effort(500, 50),
-            "seed": subject.seed,
-            "on_progress": functools.partial(on_progress, 3 * count),
-        }
+        num_steps = subject.effort(500, 50)
         simulated = model.sample(count, subject.seed).numpy()
         latents = model.sample_latents(count, subject.seed)
 
-        def anneal(x, **more):
-            found = annealing.annealed_log_likelihood(model, x, **options, **more)
+        def anneal(x, latents=None):
+            found = annealing.annealed_log_likelihood(
+                model,
+                x,
+                latents=latents,
+                num_steps=num_steps,
+                seed=subject.seed,
+                on_progress=functools.partial(on_progress, 3 * count),
+            )
             return found, [found.estimate.tolist(), found.standard_error.tolist()]
 
-        results: Results = {
-            "num_steps": options["num_steps"],
-            "num_samples": subject.num_samples,
-        }
+        results: Results = {"num_steps": num_steps, "num_samples": subject.num_samples}
         for name, x in (("data", subject.images[:count]), ("simulated", simulated)):
             scored = evaluation.log_likelihood(
                 model, x, subject.num_samples, subject.seed, proposal="refined"
@@ -349,7 +349,7 @@ class Annealing(Part):
                 "lower": lower,
                 "acceptance": float(found.acceptance.mean()),
             }
-        results["simulated"]["upper"] = anneal(simulated, latents=latents)[1]
+        results["simulated"]["upper"] = anneal(simulated, latents)[1]
         return results
 
     def draw(self, subject: Subject, results: Results, folder: pathlib.Path) -> Figures:

@@ -1,5 +1,6 @@
 """The parts about learning: gradients, the latent code, and the theory behind."""
 
+import contextlib
 import functools
 import pathlib
 
@@ -45,13 +46,13 @@ class Gradients(Part):
         images, model = subject.images[: subject.effort(50, 10)], subject.model
         num_draws = subject.effort(400, 50)
         estimators = ["reparameterized"]
-        try:
+        with contextlib.suppress(InvalidInputError):
             model.objective.pathwise_weights(np.zeros([1, 2, 1], np.float32))
             estimators.append("dreg")
-        except InvalidInputError:
-            pass
-        most = GRADIENT_COUNTS[-1]
-        keeps_few = most > KEPT_DRAWS and _may_keep_few(model)
+        most, keeps_few = GRADIENT_COUNTS[-1], False
+        with contextlib.suppress(InvalidInputError):  # some bounds cannot
+            found = kept_draws.possible(KEPT_DRAWS, model.objective, model.latent)
+            keeps_few = most > KEPT_DRAWS and found is not None
         total = len(estimators) * (len(GRADIENT_COUNTS) + keeps_few)
 
         def snr(estimator, count, kept):
@@ -70,12 +71,12 @@ class Gradients(Part):
         lines: list[Results] = []
         few: list[Results] = []
         for estimator in estimators:
-            found = [snr(estimator, count, count) for count in GRADIENT_COUNTS]
+            all_kept = [snr(estimator, count, count) for count in GRADIENT_COUNTS]
             for half in figures.HALVES:
                 line = dict(varied="K", estimator=estimator, half=half)
-                lines.append(line | over_counts(GRADIENT_COUNTS, found, half))
+                lines.append(line | over_counts(GRADIENT_COUNTS, all_kept, half))
             if keeps_few:
-                beside = snr(estimator, most, KEPT_DRAWS), found[-1]
+                beside = snr(estimator, most, KEPT_DRAWS), all_kept[-1]
                 few += [
                     dict(estimator=estimator, half=half) | _compared(*beside, half)
                     for half in figures.HALVES
@@ -93,10 +94,8 @@ class Gradients(Part):
                 continue
             counts, snr = line["counts"], line["snr"]
             near_floor = snr[-1] < 1.2 * line["floor"][-1]
-            note = (
-                ", which cannot be told from noise with this many gradients"
-                * near_floor
-            )
+            note = ", which cannot be told from noise with this many gradients"
+            note *= near_floor
             yield verdict(
                 "gradient",
                 "warning" if near_floor else "plain",
@@ -113,15 +112,6 @@ class Gradients(Part):
                 f"variance in {time:.2f} of the time, "
                 f"{variance * time:.2f} at equal time.",
             )
-
-
-def _may_keep_few(model):
-    """Whether the model's bound and networks let few draws go backward."""
-    try:
-        found = kept_draws.possible(KEPT_DRAWS, model.objective, model.latent)
-    except InvalidInputError:
-        return False
-    return found is not None
 
 
 def _compared(few, full, half):
