@@ -67,9 +67,9 @@ def inference_gaps(
     parameters = model.latent.encode(x)
     width = sum(model.latent_dims)
     directions = refinement.stage_directions(0, tf.constant(NUM_STEPS), width)
-    programs = [compiled(model, _elbo, kind=k) for k in ("none", "diagonal", "full")]
+    elbos = [compiled(model, _elbo, kind=k) for k in ("none", "diagonal", "full")]
     encoder, diagonal, full = over_batches(
-        lambda row, *rows: [find(*rows, directions, key, row) for find in programs],
+        lambda row, *rows: [elbo(*rows, directions, key, row) for elbo in elbos],
         (x, parameters),
         refinement.rows_at_once(model.latent, ROWS),
         on_progress,
