@@ -32,7 +32,7 @@ _NUM_SAMPLES = cli.count_flag(
     "num_samples", 5000, "Draws for each image, K, of the estimate to check."
 )
 _QUICK = flags.DEFINE_bool("quick", False, "A tenth of the work, for a first look.")
-_DATA = cli.DataFlags()
+_DATA = cli.data_flags()
 _MODEL.require(unless="parts")
 cli.require("output", unless="workdir")
 
@@ -99,7 +99,7 @@ def _subject():
     from iwae_tf.runs.splits import load_eval_split
     from iwae_tf.versions import library_versions
 
-    model, config = _MODEL.load(**_DATA.values())
+    model, config = _MODEL.load(**cli.values_of(_DATA))
     if config.conditional:
         raise InvalidInputError(
             "the model must not be conditional: the diagnosis has no labels. "

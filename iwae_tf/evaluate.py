@@ -4,8 +4,6 @@ python -m iwae_tf.evaluate --workdir=runs/a --split=test --num_samples=5000
 python -m iwae_tf.evaluate --saved_model=saved_models/mnist5k_iwae --limit=100
 """
 
-import functools
-
 from absl import flags
 
 from iwae_tf import cli
@@ -16,8 +14,8 @@ _NUM_SAMPLES = cli.count_flag("num_samples", None, "Draws for each image, K.")
 _PROPOSAL = cli.proposal_flag(or_both=True)
 _LIMIT = cli.count_flag("limit", None, "Score only the first images.")
 _OUTPUT = cli.new_path_flag("output", "JSON file for the results.", is_file=True)
-_DATA = cli.DataFlags()
-_DEVICES = cli.DeviceFlags()
+_DATA = cli.data_flags()
+_DISTRIBUTE, _NUM_DEVICES = cli.device_flags()
 _MODEL.require()
 
 
@@ -28,8 +26,9 @@ def run() -> int:
     from iwae_tf.io import terminal
     from iwae_tf.io.files import write_json
     from iwae_tf.runs import results
+    from iwae_tf.runs.devices import make_distribution
 
-    distribution = _DEVICES.distribution()
+    distribution = make_distribution(_DISTRIBUTE.value, _NUM_DEVICES.value)
     if _MODEL.workdir.value is None and distribution.num_replicas > 1:
         raise InvalidInputError(
             "`--distribute` must be none for a SavedModel, which runs on one device. "
@@ -51,26 +50,25 @@ def _score(distribution):
     """(results, whether every image was scored) of the model of the flags."""
     from iwae_tf.config import override
     from iwae_tf.runs import results
-    from iwae_tf.runs.workdir import Workdir, exported_config
+    from iwae_tf.runs.workdir import config_in
     from iwae_tf.saved_model import load_saved_model
 
     if _MODEL.workdir.value is not None:
-        workdir = Workdir(_MODEL.workdir.value)
-        config = override(workdir.read_config(), **_DATA.values())
-        model = workdir.load_model()
-        score = functools.partial(
-            results.evaluate_model, model, score=distribution.scorer(model)
-        )
+        model, config = _MODEL.load(**cli.values_of(_DATA))
+        scorer = distribution.scorer(model)
     else:
         version, signatures = load_saved_model(_MODEL.saved_model.value)
-        config = override(exported_config(version), **_DATA.values())
-        score = functools.partial(results.evaluate_export, signatures)
-    return score(
+        config = override(config_in(version.parent), **cli.values_of(_DATA))
+        model = None
+        scorer = results.export_scorer(signatures, config.dataset, _PROPOSAL.value)
+    return results.evaluate(
         config,
+        scorer,
         split=_SPLIT.value,
         num_samples=_NUM_SAMPLES.value or config.eval_num_samples,
         limit=_LIMIT.value,
         proposal=_PROPOSAL.value,
+        model=model,
     )
 
 

@@ -19,7 +19,7 @@ _MODEL = cli.ModelFlags()
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 _NUM_IMAGES = cli.count_flag("num_images", 200, "Images, from the start of the split.")
 _PORT = flags.DEFINE_integer("port", 8765, "Port of the page; 0 takes any free one.")
-_DATA = cli.DataFlags()
+_DATA = cli.data_flags()
 _MODEL.require()
 
 
@@ -62,7 +62,7 @@ def _session():
     from iwae_tf.explorer.session import Session
     from iwae_tf.runs.splits import load_eval_split
 
-    model, config = _MODEL.load(**_DATA.values())
+    model, config = _MODEL.load(**cli.values_of(_DATA))
     images, labels = load_eval_split(config, _SPLIT.value, _NUM_IMAGES.value)
     return Session(
         model,

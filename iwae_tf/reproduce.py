@@ -30,7 +30,7 @@ _DATASET = flags.DEFINE_string("dataset", "mnist", "mnist, mnist_fixed or omnigl
 _DATA_DIR = cli.path_flag("data_dir", "Folder or file of the data set.")
 _SEEDS = flags.DEFINE_multi_integer("seed", [0], "Seed of each cell; may be repeated.")
 _CELLS = flags.DEFINE_string("cells", "*", "Pattern of cell names, such as iwae_*_1l.")
-_ENGINE = cli.EngineFlags()
+_ENGINE = cli.engine_flags()
 _REUSE = cli.path_flag("reuse", "Folder to search for finished runs.", True)
 _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Only write the report.")
 cli.require("workdir")
@@ -93,7 +93,8 @@ def _do_cells(name, protocol, cells, chosen, folder):
         write(name, protocol, cells, folder)
 
     outcomes = []
-    with on_ray.engine(**_ENGINE.values()) as engine, cli.stop_at_sigterm() as stop:
+    where = on_ray.engine(**cli.values_of(_ENGINE))
+    with where as engine, cli.stop_at_sigterm() as stop:
         for turn in in_turn(chosen):
             runs = [runner.Run(cell.name, cell.config) for cell in turn]
             if _REUSE.value is not None:

@@ -13,7 +13,7 @@ import sys
 from absl import flags
 
 from iwae_tf import cli
-from iwae_tf.io.layout import check_rows, find_version
+from iwae_tf.io.layout import beside_export, check_rows
 
 _SAVED_MODEL = cli.export_flag("Export, NAME or NAME/1.")
 _ENDPOINT = flags.DEFINE_string(
@@ -25,6 +25,7 @@ _INPUT = cli.path_flag(
     "input",
     "NAME.npy of images [N, *event], NAME.npz, a folder of images, or NAME.csv.",
     must_exist=True,
+    check=functools.partial(check_rows, name="input"),
 )
 _SCHEMA = cli.path_flag(
     "schema", "JSON of a table's columns; default: beside the export."
@@ -64,19 +65,13 @@ FEW_DRAWS = 10  # an effective sample size at which neither score nor error is g
 cli.require("input", "output")
 
 
-@flags.validator("input")
-def _check_input(path):
-    if path is not None:
-        check_rows(path, "input")
-    return True
-
-
 @cli.script
 def run() -> int:
     """Scores what the flags name, under a progress bar, and prints the mean."""
     import numpy as np
 
     from iwae_tf import serving
+    from iwae_tf.config.files import read_config
     from iwae_tf.evaluation import summarize
     from iwae_tf.io import terminal
     from iwae_tf.runs import results
@@ -84,13 +79,17 @@ def run() -> int:
     from iwae_tf.serving import rows
     from iwae_tf.serving.imputed import write_imputed
 
-    schema = _beside_export(SCHEMA) if _SCHEMA.value is None else _SCHEMA.value
+    schema, config, export = _SCHEMA.value, None, _SAVED_MODEL.value
+    if export:
+        schema = schema or beside_export(export, SCHEMA)
+        path = beside_export(export, "config.json")
+        config = path and read_config(path)
     x, columns, labels = rows.read_rows(
         _INPUT.value,
         schema=schema,
         image_size=_IMAGE_SIZE.value,
         color=_COLOR.value,
-        config=_config(),
+        config=config,
     )
     if _LABELS.value is not None:
         labels = rows.read_labels(_LABELS.value)
@@ -101,11 +100,9 @@ def run() -> int:
             proposal=_PROPOSAL.value,
         )  # fmt: skip
     output = _OUTPUT.value
-    arguments = {flag.name: flag.value for flag in _ARGUMENTS} | {"labels": labels}
+    arguments = cli.values_of(_ARGUMENTS) | {"labels": labels}
     score = functools.partial(serving.score, x, columns=columns, **arguments)
-    result, is_complete = results.score(
-        lambda on_batch: score(on_batch=on_batch), len(x), _NUM_SAMPLES.value
-    )
+    result, is_complete = results.score(score, len(x), _NUM_SAMPLES.value)
     if result is None or not (is_complete and os.path.exists(output)):
         print(
             f"run again with the same flags to continue: {output}.partial",
@@ -131,22 +128,6 @@ def run() -> int:
             f"note: {trained_on:,} rows are in the training split, see the column split"
         )
     return 0
-
-
-def _config():
-    """The config beside the export, None where there is none."""
-    from iwae_tf.config.files import read_config
-
-    path = _beside_export("config.json")
-    return None if path is None else read_config(path)
-
-
-def _beside_export(name):
-    """Path of a file beside the export, or None."""
-    if not _SAVED_MODEL.value:
-        return None
-    path = find_version(_SAVED_MODEL.value).parent / name
-    return path if path.is_file() else None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from absl import flags
 from iwae_tf import cli
 from iwae_tf.checks import needing
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.io.layout import find_version
+from iwae_tf.io.layout import beside_export
+from iwae_tf.io.processes import stderr_to
 
 _SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.", must_exist=True)
 _INPUT = cli.path_flag("input", "Pattern of the shards, NAME*.npy.")
@@ -61,7 +62,10 @@ def run() -> int:
 
     with tempfile.TemporaryFile("w+") as printed:  # a worker prints what it also raises
         try:
-            with _as_stderr(printed):
+            with contextlib.ExitStack() as stack:
+                if not flags.FLAGS["verbosity"].present:
+                    stack.enter_context(stderr_to(printed))
+                    stack.enter_context(contextlib.redirect_stderr(printed))
                 job()
         except Exception as error:
             mistake = user_mistake(error)
@@ -119,25 +123,7 @@ def _schema():
     """The schema of a table's model, None where there is none beside the export."""
     from iwae_tf.runs.workdir import SCHEMA
 
-    schema = find_version(_SAVED_MODEL.value).parent / SCHEMA
-    return schema if schema.is_file() else None
-
-
-@contextlib.contextmanager
-def _as_stderr(file):
-    """Has this process and those that it starts write there, unless told to be loud."""
-    if flags.FLAGS["verbosity"].present:
-        yield
-        return
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    os.dup2(file.fileno(), 2)
-    try:
-        with contextlib.redirect_stderr(file):
-            yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+    return beside_export(_SAVED_MODEL.value, SCHEMA)
 
 
 @contextlib.contextmanager
@@ -162,7 +148,8 @@ def _import_beam():
         # What ends a pipeline is an exception: it need not be logged as well.
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
         logging.disable(logging.WARNING)
-        logging.getLogger().addFilter(_is_of_interest)
+        counts_none = "memory usage cannot be fetched"  # which is of no interest
+        logging.getLogger().addFilter(lambda r: counts_none not in r.getMessage())
     try:
         with needing("apache-beam and pyarrow", "beam"):
             import apache_beam
@@ -171,11 +158,6 @@ def _import_beam():
     finally:
         logging.disable(logging.NOTSET)
     return apache_beam, beam
-
-
-def _is_of_interest(record):
-    """Whether a message says more than that Beam counts no memory."""
-    return "memory usage cannot be fetched" not in record.getMessage()
 
 
 if __name__ == "__main__":

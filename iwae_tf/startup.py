@@ -13,10 +13,10 @@ XLA_FLAGS=--xla_cpu_prefer_vector_width=256 to leave it at that.
 import contextlib
 import os
 import re
-import sys
 import tempfile
 
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.processes import stderr_to
 
 BACKEND = "KERAS_BACKEND"
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -30,16 +30,11 @@ REPORT = re.compile(
 @contextlib.contextmanager
 def _without_report():
     """Holds back stderr of this process, then passes on all but the report."""
-    sys.stderr.flush()
-    original = os.dup(2)
     with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
         try:
-            yield
+            with stderr_to(held):
+                yield
         finally:
-            sys.stderr.flush()
-            os.dup2(original, 2)
-            os.close(original)
             held.seek(0)
             rest = b"".join(line for line in held if not REPORT.match(line))
             if rest:

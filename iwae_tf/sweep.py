@@ -26,7 +26,7 @@ from iwae_tf.errors import InvalidInputError
 _CONFIG = cli.config_flag()
 _FOLDER = cli.new_path_flag("folder", "Folder of the runs' workdirs.")
 _GRID = flags.DEFINE_multi_string("grid", [], "KEY=VALUE,VALUE,...; may be repeated.")
-_ENGINE = cli.EngineFlags(optuna="trials that Optuna chooses")
+_ENGINE = cli.engine_flags(optuna="trials that Optuna chooses")
 _TRIALS = cli.count_flag("trials", None, "Number of runs, for Optuna.")
 _RANGE = flags.DEFINE_multi_string(
     "range", [], "KEY=LOW,HIGH[,log] for Optuna to choose from; may be repeated."
@@ -65,7 +65,8 @@ def run() -> int:
     if _TASK.value is not None:
         check_choice(_TASK.value, "task", range(len(runs)))
         runs, table = [runs[_TASK.value]], None
-    with on_ray.engine(**_ENGINE.values()) as engine, cli.stop_at_sigterm() as stop:
+    where = on_ray.engine(**cli.values_of(_ENGINE))
+    with where as engine, cli.stop_at_sigterm() as stop:
         how = {"stop": stop, **engine}
         if is_search:
             trials = _TRIALS.value
@@ -83,7 +84,7 @@ def run() -> int:
 
 def _is_search():
     """Whether Optuna chooses the runs; refuses flags that are not for that."""
-    is_search = _ENGINE.values()["name"] == "optuna"
+    is_search = cli.values_of(_ENGINE)["engine"] == "optuna"
     for flag in [_TASK] if is_search else [_TRIALS, _RANGE]:
         if flag.value not in (None, []):
             raise InvalidInputError(

@@ -15,7 +15,7 @@ from iwae_tf import cli
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.new_path_flag("workdir", "Folder of the run.")
-_DEVICES = cli.DeviceFlags()
+_DISTRIBUTE, _NUM_DEVICES = cli.device_flags()
 cli.require("workdir")
 
 
@@ -24,13 +24,14 @@ def run() -> int:
     """Runs the config of the flags in the workdir of the flags."""
     from iwae_tf.config import validate
     from iwae_tf.io import terminal
+    from iwae_tf.runs.devices import make_distribution
     from iwae_tf.runs.splits import decide_epochs
     from iwae_tf.runs.workdir import Workdir
 
     config, workdir = _CONFIG.value, Workdir(_WORKDIR.value)
     validate(config)
     config = decide_epochs(config)
-    distribution = _DEVICES.distribution()
+    distribution = make_distribution(_DISTRIBUTE.value, _NUM_DEVICES.value)
     if distribution.is_chief:
         workdir.check(config)
     is_finished = distribution.is_chief and workdir.is_finished(config)
@@ -93,13 +94,13 @@ def _finish(config, workdir, trained, distribution):
     from iwae_tf.runs.tensorboard import write_hyperparameters
 
     model = trained.model
-    found, is_complete = results.evaluate_model(
-        model,
+    found, is_complete = results.evaluate(
         config,
+        distribution.scorer(model),
         split=config.eval_split,
         num_samples=config.eval_num_samples,
         proposal=config.eval_proposal,
-        score=distribution.scorer(model),
+        model=model,
     )
     if found is None or not is_complete:
         raise KeyboardInterrupt

@@ -79,17 +79,17 @@ def test_what_workers_do_gives_the_scores_of_the_client(
     scorer = shards.RowScorer(export, **MODEL)
     ids = np.random.default_rng(2).permutation(len(x))
     batches = table_of(ids, x[ids]).to_batches(max_chunksize=5)
-    found = as_array([*spark._Scores(scorer, spark._rows_of_table)(batches)])
+    found = as_array([*spark._scores(scorer, spark._rows_of_table, batches)])
     np.testing.assert_array_equal(found, expected)
     read = shards.reader(".npy", None, spark._open)
     parts = shards.parts_of(sorted(map(str, folder.glob("*.npy"))), read)
     assert [part.size for part in parts] == [4, 4, 1, 4, 4, 4, 2]
     numbers = pyarrow.record_batch([range(len(parts))], names=["id"])
     rows_of = functools.partial(spark._rows_of_parts, read, parts)
-    found = as_array([*spark._Scores(scorer, rows_of)([numbers])])
+    found = as_array([*spark._scores(scorer, rows_of, [numbers])])
     np.testing.assert_array_equal(found, expected)
     one = shards.RowScorer(export, num_samples=1, seed=SEED)
-    (batch,) = spark._Scores(one, spark._rows_of_table)(batches[:1])
+    (batch,) = spark._scores(one, spark._rows_of_table, batches[:1])
     errors = batch.column("jackknife_error")
     assert errors.null_count == 0 and np.isnan(errors).all()  # NaN, not null
 

@@ -242,7 +242,8 @@ def functional():
 
 
 def keeps_few(model):
-    return model.positions(noise.make_key((0, 0)), 0, 4, 1, model.num_samples) is not None
+    place = 0, 4, 1, model.num_samples
+    return model.positions(noise.make_key((0, 0)), *place) is not None
 
 
 @pytest.mark.parametrize(

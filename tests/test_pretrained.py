@@ -114,7 +114,7 @@ def test_a_model_that_is_added_needs_a_line(tmp_path, monkeypatch):
         (tmp_path / export).symlink_to(EXPORTS / export)
     (tmp_path / "mine").symlink_to(EXPORTS / "mnist5k_iwae")
     (tmp_path / "index.json").write_text(json.dumps(index))
-    monkeypatch.setattr(pretrained, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(pretrained, "shipped", lambda name: tmp_path)
     assert list(iwae_tf.pretrained_models()) == sorted(index)
     models = iwae_tf.from_pretrained("mine"), load_exported(tmp_path / "mine")[0]
     for ours, theirs in zip(*(model.get_weights() for model in models), strict=True):

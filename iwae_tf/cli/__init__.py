@@ -10,13 +10,13 @@ and a wrong flag must not wait for TensorFlow.
 
 from iwae_tf.cli.entry import FAILED, run, script, stop_at_sigterm
 from iwae_tf.cli.options import (
-    DataFlags,
-    DeviceFlags,
-    EngineFlags,
     ModelFlags,
     config_flag,
     config_path,
     count_flag,
+    data_flags,
+    device_flags,
+    engine_flags,
     export_flag,
     model_facts,
     new_path_flag,
@@ -25,4 +25,5 @@ from iwae_tf.cli.options import (
     proposal_flag,
     require,
     run_flag,
+    values_of,
 )

@@ -3,9 +3,8 @@
 import functools
 import os
 import pathlib
-from collections.abc import Callable
-from importlib import resources
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -16,10 +15,7 @@ from iwae_tf.config.files import read_json
 from iwae_tf.config.keys import check_paths
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import check_place
-from iwae_tf.io.layout import find_version, model_file
-
-if TYPE_CHECKING:
-    from iwae_tf.runs.devices import Distribution
+from iwae_tf.io.layout import find_version, model_file, shipped
 
 TOO_MANY_DEVICES = 257  # for one machine: TensorFlow takes minutes to make more
 
@@ -74,12 +70,32 @@ def _to_found(argument):
 
 
 def path_flag(
-    name: str, meaning: str, must_exist: bool = False
+    name: str,
+    meaning: str,
+    must_exist: bool = False,
+    check: Callable[[str], object] | None = None,
 ) -> flags.FlagHolder[Any]:
-    """Defines a flag for a path; shells leave the ~ of `--name=~/runs` as it is."""
+    """Defines a flag for a path; shells leave the ~ of `--name=~/runs` as it is.
+
+    Args:
+      name: of the flag.
+      meaning: what `--help` says.
+      must_exist: whether there has to be something.
+      check: optional function that raises InvalidInputError of a path that was given,
+        once all flags are read.
+    """
     found = _Parser(name, _to_found, "a path that exists")
     parser = found if must_exist else _Parser(name, _to_path, "a path")
-    return flags.DEFINE(parser, name, None, meaning)
+    path_of = flags.DEFINE(parser, name, None, meaning)
+    if check is not None:
+
+        @flags.validator(name)
+        def check_given(path):
+            if path is not None:
+                check(path)
+            return True
+
+    return path_of
 
 
 def count_flag(
@@ -140,19 +156,16 @@ def new_path_flag(
 
     A finished run is only read. Of several workers the first alone writes.
     """
-    path_of = path_flag(name, meaning)
 
-    @flags.validator(name)
     def check(path):
-        if path is None or "://" in path:  # Beam writes to buckets too
-            return True
+        if "://" in path:  # Beam writes to buckets too
+            return
         values = flags.FLAGS.flag_values_dict()
         is_done = os.path.isfile(os.path.join(path, "results.json"))
         will_write = not is_done and values.get("distribute") != "multi_worker"
         check_place(path, f"--{name}", is_file=is_file, will_write=will_write)
-        return True
 
-    return path_of
+    return path_flag(name, meaning, check=check)
 
 
 def proposal_flag(or_both: bool = False) -> flags.FlagHolder[Any]:
@@ -167,25 +180,17 @@ def proposal_flag(or_both: bool = False) -> flags.FlagHolder[Any]:
 
 def run_flag() -> flags.FlagHolder[Any]:
     """Defines `--workdir` of a finished run."""
-    workdir = path_flag("workdir", "Folder of a finished run.", must_exist=True)
 
-    @flags.validator("workdir")
     def check(path):
-        if path is not None:
-            read_json(os.path.join(path, "config.json"))
-            model_file(path)
-        return True
+        read_json(os.path.join(path, "config.json"))
+        model_file(path)
 
-    return workdir
+    return path_flag("workdir", "Folder of a finished run.", True, check)
 
 
 def export_flag(meaning: str) -> flags.FlagHolder[Any]:
     """Defines `--saved_model` of an export."""
-    saved_model = path_flag("saved_model", meaning, must_exist=True)
-    flags.register_validator(
-        "saved_model", lambda p: p is None or bool(find_version(p))
-    )
-    return saved_model
+    return path_flag("saved_model", meaning, True, find_version)
 
 
 class ModelFlags:
@@ -241,70 +246,56 @@ def model_facts(config: Any, num_images: int, split: str) -> list[tuple[str, str
     ]
 
 
-class DataFlags:
-    """The flags `--dataset`, `--data_dir` and `--binarization`."""
-
-    def __init__(self) -> None:
-        self._flags = (
-            flags.DEFINE_string("dataset", None, "Data set, instead of the config's."),
-            path_flag("data_dir", "Folder or file of the data set."),
-            flags.DEFINE_string(
-                "binarization", None, "Binarization, instead of the config's."
-            ),
-        )
-
-    def values(self) -> dict[str, str | None]:
-        """What to put into a config, None for what was not given."""
-        return {flag.name: flag.value for flag in self._flags}
+def values_of(group: Iterable[flags.FlagHolder[Any]]) -> dict[str, Any]:
+    """The value of each flag by its name."""
+    return {flag.name: flag.value for flag in group}
 
 
-class EngineFlags:
-    """The flags of where many runs go, those of `studies.on_ray.engine`.
+def data_flags() -> list[flags.FlagHolder[Any]]:
+    """Defines `--dataset`, `--data_dir` and `--binarization`, config keys as well."""
+    return [
+        flags.DEFINE_string("dataset", None, "Data set, instead of the config's."),
+        path_flag("data_dir", "Folder or file of the data set."),
+        flags.DEFINE_string(
+            "binarization", None, "Binarization, instead of the config's."
+        ),
+    ]
+
+
+def engine_flags(**others: str) -> list[flags.FlagHolder[Any]]:
+    """Defines the flags of where many runs go, arguments of `studies.on_ray.engine`.
 
     Args:
       **others: engines of a script's own, with what help says of them.
     """
-
-    def __init__(self, **others: str) -> None:
-        known = {"processes": "this machine", "ray": "a cluster of Ray", **others}
-        meaning = f"Where runs go: {', '.join(known.values())}."
-        self._name = flags.DEFINE_enum("engine", "processes", [*known], meaning)
-        self._others = (
-            count_flag("processes", None, "Runs at a time; default: 1, or all on Ray."),
-            flags.DEFINE_string(
-                "address", None, "HOST:PORT of Ray; default: this machine."
-            ),
-            count_flag("cpus", 1, "Cores of a run on Ray."),
-            flags.DEFINE_integer("gpus", 0, "GPUs of a run on Ray.", lower_bound=0),
-        )
-
-    def values(self) -> dict[str, Any]:
-        """The arguments of `engine`."""
-        others = {flag.name: flag.value for flag in self._others}
-        return {"name": self._name.value, **others}
+    known = {"processes": "this machine", "ray": "a cluster of Ray", **others}
+    meaning = f"Where runs go: {', '.join(known.values())}."
+    return [
+        flags.DEFINE_enum("engine", "processes", [*known], meaning),
+        count_flag("processes", None, "Runs at a time; default: 1, or all on Ray."),
+        flags.DEFINE_string(
+            "address", None, "HOST:PORT of Ray; default: this machine."
+        ),
+        count_flag("cpus", 1, "Cores of a run on Ray."),
+        flags.DEFINE_integer("gpus", 0, "GPUs of a run on Ray.", lower_bound=0),
+    ]
 
 
-class DeviceFlags:
-    """The flags `--distribute` and `--num_devices`."""
-
-    def __init__(self) -> None:
-        self._kind = flags.DEFINE_string(
+def device_flags() -> tuple[flags.FlagHolder[Any], flags.FlagHolder[Any]]:
+    """Defines `--distribute` and `--num_devices`, for `make_distribution`."""
+    return (
+        flags.DEFINE_string(
             "distribute",
             "none",
             "none, mirrored (devices) or multi_worker (machines).",
-        )
-        self._num_devices = count_flag(
+        ),
+        count_flag(
             "num_devices",
             None,
             "Number of devices; logical CPU devices if there is no GPU.",
             below=TOO_MANY_DEVICES,
-        )
-
-    def distribution(self) -> "Distribution":
-        """The Distribution that the flags name."""
-        from iwae_tf.runs.devices import make_distribution
-
-        return make_distribution(self._kind.value, self._num_devices.value)
+        ),
+    )
 
 
 def config_path(value: str) -> str:
@@ -323,27 +314,15 @@ def config_path(value: str) -> str:
     """
     value = os.path.expanduser(value)
     path, colon, argument = value.partition(":")
-    shipped = _shipped_configs()
+    configs = shipped("configs")
     if value.endswith(".json"):
-        return f"{shipped / '_json.py'}:{value}"
+        return f"{configs / '_json.py'}:{value}"
     if pathlib.Path(path).is_file():
         return value
-    names = sorted(
-        entry.name[:-3]
-        for entry in shipped.iterdir()
-        if entry.name.endswith(".py") and not entry.name.startswith("_")
-    )
+    names = sorted(file.stem for file in configs.glob("[!_]*.py"))
     if path in names:
-        return str(shipped / f"{path}.py") + colon + argument
+        return str(configs / f"{path}.py") + colon + argument
     raise InvalidInputError(
         f"`--config` must be a config file or one of {', '.join(names)}. "
         f"Received: --config={value}{did_you_mean(path, names)}"
     )
-
-
-def _shipped_configs():
-    """The folder of configs: in the installed package, or beside it in a checkout."""
-    try:
-        return resources.files("iwae_tf.configs")
-    except ModuleNotFoundError:
-        return pathlib.Path(__file__).parents[2] / "configs"

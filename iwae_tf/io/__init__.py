@@ -3,7 +3,7 @@
   files      atomic writes, folders with one owner
   layout     where runs, exports and rows lie
   html       Markdown as a page
-  processes  children that end with their parent
+  processes  children that end with their parent, stderr in a file
   terminal   progress, aligned fields, durations
 
 Imports nothing of the package but `errors`.

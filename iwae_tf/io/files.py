@@ -16,8 +16,8 @@ import numpy as np
 
 from iwae_tf.errors import InvalidInputError
 
-# What `write_atomically` and `write_through` write to.
-_TEMPORARY = re.compile(r"\.(.+\.)?[0-9a-f]{32}\.\w+")
+# What is written before it is moved into place, also by earlier versions.
+_TEMPORARY = re.compile(r"\.(.+\.)?[0-9a-f]{32}(\.\w+)+")
 
 
 def write_atomically(
@@ -29,18 +29,19 @@ def write_atomically(
       path: where; its folder is made.
       write: function of a binary file.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+
+    def write_and_flush(temporary):
         with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+    write_through(path, write_and_flush)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a file of text, atomically."""
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def save_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
@@ -54,7 +55,7 @@ def write_through(
     """As `write_atomically`, for a `write` that wants a path of the same suffix."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp{path.suffix}")
     try:
         write(temporary)
         os.replace(temporary, path)
@@ -148,8 +149,7 @@ def check_place(
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Writes indented JSON, atomically; NaN and infinity become null."""
-    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(value: object) -> object:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import markdown
 
-from iwae_tf.io.files import write_atomically
+from iwae_tf.io.files import write_text
 
 EXTENSIONS = ("tables", "attr_list")
 # A list item or paragraph takes a class by a line `{: .good }` after it.
@@ -59,7 +59,7 @@ def write_page(
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
         f"<body>\n{body}\n</body></html>\n"
     )
-    write_atomically(path, lambda file: file.write(page.encode()))
+    write_text(path, page)
 
 
 def escape(value: object) -> str:

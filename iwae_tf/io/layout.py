@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+from importlib import resources
 
 from iwae_tf.checks import absence
 from iwae_tf.errors import InvalidInputError
@@ -52,6 +53,20 @@ def find_version(path: str | os.PathLike[str]) -> pathlib.Path:
             f"Received: {path}"
         )
     return folder / str(max(versions))
+
+
+def beside_export(path: str | os.PathLike[str], name: str) -> pathlib.Path | None:
+    """A file that lies beside the versions of an export, or None where none does."""
+    found = find_version(path).parent / name
+    return found if found.is_file() else None
+
+
+def shipped(name: str) -> pathlib.Path:
+    """A folder that ships: in the installed package, or beside it in a checkout."""
+    try:
+        return pathlib.Path(str(resources.files(f"iwae_tf.{name}")))
+    except ModuleNotFoundError:
+        return pathlib.Path(__file__).parents[2] / name
 
 
 def check_rows(path: str | os.PathLike[str], name: str) -> None:

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however that ends.
+"""Processes that end with the one that started them, and where they write errors.
 
 The child holds one end of a pipe, and is told by its end that nobody holds the other.
 """
@@ -8,9 +8,10 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 PIPE = "IWAE_TF_PARENT_PIPE"  # variable with the number of the child's end
 
@@ -40,6 +41,20 @@ def child(
         yield process
     finally:
         os.close(ours)
+
+
+@contextlib.contextmanager
+def stderr_to(file: IO[Any]) -> Iterator[None]:
+    """Has this process and those that it starts write to a file instead of stderr."""
+    sys.stderr.flush()
+    original = os.dup(2)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(original, 2)
+        os.close(original)
 
 
 def follow_parent() -> None:

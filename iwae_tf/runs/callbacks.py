@@ -1,8 +1,6 @@
 """Keras callbacks of the training script."""
 
-import csv
 import dataclasses
-import io
 import math
 import threading
 import time
@@ -13,12 +11,12 @@ import keras
 import numpy as np
 
 from iwae_tf.io import terminal
-from iwae_tf.io.files import write_atomically
 from iwae_tf.runs.checkpoints import CheckpointStore
 from iwae_tf.runs.devices import Distribution
 from iwae_tf.runs.workdir import Workdir
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
+AGREE_STEPS = 16  # of several workers, between two agreements, for which all wait
 EXPECT_SECONDS = 2.0  # of steps, after which the time of the rest is estimated
 
 
@@ -146,7 +144,7 @@ class Record(keras.callbacks.Callback):
                     f"{batch + 1} of epoch {epoch + 1}; its images are in "
                     f"{self._keep(epoch, batch)}; {self._sitting.what_to_try()}"
                 )
-        if step % self._distribution.agree_steps:
+        if self._distribution.num_workers > 1 and step % AGREE_STEPS:
             return
         is_due = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
         flags = [is_due, self._sitting.stop_request.is_set()]
@@ -183,7 +181,7 @@ class Record(keras.callbacks.Callback):
         row |= {name: float(value) for name, value in (logs or {}).items()}
         self._sitting.history.append(row)
         if self._distribution.is_chief:
-            write_atomically(self._sitting.workdir.metrics, self._write)
+            self._sitting.workdir.write_metrics(self._sitting.history)
         self._save(epoch + 1)
         flags = [self._sitting.stop_request.is_set(), bool(self._sitting.early_stop())]
         is_over, is_early = self._distribution.agree(flags)
@@ -208,14 +206,6 @@ class Record(keras.callbacks.Callback):
         now = time.monotonic()
         self._sitting.seconds += now - self._counted
         self._counted = now
-
-    def _write(self, file):
-        text, rows = io.TextIOWrapper(file, "utf-8", newline=""), self._sitting.history
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        text.detach()
 
 
 def _metric_variables(model):
@@ -287,11 +277,8 @@ class Progress(keras.callbacks.Callback):
         shown = {name: logs[name] for name in ("bound", "val_bound") if name in logs}
         self._bar.show(values={name: float(value) for name, value in shown.items()})
 
-    def on_train_end(self, logs: Any = None) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Ends the bar's line; also for a `fit` that was broken off."""
+        """Ends the bar's line."""
         if self._bar is not None:
             self._bar.close()
 

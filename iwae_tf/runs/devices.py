@@ -24,7 +24,6 @@ from iwae_tf.errors import InvalidInputError, WorkerLostError
 
 KINDS = ("none", "mirrored", "multi_worker")
 PRODUCT_SIZE, PRODUCTS = 1024, 20  # of `product_gflops`
-AGREE_STEPS = 16  # training steps of several workers between two agreements
 LOST = (  # what TensorFlow raises where another worker is gone
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -89,11 +88,6 @@ class Distribution:
     def is_chief(self) -> bool:
         """Whether this worker is the one that reads and writes the workdir."""
         return self.worker == 0
-
-    @property
-    def agree_steps(self) -> int:
-        """Steps between two calls of `agree`, which waits for all workers."""
-        return 1 if self.num_workers == 1 else AGREE_STEPS
 
     def dataset(self, make_batches: Callable[..., tf.data.Dataset]) -> Any:
         """What `fit` takes, of the batches of all replicas; of several without an end.

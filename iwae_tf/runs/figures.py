@@ -62,6 +62,11 @@ def _draw_images(model, images, labels, seed, folder):
     most_rows, most_columns = plots.most_in_grid(images.shape[1:])
     columns = min(NUM_COLUMNS, most_columns)
     rows, classes = min(NUM_ROWS, most_rows), None
+
+    def grid(name, images, title, num_columns=columns):
+        path, means = folder / f"{name}.png", np.clip(images, 0.0, 1.0)
+        return plots.image_grid(path, means, title=title, num_columns=num_columns)
+
     originals = images[: columns * min(NUM_ROWS // 2, max(most_rows // 2, 1))]
     title, given = "Draws from the prior: mean of p(x|z)", None
     if model.is_conditional:
@@ -70,8 +75,12 @@ def _draw_images(model, images, labels, seed, folder):
         title = "Draws from p(z|y), a row a class: mean of p(x|z, y)"
         given = labels[: len(originals)]
     samples = model.sample(rows * columns, seed, labels=classes, mean=True)
-    copies = model.reconstruct(originals, seed, labels=given)
-    grids = [("samples", samples, title, columns)]
+    copies = np.clip(model.reconstruct(originals, seed, labels=given), 0.0, 1.0)
+    path = folder / "reconstructions.png"
+    paths = [
+        plots.reconstructions(path, originals, copies, num_columns=columns),
+        grid("samples", samples, title),
+    ]
     first, second = _pairs(len(images), labels, min(NUM_ROWS, most_rows))
     if len(first) and columns > 1:
         ends = images[first], images[second]
@@ -79,29 +88,15 @@ def _draw_images(model, images, labels, seed, folder):
         lines = interpolate(model, *ends, columns, labels=given)
         lines = lines.reshape(-1, *images.shape[1:])
         title = "Between two images in each row: mean of p(x|z)"
-        grids.append(("interpolations", lines, title, columns))
+        paths.append(grid("interpolations", lines, title))
     if list(model.latent_dims) == [2]:
         num_rows = min(PLANE_ROWS, most_rows, most_columns)
         title = "The latent plane, equal steps of p(z): mean of p(x|z)"
         if model.is_conditional:
             title += ", class 0"
         plane = manifold(model, num_rows, labels=0 if model.is_conditional else None)
-        grids.append(("manifold", plane, title, num_rows))
-    path = folder / "reconstructions.png"
-    return [
-        plots.reconstructions(
-            path, originals, np.clip(copies, 0.0, 1.0), num_columns=columns
-        ),
-        *(
-            plots.image_grid(
-                folder / f"{name}.png",
-                np.clip(grid, 0.0, 1.0),
-                title=title,
-                num_columns=width,
-            )
-            for name, grid, title, width in grids
-        ),
-    ]
+        paths.append(grid("manifold", plane, title, num_rows))
+    return paths
 
 
 def _pairs(num_images, labels, most):

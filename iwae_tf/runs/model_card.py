@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from iwae_tf.io.files import write_atomically
+from iwae_tf.io.files import write_text
 
 FILE = "MODEL_CARD.md"
 # Of the data sets that have a name; a file of one's own has an owner who knows.
@@ -135,7 +135,7 @@ def write(
         versions=", ".join(f"{name} {number}" for name, number in versions.items()),
         limit=LIMITS.get(likelihood, REAL_LIMIT),
     )
-    write_atomically(path / FILE, lambda file: file.write(text.encode()))
+    write_text(path / FILE, text)
 
 
 def _hidden_units(config: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ They lie in the folder `saved_models` of a checkout, which an installed package 
 """
 
 import pathlib
-from importlib import resources
 from typing import NamedTuple
 
 import keras
@@ -13,10 +12,11 @@ import keras
 from iwae_tf.checks import check_choice
 from iwae_tf.config import build_optimizer, stages
 from iwae_tf.config.files import read_config, read_json
+from iwae_tf.io.layout import shipped
 from iwae_tf.runs.model_card import DATA
 from iwae_tf.runs.workdir import load_exported
 
-PACKAGE = "iwae_tf.saved_models"
+FOLDER = "saved_models"
 INDEX = "index.json"
 CITATIONS = {
     "vae": "Kingma and Welling, 2014, https://arxiv.org/abs/1312.6114",
@@ -48,7 +48,7 @@ def pretrained_models() -> dict[str, PretrainedModel]:
     Returns:
       dict of name to PretrainedModel.
     """
-    folder = _folder()
+    folder = shipped(FOLDER)
     return {
         name: _describe(name, folder / export)
         for name, export in sorted(read_json(folder / INDEX).items())
@@ -68,7 +68,7 @@ def from_pretrained(name: str) -> keras.Model:
     Raises:
       InvalidInputError: there is no model of that name.
     """
-    folder = _folder()
+    folder = shipped(FOLDER)
     names = read_json(folder / INDEX)
     check_choice(name, "name", sorted(names))
     model, config = load_exported(folder / names[name])
@@ -95,11 +95,3 @@ def _describe(name: str, path: pathlib.Path) -> PretrainedModel:
         citation=CITATIONS[config.model],
         path=path,
     )
-
-
-def _folder() -> pathlib.Path:
-    """Where the exports lie: in the installed package, or beside it in a checkout."""
-    try:
-        return pathlib.Path(str(resources.files(PACKAGE)))
-    except ModuleNotFoundError:
-        return pathlib.Path(__file__).parents[2] / "saved_models"

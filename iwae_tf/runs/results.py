@@ -18,7 +18,7 @@ from iwae_tf.io import terminal
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.runs.splits import load_eval_split
 from iwae_tf.saved_model import call_signature, inputs_of, signature_of
-from iwae_tf.saved_model.signatures import SCORES
+from iwae_tf.saved_model.signatures import OPTIONAL, SCORES, SIGNATURES
 from iwae_tf.versions import library_versions
 
 SHARED = ("data_standard_error", "num_examples")  # of both proposals
@@ -28,15 +28,15 @@ CLASS_IMAGES, CLASS_SAMPLES = 1000, 500  # at most, of what is scored under each
 
 
 def score(
-    score_all: Callable[[Callable], object], num_images: int, num_samples: int
+    score_all: Callable[..., object], num_images: int, num_samples: int
 ) -> tuple[evaluation.LogLikelihood | None, bool]:
     """Scores images batch by batch under a progress bar.
 
     Ctrl-C ends it early: what was done is kept.
 
     Args:
-      score_all: function of `on_batch` that scores all images and hands each
-        finished LogLikelihood to `on_batch`.
+      score_all: function of the keyword `on_batch`, which it calls with the
+        LogLikelihood of each batch.
       num_images: int.
       num_samples: int, draws an image, for the bar.
 
@@ -53,147 +53,46 @@ def score(
             bar.show(values={"nll": nll})
 
         with contextlib.suppress(KeyboardInterrupt):
-            score_all(on_batch)
+            score_all(on_batch=on_batch)
     count = sum(len(result.estimate) for result in done)
     return (evaluation.concatenate(done) if done else None), count == num_images
 
 
-def evaluate_model(
-    model: Autoencoder,
+def evaluate(
     config: ConfigDict,
+    scorer: Callable[..., object],
     *,
     split: str,
     num_samples: int,
     limit: int | None = None,
     proposal: str = "encoder",
-    score: Callable[..., object] | None = None,
+    model: Autoencoder | None = None,
 ) -> tuple[dict[str, Any] | None, bool]:
     """Everything in `results.json` but the training.
 
     Args:
-      model: trained model.
-      config: its ConfigDict.
+      config: ConfigDict of the model, or one that names other data.
+      scorer: function of (x, num_samples, seed, *, labels, on_batch, proposal), as
+        `evaluation.log_likelihood` of a model or `export_scorer`.
       split: "train", "validation" or "test".
       num_samples: draws an image.
       limit: optional int, the first images only.
       proposal: "encoder", "refined" or "both"; what refined proposals find has names
         that begin with `refined_`.
-      score: optional function that stands for `evaluation.log_likelihood` of the model.
+      model: optional trained model, for what scores do not tell. That needs all images.
 
     Returns:
       (results: dict or None where not one image was scored, whether all were).
     """
-    seed = (config.eval_seed, 0)
-    score = score or functools.partial(evaluation.log_likelihood, model)
-
-    def score_images(proposal, images, labels, on_batch):
-        options = {"labels": labels, "on_batch": on_batch, "proposal": proposal}
-        score(images, num_samples, seed, **options)
-
-    def describe(images, labels, result):
-        size = config.batch_size
-        batches = datasets.batches(
-            images, labels, batch_size=size, seed=0, epochs=1, shuffle=False
-        )
-        logs = model.evaluate(batches, verbose=0, return_dict=True)
-        statistics = evaluation.layer_statistics(model, images, seed, labels=labels)
-        found = {
-            **{name: float(logs[name]) for name in ("bound", "iwae", "elbo")},
-            "active_units": evaluation.count_active(statistics),
-            "latent_dims": list(config.latent_dims),
-        }
-        if result is not None:
-            found["without_dead_units"] = _without_dead_units(
-                model, images, labels, result, statistics, num_samples, seed
-            )
-        if config.conditional:
-            found["classes"] = _by_class(model, images, labels, num_samples, seed)
-        return found
-
-    return _evaluate(
-        config, split, num_samples, limit, proposal, score_images, describe
-    )
-
-
-def evaluate_export(
-    signatures: Mapping[str, Any],
-    config: ConfigDict,
-    *,
-    split: str,
-    num_samples: int,
-    limit: int | None = None,
-    proposal: str = "encoder",
-) -> tuple[dict[str, Any] | None, bool]:
-    """The NLL of a split by a SavedModel's signatures.
-
-    Each call has a seed of its own, so that all images have independent noise.
-
-    Args:
-      signatures: name to function, of `load_saved_model`. `error_bars` scores, or of
-        an older export `log_likelihood`, which has no jackknife error.
-      config: ConfigDict that names the data.
-      split: "train", "validation" or "test".
-      num_samples: draws an image.
-      limit: optional int, the first images only.
-      proposal: "encoder", "refined" or "both".
-
-    Returns:
-      (results: dict or None where not one image was scored, whether all were).
-
-    Raises:
-      InvalidInputError: images of another shape, labels that are no class of the model,
-        an export without refined proposals.
-    """
-    batch_size = max(1, evaluation.SCORES_PER_CALL // num_samples)
-    encoder = signatures.get("error_bars", signatures["log_likelihood"])
-    event_shape = tuple(encoder.structured_input_signature[1]["x"].shape[1:])
-    functions = {"encoder": encoder}
-    if proposal != "encoder":
-        functions["refined"] = signature_of(signatures, "refined_log_likelihood")
-
-    def score_images(proposal, images, labels, on_batch):
-        if images.shape[1:] != event_shape:
-            raise InvalidInputError(
-                f"`dataset` must have images of the model's shape {event_shape}. "
-                f"Received: dataset={config.dataset}, of shape {images.shape[1:]}"
-            )
-        function = functions[proposal]
-        names = function.structured_input_signature[1]
-        for first in range(0, len(images), batch_size):
-            rows = slice(first, first + batch_size)
-            y = None if labels is None else labels[rows]
-            seed = config.eval_seed, first
-            try:
-                outputs = call_signature(
-                    function, inputs_of(names, images[rows], num_samples, seed, y)
-                )
-            except InvalidInputError as error:
-                raise InvalidInputError(
-                    "`dataset` must be one that the model takes. Received: "
-                    f"dataset={config.dataset}, {error}"
-                ) from error
-            zero = 0 * outputs["log_likelihood"]
-            unknown = {"is_refined": zero}  # in an older export
-            for name in ("jackknife_error", "pareto_k", "bias_allowance"):
-                unknown[name] = zero + np.nan
-            found = unknown | outputs
-            on_batch(evaluation.LogLikelihood(*(found[name] for name in SCORES)))
-
-    return _evaluate(config, split, num_samples, limit, proposal, score_images)
-
-
-def _evaluate(config, split, num_samples, limit, proposal, score_images, describe=None):
-    """Scores a split; what `describe` adds needs all of it."""
-    start = time.monotonic()
+    start, seed = time.monotonic(), (config.eval_seed, 0)
     images, labels = load_eval_split(config, split, limit)
     labels = labels if config.conditional else None
     results, result = {"split": split, "num_samples": num_samples}, None
-    for name in ("encoder", "refined") if proposal == "both" else (proposal,):
-        found, is_complete = score(
-            functools.partial(score_images, name, images, labels),
-            len(images),
-            num_samples,
+    for name in _each(proposal):
+        score_all = functools.partial(
+            scorer, images, num_samples, seed, labels=labels, proposal=name
         )
+        found, is_complete = score(score_all, len(images), num_samples)
         if found is None:
             break
         summary = evaluation.summarize(found)._asdict()
@@ -213,11 +112,90 @@ def _evaluate(config, split, num_samples, limit, proposal, score_images, describ
     if not results.keys() & {"nll", "refined_nll"}:
         return None, False
     results["data_sha256"] = hashlib.sha256(images.tobytes()).hexdigest()
-    if is_complete and describe:
-        results |= describe(images, labels, result)
+    if is_complete and model is not None:
+        results |= _describe(model, config, images, labels, num_samples, seed, result)
     results["evaluation_seconds"] = time.monotonic() - start
     results |= {"config": config.to_dict(), "versions": library_versions()}
     return results, is_complete
+
+
+def _each(proposal):
+    return ("encoder", "refined") if proposal == "both" else (proposal,)
+
+
+def export_scorer(
+    signatures: Mapping[str, Any], dataset: str, proposal: str = "encoder"
+) -> Callable[..., None]:
+    """A `scorer` of `evaluate` by a SavedModel's signatures.
+
+    Each call has a seed of its own, so that all images have independent noise.
+
+    Args:
+      signatures: name to function, of `load_saved_model`. `error_bars` scores, or of
+        an older export `log_likelihood`, which has no jackknife error.
+      dataset: what a message calls the images.
+      proposal: "encoder", "refined" or "both".
+
+    Raises:
+      InvalidInputError: an export without refined proposals; by the function, images
+        of another shape or labels that are no class of the model.
+    """
+    names = dict(SIGNATURES)
+    if names["encoder"] not in signatures:
+        names["encoder"] = "log_likelihood"
+    for name in _each(proposal):
+        signature_of(signatures, names[name])  # before anything is scored
+
+    def score_images(x, num_samples, seed, *, labels, on_batch, proposal):
+        function = signatures[names[proposal]]
+        specs = function.structured_input_signature[1]
+        event_shape = tuple(specs["x"].shape[1:])
+        if x.shape[1:] != event_shape:
+            raise InvalidInputError(
+                f"`dataset` must have images of the model's shape {event_shape}. "
+                f"Received: dataset={dataset}, of shape {x.shape[1:]}"
+            )
+        batch_size = max(1, evaluation.SCORES_PER_CALL // num_samples)
+        for first in range(0, len(x), batch_size):
+            rows = slice(first, first + batch_size)
+            y = None if labels is None else labels[rows]
+            inputs = inputs_of(specs, x[rows], num_samples, (seed[0], first), y)
+            try:
+                outputs = call_signature(function, inputs)
+            except InvalidInputError as error:
+                raise InvalidInputError(
+                    "`dataset` must be one that the model takes. Received: "
+                    f"dataset={dataset}, {error}"
+                ) from error
+            defaults = {"jackknife_error": math.nan, **OPTIONAL}  # of an older export
+            estimate = outputs["log_likelihood"]
+            found = {n: np.full_like(estimate, v) for n, v in defaults.items()}
+            found |= outputs
+            on_batch(evaluation.LogLikelihood(*(found[name] for name in SCORES)))
+
+    return score_images
+
+
+def _describe(model, config, images, labels, num_samples, seed, result):
+    """What the model itself tells of the images."""
+    size = config.batch_size
+    batches = datasets.batches(
+        images, labels, batch_size=size, seed=0, epochs=1, shuffle=False
+    )
+    logs = model.evaluate(batches, verbose=0, return_dict=True)
+    statistics = evaluation.layer_statistics(model, images, seed, labels=labels)
+    found = {
+        **{name: float(logs[name]) for name in ("bound", "iwae", "elbo")},
+        "active_units": evaluation.count_active(statistics),
+        "latent_dims": list(config.latent_dims),
+    }
+    if result is not None:
+        found["without_dead_units"] = _without_dead_units(
+            model, images, labels, result, statistics, num_samples, seed
+        )
+    if config.conditional:
+        found["classes"] = _by_class(model, images, labels, num_samples, seed)
+    return found
 
 
 def mean_in_nats(mean: float, found: dict[str, Any], prefix: str = "") -> str:

@@ -81,7 +81,10 @@ def train(
     """
     examples, validation = (load_examples(config, s) for s in ("train", "validation"))
     steps = datasets.num_batches(len(examples.images), config.batch_size)
-    first = _load_start(config)
+    first = None  # the model whose weights are the first
+    if config.start_from:
+        path = os.path.expanduser(config.start_from)
+        first = Workdir(path).load_model("start_from")
     with distribution.watch():
         with distribution.strategy.scope():
             model = compiled_model(config, examples.images, steps, distribution)
@@ -151,12 +154,6 @@ def compiled_model(
     model.optimizer.build(model.trainable_variables)
     model.stops_at_nonfinite = True
     return model
-
-
-def _load_start(config):
-    """The model whose weights are the first, or None."""
-    path = config.start_from
-    return Workdir(os.path.expanduser(path)).load_model("start_from") if path else None
 
 
 def _restore(checkpoints, model, distribution, report):
@@ -276,11 +273,7 @@ def batches(
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Gives a model the trained weights of another of the same networks.
-
-    Args:
-      source: a built model of this package.
-      target: a built model of this package.
+    """Gives a built model the trained weights of another of the same networks.
 
     Raises:
       InvalidInputError: their networks differ.

@@ -1,9 +1,11 @@
 """The folder of one training run: what lies where, and reading it back."""
 
+import csv
+import io
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,8 +20,15 @@ from iwae_tf.config.files import (
     read_json,
 )
 from iwae_tf.config.stages import depends_on_epochs
+from iwae_tf.datasets.readers import readable
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.io.files import FolderLock, remove_leftovers, write_json, write_through
+from iwae_tf.io.files import (
+    FolderLock,
+    remove_leftovers,
+    write_json,
+    write_text,
+    write_through,
+)
 from iwae_tf.io.layout import find_version, model_file
 from iwae_tf.runs import model_card
 from iwae_tf.saved_model import (
@@ -116,7 +125,7 @@ class Workdir:
         Raises:
           InvalidInputError: there is none, or it is damaged.
         """
-        return with_schema(read_config(self.config), self.path)
+        return config_in(self.path)
 
     def export(
         self, model: keras.Model, config: ConfigDict, results: Mapping[str, Any] | None
@@ -132,6 +141,22 @@ class Workdir:
         shutil.rmtree(self.saved_model, ignore_errors=True)
         return export(model, config, self.saved_model, results)
 
+    def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Writes `metrics.csv`, a row an epoch; an epoch may lack some columns."""
+        names = list(dict.fromkeys(name for row in history for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_text(self.metrics, text.getvalue())
+
+    def read_metrics(self) -> list[dict[str, str]]:
+        """The rows of `metrics.csv`; none before the end of the first epoch."""
+        if not self.metrics.exists():
+            return []
+        with open(self.metrics, newline="") as file:
+            return list(csv.DictReader(file))
+
     def read_results(self) -> dict[str, Any] | None:
         """The run's results, or None where it is not finished."""
         return read_json(self.results) if self.results.exists() else None
@@ -146,14 +171,8 @@ class Workdir:
           InvalidInputError: there is none, or it is damaged.
         """
         path = model_file(self.path, name)
-        try:
+        with readable(path, f"`{name}` must hold an intact model.keras"):
             return keras.models.load_model(path)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InvalidInputError(
-                f"`{name}` must hold an intact model.keras. Received: {self.model}, "
-                f"{type(error).__name__}: {reason}"
-            ) from error
 
 
 def load(workdir: str | os.PathLike[str]) -> keras.Model:
@@ -206,17 +225,15 @@ def export(
     return version
 
 
-def exported_config(version: pathlib.Path) -> ConfigDict:
-    """The ConfigDict beside a version of an export, with the schema beside it.
+def config_in(folder: pathlib.Path) -> ConfigDict:
+    """The ConfigDict in the folder of a run, or of the versions of an export.
+
+    The columns of a table are those that the model was trained on.
 
     Raises:
       InvalidInputError: there is none, or it is damaged.
     """
-    return with_schema(read_config(version.parent / "config.json"), version.parent)
-
-
-def with_schema(config: ConfigDict, folder: pathlib.Path) -> ConfigDict:
-    """`config`, of whose table the columns are those that the model was trained on."""
+    config = read_config(folder / "config.json")
     if (folder / SCHEMA).is_file():
         config.schema = str(folder / SCHEMA)
     return config
@@ -239,7 +256,7 @@ def load_exported(
       InvalidInputError: there is none, it is damaged, or not what its config says.
     """
     version = find_version(path)
-    config = override(exported_config(version), **overrides)
+    config = override(config_in(version.parent), **overrides)
     model = build_model(config)
     restore_weights(model, version)
     set_draws(model, config)  # not those of the first stage

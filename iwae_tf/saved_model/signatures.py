@@ -22,6 +22,7 @@ Those of a conditional model take one input more, `y` int32 [batch], the class l
 """
 
 import functools
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -37,6 +38,10 @@ SCORES = (  # in the order of LogLikelihood's fields
     *("log_likelihood", "standard_error", "effective_sample_size"),
     *("jackknife_error", "pareto_k", "bias_allowance", "is_refined"),
 )
+# Of the scores, by the proposal that draws.
+SIGNATURES = {"encoder": "error_bars", "refined": "refined_log_likelihood"}
+# What stands for scores that an older export does not have.
+OPTIONAL = {"pareto_k": math.nan, "bias_allowance": math.nan, "is_refined": 0.0}
 WARMUP_SAMPLES = 100  # draws of a warm-up request that says how many
 
 

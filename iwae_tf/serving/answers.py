@@ -12,14 +12,12 @@ import numpy as np
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
-from iwae_tf.saved_model.signatures import SCORES
+from iwae_tf.saved_model.signatures import OPTIONAL, SCORES
 
 T = TypeVar("T")
 FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0  # seconds between two attempts
 MAX_ANSWER = 2**24  # bytes, without those of its rows
 MAX_REASON = 300  # characters of what a server says is wrong
-# What stands for scores that an older export does not have.
-OPTIONAL = {"pareto_k": math.nan, "bias_allowance": math.nan, "is_refined": 0.0}
 # What an answer raises that was cut off, or comes from something in between.
 UNUSABLE = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -58,28 +56,24 @@ def with_retries(
     Raises:
       ConnectionError: all attempts failed.
     """
-    number = 0
-    while True:
+    for number in range(retries + 1):
         try:
             return attempt()
         except InvalidInputError:
             raise
-        except (TransientError, *UNUSABLE) as found:
-            error = found
-            if not isinstance(error, TransientError):
-                kind = type(error).__name__
-                error = TransientError(
-                    f"an answer that cannot be used, {kind}: {error}"
-                )
-            if number == retries:
-                raise ConnectionError(
-                    f"{what} gave no usable answer in {retries + 1} attempts. "
-                    f"The last error: {error}"
-                ) from found
+        except TransientError as error:
+            found = error
+        except UNUSABLE as error:
+            kind = type(error).__name__
+            found = TransientError(f"an answer that cannot be used, {kind}: {error}")
+        if number < retries:
             # Clients that failed together must not come back together.
-            delay = FIRST_DELAY * 2**number * random.uniform(0.5, 1.0)
-            sleep(min(max(delay, error.delay or 0.0), LONGEST_DELAY))
-            number += 1
+            delay = FIRST_DELAY * 2.0 ** min(number, 9) * random.uniform(0.5, 1.0)
+            sleep(min(max(delay, found.delay or 0.0), LONGEST_DELAY))
+    raise ConnectionError(
+        f"{what} gave no usable answer in {retries + 1} attempts. "
+        f"The last error: {found}"
+    ) from found
 
 
 def within(seconds: float, function: Callable[[], T]) -> T:

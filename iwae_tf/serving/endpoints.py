@@ -7,8 +7,9 @@ from typing import Any
 
 from iwae_tf.checks import check_choice
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.saved_model.signatures import SIGNATURES
 from iwae_tf.serving.rest import OpenInferenceScorer, RestScorer
-from iwae_tf.serving.scorer import SIGNATURES, InProcessScorer, Scorer
+from iwae_tf.serving.scorer import InProcessScorer, Scorer
 from iwae_tf.serving.tf_grpc import GrpcScorer
 
 RULE = (

@@ -99,7 +99,8 @@ def read(root: Any, pattern: str, schema: str | os.PathLike[str] | None = None) 
       schema: path of the JSON file of a table's columns.
     """
     pattern = shards.absolute(pattern)
-    paths = matching(pattern)
+    (match,) = FileSystems.match([pattern])
+    paths = shards.some_files((file.path for file in match.metadata_list), pattern)
     suffixes = (".npy", ".csv", ".tfrecord", ".parquet")
     suffix = shards.suffix_of(pattern, "input", suffixes)
     if suffix in shards.NUMBERED:
@@ -142,16 +143,6 @@ def write(scores: Any, output: str) -> Any:
     return records | beam.io.WriteToParquet(
         prefix, shards.SCHEMA, file_name_suffix=suffix
     )
-
-
-def matching(pattern: str) -> list[str]:
-    """Paths of the shards in the order of their names.
-
-    Raises:
-      InvalidInputError: there is none.
-    """
-    (match,) = FileSystems.match([pattern])
-    return shards.some_files((file.path for file in match.metadata_list), pattern)
 
 
 def parse_example(record: bytes) -> tuple[int, np.ndarray]:

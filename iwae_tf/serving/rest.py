@@ -10,7 +10,9 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
+from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.saved_model import refusal
+from iwae_tf.saved_model.signatures import SIGNATURES
 from iwae_tf.serving.answers import (
     MAX_ANSWER,
     UNUSABLE,
@@ -19,7 +21,7 @@ from iwae_tf.serving.answers import (
     with_retries,
     within,
 )
-from iwae_tf.serving.scorer import SIGNATURES, STEPS, Scorer, foreign, refused
+from iwae_tf.serving.scorer import STEPS, Scorer, foreign, refused, scores_of
 
 T = TypeVar("T")
 BYTES_A_ROW = 384  # of six numbers in JSON, with spaces
@@ -33,9 +35,7 @@ class RestScorer(Scorer):
     Args:
       model: URL up to the model's name.
       version: int, or None for the newest at this moment.
-      proposal: "encoder" or "refined".
-      timeout: seconds that one attempt may take.
-      retries: attempts after the first one, of each request.
+      proposal, timeout, retries: as of `open_scorer`.
     """
 
     describe, act = "/metadata", ":predict"  # at the end of URLs
@@ -77,10 +77,10 @@ class RestScorer(Scorer):
         """The mapping of each output's name to its values in an answer."""
         return answer["outputs"]
 
-    def _ask(self, inputs: dict[str, np.ndarray], read: Callable[[Any], T]) -> T:
+    def _ask(self, inputs: dict[str, np.ndarray]) -> LogLikelihood:
         return self._request(
             f"{self.identity}{self.act}",
-            lambda answer: read(self._outputs(answer)),
+            lambda answer: scores_of(self._outputs(answer), inputs),
             json.dumps(self._message(inputs)).encode(),
             MAX_ANSWER + BYTES_A_ROW * len(inputs["x"]),
         )

@@ -71,7 +71,8 @@ def read_rows(
         images = image_folder.read_images(files, wanted, name="input")
         names = [file.relative_to(path).as_posix() for file in files]
         columns = {"file": names, **_splits(path, len(files), config)}
-        return Rows(_with_channels(to_float(images, "input")), columns)
+        x = to_float(images, "input")
+        return Rows(x[..., np.newaxis] if x.ndim == 3 else x, columns)
     if path.suffix == ".npz":
         parts = {
             split: datasets.load_arrays(
@@ -110,10 +111,6 @@ def _splits(path, count, config):
     if not theirs.exists() or not theirs.samefile(path) or count < 10:
         return {}
     return {"split": sources.splits_of_rows(count).tolist()}
-
-
-def _with_channels(images):
-    return images[..., np.newaxis] if images.ndim == 3 else images
 
 
 def _read_npy(path: pathlib.Path, name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood, concatenate
-from iwae_tf.io.files import write_atomically
+from iwae_tf.io.files import write_atomically, write_text
 from iwae_tf.saved_model.signatures import SCORES
 
 COLUMNS = ("row", *SCORES)
@@ -69,7 +69,7 @@ class ScoreFile:
             writer.writerow([*fields(row, *scores), *more])
         if not self.partial.exists():
             head = f"# {json.dumps(self._settings)}\n{self._names}"
-            write_atomically(self.partial, lambda file: file.write(head.encode()))
+            write_text(self.partial, head)
         text = lines.getvalue().encode()
         with open(self.partial, "ab") as file:
             file.write(text + _checksum(text))

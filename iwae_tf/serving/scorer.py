@@ -5,8 +5,8 @@ Scores of a server are checked as those of this process are: see `checked_scores
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +18,9 @@ from iwae_tf.saved_model import (
     load_saved_model,
     signature_of,
 )
+from iwae_tf.saved_model.signatures import SIGNATURES
 from iwae_tf.serving.answers import checked_scores, shortened
 
-T = TypeVar("T")
-SIGNATURES = {"encoder": "error_bars", "refined": "refined_log_likelihood"}
 INPUTS, STEPS, LABELS = ("x", "num_samples", "seed"), "num_steps", "y"
 
 
@@ -66,13 +65,9 @@ class Scorer:
           InvalidInputError: the model refuses an image, or its scores are none.
           ConnectionError: the server gave no answer that can be used.
         """
-        return self._ask(
-            inputs_of(self._inputs, x, num_samples, seed, labels),
-            lambda outputs: checked_scores(outputs, len(x), num_samples),
-        )
+        return self._ask(inputs_of(self._inputs, x, num_samples, seed, labels))
 
-    def _ask(self, inputs: dict[str, np.ndarray], read: Callable[[Any], T]) -> T:
-        """What `read` makes of the mapping of each output's name to its values."""
+    def _ask(self, inputs: dict[str, np.ndarray]) -> LogLikelihood:
         raise NotImplementedError
 
 
@@ -96,14 +91,21 @@ class InProcessScorer(Scorer):
         identity = f"{version.parent.name}/{version.name} {digest.hexdigest()}"
         super().__init__(proposal, identity, specs, specs["x"].shape, self._signatures)
 
-    def _ask(self, inputs: dict[str, np.ndarray], read: Callable[[Any], T]) -> T:
+    def _ask(self, inputs: dict[str, np.ndarray]) -> LogLikelihood:
         outputs = call_signature(self._score, inputs)
         try:
-            return read(outputs)
+            return scores_of(outputs, inputs)
         except ValueError as error:
             raise InvalidInputError(
                 f"`saved_model` must give scores. Received: {error}"
             ) from error
+
+
+def scores_of(
+    outputs: Mapping[str, Any], inputs: Mapping[str, np.ndarray]
+) -> LogLikelihood:
+    """The `LogLikelihood` in what a signature answers to some inputs."""
+    return checked_scores(outputs, len(inputs["x"]), int(inputs["num_samples"]))
 
 
 def refused(url: str, reason: str) -> InvalidInputError:

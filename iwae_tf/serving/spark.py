@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,8 @@ class Job:
         try:
             is_table = self._suffix == ".parquet"
             rows, read = self._table(spark) if is_table else self._numbers(spark)
-            scores = rows.mapInArrow(_Scores(self._scorer, read), COLUMNS)
+            function = functools.partial(_scores, self._scorer, read)
+            scores = rows.mapInArrow(function, COLUMNS)
             writer = scores.write.option("header", True)
             write = writer.csv if self._as_csv else writer.parquet
             write(_as_url(self._output))
@@ -145,21 +146,12 @@ class Job:
         return rows.repartition(_num_tasks(spark, num_parts), "row"), _rows_of_table
 
 
-class _Scores:
-    """A function of `mapInArrow`: scores of the rows that `read` finds in a batch."""
-
-    def __init__(self, scorer, read):
-        self._scorer, self._read = scorer, read
-
-    def __call__(
-        self, batches: Iterable[pyarrow.RecordBatch]
-    ) -> Iterator[pyarrow.RecordBatch]:
-        for batch in batches:
-            columns = [*zip(*self._scorer(self._read(batch)))] or [()] * len(
-                shards.SCHEMA
-            )
-            arrays = [*map(pyarrow.array, columns, shards.SCHEMA.types)]
-            yield pyarrow.RecordBatch.from_arrays(arrays, schema=shards.SCHEMA)
+def _scores(scorer, read, batches):
+    """Batches of scores, of the rows that `read` finds in each batch of Spark's."""
+    for batch in batches:
+        columns = [*zip(*scorer(read(batch)))] or [()] * len(shards.SCHEMA)
+        arrays = [*map(pyarrow.array, columns, shards.SCHEMA.types)]
+        yield pyarrow.RecordBatch.from_arrays(arrays, schema=shards.SCHEMA)
 
 
 def _rows_of_parts(read, parts, batch):

@@ -6,10 +6,11 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.saved_model import refusal, warmup
-from iwae_tf.saved_model.signatures import SCORES
+from iwae_tf.saved_model.signatures import SCORES, SIGNATURES
 from iwae_tf.serving.answers import MAX_ANSWER, TransientError, with_retries
-from iwae_tf.serving.scorer import SIGNATURES, Scorer, refused
+from iwae_tf.serving.scorer import Scorer, refused, scores_of
 
 T = TypeVar("T")
 TRANSIENT_CODES = (
@@ -25,9 +26,7 @@ class GrpcScorer(Scorer):
       address: "HOST:PORT".
       name: the model's.
       version: int, or None for the newest at this moment.
-      proposal: "encoder" or "refined".
-      timeout: seconds that one attempt may take.
-      retries: attempts after the first one, of each request.
+      proposal, timeout, retries: as of `open_scorer`.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class GrpcScorer(Scorer):
         identity = f"{self._url}/versions/{self._version}"
         super().__init__(proposal, identity, inputs, shape, signatures)
 
-    def _ask(self, inputs: dict[str, np.ndarray], read: Callable[[Any], T]) -> T:
+    def _ask(self, inputs: dict[str, np.ndarray]) -> LogLikelihood:
         request = warmup.predict_request(
             self._name, self._signature, inputs, self._version
         )
@@ -80,7 +79,8 @@ class GrpcScorer(Scorer):
             shapes = [_shape(tensor) for tensor in tensors.values()]
             if any(shape != [len(inputs["x"])] for shape in shapes):  # or made up
                 raise ValueError(f"shapes {shapes} for {len(inputs['x'])} images")
-            return read({name: tf.make_ndarray(t) for name, t in tensors.items()})
+            outputs = {name: tf.make_ndarray(t) for name, t in tensors.items()}
+            return scores_of(outputs, inputs)
 
         return self._request(self._stub.Predict, request, read_tensors)
 

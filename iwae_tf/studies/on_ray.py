@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from iwae_tf.checks import needing
+from iwae_tf.datasets.readers import readable
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock
 from iwae_tf.studies import runner
@@ -27,7 +28,7 @@ SECONDS_TO_END = 120.0  # for a training whose worker died
 
 @contextlib.contextmanager
 def engine(
-    name: str = "processes",
+    engine: str = "processes",
     *,
     processes: int | None = None,
     address: str | None = None,
@@ -37,7 +38,7 @@ def engine(
     """What `runner.run_all` is to be given for runs to be done by an engine.
 
     Args:
-      name: "processes" of this machine, or "ray".
+      engine: "processes" of this machine, or "ray".
       processes: how many runs at a time; 1 unless given, on Ray as many as fit.
       address: HOST:PORT of a Ray cluster, or "auto"; this machine unless given.
       cpus: cores of a run on Ray.
@@ -47,7 +48,7 @@ def engine(
       InvalidInputError: Ray is not installed, there is no such cluster, or no machine
         in it is large enough.
     """
-    if name != "ray":
+    if engine != "ray":
         if address is not None:
             raise InvalidInputError(
                 "`address` must be left out, or --engine=ray given. "
@@ -58,14 +59,9 @@ def engine(
     with needing("ray", "ray"):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
-    try:
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray's own have no type in common
-        reason = " ".join(str(error).split())[:200]
-        raise InvalidInputError(
-            "`address` must be that of a Ray cluster that answers. "
-            f"Received: {address} ({reason})"
-        ) from error
+    place, level = address or "local", logging.ERROR
+    with readable(place, "`address` must be that of a Ray cluster that answers"):
+        ray.init(place, log_to_driver=False, logging_level=level)
     try:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(
@@ -84,8 +80,9 @@ def engine(
 
 def _do(ray, submit, run, folder, *, stop, report, **_):
     """`runner.run_one`, by a task."""
+    stopped = runner.Outcome(run.name, runner.STOPPED, str(folder / run.name))
     if stop.is_set():
-        return runner.Outcome(run.name, runner.STOPPED, str(folder / run.name))
+        return stopped
     found = submit(run, folder.absolute())
     report(f"{run.name}: handed to Ray")
     asked = False
@@ -96,11 +93,10 @@ def _do(ray, submit, run, folder, *, stop, report, **_):
     try:
         outcome = ray.get(found)
     except ray.exceptions.TaskCancelledError:  # before it began
-        outcome = runner.Outcome(run.name, runner.STOPPED, str(folder / run.name))
+        outcome = stopped
     except ray.exceptions.RayError as error:
         reason = str(getattr(error, "cause", None) or error).strip().splitlines()[0]
-        path = str(folder / run.name)
-        outcome = runner.Outcome(run.name, runner.FAILED, path, message=reason)
+        outcome = stopped._replace(status=runner.FAILED, message=reason)
     report(f"{run.name}: {outcome.status} {outcome.message}".rstrip())
     return outcome
 
@@ -113,15 +109,10 @@ def _task(run: runner.Run, folder: pathlib.Path, *, threads: int) -> runner.Outc
     stop = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         try:
-            outcome = pool.submit(
-                runner.run_one, run, folder, stop=stop, report=_silent, threads=threads
-            )
+            run_one = functools.partial(runner.run_one, stop=stop, threads=threads)
+            outcome = pool.submit(run_one, run, folder, report=lambda line: None)
             while not outcome.done():
                 time.sleep(runner.POLL_SECONDS)
         except KeyboardInterrupt:
             stop.set()
         return outcome.result()
-
-
-def _silent(line):
-    """Reports nothing: that is the driver's."""

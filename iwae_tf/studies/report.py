@@ -17,7 +17,7 @@ import numpy as np
 from iwae_tf.config.files import read_json
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io import html
-from iwae_tf.io.files import write_atomically, write_json, write_through
+from iwae_tf.io.files import write_json, write_text, write_through
 from iwae_tf.plots import comparisons
 from iwae_tf.runs.workdir import Workdir
 from iwae_tf.studies import times
@@ -139,7 +139,7 @@ def _write(
     content: dict[str, Any],
 ) -> None:
     """`report.md`, the same as a page, and what `content` adds to `report.json`."""
-    write_atomically(folder / "report.md", lambda file: file.write(text.encode()))
+    write_text(folder / "report.md", text)
     html.write_page(folder / "report.html", STUDIES[name].title, text)
     write_json(folder / REPORT, _head(name, protocol) | content)
 

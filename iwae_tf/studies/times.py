@@ -1,14 +1,12 @@
 """Times of training steps, and what estimators reach in equal steps and equal time."""
 
-import csv
 import pathlib
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from ml_collections import ConfigDict
 
 from iwae_tf import datasets
 from iwae_tf.config import set_draws, stages
@@ -21,7 +19,6 @@ from iwae_tf.runs.workdir import Workdir
 from iwae_tf.studies.cells import Cell
 from iwae_tf.versions import library_versions
 
-Name = TypeVar("Name", bound=Hashable)
 LEAST_STEPS = 10  # of a timed `fit`
 CALLS = 3  # of the train function in it, of which the first is not timed
 FILE = "step_times.json"
@@ -74,28 +71,8 @@ def timed_fit(
     return run
 
 
-def measure(
-    configs: Mapping[Name, ConfigDict], *, num_rounds: int = 7
-) -> dict[Name, list[float]]:
-    """Times the training steps of several configs, with their last stage's draws.
-
-    On random images of the data set's shape. All are timed once a round, so that
-    whatever slows the machine for a while slows all alike.
-
-    Args:
-      configs: dict of a name, anything that is hashable, to valid ConfigDict.
-      num_rounds: positive int.
-
-    Returns:
-      dict of name to list of floats [num_rounds], seconds a step.
-    """
-    fits = {name: _fit_of(config) for name, config in configs.items()}
-    rounds = [{name: fit() for name, fit in fits.items()} for _ in range(num_rounds)]
-    return {name: [seconds[name] for seconds in rounds] for name in fits}
-
-
 def _fit_of(config):
-    """The `timed_fit` of a config."""
+    """The `timed_fit` of a config, on random images of the data set's shape."""
     rows = config.batch_size * config.num_groups * config.num_samples
     steps = max(LEAST_STEPS, CALLS * steps_per_call(rows))
     event_shape = datasets.event_shape(config.dataset, data_dir=config.data_dir)
@@ -146,28 +123,29 @@ def left_to_measure(cells: Sequence[Cell], folder: pathlib.Path) -> list[Cell]:
 
 def measure_cells(
     cells: Sequence[Cell], folder: pathlib.Path, *, num_rounds: int = 7
-) -> dict[str, Any]:
+) -> None:
     """Times the steps of each stage of all cells in turn; writes `step_times.json`.
+
+    That holds the steps of an epoch, and by bound and estimator the seconds of a step,
+    [stages, num_rounds]. All are timed once a round, so that whatever slows the machine
+    for a while slows all alike.
 
     Args:
       cells: list of studies.Cell of one data set; their seeds make no difference.
       folder: pathlib.Path, of the study.
       num_rounds: positive int.
-
-    Returns:
-      dict, what was written: steps of an epoch, and by bound and estimator the seconds
-      of a step, [stages, num_rounds].
     """
-    variants = {}
+    configs = {}
     for cell in cells:
         for index, stage in enumerate(stages(cell.config)):
             config = cell.config.copy_and_resolve_references()
             config.num_groups, config.num_samples = stage.num_groups, stage.num_samples
             config.stages, config.epochs = (stage,), stage.epochs
-            variants[_bound(cell), _estimator(cell), index] = config
-    by_bound: dict[str, dict[str, list[list[float]]]] = {}
-    measured = measure(variants, num_rounds=num_rounds)
-    for (bound, estimator, _), seconds in measured.items():
+            configs[_bound(cell), _estimator(cell), index] = config
+    fits = {name: _fit_of(config) for name, config in configs.items()}
+    rounds = [[fit() for fit in fits.values()] for _ in range(num_rounds)]
+    by_bound: dict[str, dict[str, list[tuple[float, ...]]]] = {}
+    for (bound, estimator, _), seconds in zip(fits, zip(*rounds)):
         by_bound.setdefault(bound, {}).setdefault(estimator, []).append(seconds)
     config = cells[0].config
     steps = datasets.num_batches(
@@ -179,7 +157,6 @@ def measure_cells(
         "versions": library_versions(),
     }
     write_json(folder / FILE, result)
-    return result
 
 
 def histories(
@@ -202,8 +179,7 @@ def histories(
     timed = _timed(folder)
     found: dict[str, dict[str, History]] = {}
     for cell, workdir in finished(cells, folder):
-        with open(workdir.metrics, newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = workdir.read_metrics()
         seconds = [float(row["seconds"]) for row in rows]
         if timed:
             seconds = np.median(_seconds_by_epoch(timed, cell), axis=1).tolist()

@@ -9,7 +9,6 @@ Optuna's journal is in the folder. Call it again to finish what is left.
 """
 
 import ast
-import csv
 import os
 import pathlib
 import threading
@@ -23,6 +22,7 @@ from iwae_tf.config import check_key, put
 from iwae_tf.config.files import as_json, check_same
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock
+from iwae_tf.runs.workdir import Workdir
 from iwae_tf.studies import runner
 from iwae_tf.studies.runner import Outcome, Run
 
@@ -204,7 +204,7 @@ class _Trials:
             trial = self._study.ask(self._distributions)
             name = trial.user_attrs.get(NAME) or f"trial-{len(self._by_name()):04d}"
             trial.set_user_attr(NAME, name)
-        watch = Watch(trial, folder / name / "metrics.csv", stop)
+        watch = Watch(trial, Workdir(folder / name), stop)
         run = self._run_of(name, trial.params)
         how = {"stop": watch, "report": report, "threads": threads}
         outcome = runner.run_one(run, folder, **how)
@@ -270,16 +270,14 @@ class Watch(threading.Event):
 
     Args:
       trial: optuna.Trial, told of each epoch's validation bound.
-      metrics: path of the run's `metrics.csv`.
+      workdir: Workdir of its run.
       stop: threading.Event.
     """
 
-    def __init__(
-        self, trial: Any, metrics: pathlib.Path, stop: threading.Event
-    ) -> None:
+    def __init__(self, trial: Any, workdir: Workdir, stop: threading.Event) -> None:
         super().__init__()
-        self._trial, self._metrics, self._stop = trial, metrics, stop
-        self._num_seen, self._version = 0, (0, 0)
+        self._trial, self._workdir, self._stop = trial, workdir, stop
+        self._num_seen = 0
         self.bound, self.is_hopeless = float("nan"), False
 
     def is_set(self) -> bool:
@@ -288,18 +286,8 @@ class Watch(threading.Event):
 
     def look(self) -> None:
         """Reports epochs that were not seen yet: they may show that it is hopeless."""
-        try:
-            stat = self._metrics.stat()
-        except FileNotFoundError:
-            return
-        version = stat.st_mtime_ns, stat.st_ino
-        if version == self._version:
-            return
-        self._version = version
-        with open(self._metrics, newline="") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows[self._num_seen :]:
+        for row in self._workdir.read_metrics()[self._num_seen :]:
             self.bound = float(row["val_bound"])
             self._trial.report(self.bound, int(row["epoch"]))
             self.is_hopeless |= self._trial.should_prune()
-        self._num_seen = len(rows)
+            self._num_seen += 1
