@@ -534,7 +534,8 @@ BAD_INPUT = [
     *bad(
         plots.active_units,
         LAYERS,
-        ("an empty list", []),
+        ("[]", []),
+        ("3", 3),
         ("shape ()", np.ones(3)),
     ),
     *bad(plots.active_units, "`variances` must be 0 or more", ("-0.2", [[0.1, -0.2]])),

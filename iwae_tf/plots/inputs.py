@@ -131,9 +131,9 @@ def as_labels(labels: ArrayLike | None, size: int) -> np.ndarray | None:
 def as_variances(variances: Sequence[ArrayLike]) -> list[np.ndarray]:
     """One float64 [D_l] array for each stochastic layer."""
     rule = "a list of arrays [D], one for each stochastic layer"
+    if not np.iterable(variances) or len(variances) == 0:
+        raise InvalidInputError(f"`variances` must be {rule}. Received: {variances}")
     layers = [as_array(layer, "variances", rule, 1) for layer in variances]
-    if not layers:
-        raise InvalidInputError(f"`variances` must be {rule}. Received: an empty list")
     lowest = min(layer.min() for layer in layers)
     if lowest < 0:
         raise InvalidInputError(
