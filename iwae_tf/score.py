@@ -19,7 +19,8 @@ _SAVED_MODEL = cli.export_flag("Export, NAME or NAME/1.")
 _ENDPOINT = flags.DEFINE_string(
     "endpoint",
     None,
-    "Served model instead: http(s)://... or grpc://.../v1/models/NAME.",
+    "Served model instead: http(s):// or grpc://HOST:PORT/v1/models/NAME, or "
+    "http(s)://HOST:PORT/v2/models/NAME (Triton).",
 )
 _INPUT = cli.path_flag(
     "input",
