@@ -9,15 +9,15 @@ below. A model of Triton is one function: log-likelihoods from draws of the enco
 with --proposal=refined, from proposals fitted to each image.
 """
 
-import pathlib
-
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
 from pytriton.model_config import ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-SIGNATURES = {"encoder": "error_bars", "refined": "refined_log_likelihood"}
+from iwae_tf.saved_model import load_saved_model, signature_of
+from iwae_tf.saved_model.signatures import SIGNATURES
+
 _SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Folder of the versions.")
 _PROPOSAL = flags.DEFINE_enum("proposal", "encoder", list(SIGNATURES), "See above.")
 _PORT = flags.DEFINE_integer("port", 8000, "Of HTTP; gRPC and metrics have the next.")
@@ -25,10 +25,8 @@ _PORT = flags.DEFINE_integer("port", 8000, "Of HTTP; gRPC and metrics have the n
 
 def main(argv):
     del argv
-    folder = pathlib.Path(_SAVED_MODEL.value)
-    version = max((p for p in folder.iterdir() if p.name.isdecimal()), key=_number)
-    loaded = tf.saved_model.load(str(version))  # which the signature needs
-    function = loaded.signatures[SIGNATURES[_PROPOSAL.value]]
+    version, signatures = load_saved_model(_SAVED_MODEL.value)
+    function = signature_of(signatures, SIGNATURES[_PROPOSAL.value])
     specs = function.structured_input_signature[1]
 
     def infer(requests):
@@ -38,8 +36,8 @@ def main(argv):
     config = TritonConfig(http_port=port, grpc_port=port + 1, metrics_port=port + 2)
     with Triton(config=config) as triton:
         triton.bind(
-            model_name=folder.resolve().name,
-            model_version=_number(version),
+            model_name=version.resolve().parent.name,
+            model_version=int(version.name),
             infer_func=infer,
             inputs=[_tensor(*item) for item in specs.items()],
             outputs=[_tensor(*item) for item in function.structured_outputs.items()],
@@ -60,10 +58,6 @@ def _tensor(name, spec):
     """Triton has no scalars: they have one element."""
     shape = tuple(-1 if size is None else size for size in spec.shape) or (1,)
     return Tensor(name=name, dtype=np.dtype(spec.dtype.as_numpy_dtype), shape=shape)
-
-
-def _number(version):
-    return int(version.name)
 
 
 if __name__ == "__main__":
