@@ -71,6 +71,22 @@ def needing(libraries: str, extra: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def readable(
+    path: str | os.PathLike[str], rule: str = "`data_dir` must hold readable files"
+) -> Iterator[None]:
+    """Tell in one line whatever a parser raises on a damaged file."""
+    try:
+        yield
+    except (InvalidInputError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidInputError(
+            f"{rule}. Received: {path} ({type(error).__name__}: {reason})"
+        ) from error
+
+
 def did_you_mean(
     word: object, known: Iterable[object], shown: Callable[[str], Any] = str
 ) -> str:

@@ -1,36 +1,18 @@
 """File formats, MNIST's IDX and NumPy's npz, and checks of what files hold."""
 
-import contextlib
 import gzip
 import math
 import os
 import pathlib
 import struct
 import zipfile
-from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from iwae_tf.checks import absence
+from iwae_tf.checks import absence, readable
 from iwae_tf.errors import InvalidInputError
-
-
-@contextlib.contextmanager
-def readable(
-    path: str | os.PathLike[str], rule: str = "`data_dir` must hold readable files"
-) -> Iterator[None]:
-    """Tell in one line whatever a parser raises on a damaged file."""
-    try:
-        yield
-    except (InvalidInputError, MemoryError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InvalidInputError(
-            f"{rule}. Received: {path} ({type(error).__name__}: {reason})"
-        ) from error
 
 
 def existing_file(

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iwae_tf.checks import readable
 from iwae_tf.datasets import image_folder, readers, tables
 from iwae_tf.errors import InvalidInputError
 
@@ -87,7 +88,7 @@ def _rows_of_tenths(split, tenth):
 def read_tfds(name: str, *, split: str, data_dir: Any) -> Source:
     """Read a set that TensorFlow Datasets has prepared, or can download."""
     builder = _tfds_builder(name, data_dir)
-    with readers.readable(builder.data_path):
+    with readable(builder.data_path):
         own_validation = "validation" in builder.info.splits
         part = split if own_validation or split == "test" else "train"
         data = builder.as_dataset(split=part, batch_size=-1, shuffle_files=False)
@@ -108,7 +109,7 @@ def _tfds_builder(name, data_dir):
     """A prepared builder; nothing is left behind where a download fails."""
     import tensorflow_datasets as tfds
 
-    with _quiet(), readers.readable(os.path.join(data_dir or "", name)):
+    with _quiet(), readable(os.path.join(data_dir or "", name)):
         builder = tfds.builder(name, data_dir=data_dir)
         if builder.is_prepared():
             return builder
@@ -173,7 +174,7 @@ def read_omniglot(*, split: str, data_dir: Any) -> Source:
     what = "a folder with Burda et al.'s 28x28 chardata.mat, or that file"
     path = readers.existing_file(data_dir, "chardata.mat", "", what=what)
     members = [f"{prefix}data", f"{prefix}target"]
-    with readers.readable(path):
+    with readable(path):
         found = scipy.io.loadmat(path, variable_names=members)
     if members[0] not in found:
         raise InvalidInputError(
@@ -271,7 +272,7 @@ def _open_npz(data_dir):
     """The archive, whatever damage is found in it told in one line."""
     what = "an .npz file with x_train and x_test"
     path = readers.existing_file(data_dir, "", what=what)
-    with readers.readable(path), zipfile.ZipFile(path) as archive:
+    with readable(path), zipfile.ZipFile(path) as archive:
         yield archive
 
 

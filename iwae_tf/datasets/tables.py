@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from iwae_tf.checks import check_choice
-from iwae_tf.datasets.readers import readable
+from iwae_tf.checks import check_choice, readable
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.schema import KINDS, Column, Schema
 

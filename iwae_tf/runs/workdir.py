@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from ml_collections import ConfigDict
 
+from iwae_tf.checks import readable
 from iwae_tf.config import build_model, override, set_draws
 from iwae_tf.config.files import (
     as_json,
@@ -20,7 +21,6 @@ from iwae_tf.config.files import (
     read_json,
 )
 from iwae_tf.config.stages import depends_on_epochs
-from iwae_tf.datasets.readers import readable
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import (
     FolderLock,

@@ -8,8 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from iwae_tf import datasets
+from iwae_tf.checks import readable
 from iwae_tf.datasets import image_folder, sources, tables
-from iwae_tf.datasets.readers import readable, to_float
+from iwae_tf.datasets.readers import to_float
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.layout import TABLES, check_rows
 

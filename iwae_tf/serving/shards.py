@@ -15,8 +15,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import pyarrow
 
+from iwae_tf.checks import readable
 from iwae_tf.datasets import tables
-from iwae_tf.datasets.readers import read_npy_header, readable
+from iwae_tf.datasets.readers import read_npy_header
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.saved_model import find_version
 from iwae_tf.schema import Schema

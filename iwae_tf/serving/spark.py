@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow
 from pyarrow import dataset, types
 
-from iwae_tf.datasets.readers import readable
+from iwae_tf.checks import readable
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.serving import shards
 

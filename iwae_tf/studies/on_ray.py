@@ -15,8 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from iwae_tf.checks import needing
-from iwae_tf.datasets.readers import readable
+from iwae_tf.checks import needing, readable
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock
 from iwae_tf.studies import runner
