@@ -64,6 +64,8 @@ def _run(config, workdir, distribution):
             report=terminal.tell,
         )
         signal.signal(signal.SIGTERM, stop_now)  # nothing is half-written from here on
+        if stop_request.is_set():  # after the last step, or of a run that had ended
+            stop_now()
         _finish(config, workdir, trained, distribution)
     except StopTraining:
         terminal.tell(f"stopped; the run so far is in {workdir.path}: {again}")

@@ -28,6 +28,7 @@ from running import (
 import iwae_tf
 from iwae_tf import cli, evaluation
 from iwae_tf.datasets import sources as data_sources
+from iwae_tf.io import terminal
 from iwae_tf.runs import callbacks
 from iwae_tf.runs.results import mean_in_nats
 from iwae_tf.saved_model import load_saved_model
@@ -183,6 +184,18 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     assert newest.startswith(f"the last checkpoint is {parts}/checkpoints/epoch-00003")
     assert error == "error: interrupted"
     assert len(history(parts)) == 3
+    with monkeypatch.context() as patch:  # no step is left that could see the signal
+        tell = terminal.tell
+
+        def tell_and_terminate(line):
+            tell(line)
+            if "resumed after" in line:
+                terminate()
+
+        patch.setattr(terminal, "tell", tell_and_terminate)
+        assert run_script("train", *options, f"--workdir={parts}") == 0
+    assert "stopped" in capsys.readouterr().out
+    assert not (parts / "results.json").exists()
     assert run_script("train", *options, f"--workdir={parts}") == 0
     assert "resumed after epoch 3" in capsys.readouterr().out
     assert_same_weights(parts, whole)
