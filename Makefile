@@ -35,15 +35,11 @@ help:
 $(VENV)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "make needs Python 3.11, 3.12 or 3.13, for which there is TensorFlow, not %d.%d: make PYTHON=python3.13" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --no-compile --editable '.[demo,test]'
+	$(RUN) -m pip install --quiet --no-compile --editable '.[demo,docs,test]'
 	$(RUN) -m compileall -qq -j 0 $(VENV)/lib || true  # pip would use one core
 	touch $@
 
 install: $(VENV)/installed
-
-$(VENV)/installed-docs: $(VENV)/installed
-	$(RUN) -m pip install --quiet --editable '.[docs]'
-	touch $@
 
 $(VENV)/installed-notebooks: $(VENV)/installed
 	$(RUN) -m pip install --quiet --editable '.[notebooks]'
@@ -61,7 +57,7 @@ serve-demo: install
 
 # Without a network; a warning is an error. The sources are a folder of that name.
 .PHONY: docs
-docs: $(VENV)/installed-docs
+docs: install
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 	@echo "build/docs/index.html"
 
