@@ -23,7 +23,7 @@ from iwae_tf.checks import check_choice
 from iwae_tf.errors import InvalidInputError, WorkerLostError
 
 KINDS = ("none", "mirrored", "multi_worker")
-PRODUCT_SIZE, PRODUCTS = 1024, 20  # of `product_gflops`
+PRODUCT_SIZE, PRODUCTS = 512, 60  # of `product_gflops`
 LOST = (  # what TensorFlow raises where another worker is gone
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -41,8 +41,8 @@ CLUSTER_EXAMPLE = (
 def product_gflops() -> float:
     """GFLOP/s of float32 matrix products here: what a second of this machine is worth.
 
-    The best of some products of 1,024 x 1,024 matrices, with the threads that training
-    has: 0.4 s on a core.
+    The best of some products of 512 x 512 matrices, with the threads that training has:
+    0.2 s on a core. One is over before other work on the core can take its turn.
     """
     matrix = tf.ones([PRODUCT_SIZE, PRODUCT_SIZE])
     seconds = []
