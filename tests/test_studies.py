@@ -70,10 +70,10 @@ def test_the_medium_budget_keeps_four_draws_or_one_of_each_group():
     }
     for (model, groups, draws), config in cells.items():
         first, last = stages(config)
-        assert (first.num_groups, first.num_samples, first.epochs) == (1, 1, 180)
-        assert (last.num_groups, last.num_samples, last.epochs) == (groups, draws, 24)
+        assert (first.num_groups, first.num_samples, first.epochs) == (1, 1, 240)
+        assert (last.num_groups, last.num_samples, last.epochs) == (groups, draws, 26)
         assert config.backward_samples == {1: 4, 4: 1, 8: 1}[groups], model
-        assert config.epochs == 204
+        assert (config.epochs, config.batch_size) == (266, 400)
 
 
 def test_draws_of_rainforth_are_64_after_a_stage_of_eight():
