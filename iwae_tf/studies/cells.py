@@ -109,6 +109,7 @@ class Protocol(NamedTuple):
             config.latent_dims = [100, 50]
             config.hidden_dims = [[200, 200], [100, 100]]
         if self.budget != "full":  # Burda et al.'s text, which is the default
+            made: dict[str, Callable[[ConfigDict], None]]
             made = {"medium": _medium, "short": _short, "smoke": _smoke}
             made[self.budget](config)
         for key, value in overrides.items():
