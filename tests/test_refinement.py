@@ -189,8 +189,7 @@ def test_batches_chunks_and_modes_do_not_change_the_estimate():
     whole = score(jit_compile=False)
     for other in (
         score(jit_compile=True),
-        score(jit_compile=False, batch_size=3),
-        score(jit_compile=False, chunk_size=13),
+        score(jit_compile=False, batch_size=3, chunk_size=13),
     ):
         np.testing.assert_allclose(other.estimate, whole.estimate, atol=1e-3)
         np.testing.assert_allclose(other.pareto_k, whole.pareto_k, atol=2e-2)

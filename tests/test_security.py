@@ -47,13 +47,8 @@ def test_the_source_unpickles_nothing_and_starts_no_shell(path):
             assert node.arg not in ("safe_mode", "shell"), node.value.lineno
             if node.arg == "allow_pickle":
                 assert node.value.value is False
-
-
-def test_numpy_never_loads_without_a_word_on_pickles():
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "np.load":
-                assert "allow_pickle" in {k.arg for k in node.keywords}, path
+        if "load" in names(node) and ast.unparse(node).startswith("np.load("):
+            assert "allow_pickle" in {k.arg for k in node.keywords}, node.lineno
 
 
 def test_a_lambda_in_a_model_file_is_refused(tmp_path):
