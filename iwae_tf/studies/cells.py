@@ -79,7 +79,7 @@ class Protocol(NamedTuple):
     """How the cells of a study are trained.
 
     Args:
-      budget: "full", "short" or "smoke".
+      budget: one of BUDGETS.
       dataset: "mnist" (binarized anew at each presentation), "mnist_fixed" (once) or
         "omniglot".
       data_dir: where the data set lies; None: its default.
