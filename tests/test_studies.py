@@ -2,6 +2,7 @@ import functools
 import itertools
 import json
 import pathlib
+import runpy
 import shutil
 import subprocess
 
@@ -74,6 +75,12 @@ def test_the_medium_budget_keeps_four_draws_or_one_of_each_group():
         assert (last.num_groups, last.num_samples, last.epochs) == (groups, draws, 26)
         assert config.backward_samples == {1: 4, 4: 1, 8: 1}[groups], model
         assert (config.epochs, config.batch_size) == (266, 400)
+
+
+def test_the_config_of_an_hour_is_that_of_its_cell():
+    (cell,) = [c for c in all_cells("headline") if c.name == "iwae_k50_1l_hour_seed0"]
+    path = pathlib.Path(__file__).parents[1] / "configs/mnist_iwae_hour.py"
+    assert runpy.run_path(str(path))["get_config"]().to_dict() == cell.config.to_dict()
 
 
 def test_draws_of_rainforth_are_64_after_a_stage_of_eight():

@@ -34,6 +34,7 @@ from iwae_tf.studies.published import (
 )
 
 Rates = tuple[int, float, float]  # epochs, first and last rate
+Recipe = tuple[int, Rates, Rates]  # draws of the first stage, first stage, last one
 BUDGETS = ("full", "medium", "short", "smoke")
 DATASETS = ("mnist", "mnist_fixed", "omniglot")
 DRAWS = 64  # M * K in Rainforth et al.
@@ -45,8 +46,8 @@ LONG_STAGES = {  # by stochastic layers: hours
     1: ((300, 1.5e-3, 3e-4), (80, 6e-4, 5e-6)),
     2: ((220, 1.5e-3, 3e-4), (48, 6e-4, 5e-6)),
 }
-MEDIUM_STAGES = ((240, 2e-3, 8e-4), (26, 8e-4, 6e-6))  # of one draw, of all
-HOUR_STAGES = {  # by stochastic layers: draws of the first stage, first, last
+MEDIUM: Recipe = (1, (240, 2e-3, 8e-4), (26, 8e-4, 6e-6))
+HOUR: dict[int, Recipe] = {  # by stochastic layers
     1: (1, (500, 2e-3, 8e-4), (180, 8e-4, 6e-6)),
     2: (8, (240, 2e-3, 5e-4), (90, 8e-4, 6e-6)),
 }
@@ -202,12 +203,8 @@ def _short(
     config.epochs = first[0] + last[0]
 
 
-def _medium(
-    config: ConfigDict,
-    first_draws: int = 1,
-    first: Rates = MEDIUM_STAGES[0],
-    last: Rates = MEDIUM_STAGES[1],
-) -> None:
+def _medium(config: ConfigDict, recipe: Recipe = MEDIUM) -> None:
+    first_draws, first, last = recipe
     _short(config, first, last, first_draws)
     config.batch_size = LARGER_BATCH
     config.backward_samples = max(1, NUM_KEPT // config.num_groups)
@@ -338,11 +335,12 @@ def _headline(protocol: Protocol) -> list[Cell]:
         label = f"{layers}-layer IWAE, k = 50"
         made.append(Cell(f"iwae_k50_{layers}l", label, config, Published(nll)))
     if protocol.budget == "short":
-        for (layers, recipe), long in zip(HOUR_STAGES.items(), made[:]):
+        for layers, recipe in HOUR.items():
             config = protocol.config("iwae", num_samples=50, num_layers=layers)
-            _medium(config, *recipe)
-            name, label = f"{long.name}_hour", f"{long.label}, in an hour"
-            made.append(Cell(name, label, config, long.published))
+            _medium(config, recipe)
+            label = f"{layers}-layer IWAE, k = 50, in an hour"
+            published = Published(BEST_PUBLISHED[layers])
+            made.append(Cell(f"iwae_k50_{layers}l_hour", label, config, published))
     if protocol.budget != "full":
         first = made[0]
         config = first.config.copy_and_resolve_references()
