@@ -35,7 +35,7 @@ from iwae_tf.evaluation import (
     summarize,
 )
 from iwae_tf.evaluation.pareto import LEAST_DRAWS, pareto_k
-from iwae_tf.models import IWAE
+from iwae_tf.models import IWAE, programs
 from iwae_tf.networks import MLP
 from iwae_tf.saved_model import export_saved_model
 
@@ -329,12 +329,19 @@ def test_many_models_that_are_traced_once_each_give_no_warning_of_retracing(capl
     def function(_, x):
         return x + 1
 
+    def step(batch):
+        return {"rows": batch.num_rows}
+
     kept = [build("iwae") for _ in range(6)]
     with caplog.at_level("WARNING", "tensorflow"):
         tf.get_logger().addHandler(caplog.handler)
         for model in kept:
             program = compiling.compiled(model, function, by_xla=False)
             assert program(tf.ones([])) == 2
+            model.steps_in_pass, model.steps_done = 1, 0
+            epoch = programs.make_function(model, step, lambda *_: None)
+            batches = tf.data.Dataset.from_tensors(tf.ones([3, 4]))
+            assert epoch(iter(batches))["rows"] == 3
         tf.get_logger().removeHandler(caplog.handler)
     assert not caplog.records
 

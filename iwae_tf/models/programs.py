@@ -144,9 +144,8 @@ def make_function(
         left.
     """
     capacity = tf.Variable(0, trainable=False)  # rows of the longest batch so far
-    # A function of its own for each model: TensorFlow warns of one traced many times.
     parts_of = functools.partial(_parts_of, takes_labels=takes_labels)
-    collect = tf.function(lambda *args: _collect(parts_of, *args), autograph=False)
+    collect = program_of(functools.partial(_collect, parts_of), False)
     run = functools.partial(_run, step, continues)
     program = program_of(run, bool(model.jit_compile))
 
