@@ -1,6 +1,7 @@
 """What saves the tests time: graphs for XLA's programs, and the long files first."""
 
 import contextlib
+import gc
 
 import pytest
 
@@ -21,6 +22,14 @@ def pytest_addoption(parser):
     parser.addoption(
         "--xla", action="store_true", help="XLA's programs in all tests, as for users"
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rare_collections():
+    """A traced graph is thousands of objects: to look through all costs a tenth."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)
