@@ -252,16 +252,6 @@ def _is_factorized(distribution):
     return distribution.distribution.event_shape.rank == 0
 
 
-def call_network(
-    network: keras.Layer, inputs: Any, training: bool, records: Any = None
-) -> tf.Tensor:
-    """Calls a network, with `training` where it takes it."""
-    keywords: dict[str, Any] = {} if records is None else {"records": records}
-    if "training" in inspect.signature(network.call).parameters:
-        keywords["training"] = training
-    return network(inputs, **keywords)
-
-
 def one_hot(labels: tf.Tensor | None, num_classes: int) -> tf.Tensor:
     """float32 [B, num_classes]; NaN for a label that is not in [0, num_classes).
 
