@@ -68,6 +68,17 @@ class _ConvNetwork(keras.Layer):
             **kwargs,
         )
 
+    def _dense(self, row_shape):
+        """The dense layers, whose output rows have this shape."""
+        return MLP(
+            self.hidden_dims,
+            row_shape,
+            self.activation,
+            seed=self.seed,
+            dtype=self.dtype_policy,
+            name="dense",
+        )
+
     def _residual_block(self, filters, index):
         """Its two convolutions."""
         return [
@@ -122,14 +133,7 @@ class ConvEncoder(_ConvNetwork):
             self._residual_block(count, 3 * i + 1)
             for i, count in enumerate(self.channels)
         ]
-        self.dense = MLP(
-            self.hidden_dims,
-            (2 * self.latent_dim,),
-            self.activation,
-            seed=seed,
-            dtype=self.dtype_policy,
-            name="dense",
-        )
+        self.dense = self._dense((2 * self.latent_dim,))
 
     def build(self, input_shape: Sequence[Any]) -> None:
         height, width, count = _image_shape(input_shape[1:], len(self.channels))
@@ -197,14 +201,8 @@ class ConvDecoder(_ConvNetwork):
                 f"Received: shape={np.shape(output_bias)}"
             )
         factor = BLOCK ** len(self.channels)
-        self.dense = MLP(
-            self.hidden_dims,
-            (height // factor, width // factor, self.channels[-1]),
-            self.activation,
-            seed=seed,
-            dtype=self.dtype_policy,
-            name="dense",
-        )
+        smallest = (height // factor, width // factor, self.channels[-1])
+        self.dense = self._dense(smallest)
         self.blocks, self.doublings = [], []
         for i, next_count in enumerate([*self.channels[-2::-1], count]):
             self.blocks.append(self._residual_block(self.channels[-1 - i], 3 * i))
