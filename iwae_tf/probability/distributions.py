@@ -152,11 +152,6 @@ def discretized_logistic_likelihood(parameters: tf.Tensor) -> tfd.Distribution:
     return _over_event(DiscretizedLogistic(*_loc_scale_of_rows(parameters)))
 
 
-def poisson(log_mean: tf.Tensor) -> tfd.Distribution:
-    """Poisson counts, independent scalars: `log_mean` float [...]."""
-    return tfd.Poisson(log_rate=log_mean)
-
-
 def negative_binomial(
     log_mean: tf.Tensor, log_dispersion: tf.Tensor
 ) -> tfd.Distribution:
@@ -178,7 +173,7 @@ def negative_binomial(
 
 def poisson_likelihood(log_mean: tf.Tensor) -> tfd.Distribution:
     """p(x|z) of counts: independent Poisson, `log_mean` [rows, *event]."""
-    return _over_event(poisson(tf.cast(log_mean, tf.float32)))
+    return _over_event(tfd.Poisson(log_rate=tf.cast(log_mean, tf.float32)))
 
 
 def negative_binomial_likelihood(parameters: tf.Tensor) -> tfd.Distribution:
