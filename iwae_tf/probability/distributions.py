@@ -253,7 +253,10 @@ LIKELIHOODS = {
 }
 
 
-BY_FUNCTION = {likelihood.function: likelihood for likelihood in LIKELIHOODS.values()}
+def description_of(function: Callable) -> Likelihood:
+    """What is known of a likelihood; of one without a name that is little."""
+    named = (known for known in LIKELIHOODS.values() if known.function is function)
+    return next(named, Likelihood(function, ()))
 
 
 def get_likelihood(
