@@ -345,7 +345,7 @@ def stored_shape(
     """Shape of one example as stored, from headers alone."""
     if name == "images":
         size = image_folder.parse_size(image_size)
-        if size and color != "auto":
+        if size and color in image_folder.MODES:
             return image_folder.ImageFormat(*size, color).shape
         paths = image_folder.list_images(data_dir).paths
         return image_folder.image_format(paths, image_size, color).shape
