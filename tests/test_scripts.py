@@ -1,6 +1,7 @@
 """The scripts, from flags to files, exit codes and one line on stderr."""
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import children
 import numpy as np
 import pytest
 from absl import flags
@@ -644,25 +646,23 @@ QUICK = [f"{name} {flag}" for name in SCRIPTS for flag in ("--help", "--version"
 def test_help_and_mistakes_do_not_wait_for_tensorflow(command):
     (name, *options), words = command.split(), TOLD.get(command, "")
     code = 2 if words else 0
-    python = [sys.executable, "-X", "importtime", "-m", f"iwae_tf.{name}", *options]
-    done = subprocess.run(python, cwd=REPOSITORY, capture_output=True, text=True)
-    lines = done.stderr.splitlines()
-    imported = [line for line in lines if line.startswith("import time:")]
-    error = [line for line in lines if line not in imported]
-    assert any("iwae_tf.cli" in line for line in imported)
-    assert not any("tensorflow" in line or "keras" in line for line in imported)
+    done = children.run_without_tensorflow(f"iwae_tf.{name}", *options)
+    assert not re.search("tensorflow|keras", done.modules)
     assert done.returncode == code and bool(done.stdout) == (code == 0)
+    error = done.stderr.splitlines()
     assert len(error) == bool(code) and f"error: {words}" in ["error: ", *error][-1]
 
 
 def test_help_may_be_read_in_part():
-    """What `| head` does: the reader closes the pipe."""
-    command = [sys.executable, "-m", "iwae_tf.evaluate", "--help"]
+    """What `| head` does: the reader closes the pipe. This is Python's own start."""
+    python = [sys.executable, "-X", "importtime", "-m", "iwae_tf.evaluate", "--help"]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=REPOSITORY, **pipe) as child:
+    with subprocess.Popen(python, cwd=REPOSITORY, **pipe) as child:
         child.stdout.close()
-        assert child.stderr.read() == ""
-    assert child.returncode == 1
+        imported = child.stderr.read()
+    assert child.returncode == 1 and "iwae_tf.cli" in imported
+    assert all(line.startswith("import time:") for line in imported.splitlines())
+    assert not re.search("tensorflow|keras", imported)
 
 
 def limit_file_size():
