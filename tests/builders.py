@@ -18,8 +18,10 @@ from closed_form import (
 
 from iwae_tf.models import IWAE, MODELS
 from iwae_tf.networks import MLP, WithLabels
+from iwae_tf.saved_model import export_saved_model
 
 EVENT, M, K, BETA, CLASSES = (4,), 3, 5, 0.3, 3
+DIGITS, DRAWS = (3, 2, 1), 20  # the shape and the draws of what is served
 SETTINGS = {
     "vae": {"num_samples": K},
     "iwae": {"num_samples": K},
@@ -75,6 +77,16 @@ def build(
 def shared(*args, **kwargs):
     """A model of `build` to be read only: one for all tests that ask for it."""
     return build(*args, **kwargs)
+
+
+def export_digits(path, seed=1):
+    """A model of small images, and the folder whose next version it becomes."""
+    nets = MLP([6], (8,), seed=seed), MLP([6], DIGITS, seed=seed + 1)
+    model, rng = IWAE(*nets), np.random.default_rng(seed)
+    model.build((None, *DIGITS))
+    model.set_weights([w + rng.normal(size=w.shape) for w in model.get_weights()])
+    export_saved_model(model, path, DRAWS)
+    return model, path
 
 
 def binary(rows=4, event=EVENT, seed=2):

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from builders import DIGITS as EVENT
+from builders import DRAWS
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import log_likelihood
@@ -28,7 +30,6 @@ from iwae_tf.saved_model import (
 )
 
 tfd = tfp.distributions
-EVENT = (3, 2, 1)
 SEED, NUM_SAMPLES, SERVED = (5, 9), 23, 7
 SETTINGS = {
     "vae": {"num_samples": 2},
@@ -407,11 +408,10 @@ def test_bad_inputs_are_refused_by_the_signature(case):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    model = build("iwae")
-    return model, export_saved_model(
-        model, tmp_path_factory.mktemp("exports") / "name", SERVED
-    )
+def exported(digits):
+    """A model and the one version of its export."""
+    model, folder = digits
+    return model, folder / "1"
 
 
 @pytest.fixture(scope="module")
@@ -423,7 +423,7 @@ def test_a_keras_layer_can_wrap_it(exported):
     model, path = exported
     x = images(model)
     layer = keras.layers.TFSMLayer(str(path), call_endpoint="serving_default")
-    expected = log_likelihood(model, x, SERVED)
+    expected = log_likelihood(model, x, DRAWS)
     assert_close(layer(x)["log_likelihood"], expected.estimate)
     inputs = keras.Input(EVENT)
     encoder = keras.layers.TFSMLayer(str(path), call_endpoint="encode")
@@ -564,9 +564,23 @@ def test_the_server_can_replay_the_warmup_requests(case, name):
     assert seen == set(INPUTS)
 
 
-def test_without_the_extra_there_are_no_warmup_requests(tmp_path, monkeypatch):
-    model, name = build("iwae"), "iwae_tf.saved_model.warmup.is_available"
-    monkeypatch.setattr(name, lambda: False)
+@pytest.fixture
+def quick_save(monkeypatch):
+    """Saving that writes one small file, for what is about folders alone."""
+
+    def save(module, path, signatures):
+        with open(os.path.join(path, "saved_model.pb"), "w") as file:
+            file.write(str(len(os.listdir(os.path.dirname(path)))))
+
+    monkeypatch.setattr(export.tf.saved_model, "save", save)
+    monkeypatch.setattr(signatures, "trace", lambda *_: {})
+    monkeypatch.setattr(export.warmup, "is_available", lambda: False)
+
+
+def test_without_the_extra_there_are_no_warmup_requests(
+    exported, tmp_path, quick_save, monkeypatch
+):
+    model, name = exported[0], "iwae_tf.saved_model.warmup.is_available"
     version = export_saved_model(model, tmp_path / "name", SERVED)
     assert not (version / "assets.extra").exists()
     with pytest.raises(InvalidInputError, match=r"pip install 'iwae_tf\[serving\]'"):
@@ -580,19 +594,6 @@ def test_without_the_extra_there_are_no_warmup_requests(tmp_path, monkeypatch):
 
 
 # Versions and failures -------------------------------------------------------------
-
-
-@pytest.fixture
-def quick_save(monkeypatch):
-    """Saving that writes one small file, for what is about folders alone."""
-
-    def save(module, path, signatures):
-        with open(os.path.join(path, "saved_model.pb"), "w") as file:
-            file.write(str(len(os.listdir(os.path.dirname(path)))))
-
-    monkeypatch.setattr(export.tf.saved_model, "save", save)
-    monkeypatch.setattr(signatures, "trace", lambda *_: {})
-    monkeypatch.setattr(export.warmup, "is_available", lambda: False)
 
 
 def names(folder):
