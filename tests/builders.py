@@ -9,6 +9,7 @@ import textwrap
 
 import keras
 import numpy as np
+import tensorflow as tf
 from closed_form import (
     ConditionalLinearGaussian,
     LinearGaussian,
@@ -87,6 +88,16 @@ def export_digits(path, seed=1):
     model.set_weights([w + rng.normal(size=w.shape) for w in model.get_weights()])
     export_saved_model(model, path, DRAWS)
     return model, path
+
+
+def save_function(path, function):
+    """A SavedModel of nothing but a function of a vector."""
+    module = tf.Module()
+    module.f = tf.function(function).get_concrete_function(
+        tf.TensorSpec([None], tf.float32, "x")
+    )
+    tf.saved_model.save(module, str(path), {"serving_default": module.f})
+    return path
 
 
 def binary(rows=4, event=EVENT, seed=2):

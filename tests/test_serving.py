@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from builders import DIGITS as EVENT
-from builders import DRAWS, export_digits
+from builders import DRAWS, export_digits, save_function
 from running import run_script
 
 import iwae_tf
@@ -656,11 +656,7 @@ def test_what_the_server_has_not_is_said(folder, x, tmp_path):
             url = server.endpoint.replace("v1", protocol) + end
             with pytest.raises(InvalidInputError, match="HTTP 404, Servable not found"):
                 score(x, endpoint=url)
-    module = tf.Module()
-    module.f = tf.function(lambda x: {"y": x}).get_concrete_function(
-        tf.TensorSpec([None], tf.float32, "x")
-    )
-    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": module.f})
+    save_function(tmp_path / "1", lambda x: {"y": x})
     with (
         LoopbackServer(tmp_path) as server,
         pytest.raises(InvalidInputError, match="must serve an export of this package"),
