@@ -166,6 +166,14 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.fixture
+def short_end(monkeypatch):
+    """Nothing is drawn, nor exported for serving: `finished` has that."""
+    monkeypatch.setattr("iwae_tf.runs.figures.draw_figures", lambda *_: None)
+    monkeypatch.setattr("iwae_tf.runs.workdir.export", lambda *_: None)
+
+
+@pytest.mark.usefixtures("short_end")
 def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     tiny, tmp_path, monkeypatch, capsys
 ):
@@ -403,12 +411,6 @@ def test_export_makes_version_one_then_two(finished, tmp_path, capsys):
 GOOD = images(20, 0)
 BAD_DATA = {
     "nan": {"x_train": np.where(GOOD, np.nan, GOOD)},
-    "above": {"x_train": GOOD * 2},
-    "below": {"x_train": GOOD - 1},
-    "rank": {"x_train": GOOD[:, 0, 0]},
-    "empty": {"x_train": GOOD[:0]},
-    "dtype": {"x_train": GOOD.astype("int64")},
-    "missing": {"x": GOOD},
     "objects": {"x_train": np.array([{}, {}])},
     "test_nan": {"x_train": GOOD, "x_test": GOOD + np.nan},
     "test_small": {"x_train": GOOD, "x_test": GOOD[:, :5]},
@@ -450,34 +452,16 @@ TRAIN, RUN, EXPORTED = (
     "--saved_model={run}/saved_model",
 )
 MISTAKES = [  # (command, words of the one line)
-    *[
-        (f"{TRAIN} --config.data_dir={{bad}}/{name}.npz", words)
-        for name, words in {
-            "nan": "must be finite",
-            "above": "must be in [0, 1]",
-            "below": "must be in [0, 1]",
-            "rank": "must have rank >= 2",
-            "empty": "must hold at least",
-            "dtype": "must be uint8 or float",
-            "missing": "`x_train` must be in",
-            "objects": "must hold readable files",
-        }.items()
-    ],
+    (f"{TRAIN} --config.data_dir={{bad}}/nan.npz", "must be finite"),
+    (f"{TRAIN} --config.data_dir={{bad}}/objects.npz", "must hold readable files"),
     *[
         (f"{TRAIN} {flag}", words)
         for flag, words in {
-            "--config.num_samples=0": "`num_samples` must be a positive integer",
-            "--config.num_samples=many": "num_samples",
             "--config.model=ciwae --config.beta=1.5": "Received: beta=1.5",
-            "--config.latent_dims=[5,2]": "`hidden_dims` must be 2 lists",
-            "--config.dataset=imagenet": "`dataset` must be one of",
-            "--config.gradient_estimator=x": "`gradient_estimator` must be one of",
             "leftover": "Received: leftover",
             "--workdir={bad}/cut": "intact JSON",
             "--workdir={bad}/list": "JSON object",
             "--workdir={bad}/file": "",
-            "--workdir=/dev/null/run": "",
-            "--workdir=/proc/run": "",
         }.items()
     ],
     *[
@@ -561,20 +545,10 @@ def test_a_missing_data_set_is_one_line(tiny, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(data_sources, "_check_reachable", offline)
     (tmp_path / "empty").mkdir()
-    for dataset, words in (
-        ("mnist", "Put TensorFlow Datasets' prepared files into"),
-        ("omniglot", "chardata.mat"),
-        ("idx", "data_dir"),
-    ):
-        code = run_script(
-            "train",
-            *tiny,
-            f"--config.dataset={dataset}",
-            f"--config.data_dir={tmp_path / 'empty'}",
-            f"--workdir={tmp_path / 'run'}",
-        )
-        assert_one_line(code, capsys, words)
-        assert not (tmp_path / "run").exists()
+    data = "--config.dataset=mnist", f"--config.data_dir={tmp_path / 'empty'}"
+    code = run_script("train", *tiny, *data, f"--workdir={tmp_path / 'run'}")
+    assert_one_line(code, capsys, "Put TensorFlow Datasets' prepared files into")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_bound_that_is_not_finite_ends_with_one(tiny, tmp_path, capsys):
