@@ -1,12 +1,10 @@
 """Tiny models, the data that fits them, and models whose posterior is exact."""
 
 import functools
-import os
-import pathlib
-import subprocess
-import sys
+import tempfile
 import textwrap
 
+import children
 import keras
 import numpy as np
 import tensorflow as tf
@@ -136,13 +134,10 @@ def log_prob_of(problem, x, labels):
 
 
 def run_python(script, *args):
-    """What a script prints that has a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        cwd=pathlib.Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
+    """What a script prints that is the first in its process to use TensorFlow."""
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write(textwrap.dedent(script))
+        file.flush()
+        done = children.run(file.name, *args)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -21,6 +21,11 @@ FORKSERVER.set_forkserver_preload(
 def run(module, *flags, start="forkserver"):
     """Does what `python -m module flags` does, with this folder and environment.
 
+    Args:
+      module: its name, or the path of a script.
+      *flags: what follows it on the command line.
+      start: how the process starts, see multiprocessing.
+
     Returns:
       subprocess.CompletedProcess, its output as text, and as `modules` the names of
       all that was imported, a line each.
@@ -65,6 +70,9 @@ def _run_module(name, flags, environment, outputs):
     os.environ.update(environment)
     sys.argv = ["-m", *flags]
     try:
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
+        if name.endswith(".py"):
+            runpy.run_path(name, run_name="__main__")
+        else:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
     finally:
         outputs[2].write_text("\n".join(sys.modules))
