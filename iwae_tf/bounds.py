@@ -165,7 +165,7 @@ class Objective:
 
     name: ClassVar[str] = ""  # of the model, in configs
     formula: ClassVar[str] = "a bound"  # {m} for M, {k} for K, {0} for this object
-    source: ClassVar[str] = ""  # the paper
+    source: ClassVar[str] = ""  # authors, year and address of the paper
     reported: ClassVar[str] = ""  # "elbo" or "iwae", where `bound` is one of them
     has_groups: ClassVar[bool] = False  # whether draws outside the log differ
     draws: ClassVar[tuple[int, int]] = (1, 50)  # M and K unless they are given
@@ -240,7 +240,7 @@ class ELBO(Objective):
 
     name = "vae"
     formula = "mean log w, K={k}"
-    source = "https://arxiv.org/abs/1312.6114"
+    source = "Kingma and Welling, 2014, https://arxiv.org/abs/1312.6114"
     reported = "elbo"
     draws = (1, 1)
 
@@ -272,7 +272,7 @@ class ImportanceWeighted(Objective):
 
     name = "iwae"
     formula = "log mean w, K={k}"
-    source = "https://arxiv.org/abs/1509.00519"
+    source = "Burda, Grosse and Salakhutdinov, 2016, https://arxiv.org/abs/1509.00519"
     reported = "iwae"
 
     def bound(self, log_weights: tf.Tensor) -> tf.Tensor:
@@ -291,7 +291,7 @@ class MultiplyImportanceWeighted(Objective):
 
     name = "miwae"
     formula = "mean over M of log mean over K of w, M={m}, K={k}"
-    source = "https://arxiv.org/abs/1802.04537"
+    source = "Rainforth et al., 2018, https://arxiv.org/abs/1802.04537"
     has_groups = True
     draws = (8, 8)
 
@@ -314,7 +314,7 @@ class CombinationImportanceWeighted(Objective):
 
     name = "ciwae"
     formula = "{0.beta:g} mean log w + {0.rest:g} log mean w, K={k}"
-    source = "https://arxiv.org/abs/1802.04537"
+    source = "Rainforth et al., 2018, https://arxiv.org/abs/1802.04537"
     draws = (1, 64)
 
     def __post_init__(self) -> None:
@@ -329,16 +329,14 @@ class CombinationImportanceWeighted(Objective):
         return ciwae(log_weights, self.beta)
 
     def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
-        plain, pooled = ELBO(), ImportanceWeighted()
-        return self.beta * plain.pathwise_weights(
-            log_weights
-        ) + self.rest * pooled.pathwise_weights(log_weights)
+        plain = ELBO().pathwise_weights(log_weights)
+        pooled = ImportanceWeighted().pathwise_weights(log_weights)
+        return self.beta * plain + self.rest * pooled
 
     def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
-        plain, pooled = ELBO(), ImportanceWeighted()
-        return self.beta * plain.draw_probabilities(
-            log_weights
-        ) + self.rest * pooled.draw_probabilities(log_weights)
+        plain = ELBO().draw_probabilities(log_weights)
+        pooled = ImportanceWeighted().draw_probabilities(log_weights)
+        return self.beta * plain + self.rest * pooled
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ _INPUT = cli.path_flag(
     "input",
     "NAME.npy of images [N, *event], NAME.npz, a folder of images, or NAME.csv.",
     must_exist=True,
-    check=functools.partial(check_rows, name="input"),
+    check=check_rows,
 )
 _SCHEMA = cli.path_flag(
     "schema", "JSON of a table's columns; default: beside the export."
@@ -52,7 +52,7 @@ _IMPUTED = cli.new_path_flag(
     "imputed", "File for the rows with missing values filled in.", is_file=True
 )
 _NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws for each image, K.")
-_SEED = cli.pair_flag("seed", "0,0", "Seed of the draws, a pair of integers.")
+_SEED = cli.seed_flag()
 _PROPOSAL = cli.proposal_flag()
 _BATCH_SIZE = cli.count_flag("batch_size", 100, "Images in a request.")
 _CONCURRENCY = cli.count_flag("concurrency", 1, "Requests at a time.")

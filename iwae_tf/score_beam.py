@@ -29,7 +29,7 @@ _SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.", must_exis
 _INPUT = cli.path_flag("input", "Pattern of the shards, NAME*.npy.")
 _OUTPUT = cli.new_path_flag("output", "NAME.csv or NAME.parquet.", is_file=True)
 _NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws for each image, K.")
-_SEED = cli.pair_flag("seed", "0,0", "Seed of the draws, a pair of integers.")
+_SEED = cli.seed_flag()
 _PROPOSAL = cli.proposal_flag()
 _ENGINE = flags.DEFINE_enum("engine", "beam", ("beam", "spark"), "What runs the job.")
 _RUNNER = flags.DEFINE_string("runner", None, "Runner of Beam; default: DirectRunner.")

@@ -72,13 +72,10 @@ def _run(config, workdir, distribution):
         return 0
     except KeyboardInterrupt:
         newest = CheckpointStore(workdir.checkpoints).newest
-        if newest is None:
-            print(
-                "there is no checkpoint yet: the next run starts from the beginning",
-                file=sys.stderr,
-            )
-        else:
-            print(f"the last checkpoint is {newest}: {again}", file=sys.stderr)
+        line = "there is no checkpoint yet: the next run starts from the beginning"
+        if newest is not None:
+            line = f"the last checkpoint is {newest}: {again}"
+        print(line, file=sys.stderr)
         raise
     finally:
         workdir.release()

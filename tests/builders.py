@@ -1,14 +1,13 @@
 """Tiny models, the data that fits them, and models whose posterior is exact."""
 
 import functools
-import os
-import pathlib
-import subprocess
-import sys
+import tempfile
 import textwrap
 
+import children
 import keras
 import numpy as np
+import tensorflow as tf
 from closed_form import (
     ConditionalLinearGaussian,
     LinearGaussian,
@@ -18,8 +17,10 @@ from closed_form import (
 
 from iwae_tf.models import IWAE, MODELS
 from iwae_tf.networks import MLP, WithLabels
+from iwae_tf.saved_model import export_saved_model
 
 EVENT, M, K, BETA, CLASSES = (4,), 3, 5, 0.3, 3
+DIGITS, DRAWS = (3, 2, 1), 20  # the shape and the draws of what is served
 SETTINGS = {
     "vae": {"num_samples": K},
     "iwae": {"num_samples": K},
@@ -77,6 +78,26 @@ def shared(*args, **kwargs):
     return build(*args, **kwargs)
 
 
+def export_digits(path, seed=1):
+    """A model of small images, and the folder whose next version it becomes."""
+    nets = MLP([6], (8,), seed=seed), MLP([6], DIGITS, seed=seed + 1)
+    model, rng = IWAE(*nets), np.random.default_rng(seed)
+    model.build((None, *DIGITS))
+    model.set_weights([w + rng.normal(size=w.shape) for w in model.get_weights()])
+    export_saved_model(model, path, DRAWS)
+    return model, path
+
+
+def save_function(path, function):
+    """A SavedModel of nothing but a function of a vector."""
+    module = tf.Module()
+    module.f = tf.function(function).get_concrete_function(
+        tf.TensorSpec([None], tf.float32, "x")
+    )
+    tf.saved_model.save(module, str(path), {"serving_default": module.f})
+    return path
+
+
 def binary(rows=4, event=EVENT, seed=2):
     return np.random.default_rng(seed).integers(0, 2, (rows, *event)).astype("float32")
 
@@ -113,13 +134,10 @@ def log_prob_of(problem, x, labels):
 
 
 def run_python(script, *args):
-    """What a script prints that has a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        cwd=pathlib.Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
+    """What a script prints that is the first in its process to use TensorFlow."""
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write(textwrap.dedent(script))
+        file.flush()
+        done = children.run(file.name, *args)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -75,6 +75,14 @@ def finished(tiny, tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """A small model and the folder of its export; neither is to be changed."""
+    from builders import export_digits
+
+    return export_digits(tmp_path_factory.mktemp("served") / "digits")
+
+
 def pytest_collection_modifyitems(items):
     order = {name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path.name, len(FIRST)))

@@ -1,5 +1,6 @@
 """Densities, draws and log-weights against closed forms, quadrature and SciPy."""
 
+import dataclasses
 import functools
 import warnings
 
@@ -417,6 +418,20 @@ def test_a_likelihood_of_ones_own(policy):
         np.testing.assert_allclose(parts.log_likelihood[0, 0], expected, rtol=1e-5)
     finally:
         keras.mixed_precision.set_global_policy("float32")
+
+
+def test_a_likelihood_may_be_a_dataclass():
+    """Which has no hash, unless it is frozen."""
+
+    @dataclasses.dataclass
+    class Student:
+        degrees: float
+
+        def __call__(self, outputs):
+            return tfd.Independent(tfd.StudentT(self.degrees, outputs, 1.0), 3)
+
+    model, x = image_model(likelihood=Student(4.0)), 3 * binary()
+    assert np.isfinite(model.log_weights(x)).all()
 
 
 @pytest.mark.parametrize("likelihood", [laplace, LaplaceOfScale(0.7)])

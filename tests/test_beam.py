@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from builders import DIGITS as EVENT
+from builders import DRAWS
 from running import run_script
-from test_serving import EVENT, build
 
 import iwae_tf
 from iwae_tf.datasets import tables
@@ -22,7 +23,7 @@ FileSystems = pytest.importorskip("apache_beam.io.filesystems").FileSystems
 parquet = pytest.importorskip("pyarrow.parquet")
 pyarrow = pytest.importorskip("pyarrow")
 
-DRAWS, SEED = 20, (3, 4)
+SEED = (3, 4)
 COLUMNS = (
     *("log_likelihood", "standard_error", "effective_sample_size"),
     *("jackknife_error", "pareto_k", "bias_allowance", "is_refined"),
@@ -34,10 +35,8 @@ WORKERS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("exports") / "digits"
-    iwae_tf.export_saved_model(build(), path, DRAWS)
-    return path
+def folder(digits):
+    return digits[1]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ Densities, gradients, scores and modes of execution have labels as a parameter.
 import functools
 import json
 import math
+import subprocess
+import sys
 
 import builders
 import keras
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from builders import CLASSES, CONDITIONAL, EVENT, NAMES, PROBLEMS, exact_model
+from running import REPOSITORY
 
 import iwae_tf
 from iwae_tf.errors import InvalidInputError
@@ -200,7 +203,10 @@ def test_files_are_the_model_in_another_process(tmp_path):
     version = iwae_tf.export_saved_model(model, tmp_path / "served", num_samples=20)
     names = ("inputs.npz", "model.keras", "plain.keras")
     files = [version, *(tmp_path / name for name in names)]
-    log_weights, answers = builders.run_python(SERVE, *files).splitlines()[-2:]
+    command = [sys.executable, "-c", SERVE, *map(str, files)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    log_weights, answers = done.stdout.splitlines()[-2:]
     np.testing.assert_allclose(
         json.loads(log_weights),
         plain.log_weights(x, 2, 3, (1, 2)),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from running import assert_one_line, read_json, run_script
-from test_saved_model_ops import foreign_ops
+from test_saved_model import foreign_ops
 from test_serving import serving_grpc
 
 import iwae_tf

@@ -11,12 +11,7 @@ import iwae_tf
 from iwae_tf.config import build_model, default_config, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
-from iwae_tf.networks.conv import (
-    ConvDecoder,
-    ConvEncoder,
-    channels_to_pixels,
-    pixels_to_channels,
-)
+from iwae_tf.networks.conv import ConvDecoder, ConvEncoder
 from iwae_tf.runs.training import compiled_model
 
 CHANNELS = (3, 5)
@@ -42,13 +37,6 @@ def test_shapes(event):
     assert encoder(tf.zeros([3, *event])).shape == (3, 8)
     assert decoder(tf.zeros([3, 4])).shape == (3, *event[:-1], 2 * event[-1])
     assert encoder.compute_output_shape((None, *event)) == (None, 8)
-
-
-def test_blocks_of_pixels():
-    images = np.float32(RNG.normal(size=[2, 4, 6, 3]))
-    found = pixels_to_channels(images)
-    np.testing.assert_array_equal(found, tf.nn.space_to_depth(images, 2))
-    np.testing.assert_array_equal(channels_to_pixels(found), images)
 
 
 def test_one_seed_is_one_network():

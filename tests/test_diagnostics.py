@@ -59,6 +59,10 @@ def narrow():
 # Refusals --------------------------------------------------------------------------
 
 
+def one_map(model, x, **arguments):
+    return posterior_map(model, x[:1], **arguments)
+
+
 @pytest.mark.parametrize(
     "measure, arguments, message",
     [
@@ -70,7 +74,14 @@ def narrow():
         (gradient_snr, {"backward_samples": 0}, "backward_samples=0"),
         (gradient_snr, {"gradient_estimator": "x"}, "gradient_estimator=x|'x'"),
         (annealed_log_likelihood, {"seed": 3}, "`seed` must be a pair of integers"),
+        (error_coverage, {"seed": 3}, "`seed` must be a pair of integers"),
+        (kl_per_unit, {"batch_size": 0}, "batch_size=0"),
+        (kl_per_unit, {"num_draws": 0}, "num_draws=0"),
         (posterior_map, {}, "12 images"),
+        (one_map, {"units": (0, 2)}, r"<= 1\. Received: units=2"),
+        (one_map, {"units": (1, 1)}, r"two different units.*\(1, 1\)"),
+        (one_map, {"units": (1,)}, r"two different units.*\(1,\)"),
+        (one_map, {"grid_size": 1}, "at least 2.*grid_size=1"),
         (bound_sweep, {"counts": ()}, "`counts` must not be empty"),
         (lambda *_: jackknife(bounds.iwae, np.zeros([1, 4, 2]), 3), {}, "order=3"),
         (lambda *_: pareto_k(np.zeros([24, 2])), {}, "at least 25"),

@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 import tensorflow as tf
 import tensorflow_probability as tfp
+from test_saved_model import foreign_ops
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE
@@ -228,6 +229,8 @@ def test_values_outside_of_the_unit_interval_are_refused(tmp_path):
     model.compile("adam")
     with pytest.raises(InvalidInputError, match=r"`x` must be in \[0, 1\]"):
         model.fit(255 * x, verbose=0)
-    served = tf.saved_model.load(str(export_saved_model(model, tmp_path)))
+    path = export_saved_model(model, tmp_path)
+    assert foreign_ops(path) == set()
+    served = tf.saved_model.load(str(path))
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"must be in \[0, 1\]"):
         served.signatures["encode"](x=tf.constant(255 * x))

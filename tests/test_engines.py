@@ -12,11 +12,11 @@ import time
 import numpy as np
 import pyarrow
 import pytest
+from builders import DIGITS as EVENT
+from builders import DRAWS
 from pyarrow import parquet
 from running import REPOSITORY, assert_one_line, assert_same_weights, run_script
-from test_serving import EVENT, build
 
-import iwae_tf
 from iwae_tf.config.files import config_from, read_json
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock
@@ -24,15 +24,13 @@ from iwae_tf.serving import score, shards, spark
 from iwae_tf.studies import on_ray, runner
 
 COLUMNS = shards.SCHEMA.names
-DRAWS, SEED = 20, (3, 4)
+SEED = (3, 4)
 MODEL = {"num_samples": DRAWS, "seed": SEED}
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory):
-    path = tmp_path_factory.mktemp("exports") / "digits"
-    iwae_tf.export_saved_model(build(), path, DRAWS)
-    return path
+def export(digits):
+    return digits[1]
 
 
 @pytest.fixture(scope="module")

@@ -406,7 +406,7 @@ def test_single_batches_as_in_keras():
         )
     assert int(model.train_steps) == 2
     np.testing.assert_allclose(weights(model), weights(expected), rtol=0, atol=5e-6)
-    assert len(model.train_on_batch(X)) == len(model.metrics)
+    assert len(model.train_on_batch(**arguments)) == len(model.metrics)
 
 
 def test_a_single_batch_within_an_epoch_leaves_its_steps_alone():

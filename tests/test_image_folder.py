@@ -273,6 +273,18 @@ def test_a_size_is_auto_or_two_numbers(tmp_path, size):
     assert text.startswith("`image_size` must be auto, or height,width in pixels.")
 
 
+@pytest.mark.parametrize("size", ["auto", "4,4"])
+def test_a_colour_is_auto_or_one_of_two(folder, size):
+    options = {"data_dir": folder, "image_size": size, "color": "purple"}
+    for function, arguments in (
+        (datasets.event_shape, {}),
+        (datasets.load_arrays, {"split": "train"}),
+        (iwae_tf.load_dataset, {}),
+    ):
+        text = message(function, "images", **arguments, **options)
+        assert text.startswith("`color` must be one of auto, gray, rgb. Received: ")
+
+
 def test_scoring_names_its_own_argument(tmp_path):
     (tmp_path / "empty").mkdir()
     text = message(read_rows, tmp_path / "empty")

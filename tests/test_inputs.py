@@ -98,8 +98,8 @@ def test_what_cannot_be_scored_is_refused_whichever_way_it_comes_in(model, way, 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_can_be_scored_is_not(way):
-    WAYS[way](build(), GOOD)
+def test_what_can_be_scored_is_not(model, way):
+    WAYS[way](model, GOOD)
 
 
 @pytest.mark.parametrize("options", [{"run_eagerly": True}, {}])

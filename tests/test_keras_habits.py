@@ -30,11 +30,11 @@ STRATEGIES = {
 }
 
 
-def build(*, is_built=True, **settings):
+def build(*, is_built=True, compiled=None, **settings):
     model = builders.build(**settings)
     if not is_built:  # of the same weights
         model = IWAE(*builders.networks()[:2], num_samples=builders.K)
-    model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+    model.compile(keras.optimizers.SGD(0.1), **compiled or {"jit_compile": False})
     return model
 
 
@@ -129,19 +129,20 @@ def test_a_validation_split_counts_the_steps_of_what_is_left():
 def test_labels_and_weights_of_pandas_are_those_of_numpy():
     index = np.arange(len(X))[::-1]
     weights, y = pd.Series(WEIGHTS, index), pd.Series(LABELS, index)
+    settings = {"labels": True, "compiled": {"run_eagerly": True}}
     expected = fit(
-        build(labels=True), X, LABELS, sample_weight=WEIGHTS,
+        build(**settings), X, LABELS, sample_weight=WEIGHTS,
         validation_data=(X, LABELS),
     )  # fmt: skip
-    model = build(labels=True)
+    model = build(**settings)
     data = {"sample_weight": weights, "validation_data": (pd.DataFrame(X), y)}
     assert_same(fit(model, pd.DataFrame(X), y, **data), expected)
     np.testing.assert_allclose(
         model.evaluate(X, y, verbose=0), model.evaluate(X, LABELS, verbose=0)
     )
     np.testing.assert_allclose(
-        build(labels=True).train_on_batch(X, y),
-        build(labels=True).train_on_batch(X, LABELS),
+        build(**settings).train_on_batch(X, y),
+        build(**settings).train_on_batch(X, LABELS),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from builders import DIGITS as EVENT
+from builders import DRAWS, save_function
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import kernels
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import log_likelihood
@@ -28,7 +33,7 @@ from iwae_tf.saved_model import (
 )
 
 tfd = tfp.distributions
-EVENT = (3, 2, 1)
+ROOT = pathlib.Path(__file__).parents[1]
 SEED, NUM_SAMPLES, SERVED = (5, 9), 23, 7
 SETTINGS = {
     "vae": {"num_samples": 2},
@@ -407,11 +412,10 @@ def test_bad_inputs_are_refused_by_the_signature(case):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    model = build("iwae")
-    return model, export_saved_model(
-        model, tmp_path_factory.mktemp("exports") / "name", SERVED
-    )
+def exported(digits):
+    """A model and the one version of its export."""
+    model, folder = digits
+    return model, folder / "1"
 
 
 @pytest.fixture(scope="module")
@@ -423,7 +427,7 @@ def test_a_keras_layer_can_wrap_it(exported):
     model, path = exported
     x = images(model)
     layer = keras.layers.TFSMLayer(str(path), call_endpoint="serving_default")
-    expected = log_likelihood(model, x, SERVED)
+    expected = log_likelihood(model, x, DRAWS)
     assert_close(layer(x)["log_likelihood"], expected.estimate)
     inputs = keras.Input(EVENT)
     encoder = keras.layers.TFSMLayer(str(path), call_endpoint="encode")
@@ -542,6 +546,90 @@ def test_memory_does_not_grow_with_the_draws(tmp_path):
     assert found["above_the_load_mb"] < 500
 
 
+# What a stock TensorFlow Serving binary on a CPU has to have: nothing special --------
+
+# Registered for the CPU, but of a Python process or of an XLA that serving leaves out.
+OUT_OF_PLACE = ("PyFunc", "EagerPyFunc", "PyFuncStateless", "XlaLaunch", "XlaCompile")
+
+
+def graph_of(version):
+    """The graph of a SavedModel, its functions included: nodes and attributes."""
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((pathlib.Path(version) / "saved_model.pb").read_bytes())
+    (meta_graph,) = saved.meta_graphs
+    graph = meta_graph.graph_def
+    functions = list(graph.library.function)
+    nodes = [*graph.node, *(node for f in functions for node in f.node_def)]
+    return nodes, functions
+
+
+def foreign_ops(version):
+    """Ops and attributes of a SavedModel that a CPU server cannot be trusted to run."""
+    nodes, functions = graph_of(version)
+    found = set()
+    for op in {node.op for node in nodes} - {f.signature.name for f in functions}:
+        registered = kernels.get_registered_kernels_for_op(op).kernel
+        devices = {kernel.device_type for kernel in registered}
+        if not devices & {"CPU", "DEFAULT"} or op in OUT_OF_PLACE or "Xla" in op:
+            found.add(op)
+    for owner in [*nodes, *functions]:
+        if "_XlaMustCompile" in owner.attr and owner.attr["_XlaMustCompile"].b:
+            found.add("_XlaMustCompile")
+        device = getattr(owner, "device", "").upper()
+        if "GPU" in device or "TPU" in device:
+            found.add(device)
+    return found
+
+
+@every_case
+def test_every_op_has_a_kernel_of_the_cpu(case):
+    version = case[-1] / "1"
+    assert foreign_ops(version) == set()
+    ops = {node.op for node in graph_of(version)[0]}
+    assert {"While", "StatelessRandomUniformFullIntV2", "Assert", "MatMul"} <= ops
+
+
+def test_mixed_precision_and_a_compiled_model_export_the_same_ops(tmp_path):
+    policy = keras.dtype_policies.DTypePolicy("mixed_bfloat16")
+    model = build("iwae")
+    model.compile(jit_compile=True)
+    assert foreign_ops(export_saved_model(model, tmp_path / "jit")) == set()
+    model = IWAE(
+        MLP([6], (8,), dtype=policy), MLP([6], EVENT, dtype=policy), dtype=policy
+    )
+    model.build((None, *EVENT))
+    assert foreign_ops(export_saved_model(model, tmp_path / "bfloat16")) == set()
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "saved_models").glob("*/[0-9]*")),
+    ids=lambda p: p.parent.name,
+)
+def test_committed_exports_too(path):
+    assert foreign_ops(path) == set()
+
+
+def test_the_list_finds_what_it_looks_for(tmp_path):
+    def python(x):
+        return {"y": tf.numpy_function(np.sin, [x], tf.float32)}
+
+    def compiled(x):
+        return {"y": tf.function(tf.sin, jit_compile=True)(x)}
+
+    def on_a_gpu(x):
+        with tf.device("GPU:0"):
+            return {"y": tf.sin(x)}
+
+    for name, function, expected in (
+        ("python", python, {"PyFunc"}),
+        ("xla", compiled, {"_XlaMustCompile"}),
+        ("plain", lambda x: {"y": tf.sin(x)}, set()),
+    ):
+        assert foreign_ops(save_function(tmp_path / name, function)) == expected
+    assert foreign_ops(save_function(tmp_path / "gpu", on_a_gpu))
+
+
 # Warm-up ---------------------------------------------------------------------------
 
 
@@ -564,9 +652,23 @@ def test_the_server_can_replay_the_warmup_requests(case, name):
     assert seen == set(INPUTS)
 
 
-def test_without_the_extra_there_are_no_warmup_requests(tmp_path, monkeypatch):
-    model, name = build("iwae"), "iwae_tf.saved_model.warmup.is_available"
-    monkeypatch.setattr(name, lambda: False)
+@pytest.fixture
+def quick_save(monkeypatch):
+    """Saving that writes one small file, for what is about folders alone."""
+
+    def save(module, path, signatures):
+        with open(os.path.join(path, "saved_model.pb"), "w") as file:
+            file.write(str(len(os.listdir(os.path.dirname(path)))))
+
+    monkeypatch.setattr(export.tf.saved_model, "save", save)
+    monkeypatch.setattr(signatures, "trace", lambda *_: {})
+    monkeypatch.setattr(export.warmup, "is_available", lambda: False)
+
+
+def test_without_the_extra_there_are_no_warmup_requests(
+    exported, tmp_path, quick_save, monkeypatch
+):
+    model, name = exported[0], "iwae_tf.saved_model.warmup.is_available"
     version = export_saved_model(model, tmp_path / "name", SERVED)
     assert not (version / "assets.extra").exists()
     with pytest.raises(InvalidInputError, match=r"pip install 'iwae_tf\[serving\]'"):
@@ -580,19 +682,6 @@ def test_without_the_extra_there_are_no_warmup_requests(tmp_path, monkeypatch):
 
 
 # Versions and failures -------------------------------------------------------------
-
-
-@pytest.fixture
-def quick_save(monkeypatch):
-    """Saving that writes one small file, for what is about folders alone."""
-
-    def save(module, path, signatures):
-        with open(os.path.join(path, "saved_model.pb"), "w") as file:
-            file.write(str(len(os.listdir(os.path.dirname(path)))))
-
-    monkeypatch.setattr(export.tf.saved_model, "save", save)
-    monkeypatch.setattr(signatures, "trace", lambda *_: {})
-    monkeypatch.setattr(export.warmup, "is_available", lambda: False)
 
 
 def names(folder):
@@ -742,10 +831,6 @@ def test_an_older_export_without_a_signature_is_said_in_one_line(tmp_path):
 
 
 def test_another_saved_model_is_refused(tmp_path):
-    module = tf.Module()
-    module.double = tf.function(lambda x: {"y": 2 * x}).get_concrete_function(
-        tf.TensorSpec([None], tf.float32, "x")
-    )
-    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": module.double})
+    save_function(tmp_path / "1", lambda x: {"y": 2 * x})
     with pytest.raises(InvalidInputError, match="must be an intact export"):
         load_saved_model(tmp_path)

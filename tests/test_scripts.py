@@ -1,6 +1,7 @@
 """The scripts, from flags to files, exit codes and one line on stderr."""
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import children
 import numpy as np
 import pytest
 from absl import flags
@@ -164,6 +166,14 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.fixture
+def short_end(monkeypatch):
+    """Nothing is drawn, nor exported for serving: `finished` has that."""
+    monkeypatch.setattr("iwae_tf.runs.figures.draw_figures", lambda *_: None)
+    monkeypatch.setattr("iwae_tf.runs.workdir.export", lambda *_: None)
+
+
+@pytest.mark.usefixtures("short_end")
 def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     tiny, tmp_path, monkeypatch, capsys
 ):
@@ -401,12 +411,6 @@ def test_export_makes_version_one_then_two(finished, tmp_path, capsys):
 GOOD = images(20, 0)
 BAD_DATA = {
     "nan": {"x_train": np.where(GOOD, np.nan, GOOD)},
-    "above": {"x_train": GOOD * 2},
-    "below": {"x_train": GOOD - 1},
-    "rank": {"x_train": GOOD[:, 0, 0]},
-    "empty": {"x_train": GOOD[:0]},
-    "dtype": {"x_train": GOOD.astype("int64")},
-    "missing": {"x": GOOD},
     "objects": {"x_train": np.array([{}, {}])},
     "test_nan": {"x_train": GOOD, "x_test": GOOD + np.nan},
     "test_small": {"x_train": GOOD, "x_test": GOOD[:, :5]},
@@ -448,34 +452,16 @@ TRAIN, RUN, EXPORTED = (
     "--saved_model={run}/saved_model",
 )
 MISTAKES = [  # (command, words of the one line)
-    *[
-        (f"{TRAIN} --config.data_dir={{bad}}/{name}.npz", words)
-        for name, words in {
-            "nan": "must be finite",
-            "above": "must be in [0, 1]",
-            "below": "must be in [0, 1]",
-            "rank": "must have rank >= 2",
-            "empty": "must hold at least",
-            "dtype": "must be uint8 or float",
-            "missing": "`x_train` must be in",
-            "objects": "must hold readable files",
-        }.items()
-    ],
+    (f"{TRAIN} --config.data_dir={{bad}}/nan.npz", "must be finite"),
+    (f"{TRAIN} --config.data_dir={{bad}}/objects.npz", "must hold readable files"),
     *[
         (f"{TRAIN} {flag}", words)
         for flag, words in {
-            "--config.num_samples=0": "`num_samples` must be a positive integer",
-            "--config.num_samples=many": "num_samples",
             "--config.model=ciwae --config.beta=1.5": "Received: beta=1.5",
-            "--config.latent_dims=[5,2]": "`hidden_dims` must be 2 lists",
-            "--config.dataset=imagenet": "`dataset` must be one of",
-            "--config.gradient_estimator=x": "`gradient_estimator` must be one of",
             "leftover": "Received: leftover",
             "--workdir={bad}/cut": "intact JSON",
             "--workdir={bad}/list": "JSON object",
             "--workdir={bad}/file": "",
-            "--workdir=/dev/null/run": "",
-            "--workdir=/proc/run": "",
         }.items()
     ],
     *[
@@ -559,20 +545,10 @@ def test_a_missing_data_set_is_one_line(tiny, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(data_sources, "_check_reachable", offline)
     (tmp_path / "empty").mkdir()
-    for dataset, words in (
-        ("mnist", "Put TensorFlow Datasets' prepared files into"),
-        ("omniglot", "chardata.mat"),
-        ("idx", "data_dir"),
-    ):
-        code = run_script(
-            "train",
-            *tiny,
-            f"--config.dataset={dataset}",
-            f"--config.data_dir={tmp_path / 'empty'}",
-            f"--workdir={tmp_path / 'run'}",
-        )
-        assert_one_line(code, capsys, words)
-        assert not (tmp_path / "run").exists()
+    data = "--config.dataset=mnist", f"--config.data_dir={tmp_path / 'empty'}"
+    code = run_script("train", *tiny, *data, f"--workdir={tmp_path / 'run'}")
+    assert_one_line(code, capsys, "Put TensorFlow Datasets' prepared files into")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_bound_that_is_not_finite_ends_with_one(tiny, tmp_path, capsys):
@@ -644,25 +620,23 @@ QUICK = [f"{name} {flag}" for name in SCRIPTS for flag in ("--help", "--version"
 def test_help_and_mistakes_do_not_wait_for_tensorflow(command):
     (name, *options), words = command.split(), TOLD.get(command, "")
     code = 2 if words else 0
-    python = [sys.executable, "-X", "importtime", "-m", f"iwae_tf.{name}", *options]
-    done = subprocess.run(python, cwd=REPOSITORY, capture_output=True, text=True)
-    lines = done.stderr.splitlines()
-    imported = [line for line in lines if line.startswith("import time:")]
-    error = [line for line in lines if line not in imported]
-    assert any("iwae_tf.cli" in line for line in imported)
-    assert not any("tensorflow" in line or "keras" in line for line in imported)
+    done = children.run_without_tensorflow(f"iwae_tf.{name}", *options)
+    assert not re.search("tensorflow|keras", done.modules)
     assert done.returncode == code and bool(done.stdout) == (code == 0)
+    error = done.stderr.splitlines()
     assert len(error) == bool(code) and f"error: {words}" in ["error: ", *error][-1]
 
 
 def test_help_may_be_read_in_part():
-    """What `| head` does: the reader closes the pipe."""
-    command = [sys.executable, "-m", "iwae_tf.evaluate", "--help"]
+    """What `| head` does: the reader closes the pipe. This is Python's own start."""
+    python = [sys.executable, "-X", "importtime", "-m", "iwae_tf.evaluate", "--help"]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=REPOSITORY, **pipe) as child:
+    with subprocess.Popen(python, cwd=REPOSITORY, **pipe) as child:
         child.stdout.close()
-        assert child.stderr.read() == ""
-    assert child.returncode == 1
+        imported = child.stderr.read()
+    assert child.returncode == 1 and "iwae_tf.cli" in imported
+    assert all(line.startswith("import time:") for line in imported.splitlines())
+    assert not re.search("tensorflow|keras", imported)
 
 
 def limit_file_size():

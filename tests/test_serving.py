@@ -18,6 +18,8 @@ import urllib.request
 import numpy as np
 import pytest
 import tensorflow as tf
+from builders import DIGITS as EVENT
+from builders import DRAWS, export_digits, save_function
 from running import run_script
 
 import iwae_tf
@@ -34,30 +36,23 @@ from iwae_tf.serving import (
     shards,
 )
 
-EVENT = (3, 2, 1)
-DRAWS = 20
 FIELDS = ("estimate", "standard_error", "effective_sample_size", "jackknife_error")
 
 
-def build(seed=1):
-    model = iwae_tf.IWAE(MLP([6], (8,), seed=seed), MLP([6], EVENT, seed=seed + 1))
-    model.build((None, *EVENT))
-    rng = np.random.default_rng(seed)
-    model.set_weights([w + rng.normal(size=w.shape) for w in model.get_weights()])
-    return model
+@pytest.fixture(scope="module")
+def model(digits):
+    return digits[0]
 
 
 @pytest.fixture(scope="module")
-def model():
-    return build()
+def folder(digits):
+    return digits[1]
 
 
 @pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-    """Versions of one model; not to be added to."""
-    path = tmp_path_factory.mktemp("served") / "digits"
-    iwae_tf.export_saved_model(model, path, DRAWS)
-    return path
+def other(tmp_path_factory):
+    """The export of another model of such images."""
+    return export_digits(tmp_path_factory.mktemp("other") / "digits", seed=7)[1]
 
 
 @pytest.fixture(scope="module")
@@ -264,13 +259,15 @@ def test_pauses_double_and_heed_the_server():
     assert 9.0 <= pauses[4] <= 16.0
 
 
-def test_a_version_that_comes_up_meanwhile_is_left_alone(folder, x, expected, tmp_path):
-    served = tmp_path / "digits"
-    shutil.copytree(folder, served)
+def test_a_version_that_comes_up_meanwhile_is_left_alone(
+    folder, other, x, expected, tmp_path
+):
+    served = shutil.copytree(folder, tmp_path / "digits")
+    shutil.copytree(other, tmp_path / "other")
 
     def fault(number):
-        if number == 2:
-            iwae_tf.export_saved_model(build(seed=7), served, DRAWS)
+        if number == 2:  # moved into place at once, as an export is
+            (tmp_path / "other" / "1").rename(served / "2")
 
     with LoopbackServer(served, fault=fault) as server:
         assert_same(ask(server, x), expected)
@@ -521,7 +518,7 @@ def test_any_beginning_of_a_file_is_gone_on_with(folder, x, tmp_path):
         ("model", {"saved_model": None}),
     ],
 )
-def test_another_jobs_beginning_is_refused(folder, x, tmp_path, key, change):
+def test_another_jobs_beginning_is_refused(folder, other, x, tmp_path, key, change):
     output = tmp_path / "scores.csv"
     arguments = {"x": x, "saved_model": folder, "num_samples": DRAWS, "batch_size": 4}
     with pytest.raises(ZeroDivisionError):
@@ -530,8 +527,7 @@ def test_another_jobs_beginning_is_refused(folder, x, tmp_path, key, change):
     if key == "images":
         change = {"x": 1.0 - x}
     if key == "model":
-        change = {"saved_model": tmp_path / "other"}
-        iwae_tf.export_saved_model(build(seed=7), tmp_path / "other", DRAWS)
+        change = {"saved_model": other}
     with pytest.raises(InvalidInputError, match=f"whose {key} is"):
         score(**arguments | change, output=output)
     assert (tmp_path / "scores.csv.partial").read_bytes() == before
@@ -660,11 +656,7 @@ def test_what_the_server_has_not_is_said(folder, x, tmp_path):
             url = server.endpoint.replace("v1", protocol) + end
             with pytest.raises(InvalidInputError, match="HTTP 404, Servable not found"):
                 score(x, endpoint=url)
-    module = tf.Module()
-    module.f = tf.function(lambda x: {"y": x}).get_concrete_function(
-        tf.TensorSpec([None], tf.float32, "x")
-    )
-    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": module.f})
+    save_function(tmp_path / "1", lambda x: {"y": x})
     with (
         LoopbackServer(tmp_path) as server,
         pytest.raises(InvalidInputError, match="must serve an export of this package"),

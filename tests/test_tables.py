@@ -342,6 +342,16 @@ def test_rows_with_holes_are_scored_and_filled_in(trained, tmp_path, capsys):
     assert code == 2 and "`imputed` must be NAME.npy" in capsys.readouterr().err
 
 
+def test_an_endpoint_does_not_fill_in(tmp_path, monkeypatch, capsys):
+    np.save(tmp_path / "x.npy", np.zeros([2, 28, 28, 1], np.float32))
+    monkeypatch.chdir(REPOSITORY / "saved_models/mnist5k_iwae")  # is not taken for it
+    flags = (f"--input={tmp_path}/x.npy", "--endpoint=http://localhost:1/v1/models/a")
+    outputs = (f"--output={tmp_path}/s.csv", f"--imputed={tmp_path}/filled.npy")
+    code = run_script("score", *flags, *outputs)
+    assert_one_line(code, capsys, "`saved_model` must be given for `imputed`")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [

@@ -190,7 +190,7 @@ def test_help_has_every_config_key_with_its_value(capsys):
 
 def test_help_of_a_module_is_that_of_its_command(capsys):
     assert run_script("train", "--help") == 0
-    done = children.run("iwae_tf.train", "--help")
+    done = children.run_without_tensorflow("iwae_tf.train", "--help")
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout == capsys.readouterr().out
 

@@ -20,10 +20,10 @@ from iwae_tf.cli.options import (
     export_flag,
     model_facts,
     new_path_flag,
-    pair_flag,
     path_flag,
     proposal_flag,
     require,
     run_flag,
+    seed_flag,
     values_of,
 )

@@ -108,10 +108,11 @@ def count_flag(
     return flags.DEFINE(parser, name, default, meaning)
 
 
-def pair_flag(name: str, default: str, meaning: str) -> flags.FlagHolder[Any]:
-    """Defines a flag for two integers, `--name=0,0`."""
-    parser = _Parser(name, _to_pair, "a pair of integers from -2**31 to 2**32 - 1")
-    return flags.DEFINE(parser, name, default, meaning)
+def seed_flag() -> flags.FlagHolder[Any]:
+    """Defines `--seed` of draws, two integers, `--seed=0,0`."""
+    parser = _Parser("seed", _to_pair, "a pair of integers from -2**31 to 2**32 - 1")
+    meaning = "Seed of the draws, a pair of integers."
+    return flags.DEFINE(parser, "seed", "0,0", meaning)
 
 
 def config_flag() -> flags.FlagHolder[Any]:

@@ -105,7 +105,9 @@ PATIENCE = (
     "weights; epochs of a warm-up do not count; 0: never"
 )
 CONDITIONAL = "give the class label to the networks"
+FIRST_RUN = "finished run whose weights training starts from"
 DURATION = "at most those of the schedule; 0: 40, or more if 2,000 steps need more"
+REFINED = "both: also proposals fitted to each image"
 RESIZED = "HEIGHT,WIDTH to which the images of a folder are resized"
 SCHEMA = "kinds of the columns of a table: column=kind,... or a JSON file"
 STAGE = "[(num_samples, epochs, first rate, last rate[, num_groups]), ...]"
@@ -130,28 +132,15 @@ SPLITS = _one_of("validation", "test")
 
 MODEL, DATA, TRAIN, EVALUATION = "Model", "Data", "Training", "Evaluation"
 # The default is Burda et al.'s one-layer IWAE on MNIST.
-REFINED = "both: also proposals fitted to each image"
 KEYS = (
     Key("model", "iwae", _bounds(), "", MODEL),
-    Key(
-        "num_groups",
-        1,
-        COUNT,
-        "M, groups outside the log (miwae, piwae)",
-        MODEL,
-    ),
+    Key("num_groups", 1, COUNT, "M, groups outside the log (miwae, piwae)", MODEL),
     Key("num_samples", 50, COUNT, "K, draws inside the log", MODEL),
     Key("beta", float, ANYTHING, "weight of the ELBO (ciwae)", MODEL),
     Key("free_bits", float, ANYTHING, FREE, MODEL),
     Key("gradient_estimator", "reparameterized", ESTIMATORS, "", MODEL),
     Key("backward_samples", int, MAYBE_COUNT, KEPT, MODEL),
-    Key(
-        "latent_dims",
-        [50],
-        SIZES,
-        "latent units of each layer, z1 first",
-        MODEL,
-    ),
+    Key("latent_dims", [50], SIZES, "latent units of each layer, z1 first", MODEL),
     Key("hidden_dims", [[200, 200]], ANYTHING, LAYERS, MODEL),
     Key("network", "mlp", NETWORKS, "", MODEL),
     Key("conv_channels", [16, 32], SIZES, "channels of each resolution (conv)", MODEL),
@@ -175,13 +164,7 @@ KEYS = (
     Key("kl_warmup_epochs", 0, SEED, WARMUP, TRAIN),
     Key("early_stopping_epochs", 0, SEED, PATIENCE, TRAIN),
     Key("weight_average", 0.0, SHARE, "momentum of averaged weights, or 0", TRAIN),
-    Key(
-        "start_from",
-        str,
-        ANYTHING,
-        "finished run whose weights training starts from",
-        TRAIN,
-    ),
+    Key("start_from", str, ANYTHING, FIRST_RUN, TRAIN),
     Key("precision", "float32", PRECISIONS, "", TRAIN),
     Key("jit_compile", True, SWITCH, "compile the steps with XLA", TRAIN),
     Key("seed", 0, SEED, "seed of the weights, the order and the noise", TRAIN),

@@ -96,12 +96,12 @@ def plainest(config: ConfigDict) -> ConfigDict:
         plain.backward_samples = None
     if config.model == "ciwae" and config.beta in (0, 1):
         plain.model, plain.beta = "vae" if config.beta else "iwae", None
-    if all(stage.num_groups == 1 for stage in all_stages):
-        plain.model = (
-            "iwae" if bounds.OBJECTIVES[config.model].has_groups else plain.model
-        )
-    if all(stage.num_samples == 1 for stage in all_stages):
-        plain.model = "vae" if plain.model in ("iwae", "miwae") else plain.model
+    has_groups = bounds.OBJECTIVES[config.model].has_groups
+    if has_groups and all(stage.num_groups == 1 for stage in all_stages):
+        plain.model = "iwae"
+    is_bound = plain.model in ("iwae", "miwae")
+    if is_bound and all(stage.num_samples == 1 for stage in all_stages):
+        plain.model = "vae"
     if not bounds.OBJECTIVES[plain.model].has_groups:
         plain.num_samples, plain.num_groups = config.num_groups * config.num_samples, 1
         plain.stages = [

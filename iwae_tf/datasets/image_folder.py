@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from iwae_tf.checks import absence
+from iwae_tf.checks import absence, check_choice
 from iwae_tf.errors import InvalidInputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -126,9 +126,10 @@ def image_format(
       name: of the argument, for the message.
 
     Raises:
-      InvalidInputError: files that cannot be read, or differ from most where it is
-        "auto": all of them, with counts, and what to type.
+      InvalidInputError: a bad `image_size` or `color`; files that cannot be read, or
+        differ from most where it is "auto": all of them, with counts, and what to type.
     """
+    check_choice(color, "color", COLORS)
     size = parse_size(image_size)
     headers = [_header_of(path) for path in paths]
     sound = [header for header in headers if header.problem is None]

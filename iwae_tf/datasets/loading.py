@@ -83,10 +83,7 @@ def event_shape(
     check_choice(name, "name", DATASETS)
     if name == "table":
         return (len(table_schema(data_dir, schema).columns),)
-    options = _options(name, None, image_size, color)
-    shape = sources.stored_shape(name, data_dir=_expand(data_dir), **options)
-    if shape is None:
-        return sources.IMAGE_SHAPE
+    shape = sources.stored_shape(name, _expand(data_dir), image_size, color)
     return (*shape, 1) if len(shape) == 2 else tuple(shape)
 
 

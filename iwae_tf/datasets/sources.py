@@ -36,6 +36,7 @@ NUM_CLASSES = dict.fromkeys((*GREY_SETS, "mnist5k", *COLOUR_SETS), 10)
 # Burda et al. hold out 400 of MNIST's 60,000 and 1,345 of Omniglot's 24,345.
 MNIST_HELD_OUT = 400
 OMNIGLOT_HELD_OUT = 1345 / 24345
+SPLITS_OF_TENTHS = np.array([*["train"] * 8, "validation", "test"])
 CONNECT_SECONDS = 5
 IDX_INSTEAD = "the four MNIST-format files into a folder and use the data set 'idx'"
 NPZ_INSTEAD = "x_train, x_validation, x_test into a file and use the data set 'npz'"
@@ -74,12 +75,6 @@ def _held_out_rows(split, num_examples, num_held_out):
 def _mnist_held_out(num_examples):
     """400 of 60,000, and no more than a tenth of a small set."""
     return min(MNIST_HELD_OUT, max(1, num_examples // 10))
-
-
-def _rows_of_tenths(split, tenth):
-    """Rows of the first eight tenths, of the ninth or of the last."""
-    wanted = {"train": tenth < 8, "validation": tenth == 8, "test": tenth == 9}
-    return np.flatnonzero(wanted[split])
 
 
 # TensorFlow Datasets.
@@ -204,11 +199,11 @@ def read_mnist5k(*, split: str, data_dir: Any) -> Source:
         ) from error
     images, labels = _parsed_once(mnist_data)
     order = fixed_order(len(labels))
-    tenth = np.empty(len(labels), np.int64)  # of its class
+    splits = np.empty(len(labels), SPLITS_OF_TENTHS.dtype)
     for label in np.unique(labels):
         members = order[labels[order] == label]
-        tenth[members] = np.arange(len(members)) * 10 // len(members)
-    rows = _rows_of_tenths(split, tenth)
+        splits[members] = _tenths(len(members))
+    rows = np.flatnonzero(splits == split)
     return Source("mnist5k", images, labels, rows[fixed_order(len(rows))])
 
 
@@ -289,7 +284,8 @@ def read_image_folder(
     """Read picture files: 80, 10 and 10 % of one permutation of their names."""
     files = image_folder.list_images(data_dir)
     wanted = image_folder.image_format(files.paths, image_size, color)
-    rows = _rows_of_tenths(split, _tenths(len(files.paths), f"images in {data_dir}"))
+    splits = splits_of_rows(len(files.paths), f"images in {data_dir}")
+    rows = np.flatnonzero(splits == split)
     images = image_folder.read_images([files.paths[row] for row in rows], wanted)
     labels = None if files.labels is None else files.labels[rows]
     return Source(str(data_dir), images, labels, slice(None))
@@ -300,54 +296,56 @@ def read_table(*, split: str, data_dir: Any, schema: str | None = None) -> Sourc
 
     An npz file has tables of its own for the splits, as in `read_npz`.
     """
-    if pathlib.Path(data_dir or "").suffix == ".npz":
-        source = read_npz(split=split, data_dir=data_dir)
-        table = source.images
-    else:
-        table = tables.read_table(data_dir or "")
-        rows = _rows_of_tenths(split, _tenths(len(table)))
-        source = Source(str(data_dir), table, None, rows)
-    found = table_schema(data_dir, schema)
-    labels = tables.encode_labels(table, found)
-    return source._replace(images=tables.encode(table, found), labels=labels)
+    source, found = _stored_table(split, data_dir), table_schema(data_dir, schema)
+    labels = tables.encode_labels(source.images, found)
+    return source._replace(images=tables.encode(source.images, found), labels=labels)
 
 
 def table_schema(data_dir: Any, schema: str | None) -> tables.Schema:
     """The schema of a stored table, its statistics those of the training split."""
+    source = _stored_table("train", data_dir)
+    return tables.read_schema(schema, source.images, source.rows)
+
+
+def _stored_table(split, data_dir):
+    """A table as it is stored, in place of images, and the rows of a split."""
     if pathlib.Path(data_dir or "").suffix == ".npz":
-        source = read_npz(split="train", data_dir=data_dir)
-        return tables.read_schema(schema, source.images, source.rows)
+        return read_npz(split=split, data_dir=data_dir)
     table = tables.read_table(data_dir or "")
-    return tables.read_schema(
-        schema, table, _rows_of_tenths("train", _tenths(len(table)))
-    )
+    return Source(str(data_dir), table, None, splits_of_rows(len(table)) == split)
 
 
-def splits_of_rows(count: int) -> np.ndarray:
-    """The split of each of so many files of a folder, or rows of a table: str [N]."""
-    tenth = _tenths(count)
-    return np.where(tenth < 8, "train", np.where(tenth == 8, "validation", "test"))
+def splits_of_rows(count: int, what: str = "rows") -> np.ndarray:
+    """The split of each of so many files of a folder, or rows of a table: str [N].
 
+    80, 10 and 10 % of one permutation.
 
-def _tenths(count, what="rows"):
-    """Which tenth of one permutation each of so many rows is in."""
+    Args:
+      count: N.
+      what: what a message calls them.
+    """
     if count < 10:
         raise InvalidInputError(
             "`data_dir` must hold at least 10 examples, for three splits. "
             f"Received: {count} {what}"
         )
-    tenth = np.empty(count, np.int64)
-    tenth[fixed_order(count)] = np.arange(count) * 10 // count
-    return tenth
+    splits = np.empty(count, SPLITS_OF_TENTHS.dtype)
+    splits[fixed_order(count)] = _tenths(count)
+    return splits
+
+
+def _tenths(count):
+    """The splits of so many examples that are in the fixed order."""
+    return SPLITS_OF_TENTHS[np.arange(count) * 10 // count]
 
 
 def stored_shape(
-    name: str, *, data_dir: Any, image_size: str = "auto", color: str = "auto"
-) -> tuple[int, ...] | None:
-    """Shape of one example as stored, from headers alone; None: a 28x28 image."""
+    name: str, data_dir: Any, image_size: str, color: str
+) -> tuple[int, ...]:
+    """Shape of one example as stored, from headers alone."""
     if name == "images":
         size = image_folder.parse_size(image_size)
-        if size and color != "auto":
+        if size and color in image_folder.MODES:
             return image_folder.ImageFormat(*size, color).shape
         paths = image_folder.list_images(data_dir).paths
         return image_folder.image_format(paths, image_size, color).shape
@@ -357,7 +355,7 @@ def stored_shape(
     if name == "npz":
         with _open_npz(data_dir) as archive:
             return readers.read_npz_member(archive, "x_train", header_only=True)[1:]
-    return COLOUR_SHAPE if name in COLOUR_SETS else None
+    return COLOUR_SHAPE if name in COLOUR_SETS else IMAGE_SHAPE
 
 
 def stored_labels(name: str, *, data_dir: Any) -> np.ndarray | None:

@@ -13,6 +13,7 @@ from iwae_tf.diagnostics.draws import log_weight_batches, reference_log_likeliho
 from iwae_tf.diagnostics.resampling import leave_one_out
 from iwae_tf.evaluation import LogLikelihood, stream_draws
 from iwae_tf.evaluation.pareto import LEAST_DRAWS, smoothed_log_weights
+from iwae_tf.probability import noise
 
 NUM_RESAMPLES = 100  # of the bootstrap
 Z_95 = 1.959964
@@ -47,6 +48,7 @@ def error_coverage(
     """
     num_samples = check_count(num_samples, "num_samples", LEAST_DRAWS)
     num_seeds = check_count(num_seeds, "num_seeds", 2)
+    seed = noise.check_seed(seed)
     seeds = []
     for index in range(num_seeds):
         pair = seed[0], seed[1] + index

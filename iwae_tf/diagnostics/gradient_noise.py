@@ -4,9 +4,10 @@ References:
   Rainforth et al., 2018, section 3. https://arxiv.org/abs/1802.04537
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -15,7 +16,6 @@ import tensorflow as tf
 
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import kept_draws
 from iwae_tf.models.bound_model import Batch
 from iwae_tf.models.graphs import program_of
 from iwae_tf.probability import noise
@@ -92,19 +92,15 @@ def gradient_snr(
         half of the model without trainable variables.
     """
     num_draws = check_count(num_draws, "num_draws", 2)
-    shape = _draw_shape(model, num_groups, num_samples)
-    num_kept = model.backward_samples
-    if backward_samples is not None:
-        num_kept = check_count(backward_samples, "backward_samples")
-    num_kept = kept_draws.possible(num_kept, model.objective, model.latent)
-    x = model.check_x(x)
-    program = _Program(model, x, *shape, noise.make_key(seed), num_kept)
-    original = model.gradient_estimator
-    model.gradient_estimator = gradient_estimator or original
-    try:
+    with _settings(
+        model,
+        num_groups=num_groups,
+        num_samples=num_samples,
+        gradient_estimator=gradient_estimator,
+        backward_samples=backward_samples,
+    ):
+        program = _Program(model, model.check_x(x), noise.make_key(seed))
         mean, squares, dsnrs = program.run(num_draws, on_progress)
-    finally:
-        model.gradient_estimator = original
     variances = squares / (num_draws - 1)
     deviations = np.sqrt(variances)
     ratios = np.full_like(mean, np.nan)  # where a gradient never varies
@@ -127,20 +123,18 @@ def over_counts(
     return {"counts": list(counts)} | lists
 
 
-def _draw_shape(
-    model: keras.Model, num_groups: int | None, num_samples: int | None
-) -> tuple[int, int]:
-    """(M, K), checked."""
-    num_groups = model.num_groups if num_groups is None else num_groups
-    num_samples = model.num_samples if num_samples is None else num_samples
-    num_groups = check_count(num_groups, "num_groups")
-    num_samples = check_count(num_samples, "num_samples")
-    if num_groups != 1 and not model.has_groups:
-        raise InvalidInputError(
-            f"`num_groups` must be 1 for {type(model).__name__}, which has no groups: "
-            f"use `num_samples`. Received: num_groups={num_groups}"
-        )
-    return num_groups, num_samples
+@contextlib.contextmanager
+def _settings(model: keras.Model, **values: Any) -> Iterator[None]:
+    """Within it a model has these settings, which it checks; None leaves its own."""
+    values = {name: value for name, value in values.items() if value is not None}
+    own = {name: getattr(model, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(model, name, value)
+        yield
+    finally:
+        for name, value in own.items():
+            setattr(model, name, value)
 
 
 class _Program:
@@ -152,9 +146,8 @@ class _Program:
 
     seconds = math.nan  # that one gradient took, once it has run
 
-    def __init__(self, model, x, num_groups, num_samples, key, num_kept):
-        self.model, self.key, self.num_kept = model, key, num_kept
-        self.draw_shape = num_groups, num_samples
+    def __init__(self, model, x, key):
+        self.model, self.key = model, key
         self.variables = model.trainable_variables
         self.sizes = [math.prod(v.shape) for v in self.variables]
         own = {id(v) for net in model.encoder for v in net.trainable_variables}
@@ -167,7 +160,7 @@ class _Program:
                     f"Received: a model whose {name} has none of its own"
                 )
         self.masks = tf.constant(self.halves, tf.float32)
-        size = min(len(x), max(1, ROWS_AT_ONCE // (num_groups * num_samples)))
+        size = min(len(x), max(1, ROWS_AT_ONCE // model.rows_per_example))
         self.num_blocks = -(-len(x) // size)
         rows = np.arange(self.num_blocks * size).reshape(self.num_blocks, size)
         self.blocks = tf.gather(x, np.minimum(rows, len(x) - 1))
@@ -227,15 +220,15 @@ class _Program:
     def _gradient(self, index):
         """Gradient number `index`, [P], summed over the blocks."""
         key = noise.fold_in(self.key, index)
-        size = self.blocks.shape[1]
+        model, size = self.model, self.blocks.shape[1]
 
         def add_block(block, total):
-            place = block * size, size, *self.draw_shape
-            draws = self.model.latent.draw_noise(key, *place)
-            kept = kept_draws.positions(self.num_kept, key, *place)
+            place = block * size, size, model.num_groups, model.num_samples
+            draws = model.latent.draw_noise(key, *place)
+            kept = model.positions(key, *place)
             x, weights = self.blocks[block], self.weights[block]
             batch = Batch(x, None, draws, weights, 0.0, positions=kept)
-            found = self.model.loss_gradients(batch).gradients
+            found = model.loss_gradients(batch).gradients
             parts = [
                 tf.zeros([size]) if gradient is None else tf.reshape(gradient, [size])
                 for size, gradient in zip(self.sizes, found)

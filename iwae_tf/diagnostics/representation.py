@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
+from iwae_tf.checks import check_count, check_integer
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import (
     ACTIVE_VARIANCE,
@@ -20,8 +21,6 @@ from iwae_tf.evaluation import (
 from iwae_tf.evaluation.compiling import over_batches
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import split_loc_scale
-
-tfd = tfp.distributions
 
 COLLAPSED_KL = 0.1  # nats of a whole layer: below, it tells nothing of x
 GRID_SIZE = 41  # points a side
@@ -54,7 +53,12 @@ def kl_per_unit(
 
     Returns:
       list of float64 arrays [D_l], one a layer, z1 first, in nats.
+
+    Raises:
+      InvalidInputError: a bad argument.
     """
+    num_draws = check_count(num_draws, "num_draws")
+    batch_size = check_count(batch_size, "batch_size")
     key, x, latent = noise.make_key(seed), model.check_x(x), model.latent
 
     def kls(first, x, y):
@@ -147,8 +151,10 @@ def posterior_map(
       PosteriorMap. The grid covers both distributions.
 
     Raises:
-      InvalidInputError: another number of layers, units or images.
+      InvalidInputError: another number of layers, units or images, or units that the
+        layer does not have.
     """
+    grid_size = check_count(grid_size, "grid_size", 2)
     x = model.check_x(x)
     dims = model.latent_dims
     if len(dims) != 1 or dims[0] < 2 or len(x) != 1:
@@ -156,8 +162,14 @@ def posterior_map(
             "a posterior map must be of one image and one stochastic layer of two "
             f"units or more. Received: {len(x)} images, latent_dims={dims}"
         )
-    loc, scale = (v.numpy()[0] for v in split_loc_scale(model.latent.encode(x)))
+    for unit in units:
+        check_integer(unit, "units", 0, dims[0] - 1)
+    if len(set(units)) != 2 or len(units) != 2:
+        raise InvalidInputError(
+            f"`units` must be two different units. Received: units={tuple(units)}"
+        )
     units = list(units)
+    loc, scale = (v.numpy()[0] for v in split_loc_scale(model.latent.encode(x)))
 
     def log_joint(axes):
         points = np.tile(loc, [len(axes[0]) * len(axes[1]), 1])
@@ -165,7 +177,7 @@ def posterior_map(
         parts = model.latent.log_joint(
             x, [tf.constant(points[None, :, None], tf.float32)]
         )
-        values = (parts.log_likelihood + parts.log_prior).numpy()
+        values = parts.total.numpy()
         return values.reshape(len(axes[1]), len(axes[0])).astype(np.float64)
 
     axes = [np.linspace(-WIDE, WIDE, grid_size)] * 2

@@ -133,7 +133,6 @@ def toy_problem(
 def toy_slopes(
     *,
     counts: Sequence[int] = COUNTS,
-    num_draws: int = NUM_DRAWS,
     work: int = WORK,
     num_points: int = NUM_POINTS,
     seed: int = 0,
@@ -143,9 +142,8 @@ def toy_slopes(
 
     Args:
       counts: numbers of draws, M at K = 1 and K at M = 1.
-      num_draws: most gradients at a point.
-      work: of `num_draws` as many are made as need this number of draws a data point,
-        and 100 at least: the SNR at large counts needs fewer.
+      work: at each point 10,000 gradients are made, or as many as need this number of
+        draws a data point, and 100 at least: the SNR at large counts needs fewer.
       num_points: N.
       seed: integer.
       on_progress: optional function of the number of gradients just finished.
@@ -160,7 +158,7 @@ def toy_slopes(
         return gradient_snr(
             model,
             x,
-            num_draws=_draws_at(count, num_draws, work),
+            num_draws=_draws_at(count, work),
             seed=(seed, count),
             num_groups=count if varied == "M" else 1,
             num_samples=count if varied == "K" else 1,
@@ -174,15 +172,13 @@ def toy_slopes(
     return sizes | {"lines": lines}
 
 
-def num_gradients(
-    *, counts: Sequence[int] = COUNTS, num_draws: int = NUM_DRAWS, work: int = WORK
-) -> int:
-    """How many gradients `toy_slopes` takes in all."""
-    return len(SETTINGS) * sum(2 * _draws_at(c, num_draws, work) for c in counts)
+def num_gradients(work: int = WORK) -> int:
+    """How many gradients `toy_slopes` takes in all, at its own counts."""
+    return len(SETTINGS) * sum(2 * _draws_at(count, work) for count in COUNTS)
 
 
-def _draws_at(count: int, num_draws: int, work: int) -> int:
-    return min(num_draws, max(LEAST_DRAWS, work // count))
+def _draws_at(count: int, work: int) -> int:
+    return min(NUM_DRAWS, max(LEAST_DRAWS, work // count))
 
 
 def _line_results(line, counts, found):
@@ -194,22 +190,19 @@ def _line_results(line, counts, found):
     return results | {"slope": fitted_slope(*points)}
 
 
-def fitted_slope(
-    counts: ArrayLike, snr: ArrayLike, floor: ArrayLike, *, above: float = ABOVE_FLOOR
-) -> float | None:
-    """Slope of log SNR in log count, from the points well above the floor.
+def fitted_slope(counts: ArrayLike, snr: ArrayLike, floor: ArrayLike) -> float | None:
+    """Slope of log SNR in log count, from the points at four floors and above.
 
     Args:
       counts: numbers of draws.
       snr: SNR at each.
       floor: SNR of noise alone, a number or one for each point.
-      above: how many floors a point has to reach.
 
     Returns:
       slope: float, or None with fewer than 3 points.
     """
     counts, snr = np.asarray(counts, float), np.asarray(snr, float)
-    kept = snr > above * np.asarray(floor)
+    kept = snr > ABOVE_FLOOR * np.asarray(floor)
     if np.count_nonzero(kept) < 3:
         return None
     return float(np.polyfit(np.log(counts[kept]), np.log(snr[kept]), 1)[0])

@@ -260,9 +260,9 @@ def _checked(loc, factor, inverse, log_det, spread, elbo, first_elbo):
     """The fitted proposals; N(0, I) where a fit has failed."""
     # One step of Newton takes the rounding of the steps out of the inverse.
     inverse = 2.0 * inverse - inverse @ factor @ inverse
-    found = Refined(loc, factor, inverse, log_det, spread, elbo >= first_elbo - 1.0)
-    is_fitted = found.is_fitted
-    for part in found[:5]:
+    found = loc, factor, inverse, log_det, spread
+    is_fitted = elbo >= first_elbo - 1.0
+    for part in found:
         is_finite = tf.math.is_finite(part)
         is_fitted &= tf.reduce_all(is_finite, axis=list(range(1, part.shape.rank)))
     identity = tf.eye(loc.shape[-1], batch_shape=[tf.shape(loc)[0]])
@@ -272,8 +272,7 @@ def _checked(loc, factor, inverse, log_det, spread, elbo, first_elbo):
         is_used = tf.reshape(is_fitted, [-1] + [1] * (part.shape.rank - 1))
         return tf.where(is_used, part, other)
 
-    parts = dict(zip(Refined._fields, map(choose, found[:5], neutral)))
-    return Refined(**parts, is_fitted=is_fitted)
+    return Refined._make([*map(choose, found, neutral), is_fitted])
 
 
 def _exponential(matrix):

@@ -52,9 +52,16 @@ class Server(http.server.ThreadingHTTPServer):
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: Server
 
+    def parse_request(self) -> bool:
+        """Whether there is something to answer: a refusal is sent otherwise."""
+        if not super().parse_request():
+            return False
+        host = self.headers.get("Host", "").rpartition(":")[0]
+        if host not in NAMES:
+            self.send_error(403)
+        return host in NAMES
+
     def do_GET(self) -> None:
-        if self._is_refused():
-            return
         if self.path != "/":
             self.send_error(404)
             return
@@ -62,8 +69,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         name = self.path.removeprefix("/")
-        if self._is_refused():
-            return
         # A form elsewhere can post, but not this type.
         if self.headers.get_content_type() != "application/json":
             self.send_error(415)
@@ -80,12 +85,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing."""
-
-    def _is_refused(self):
-        host = self.headers.get("Host", "").rpartition(":")[0]
-        if host not in NAMES:
-            self.send_error(403)
-        return host not in NAMES
 
     def _answer(self, name):
         size = int(self.headers.get("Content-Length", 0))

@@ -163,8 +163,8 @@ class Session:
 
         Returns:
           list of dicts, one a bound and one each for the two halves of PIWAE: `name`,
-          `formula`, `value` in nats, `weights` [M * K] that sum to one, and their
-          `effective` number.
+          `value` in nats, `weights` [M * K] that sum to one, and their `effective`
+          number.
         """
         x, y = self._example(image, label)
         num_groups = check_count(num_groups, "num_groups")

@@ -69,12 +69,11 @@ def shipped(name: str) -> pathlib.Path:
         return pathlib.Path(__file__).parents[2] / name
 
 
-def check_rows(path: str | os.PathLike[str], name: str) -> None:
+def check_rows(path: str | os.PathLike[str]) -> None:
     """Refuses what rows cannot be read from, by its name and first bytes.
 
     Args:
       path: folder of images, or a file.
-      name: what a message calls it.
 
     Raises:
       InvalidInputError: no such file, or another format.
@@ -84,13 +83,13 @@ def check_rows(path: str | os.PathLike[str], name: str) -> None:
         return
     if not path.is_file() or path.suffix not in (*TABLES, *BEGINNINGS):
         raise InvalidInputError(
-            f"`{name}` must be a file NAME.npy of images [N, *event], NAME.npz, a "
+            "`input` must be a file NAME.npy of images [N, *event], NAME.npz, a "
             f"table.csv or .parquet, or a folder of images. Received: {path}"
         )
     beginning = BEGINNINGS.get(path.suffix, b"")
     with open(path, "rb") as file:
         if file.read(len(beginning)) != beginning:
             raise InvalidInputError(
-                f"`{name}` must be a readable {path.suffix} file. Received: {path}, "
+                f"`input` must be a readable {path.suffix} file. Received: {path}, "
                 "which begins like a file of another format"
             )

@@ -302,8 +302,7 @@ class Autoencoder(SavedByKeras):
         distribution = self.latent.decode(latent, y)
         if mean:
             return mean_of(distribution)
-        likelihood, shape = self.latent.likelihood, (num_images, *self.event_shape)
-        return _draw_images(likelihood, distribution, shape, seed)
+        return _draw_images(self.latent, distribution, num_images, seed)
 
     def reconstruct(
         self,
@@ -344,11 +343,11 @@ class Autoencoder(SavedByKeras):
         return super().predict_step(data)
 
 
-def _draw_images(likelihood, distribution, shape, seed):
+def _draw_images(latent, distribution, count, seed):
     """x ~ p(x|z1), from our own noise where we know the likelihood."""
     key = noise.fold_in(noise.make_key(seed), IMAGE_STREAM)
-    count, size = shape[0], math.prod(shape[1:])
-    shape = (-1, *shape[1:])
+    likelihood, shape = latent.likelihood, (-1, *latent.event_shape)
+    size = math.prod(latent.event_shape)
     if likelihood is normal_likelihood:
         normals = tf.reshape(noise.normal(key, 0, count, size), shape)
         return distribution.mean() + distribution.stddev() * normals

@@ -214,15 +214,13 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             latent, estimator, q_tape, q._replace(log_prob=log_q), pull,
             weights.inference, (q_penalty, penalty_weight), b, paid,
         )  # fmt: skip
-        found = gradients.in_order_of(
-            self.trainable_variables,
-            gradients.trainable(latent.encoder),
-            q_gradients,
-            p_variables,
-            p_gradients,
+        q_variables = gradients.trainable(latent.encoder)
+        found = gradients.by_source(
+            [*zip(q_variables, q_gradients), *zip(p_variables, p_gradients)]
         )
+        in_order = [found.get(id(v.value)) for v in self.trainable_variables]
         bound = weights.bound if b is None else self.objective(parts.log_weights)
-        return LossGradients(found, parts, bound, q_penalty + p_penalty)
+        return LossGradients(in_order, parts, bound, q_penalty + p_penalty)
 
     def _weigh(self, batch, log_weights):
         """What each draw weighs in the gradients."""

@@ -15,8 +15,8 @@ from iwae_tf.checks import check_count, did_you_mean
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.values import encoder_inputs
 from iwae_tf.probability.distributions import (
-    BY_FUNCTION,
     bernoulli_likelihood,
+    description_of,
     get_likelihood,
 )
 from iwae_tf.probability.mixed import MixedLikelihood
@@ -199,10 +199,10 @@ def build_networks(latent: Any, event_shape: tuple[int, ...]) -> list[int]:
 def _check_likelihood(latent, row_shape, event_shape):
     """Raises InvalidInputError unless it makes p(x|z) of the decoder's rows."""
     likelihood = latent.likelihood
-    named = BY_FUNCTION.get(likelihood)
-    if named and event_shape:
+    parameters = description_of(likelihood).parameters
+    if parameters and event_shape:
         *axes, last = event_shape
-        count, names = named.num_parameters, " and ".join(named.parameters)
+        count, names = len(parameters), " and ".join(parameters)
         wanted, what = (*axes, count * last), f"a {names} for each element of x"
         if count > 1:
             what = f"{count} x {last} values for {names} on the last axis"
@@ -250,16 +250,6 @@ def _is_factorized(distribution):
     if not hasattr(distribution, "reinterpreted_batch_ndims"):  # tfd.Independent
         return False
     return distribution.distribution.event_shape.rank == 0
-
-
-def call_network(
-    network: keras.Layer, inputs: Any, training: bool, records: Any = None
-) -> tf.Tensor:
-    """Calls a network, with `training` where it takes it."""
-    keywords: dict[str, Any] = {} if records is None else {"records": records}
-    if "training" in inspect.signature(network.call).parameters:
-        keywords["training"] = training
-    return network(inputs, **keywords)
 
 
 def one_hot(labels: tf.Tensor | None, num_classes: int) -> tf.Tensor:

@@ -236,22 +236,15 @@ def trainable(networks: Iterable[keras.Layer]) -> list[Any]:
     return list({id(value): value for value in values}.values())
 
 
-def in_order_of(
-    variables: Iterable[Any], *halves: Iterable[Any]
-) -> list[tf.Tensor | None]:
-    """One gradient a variable; those of a shared variable are added up.
+def by_source(pairs: Iterable[tuple[Any, Any]]) -> dict[int, tf.Tensor]:
+    """Of pairs (source, gradient or None) the gradients, by the id of the source.
 
-    Args:
-      variables: keras.Variables.
-      *halves: sources and their gradients, in turn.
+    Those of a source that comes up more than once are added up.
     """
-    collected: dict[int, tf.Tensor] = {}
-    for sources, gradients in zip(halves[::2], halves[1::2]):
-        for source, gradient in zip(sources, gradients):
-            if gradient is not None:
-                gradient = tf.convert_to_tensor(gradient)
-                earlier = collected.get(id(source))
-                collected[id(source)] = (
-                    gradient if earlier is None else earlier + gradient
-                )
-    return [collected.get(id(variable.value)) for variable in variables]
+    found: dict[int, tf.Tensor] = {}
+    for source, gradient in pairs:
+        if gradient is not None:
+            gradient = tf.convert_to_tensor(gradient)
+            earlier = found.get(id(source))
+            found[id(source)] = gradient if earlier is None else earlier + gradient
+    return found

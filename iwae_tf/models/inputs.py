@@ -35,7 +35,6 @@ class Gate:
     def __init__(self, latent: LatentModel) -> None:
         self._latent = latent
         self._values = Values(latent.likelihood, latent.missing)
-        self.num_levels = self._values.num_levels  # of an element of x
         self.in_unit_interval = self._values.in_unit_interval
         self._warned = False
 
@@ -264,21 +263,21 @@ class Gate:
     def _warn_of_grey(self, x):
         if not self.in_unit_interval or self._warned:
             return
-        if self.num_levels == NUM_LEVELS:
-            if not bool(is_on_levels(x)):
-                self._warned = True
-                warnings.warn(
-                    "`x` has values between the 256 levels i / 255. Each is scored as "
-                    "the nearest level: discretized_logistic is for 8-bit images.",
-                    stacklevel=4,
-                )
-        elif bool(tf.reduce_any((x > 0.0) & (x < 1.0))):
-            self._warned = True
-            warnings.warn(
-                "`x` has values between 0 and 1, which a Bernoulli likelihood scores "
-                "as they are: binarize it first for a log-likelihood of binary images.",
-                stacklevel=4,
+        if self._values.num_levels == NUM_LEVELS:
+            is_between = not is_on_levels(x)
+            message = (
+                "`x` has values between the 256 levels i / 255. Each is scored as the "
+                "nearest level: discretized_logistic is for 8-bit images."
             )
+        else:
+            is_between = tf.reduce_any((x > 0.0) & (x < 1.0))
+            message = (
+                "`x` has values between 0 and 1, which a Bernoulli likelihood scores "
+                "as they are: binarize it first for a log-likelihood of binary images."
+            )
+        if is_between:
+            self._warned = True
+            warnings.warn(message, stacklevel=4)
 
 
 def _of_rank_one(values):

@@ -84,29 +84,19 @@ class OneProgramModel(keras.Model):
                     f"`{name}` must not be given: the model trains on its bound and "
                     f"logs its parts. Received: {name}={value!r}"
                 )
-        if steps_per_execution != "auto":
-            steps_per_execution = check_count(
-                steps_per_execution, "steps_per_execution"
-            )
-        chosen = {
-            "steps_per_execution": steps_per_execution,
-            "jit_compile": jit_compile,
-        }
-        if jit_compile == "auto":
-            jit_compile = (
-                self.supports_xla
-                and not kwargs.get("run_eagerly", False)
-                and not self._has_strategy
-            )
+        steps, by_xla = steps_per_execution, jit_compile
+        if steps != "auto":
+            steps = check_count(steps, "steps_per_execution")
+        if by_xla == "auto":
+            is_graph = not kwargs.get("run_eagerly", False) and not self._has_strategy
+            by_xla = is_graph and self.supports_xla
         super().compile(
             optimizer=optimizer,
-            steps_per_execution=(
-                1 if steps_per_execution == "auto" else steps_per_execution
-            ),
-            jit_compile=jit_compile,
+            steps_per_execution=1 if steps == "auto" else steps,
+            jit_compile=by_xla,
             **kwargs,
         )
-        self._chosen = chosen
+        self._chosen = {"steps_per_execution": steps, "jit_compile": jit_compile}
         self._loss_tracker = None  # Keras' own: the loss is among the model's metrics
 
     def get_compile_config(self) -> dict[str, Any] | None:

@@ -24,13 +24,13 @@ from iwae_tf.checks import check_choice
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.building import (
     build_networks,
-    call_network,
     check_classes,
     check_networks,
     likelihood_of,
     one_hot,
 )
 from iwae_tf.models.values import MISSING, encoder_inputs
+from iwae_tf.networks.wrappers import call_network
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import (
     diagonal_normal,

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from iwae_tf.models.gradients import DrawWeights, trainable
+from iwae_tf.models.gradients import DrawWeights, by_source, trainable
 from iwae_tf.models.latent_model import LatentModel
 
 PullBack = Callable[[tf.Tensor, Any], Any]  # of draw weights, to sources
@@ -85,30 +85,20 @@ def _rescaled(latent, pull_back, latents, weights, records):
     share = tf.reshape(share, [-1, 1])
     outputs = [output for *_, output in records.calls]
     pull, signals = pull_back(weights.base, [list(latents), outputs])
-    found: dict[int, tf.Tensor] = {}
-    for (layer, inputs, _), signal in zip(records.calls, signals):
-        signal = tf.cast(share, signal.dtype) * signal
-        added = (
-            (layer.kernel, tf.matmul(inputs, signal, transpose_a=True)),
-            (layer.bias, tf.reduce_sum(signal, axis=0)),
-        )
-        for variable, gradient in added:
-            gradient = tf.cast(gradient, variable.dtype)
-            earlier = found.get(id(variable.value))
-            found[id(variable.value)] = (
-                gradient if earlier is None else earlier + gradient
-            )
+
+    def of_dense_layers():
+        for (layer, inputs, _), signal in zip(records.calls, signals):
+            signal = tf.cast(share, signal.dtype) * signal
+            yield layer.kernel, tf.matmul(inputs, signal, transpose_a=True)
+            yield layer.bias, tf.reduce_sum(signal, axis=0)
+
+    found = by_source((v.value, tf.cast(g, v.dtype)) for v, g in of_dense_layers())
     variables = trainable(latent.generative_networks)
-    gradients = [found.get(id(variable)) for variable in variables]
     # p(z_L|y) has a row an example, not one a draw: it is asked with its own weights.
     others = [v for v in variables if id(v) not in found]
     if others:
-        theirs = iter(pull_back(weights.generative, others))
-        gradients = [
-            gradient if id(v) in found else next(theirs)
-            for v, gradient in zip(variables, gradients)
-        ]
-    return gradients, pull
+        found |= zip(map(id, others), pull_back(weights.generative, others))
+    return [found[id(v)] for v in variables], pull
 
 
 def _all_have(networks, attribute):

@@ -153,15 +153,15 @@ def make_function(
         if isinstance(iterator, tf.data.Iterator):
             sizes, num_steps, batches = take(iterator)
         else:
-            batches = keras.tree.map_structure(_as_tensor, parts_of(next(iterator)))
+            batches = _each(tf.convert_to_tensor, parts_of(next(iterator)))
             sizes, num_steps = tf.shape(batches[0])[:1], tf.constant(1)
         if not num_steps:
             raise StopIteration
         model.steps_done += int(num_steps)
         num_rows = tf.reduce_sum(sizes)  # what follows is padding
-        prepare(*(None if p is None else p[:num_rows] for p in batches[:2]))
+        prepare(*_each(lambda part: part[:num_rows], batches[:2]))
         # Traced for any number of rows, so that a new one does not trace anew.
-        specs = keras.tree.map_structure(_any_rows, (sizes, batches))
+        specs = _each(_any_rows, (sizes, batches))
         traced = program.get_concrete_function(specs[0], _SCALAR, specs[1])
         return traced(sizes, num_steps, batches)
 
@@ -242,25 +242,20 @@ def _collect(parts_of, iterator, most, limit, capacity):
     sizes = tf.pad(sizes.stack(), [[0, limit - num_steps]])
     capacity.assign(tf.maximum(capacity, tf.reduce_max(sizes)))
     leaves = iter([_pad_rows(array.concat(), limit * capacity) for array in arrays])
-    batches = keras.tree.map_structure(
-        lambda spec: None if spec is None else next(leaves), structure
-    )
-    return sizes, num_steps, batches
+    return sizes, num_steps, _each(lambda _: next(leaves), structure)
 
 
 def _run(step, continues, sizes, num_steps, batches):
     """The logs of the last of `num_steps` steps, or of the one that ends them."""
     starts = tf.cumsum(sizes, exclusive=True)
-    specs = keras.tree.map_structure(_any_rows, (starts, sizes, batches))
+    specs = _each(_any_rows, (starts, sizes, batches))
 
     def one_step(index, starts, sizes, batches):
         capacity = tf.shape(keras.tree.flatten(batches)[0])[0] // tf.shape(sizes)[0]
         is_row = tf.range(capacity) < sizes[index]
         rows = starts[index] + tf.where(is_row, tf.range(capacity), 0)
         # Not tf.slice: XLA would compile for each new value of where it begins.
-        x, y, sample_weight = keras.tree.map_structure(
-            lambda leaf: None if leaf is None else tf.gather(leaf, rows), batches
-        )
+        x, y, sample_weight = _each(lambda part: tf.gather(part, rows), batches)
         real = tf.cast(is_row, tf.float32)
         if sample_weight is None:
             sample_weight = real
@@ -293,10 +288,15 @@ def _run(step, continues, sizes, num_steps, batches):
     return logs
 
 
+def _each(function, parts):
+    """`function` of each tensor of some parts of a batch; what is None stays None."""
+    return keras.tree.map_structure(
+        lambda part: None if part is None else function(part), parts
+    )
+
+
 def _any_rows(leaf):
     """Spec of a tensor with any number of rows."""
-    if leaf is None:
-        return None
     return tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype)
 
 
@@ -304,10 +304,6 @@ def _pad_rows(leaf, num_rows):
     """`leaf` with zeros appended up to `num_rows` rows."""
     padding = [[0, num_rows - tf.shape(leaf)[0]]] + [[0, 0]] * (leaf.shape.rank - 1)
     return tf.pad(leaf, padding)
-
-
-def _as_tensor(leaf):
-    return None if leaf is None else tf.convert_to_tensor(leaf)
 
 
 def _parts_of(data, takes_labels):

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.probability.distributions import BY_FUNCTION
+from iwae_tf.probability.distributions import description_of
 from iwae_tf.probability.mixed import MixedLikelihood
 
 # What NaN in x is: an error; or a missing value, whose density is integrated out, with
@@ -32,7 +32,7 @@ def encoder_inputs(x: tf.Tensor, likelihood: Any, missing: str) -> tf.Tensor:
         inputs = likelihood.features(x)
     elif missing != "refuse":
         inputs = tf.where(tf.math.is_nan(x), 0.0, x)
-    if _has_counts(likelihood):
+    if description_of(likelihood).has_counts:
         inputs = tf.math.log1p(inputs)
     if missing != "marginalize_with_mask":
         return inputs
@@ -53,13 +53,12 @@ class Values:
     """
 
     def __init__(self, likelihood: Any, missing: str = "refuse") -> None:
-        named = BY_FUNCTION.get(likelihood)
-        self.num_levels = named.num_levels if named else None  # of an element of x
-        self.in_unit_interval = named.in_unit_interval if named else False
-        self._has_counts = _has_counts(likelihood)
-        self._columns: Any = None
-        if isinstance(likelihood, MixedLikelihood):
-            self._columns = likelihood
+        description = description_of(likelihood)
+        self.num_levels = description.num_levels  # of an element of x
+        self.in_unit_interval = description.in_unit_interval
+        self._has_counts = description.has_counts
+        is_mixed = isinstance(likelihood, MixedLikelihood)
+        self._columns: Any = likelihood if is_mixed else None
         self._takes_missing = missing != "refuse"
 
     def check(self, x: tf.Tensor, name: str = "x") -> None:
@@ -104,11 +103,6 @@ class Values:
     def _fits(self, x):
         """Whether each element is missing or a value of its column: bool, as x."""
         return tf.math.is_nan(x) | self._columns.supports(x)
-
-
-def _has_counts(likelihood):
-    named = BY_FUNCTION.get(likelihood)
-    return named is not None and named.has_counts
 
 
 def _are_counts(x):

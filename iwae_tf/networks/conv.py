@@ -68,6 +68,17 @@ class _ConvNetwork(keras.Layer):
             **kwargs,
         )
 
+    def _dense(self, row_shape):
+        """The dense layers, whose output rows have this shape."""
+        return MLP(
+            self.hidden_dims,
+            row_shape,
+            self.activation,
+            seed=self.seed,
+            dtype=self.dtype_policy,
+            name="dense",
+        )
+
     def _residual_block(self, filters, index):
         """Its two convolutions."""
         return [
@@ -122,14 +133,7 @@ class ConvEncoder(_ConvNetwork):
             self._residual_block(count, 3 * i + 1)
             for i, count in enumerate(self.channels)
         ]
-        self.dense = MLP(
-            self.hidden_dims,
-            (2 * self.latent_dim,),
-            self.activation,
-            seed=seed,
-            dtype=self.dtype_policy,
-            name="dense",
-        )
+        self.dense = self._dense((2 * self.latent_dim,))
 
     def build(self, input_shape: Sequence[Any]) -> None:
         height, width, count = _image_shape(input_shape[1:], len(self.channels))
@@ -145,7 +149,8 @@ class ConvEncoder(_ConvNetwork):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         outputs = inputs
         for halving, block in zip(self.halvings, self.blocks):
-            outputs = self._add_block(block, halving(pixels_to_channels(outputs)))
+            outputs = halving(tf.nn.space_to_depth(outputs, BLOCK))
+            outputs = self._add_block(block, outputs)
         return self.dense(self.activation(outputs))
 
     def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[Any, ...]:
@@ -197,14 +202,8 @@ class ConvDecoder(_ConvNetwork):
                 f"Received: shape={np.shape(output_bias)}"
             )
         factor = BLOCK ** len(self.channels)
-        self.dense = MLP(
-            self.hidden_dims,
-            (height // factor, width // factor, self.channels[-1]),
-            self.activation,
-            seed=seed,
-            dtype=self.dtype_policy,
-            name="dense",
-        )
+        smallest = (height // factor, width // factor, self.channels[-1])
+        self.dense = self._dense(smallest)
         self.blocks, self.doublings = [], []
         for i, next_count in enumerate([*self.channels[-2::-1], count]):
             self.blocks.append(self._residual_block(self.channels[-1 - i], 3 * i))
@@ -235,7 +234,7 @@ class ConvDecoder(_ConvNetwork):
         outputs = self.dense(inputs)
         for block, doubling in zip(self.blocks, self.doublings):
             outputs = self.activation(self._add_block(block, outputs))
-            outputs = channels_to_pixels(doubling(outputs))
+            outputs = tf.nn.depth_to_space(doubling(outputs), BLOCK)
         return outputs + keras.ops.cast(self.bias, outputs.dtype)
 
     def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[Any, ...]:
@@ -244,30 +243,6 @@ class ConvDecoder(_ConvNetwork):
     def get_config(self) -> dict[str, Any]:
         # The bias is where training starts from, not part of the architecture.
         return {**super().get_config(), "output_shape": self.row_shape}
-
-
-def pixels_to_channels(images: tf.Tensor) -> tf.Tensor:
-    """[rows, H, W, C] to [rows, H / 2, W / 2, 4 * C], 2 x 2 pixels side by side."""
-    _, height, width, count = images.shape
-    height, width = height // BLOCK, width // BLOCK
-    blocks = (height, BLOCK, width, BLOCK, count)
-    return _swap_inner_axes(images, blocks, (height, width, BLOCK**2 * count))
-
-
-def channels_to_pixels(images: tf.Tensor) -> tf.Tensor:
-    """[rows, H, W, 4 * C] to [rows, 2 * H, 2 * W, C]; undoes `pixels_to_channels`."""
-    _, height, width, count = images.shape
-    count //= BLOCK**2
-    blocks = (height, width, BLOCK, BLOCK, count)
-    return _swap_inner_axes(images, blocks, (height * BLOCK, width * BLOCK, count))
-
-
-def _swap_inner_axes(images, before, after):
-    """Rows seen as `before`, its second and third axis swapped, seen as `after`."""
-    blocks = keras.ops.reshape(images, (-1, *before))
-    return keras.ops.reshape(
-        keras.ops.transpose(blocks, (0, 1, 3, 2, 4, 5)), (-1, *after)
-    )
 
 
 def _image_shape(shape, num_halvings):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import keras
 import numpy as np
@@ -97,9 +97,7 @@ class MLP(keras.Layer):
     def rows_are_independent(self) -> bool:
         return not isinstance(self.activation, keras.Layer)
 
-    @property
-    def takes_records(self) -> bool:
-        return not isinstance(self.activation, keras.Layer)
+    takes_records = rows_are_independent
 
     def build(self, input_shape: Sequence[Any]) -> None:
         size = sum(math.prod(shape[1:]) for shape in _as_list(input_shape))
@@ -147,72 +145,6 @@ class MLP(keras.Layer):
         }
 
 
-@keras.saving.register_keras_serializable("iwae_tf")
-class WithLabels(keras.Layer):
-    """Makes a network with one input usable in a conditional model.
-
-    The one-hot labels are appended to the last axis of the inputs: more elements of a
-    vector, constant channels of an image.
-
-    Args:
-      network: Keras layer or model with one input.
-
-    Input: list [inputs, labels], float [rows, ..., D] and [rows, num_classes].
-    Output: what `network` returns for float [rows, ..., D + num_classes].
-    """
-
-    def __init__(self, network: keras.Layer, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.network = network
-
-    @property
-    def rows_are_independent(self) -> bool:
-        return getattr(self.network, "rows_are_independent", False)
-
-    @property
-    def takes_records(self) -> bool:
-        return getattr(self.network, "takes_records", False)
-
-    def build(self, input_shape: Sequence[Any]) -> None:
-        if not self.network.built:
-            self.network.build(_appended(input_shape))
-        self.built = True
-
-    def call(
-        self, inputs: Any, training: bool = False, records: Any = None
-    ) -> tf.Tensor:
-        inputs, labels = inputs
-        between = inputs.shape[1:-1]
-        shape = (-1, *[1] * len(between), labels.shape[-1])
-        labels = keras.ops.reshape(keras.ops.cast(labels, inputs.dtype), shape)
-        labels = keras.ops.tile(labels, (1, *between, 1))
-        joined = keras.ops.concatenate([inputs, labels], axis=-1)
-        keywords: dict[str, Any] = {} if records is None else {"records": records}
-        if self.network._call_has_training_arg:
-            keywords["training"] = training
-        return self.network(joined, **keywords)
-
-    def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[Any, ...]:
-        return self.network.compute_output_shape(_appended(input_shape))
-
-    def get_config(self) -> dict[str, Any]:
-        network = keras.saving.serialize_keras_object(self.network)
-        return {**super().get_config(), "network": network}
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
-    ) -> Self:
-        deserialize = keras.saving.deserialize_keras_object
-        network = deserialize(config["network"], custom_objects)
-        return cls(**{**config, "network": network})
-
-
-def with_labels(network: keras.Layer) -> keras.Layer:
-    """`network` as one that is called on [inputs, labels]: an `MLP` is, by itself."""
-    return network if isinstance(network, MLP) else WithLabels(network)
-
-
 def glorot(seed: int | None, index: int) -> keras.Initializer:
     """Initial weights of kernel `index`: a function of the seed, if there is one."""
     return keras.initializers.GlorotUniform(None if seed is None else seed + index)
@@ -239,9 +171,3 @@ def _sizes(sizes, name):
 def _as_list(shapes):
     """The shapes of a list of inputs, or the one shape of an input, as a list."""
     return shapes if isinstance(shapes[0], (list, tuple)) else [shapes]
-
-
-def _appended(shapes):
-    """Shape of inputs with labels appended to the last axis."""
-    inputs, labels = shapes
-    return (*inputs[:-1], inputs[-1] + labels[-1])

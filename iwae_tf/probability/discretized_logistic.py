@@ -105,9 +105,10 @@ class DiscretizedLogistic(tfp.distributions.Distribution):
         level = _round_to_level(tf.cast(value, self.dtype))
         width = 1.0 / (HIGHEST * self._scale)
         centre = (level - HIGHEST * self._loc) * width
+        log_sigmoid = tf.math.log_sigmoid
         # Not infinite: the gradient of a branch not taken is multiplied by zero.
-        below = tf.where(level < HIGHEST, _log_sigmoid(centre + 0.5 * width), 0.0)
-        above = tf.where(level > 0.0, _log_sigmoid(0.5 * width - centre), 0.0)
+        below = tf.where(level < HIGHEST, log_sigmoid(centre + 0.5 * width), 0.0)
+        above = tf.where(level > 0.0, log_sigmoid(0.5 * width - centre), 0.0)
         is_inner = (level > 0.0) & (level < HIGHEST)
         inner = tf.where(is_inner, tf.math.log(-tf.math.expm1(-width)), 0.0)
         return below + above + inner
@@ -146,7 +147,3 @@ class DiscretizedLogistic(tfp.distributions.Distribution):
 def _round_to_level(x):
     """Number of the level nearest to x, a float in 0, ..., 255."""
     return tf.clip_by_value(tf.round(HIGHEST * x), 0.0, HIGHEST)
-
-
-def _log_sigmoid(x):
-    return -tf.nn.softplus(-x)

@@ -152,11 +152,6 @@ def discretized_logistic_likelihood(parameters: tf.Tensor) -> tfd.Distribution:
     return _over_event(DiscretizedLogistic(*_loc_scale_of_rows(parameters)))
 
 
-def poisson(log_mean: tf.Tensor) -> tfd.Distribution:
-    """Poisson counts, independent scalars: `log_mean` float [...]."""
-    return tfd.Poisson(log_rate=log_mean)
-
-
 def negative_binomial(
     log_mean: tf.Tensor, log_dispersion: tf.Tensor
 ) -> tfd.Distribution:
@@ -178,7 +173,7 @@ def negative_binomial(
 
 def poisson_likelihood(log_mean: tf.Tensor) -> tfd.Distribution:
     """p(x|z) of counts: independent Poisson, `log_mean` [rows, *event]."""
-    return _over_event(poisson(tf.cast(log_mean, tf.float32)))
+    return _over_event(tfd.Poisson(log_rate=tf.cast(log_mean, tf.float32)))
 
 
 def negative_binomial_likelihood(parameters: tf.Tensor) -> tfd.Distribution:
@@ -258,7 +253,10 @@ LIKELIHOODS = {
 }
 
 
-BY_FUNCTION = {likelihood.function: likelihood for likelihood in LIKELIHOODS.values()}
+def description_of(function: Callable) -> Likelihood:
+    """What is known of a likelihood; of one without a name that is little."""
+    named = (known for known in LIKELIHOODS.values() if known.function is function)
+    return next(named, Likelihood(function, ()))
 
 
 def get_likelihood(

@@ -26,7 +26,6 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.probability.distributions import (
     mean_of,
     negative_binomial,
-    poisson,
     split_loc_scale,
 )
 from iwae_tf.schema import Column, Schema
@@ -72,12 +71,8 @@ class Columns(tfd.Distribution):
     def _event_shape_tensor(self):
         return tf.constant([], tf.int32)
 
-    def split(self, x: tf.Tensor) -> list[tf.Tensor]:
-        """x [..., columns], a tensor a part."""
-        return tf.split(x, self.sizes, axis=-1)
-
     def _log_prob(self, x):
-        values = zip(self.parts, self.split(x))
+        values = zip(self.parts, tf.split(x, self.sizes, axis=-1))
         return tf.concat([part.log_prob(value) for part, value in values], axis=-1)
 
     def _sample_n(self, n, seed=None):
@@ -153,9 +148,7 @@ class MixedLikelihood:
 
     def supports(self, x: tf.Tensor) -> tf.Tensor:
         """Whether each element is a value that its column can have: bool, as x."""
-        values = tf.split(x, [len(run) for run in self._runs], axis=-1)
-        found = [_is_supported(run, value) for run, value in zip(self._runs, values)]
-        return tf.concat(found, axis=-1)
+        return self._by_run(_is_supported, x)
 
     def features(self, x: tf.Tensor) -> tf.Tensor:
         """What the encoder is given: standardised numbers, one-hot categories.
@@ -168,9 +161,12 @@ class MixedLikelihood:
         Returns:
           features: float32 [batch, width].
         """
+        return self._by_run(_features, x)
+
+    def _by_run(self, function, x):
+        """What a function makes of each run and its columns of x, side by side."""
         values = tf.split(x, [len(run) for run in self._runs], axis=-1)
-        features = [_features(run, value) for run, value in zip(self._runs, values)]
-        return tf.concat(features, axis=-1)
+        return tf.concat(list(map(function, self._runs, values)), axis=-1)
 
 
 def _statistics(run: list[Column]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -191,7 +187,7 @@ def _part(run: list[Column], outputs: tf.Tensor) -> tfd.Distribution:
     if kind in ("poisson", "negative_binomial"):
         log_mean = outputs[..., :count] + tf.math.log(tf.maximum(loc, POSITIVE))
         if kind == "poisson":
-            return poisson(log_mean)
+            return tfd.Poisson(log_rate=log_mean)
         return negative_binomial(log_mean, outputs[..., count:])
     own_loc, own_scale = split_loc_scale(outputs[..., : 2 * count])
     own_loc, own_scale = loc + scale * own_loc, scale * (own_scale + SCALE_FLOOR)

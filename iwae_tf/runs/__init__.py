@@ -13,5 +13,5 @@
   pretrained   the models that ship
 
 May import `saved_model`, `diagnostics`, `evaluation`, `config`, `models`, `plots`,
-`datasets`, `probability`, `io`, `versions`, `errors` and `checks`.
+`bounds`, `datasets`, `probability`, `io`, `versions`, `errors` and `checks`.
 """

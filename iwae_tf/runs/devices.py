@@ -100,13 +100,11 @@ class Distribution:
             return make_batches(shards=range(1), num_shards=1)
         first = self.worker * len(self.devices)
         shards = range(first, first + len(self.devices))
-        # Without an end: otherwise all workers would have to ask each other for one.
-        data = functools.partial(
-            make_batches, shards=shards, num_shards=self.num_replicas
-        )
-        return self.strategy.distribute_datasets_from_function(
-            lambda context: data().repeat()
-        )
+
+        def without_end(context):  # for which all workers would have to ask each other
+            return make_batches(shards=shards, num_shards=self.num_replicas).repeat()
+
+        return self.strategy.distribute_datasets_from_function(without_end)
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """Sum of an array, of the same shape on each worker, over the workers."""
@@ -153,9 +151,7 @@ class Distribution:
         data = data if self.is_chief else b""
         (length,) = self.sum(np.array([len(data)], np.int64))
         words = np.zeros(length // 4 + 1, np.int32)  # sums of integers are exact
-        words[: len(data) // 4 + 1] = np.frombuffer(
-            data + bytes(4 - len(data) % 4), np.int32
-        )
+        words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
         return self.sum(words).tobytes()[:length]
 
     def scorer(self, model: keras.Model) -> Callable[..., evaluation.LogLikelihood]:

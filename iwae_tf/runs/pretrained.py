@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import keras
 
+from iwae_tf.bounds import OBJECTIVES
 from iwae_tf.checks import check_choice
 from iwae_tf.config import build_optimizer, stages
 from iwae_tf.config.files import read_config, read_json
@@ -18,13 +19,6 @@ from iwae_tf.runs.workdir import load_exported
 
 FOLDER = "saved_models"
 INDEX = "index.json"
-CITATIONS = {
-    "vae": "Kingma and Welling, 2014, https://arxiv.org/abs/1312.6114",
-    "iwae": "Burda, Grosse and Salakhutdinov, 2016, https://arxiv.org/abs/1509.00519",
-    "miwae": "Rainforth et al., 2018, https://arxiv.org/abs/1802.04537",
-    "ciwae": "Rainforth et al., 2018, https://arxiv.org/abs/1802.04537",
-    "piwae": "Rainforth et al., 2018, https://arxiv.org/abs/1802.04537",
-}
 
 
 class PretrainedModel(NamedTuple):
@@ -92,6 +86,6 @@ def _describe(name: str, path: pathlib.Path) -> PretrainedModel:
         nll=evaluation["nll"],
         jackknife_error=evaluation["jackknife_error"],
         nll_num_samples=evaluation["num_samples"],
-        citation=CITATIONS[config.model],
+        citation=OBJECTIVES[config.model].source,
         path=path,
     )

@@ -34,7 +34,7 @@ def write_imputed(
     Args:
       path: NAME.csv of a table, or NAME.npy.
       x: float [N, *event], NaN where it is missing.
-      saved_model: folder of an export, NAME or NAME/1.
+      saved_model: folder of an export, NAME or NAME/1, which has to be given.
       schema: path of the JSON file of a table's columns, for a CSV file.
       labels: of a conditional model, integers [N].
       num_samples: K.
@@ -51,7 +51,12 @@ def write_imputed(
             "`imputed` must be NAME.npy, or NAME.csv of a table. "
             f"Received: imputed={path}"
         )
-    version, signatures = load_saved_model(saved_model or "")
+    if saved_model is None:
+        raise InvalidInputError(
+            "`saved_model` must be given for `imputed`: no endpoint fills in values. "
+            f"Received: saved_model=None, imputed={path}"
+        )
+    version, signatures = load_saved_model(saved_model)
     if "impute" not in signatures:
         raise InvalidInputError(
             "`saved_model` must be of a model that takes missing values. "

@@ -51,7 +51,7 @@ def read_rows(
         columns and categories of the schema; images that differ.
     """
     path = pathlib.Path(path)
-    check_rows(path, "input")
+    check_rows(path)
     if path.suffix in TABLES:
         if schema is None:
             raise InvalidInputError(

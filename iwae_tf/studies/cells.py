@@ -17,7 +17,7 @@ All cells of a study have the same optimiser, estimator, stages and seeds.
 
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -38,13 +38,12 @@ Recipe = tuple[int, Rates, Rates]  # draws of the first stage, first stage, last
 BUDGETS = ("full", "medium", "short", "smoke")
 DATASETS = ("mnist", "mnist_fixed", "omniglot")
 DRAWS = 64  # M * K in Rainforth et al.
-FIRST_DRAWS = 8  # of the first stage of the short budget, M * K
-FIRST_STAGE = (60, 1.5e-3, 2e-4)  # epochs, first and last rate
-LAST_STAGE = (20, 5e-4, 5e-6)
-LAST_STAGE_64 = (10, 5e-4, 5e-6)  # of the studies with `DRAWS` draws, which cost more
-LONG_STAGES = {  # by stochastic layers: hours
-    1: ((300, 1.5e-3, 3e-4), (80, 6e-4, 5e-6)),
-    2: ((220, 1.5e-3, 3e-4), (48, 6e-4, 5e-6)),
+SHORT: Recipe = (8, (60, 1.5e-3, 2e-4), (20, 5e-4, 5e-6))
+# Of the studies with `DRAWS` draws, which cost more.
+SHORT_64: Recipe = (8, (60, 1.5e-3, 2e-4), (10, 5e-4, 5e-6))
+LONG: dict[int, Recipe] = {  # by stochastic layers: hours
+    1: (8, (300, 1.5e-3, 3e-4), (80, 6e-4, 5e-6)),
+    2: (8, (220, 1.5e-3, 3e-4), (48, 6e-4, 5e-6)),
 }
 MEDIUM: Recipe = (1, (240, 2e-3, 8e-4), (26, 8e-4, 6e-6))
 HOUR: dict[int, Recipe] = {  # by stochastic layers
@@ -70,7 +69,7 @@ class Study(NamedTuple):
 
     title: str
     source: str
-    make_cells: Callable = lambda protocol: []  # from a Protocol to a list of Cell
+    make_cells: Callable = lambda protocol: []  # from a Protocol to Cells
     pictures: tuple = ()  # figures of a run that the report sets side by side
     part: str = ""  # of a diagnosis, which is all of the study: no cells
     timed: bool = False  # whether its cells are compared at equal time as well
@@ -185,14 +184,8 @@ def in_turn(made: Iterable[Cell]) -> list[list[Cell]]:
     return turns
 
 
-def _short(
-    config: ConfigDict,
-    first: Rates = FIRST_STAGE,
-    last: Rates | None = None,
-    first_draws: int = FIRST_DRAWS,
-) -> None:
-    all_draws = config.num_groups * config.num_samples
-    last = last or (LAST_STAGE_64 if all_draws == DRAWS else LAST_STAGE)
+def _train_by(config: ConfigDict, recipe: Recipe) -> None:
+    first_draws, first, last = recipe
     groups = min(config.num_groups, first_draws)
     draws = min(config.num_samples, first_draws // groups)
     config.gradient_estimator = "dreg"
@@ -203,9 +196,13 @@ def _short(
     config.epochs = first[0] + last[0]
 
 
+def _short(config: ConfigDict) -> None:
+    all_draws = config.num_groups * config.num_samples
+    _train_by(config, SHORT_64 if all_draws == DRAWS else SHORT)
+
+
 def _medium(config: ConfigDict, recipe: Recipe = MEDIUM) -> None:
-    first_draws, first, last = recipe
-    _short(config, first, last, first_draws)
+    _train_by(config, recipe)
     config.batch_size = LARGER_BATCH
     config.backward_samples = max(1, NUM_KEPT // config.num_groups)
 
@@ -217,52 +214,46 @@ def _train_further(config: ConfigDict, rates: Rates) -> None:
 
 
 def _smoke(config: ConfigDict) -> None:
-    _short(config, (1, *FIRST_STAGE[1:]), (1, *LAST_STAGE[1:]))
+    _short(config)
     config.dataset, config.data_dir = "mnist5k", None
     config.num_samples = min(config.num_samples, 4)
-    config.stages = ((1, *config.stages[0][1:]), (config.num_samples, 1, 1e-3, 1e-3))
+    _, _, *rates = config.stages[0]  # and the number of groups, where there is one
+    config.stages = ((1, 1, *rates), (config.num_samples, 1, 1e-3, 1e-3))
+    config.epochs = 2
     config.latent_dims = [4, 2][: len(config.latent_dims)]
     config.hidden_dims = [[8], [6]][: len(config.latent_dims)]
     config.eval_num_samples = 10
     config.jit_compile = False
 
 
-def _burda_table1(protocol: Protocol) -> list[Cell]:
-    made = []
+def _burda_table1(protocol: Protocol) -> Iterator[Cell]:
     for (layers, k), published in BURDA[protocol.dataset].items():
         for model, figures in zip(("vae", "iwae"), published):
-            made.append(
-                Cell(
-                    f"{model}_k{k}_{layers}l",
-                    f"{layers}-layer {model.upper()}, k = {k}",
-                    protocol.config(model, num_samples=k, num_layers=layers),
-                    Published(*figures),
-                )
+            yield Cell(
+                f"{model}_k{k}_{layers}l",
+                f"{layers}-layer {model.upper()}, k = {k}",
+                protocol.config(model, num_samples=k, num_layers=layers),
+                Published(*figures),
             )
-    return made
 
 
-def _burda_swap(protocol: Protocol) -> list[Cell]:
+def _burda_swap(protocol: Protocol) -> Iterator[Cell]:
     """A trained VAE trained on as an IWAE, and the other way round.
 
     For as long as the last stage, at its rates.
     """
-    made = []
     for which, (model, k) in enumerate((("vae", 1), ("iwae", 50))):
         config = protocol.config(model, num_samples=k)
         published = Published(*BURDA["mnist"][1, k][which])
-        made.append(Cell(model, f"{model.upper()}, k = {k}", config, published))
+        yield Cell(model, f"{model.upper()}, k = {k}", config, published)
     for (model, k, after), figure in SWAPPED.items():
         config = protocol.config(model, num_samples=k)
         _train_further(config, stages(config)[-1][1:4])
         label = f"{after.upper()}, then {model.upper()}, k = {k}"
-        name = f"{after}_then_{model}"
-        made.append(Cell(name, label, config, Published(*figure), after))
-    return made
+        yield Cell(f"{after}_then_{model}", label, config, Published(*figure), after)
 
 
-def _rainforth_table1(protocol: Protocol) -> list[Cell]:
-    made = []
+def _rainforth_table1(protocol: Protocol) -> Iterator[Cell]:
     for (model, setting), (nll, iwae) in RAINFORTH.items():
         groups = setting if model in ("miwae", "piwae") else 1
         arguments: dict[str, Any] = {
@@ -277,13 +268,11 @@ def _rainforth_table1(protocol: Protocol) -> list[Cell]:
             name = f"{model}_{groups}_{DRAWS // groups}"
             label = f"{label}({groups}, {DRAWS // groups})"
         config = protocol.config(model, **arguments)
-        made.append(Cell(name, label, config, Published(nll, iwae=iwae)))
-    return made
+        yield Cell(name, label, config, Published(nll, iwae=iwae))
 
 
-def _rainforth_grid(protocol: Protocol) -> list[Cell]:
+def _rainforth_grid(protocol: Protocol) -> Iterator[Cell]:
     """MIWAE and PIWAE for every (M, K) with M * K = 64."""
-    made = []
     for model in ("miwae", "piwae"):
         for power in range(DRAWS.bit_length()):
             groups, draws = 2**power, DRAWS // 2**power
@@ -292,11 +281,10 @@ def _rainforth_grid(protocol: Protocol) -> list[Cell]:
             nll, iwae = RAINFORTH.get((plain.model, plain.num_groups), (None, None))
             published = None if nll is None else Published(nll, iwae=iwae)
             label = f"{model.upper()}({groups}, {draws})"
-            made.append(Cell(f"{model}_{groups}_{draws}", label, config, published))
-    return made
+            yield Cell(f"{model}_{groups}_{draws}", label, config, published)
 
 
-def _estimators(protocol: Protocol) -> list[Cell]:
+def _estimators(protocol: Protocol) -> Iterator[Cell]:
     """Each estimator of each bound, 64 draws, at equal steps."""
     settings: dict[str, dict[str, Any]] = {
         "iwae": {"num_samples": DRAWS},
@@ -305,50 +293,47 @@ def _estimators(protocol: Protocol) -> list[Cell]:
         "piwae": {"num_groups": 8, "num_samples": 8},
         "vae": {"num_samples": DRAWS},
     }
-    made = []
     for model, arguments in settings.items():
         # For the VAE DReG is STL.
         for estimator in ("reparameterized", "stl", "dreg")[: 2 + (model != "vae")]:
             config = protocol.config(model, **arguments)
             config.gradient_estimator = estimator
-            label = f"{model.upper()}, {estimator}"
-            made.append(Cell(f"{model}_{estimator}", label, config))
-    return made
+            yield Cell(f"{model}_{estimator}", f"{model.upper()}, {estimator}", config)
 
 
-def _samples(protocol: Protocol) -> list[Cell]:
+def _samples(protocol: Protocol) -> Iterator[Cell]:
     """A VAE and an IWAE of as many draws, for their pictures."""
     chosen = ("vae_k50_1l", "iwae_k50_1l")
-    return [cell for cell in _burda_table1(protocol) if cell.name in chosen]
+    return (cell for cell in _burda_table1(protocol) if cell.name in chosen)
 
 
-def _headline(protocol: Protocol) -> list[Cell]:
+def _headline(protocol: Protocol) -> Iterator[Cell]:
     """The two models that everybody quotes, with some hours each.
 
     The short budget then trains both in an hour, and the first one-layer model on.
     """
-    made = []
+    best = {}
     for layers, nll in BEST_PUBLISHED.items():
         config = protocol.config("iwae", num_samples=50, num_layers=layers)
         if protocol.budget == "short":
-            _short(config, *LONG_STAGES[layers])
+            _train_by(config, LONG[layers])
         label = f"{layers}-layer IWAE, k = 50"
-        made.append(Cell(f"iwae_k50_{layers}l", label, config, Published(nll)))
+        best[layers] = Cell(f"iwae_k50_{layers}l", label, config, Published(nll))
+    yield from best.values()
     if protocol.budget == "short":
         for layers, recipe in HOUR.items():
             config = protocol.config("iwae", num_samples=50, num_layers=layers)
             _medium(config, recipe)
             label = f"{layers}-layer IWAE, k = 50, in an hour"
             published = Published(BEST_PUBLISHED[layers])
-            made.append(Cell(f"iwae_k50_{layers}l_hour", label, config, published))
+            yield Cell(f"iwae_k50_{layers}l_hour", label, config, published)
     if protocol.budget != "full":
-        first = made[0]
+        first = best[1]
         config = first.config.copy_and_resolve_references()
         short = protocol.budget == "short"
         _train_further(config, FURTHER_STAGE if short else stages(config)[-1][1:4])
         name, label = f"{first.name}_further", f"{first.label}, trained further"
-        made.append(Cell(name, label, config, first.published, first.name))
-    return made
+        yield Cell(name, label, config, first.published, first.name)
 
 
 STUDIES = {

@@ -39,7 +39,8 @@ POLL_SECONDS = 0.2
 INTERRUPTED = 130  # exit code of the training script
 DEATHS_OF_STOP = (-signal.SIGTERM, -signal.SIGINT)
 NOT_TAKEN = ("checkpoints", "tensorboard", "saved_model", "log.txt", ".lock")
-FIGURES = ("nll", "jackknife_error", "bound", "seconds")  # of results.json
+# Of results.json, and how a table shows them.
+FIGURES = {"nll": ".2f", "jackknife_error": ".3f", "bound": ".2f", "seconds": ".0f"}
 
 
 class Run(NamedTuple):
@@ -235,9 +236,8 @@ def format_table(outcomes: Iterable[Outcome]) -> str:
     """The outcomes as text, a line each, failures with their reason."""
     rows = [["run", "status", "NLL", "+-", "bound", "seconds", ""]]
     for outcome in outcomes:
-        numbers = [getattr(outcome, name) for name in FIGURES]
-        formats = (".2f", ".3f", ".2f", ".0f")
-        cells = ["-" if n is None else format(n, f) for n, f in zip(numbers, formats)]
+        numbers = [(getattr(outcome, name), form) for name, form in FIGURES.items()]
+        cells = ["-" if n is None else format(n, form) for n, form in numbers]
         rows.append([outcome.name, outcome.status, *cells, outcome.message])
     widths = [max(map(len, column)) for column in zip(*rows)]
     pads = [str.ljust, str.ljust, *[str.rjust] * len(FIGURES), str.ljust]

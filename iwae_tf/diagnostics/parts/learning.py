@@ -243,7 +243,7 @@ class Toy(Part):
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
         work = subject.effort(toy_problem.WORK)
-        total = toy_problem.num_gradients(work=work)
+        total = toy_problem.num_gradients(work)
         return toy_problem.toy_slopes(
             work=work,
             num_points=subject.effort(toy_problem.NUM_POINTS),
