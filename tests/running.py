@@ -15,7 +15,9 @@ import urllib.request
 
 import keras
 import numpy as np
+import pytest
 
+from iwae_tf.errors import InvalidInputError
 from torture.scripts import (  # noqa: F401, for the tests
     TINY,
     images,
@@ -95,6 +97,15 @@ def weights(workdir):
 def assert_same_weights(one, other):
     for ours, theirs in zip(weights(one), weights(other), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def refusal(function, *args, **kwargs):
+    """The one line that a user's mistake gives, which says what was received."""
+    with pytest.raises(InvalidInputError) as caught:
+        function(*args, **kwargs)
+    text = str(caught.value)
+    assert "\n" not in text and "Received: " in text, text
+    return text
 
 
 def assert_one_line(code, capsys, *words, expected=2):

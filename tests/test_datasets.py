@@ -14,9 +14,9 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow as tf
+from running import refusal
 
 from iwae_tf import datasets
-from iwae_tf.errors import InvalidInputError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 DATA = pathlib.Path(
@@ -58,19 +58,9 @@ def write_npz(folder, **arrays):
     return path
 
 
-def message(function, *args, **kwargs):
-    """The one line that a user's mistake gives."""
-    with pytest.raises(InvalidInputError) as caught:
-        function(*args, **kwargs)
-    text = str(caught.value)
-    assert "\n" not in text
-    assert "Received: " in text
-    return text
-
-
 def refused(name, split="train", **kwargs):
     """The one line that loading gives."""
-    return message(datasets.load_arrays, name, split=split, **kwargs)
+    return refusal(datasets.load_arrays, name, split=split, **kwargs)
 
 
 def load_all(name, **kwargs):
@@ -624,7 +614,7 @@ AT = "first at index (0, 5, 2)"
 )
 def test_validate_images(images, rule, received):
     line = f"`x` must {rule}. Received: {received}"
-    assert message(datasets.validate_images, images) == line
+    assert refusal(datasets.validate_images, images) == line
 
 
 def test_validate_images_accepts_what_is_right():
@@ -698,10 +688,10 @@ def test_empty_folder(tmp_path, name, what):
 )
 def test_bad_streams(npz, name, value, limit):
     line = f"`{name}` must be an integer >= {limit}. Received: {name}={value}"
-    assert message(stream, **{name: value}) == line
+    assert refusal(stream, **{name: value}) == line
     if name in ("batch_size", "seed"):
         load = datasets.load_dataset
-        assert message(load, "npz", data_dir=npz, **{name: value}) == line
+        assert refusal(load, "npz", data_dir=npz, **{name: value}) == line
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import scipy.special
 import scipy.stats
 import tensorflow as tf
 import tensorflow_probability as tfp
+from running import refusal
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.probability import distributions as lib
@@ -300,9 +301,7 @@ def test_get_likelihood():
     "likelihood", ["gaussian", "Bernoulli", None, 3, pytest.param(["bernoulli"])]
 )
 def test_unknown_likelihood_is_refused(likelihood):
-    with pytest.raises(InvalidInputError) as error:
-        lib.get_likelihood(likelihood)
-    assert str(error.value) == (
+    assert refusal(lib.get_likelihood, likelihood) == (
         "`likelihood` must be one of bernoulli, normal, discretized_logistic, poisson, "
         f"negative_binomial, or a callable. Received: likelihood={likelihood!r}"
     )

@@ -6,11 +6,11 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from running import refusal
 
 import iwae_tf
 from iwae_tf import datasets
 from iwae_tf.datasets import image_folder
-from iwae_tf.errors import InvalidInputError
 from iwae_tf.serving.rows import read_rows
 
 CYCLE = np.arange(256, dtype=np.uint8)
@@ -24,14 +24,6 @@ def write(path, image, **options):
 def grey(value, shape=(6, 5)):
     """An image that is told from others by its grey level."""
     return np.full(shape, value, np.uint8)
-
-
-def message(function, *arguments, **options):
-    with pytest.raises(InvalidInputError) as caught:
-        function(*arguments, **options)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 @pytest.fixture
@@ -69,7 +61,7 @@ def test_of_other_splits_no_more_than_headers_are_read(folder):
             path.write_bytes(path.read_bytes()[:45])  # up to the pixels
     again = datasets.load_arrays("images", split="test", data_dir=folder).images
     np.testing.assert_array_equal(again, test)
-    text = message(datasets.load_arrays, "images", split="train", data_dir=folder)
+    text = refusal(datasets.load_arrays, "images", split="train", data_dir=folder)
     assert "of 32 images, 32 damaged (01.png: image file is truncated" in text
 
 
@@ -139,7 +131,7 @@ def test_scores_of_an_npz_file_have_its_splits(tmp_path):
 
 def test_what_is_refused(folder, tmp_path):
     def load(path=folder):
-        return message(datasets.load_arrays, "images", split="train", data_dir=path)
+        return refusal(datasets.load_arrays, "images", split="train", data_dir=path)
 
     assert load(None).startswith("`data_dir` must be a folder of .png, .jpg, .jpeg, .w")
     assert load(None).endswith("data_dir=None")  # not the images of the working folder
@@ -163,7 +155,7 @@ def test_all_that_does_not_fit_is_told_at_once(folder):
     Image.new("CMYK", (5, 6)).save(folder / "z8.jpg")
     frames = [Image.fromarray(grey(level)) for level in (1, 200)]
     frames[0].save(folder / "z9.gif", save_all=True, append_images=frames[1:])
-    text = message(datasets.load_arrays, "images", split="train", data_dir=folder)
+    text = refusal(datasets.load_arrays, "images", split="train", data_dir=folder)
     assert text.endswith(
         "without transparency; --config.image_size=HEIGHT,WIDTH resizes and "
         "--config.color=gray or rgb converts. Received: most of 50 images are 6 x 5 "
@@ -196,7 +188,7 @@ def test_sixteen_bits_a_colour_are_not_cut(tmp_path):
     )  # fmt: skip
     (tmp_path / "a.png").write_bytes(data)
     assert Image.open(tmp_path / "a.png").mode == "RGB"
-    text = message(image_folder.read_images, [tmp_path / "a.png"])
+    text = refusal(image_folder.read_images, [tmp_path / "a.png"])
     assert "1 of more than 8 bits (a.png)" in text
 
 
@@ -225,7 +217,7 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
     assert files.left_out == {".heic": 2, "hidden": 4}
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "only.tiff").write_text("")
-    text = message(image_folder.list_images, tmp_path / "c")
+    text = refusal(image_folder.list_images, tmp_path / "c")
     assert text.endswith(f"data_dir={tmp_path / 'c'}, which has 1 .tiff")
 
 
@@ -269,7 +261,7 @@ def test_resizing_is_a_mean_over_the_pixels_of_each_new_one(tmp_path):
 @pytest.mark.parametrize("size", ["64", "64x64", "0,4", "4,-1", "", (4, 5, 6)])
 def test_a_size_is_auto_or_two_numbers(tmp_path, size):
     write(tmp_path / "a.png", grey(1))
-    text = message(image_folder.image_format, [tmp_path / "a.png"], size)
+    text = refusal(image_folder.image_format, [tmp_path / "a.png"], size)
     assert text.startswith("`image_size` must be auto, or height,width in pixels.")
 
 
@@ -287,5 +279,5 @@ def test_a_colour_is_auto_or_one_of_two(folder, size):
 
 def test_scoring_names_its_own_argument(tmp_path):
     (tmp_path / "empty").mkdir()
-    text = message(read_rows, tmp_path / "empty")
+    text = refusal(read_rows, tmp_path / "empty")
     assert text.startswith("`input` must be a folder of .png")

@@ -1,6 +1,7 @@
 """Packages import only what lies on a lower floor, and modules never in a circle."""
 
 import ast
+import functools
 import pathlib
 
 import pytest
@@ -50,6 +51,7 @@ def path_of(module):
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+@functools.cache
 def imported(module):
     """(modules of the package, outside packages) that it imports anywhere."""
     own, outside = set(), set()

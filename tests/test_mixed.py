@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from builders import build
+from running import refusal
 from scipy import special, stats
 
 import iwae_tf
@@ -174,9 +175,7 @@ def test_values_that_a_column_cannot_have(place, value, words):
     for data in (x, tf.data.Dataset.from_tensors(x)):
         with pytest.raises(InvalidInputError, match="`x` must"):
             model.fit(data, verbose=0)
-    with pytest.raises(InvalidInputError) as error:
-        model.log_weights(x)
-    assert words in str(error.value)
+    assert words in refusal(model.log_weights, x)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +188,7 @@ def test_values_that_a_column_cannot_have(place, value, words):
     ],
 )
 def test_a_schema_that_does_not_fit(settings, words):
-    with pytest.raises(InvalidInputError) as error:
-        mixed(**settings)
-    assert words in str(error.value)
+    assert words in refusal(mixed, **settings)
 
 
 @pytest.mark.parametrize(

@@ -268,16 +268,6 @@ def test_callbacks(tmp_path):
     assert again == pytest.approx(max(bounds), rel=1e-5)
 
 
-def test_an_epoch_ends_in_a_ragged_batch():
-    model, x = build(rate=0.0), images(7)
-    logs = fit(model, x, epochs=1, batch_size=3)
-    assert int(model.train_steps.value) == 3
-    assert evaluate(model, x, batch_size=3)["kl"] == pytest.approx(
-        evaluate(model, x, batch_size=7)["kl"], rel=1e-5
-    )
-    assert np.isfinite(logs["bound"][0])
-
-
 @functools.cache
 def of_float32():
     return fit(build(rate=0.01), images(8))

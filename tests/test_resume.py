@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from running import refusal
 
 from iwae_tf import bounds
 from iwae_tf.config import build_model, default_config
@@ -256,10 +257,9 @@ def test_more_epochs_of_a_cosine_are_a_run_of_their_own(config, tmp_path):
 
 def test_two_runs_cannot_have_one_workdir(config, tmp_path):
     lock = FolderLock(tmp_path, "workdir")
-    with pytest.raises(InvalidInputError) as error:
-        train(config, tmp_path)
-    assert "`workdir` must not be in use by another run" in str(error.value)
-    assert f"process {os.getpid()}" in str(error.value)
+    text = refusal(train, config, tmp_path)
+    assert "`workdir` must not be in use by another run" in text
+    assert f"process {os.getpid()}" in text
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     lock.release()
     lock.release()

@@ -6,12 +6,11 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from running import REPOSITORY, assert_one_line, read_json, run_script
+from running import REPOSITORY, assert_one_line, read_json, refusal, run_script
 
 import iwae_tf
 from iwae_tf import datasets
 from iwae_tf.datasets import tables
-from iwae_tf.errors import InvalidInputError
 from iwae_tf.schema import Column, Schema
 
 ROWS, CONFIG = 60, f"--config={REPOSITORY}/configs/tabular.py"
@@ -33,13 +32,6 @@ def frame(seed=0, holes=True):
     )
     hidden = rng.uniform(size=table.shape) < 0.2
     return table.mask(hidden & (table.columns != "id")) if holes else table
-
-
-def refused(function, *args, **kwargs):
-    with pytest.raises(InvalidInputError) as error:
-        function(*args, **kwargs)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "frame"])
@@ -136,7 +128,7 @@ SMALL = Schema(
     ],
 )
 def test_what_is_no_table_of_such_columns(data, kinds, words):
-    assert words in refused(tables.infer_schema, data, kinds)
+    assert words in refusal(tables.infer_schema, data, kinds)
 
 
 @pytest.mark.parametrize(
@@ -151,15 +143,15 @@ def test_what_is_no_table_of_such_columns(data, kinds, words):
     ],
 )
 def test_what_does_not_go_with_a_schema(data, words):
-    assert words in refused(tables.encode, data, SMALL)
+    assert words in refusal(tables.encode, data, SMALL)
 
 
 def test_a_file_whose_first_line_is_no_names(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("1,2\n3,4\n")
-    assert "names in its first line" in refused(tables.read_table, path)
+    assert "names in its first line" in refusal(tables.read_table, path)
     path.write_bytes(b"a,b\n1\n2,3,4\n")
-    assert "must be a readable table" in refused(tables.read_table, path)
+    assert "must be a readable table" in refusal(tables.read_table, path)
 
 
 def test_splits_share_no_row_and_the_schema_is_that_of_the_training_rows(tmp_path):
