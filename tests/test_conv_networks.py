@@ -73,6 +73,10 @@ def test_the_output_starts_at_its_bias():
         (lambda: ConvDecoder((30, 28, 2)), "divisible by 4.*Received.*30"),
         (lambda: ConvEncoder(4).build((None, 784)), r"\[H, W, C\]"),
         (lambda: ConvEncoder(4, channels=()), "`channels` must be positive"),
+        (lambda: ConvEncoder(4, (16.5,)), "`channels` must be a positive integer"),
+        (lambda: ConvEncoder(4.5), "`latent_dim` must be a positive integer"),
+        (lambda: ConvDecoder((8, 8, 1), (4,), [2.5]), "`hidden_dims` must be a pos"),
+        (lambda: ConvDecoder((8, 8.5, 1)), "`output_shape` must be a positive"),
         (
             lambda: ConvDecoder((8, 8, 2), output_bias=np.zeros([8, 8, 1])),
             "`output_bias`",

@@ -273,7 +273,7 @@ def test_a_colour_is_auto_or_one_of_two(folder, size):
         (datasets.load_arrays, {"split": "train"}),
         (iwae_tf.load_dataset, {}),
     ):
-        text = message(function, "images", **arguments, **options)
+        text = refusal(function, "images", **arguments, **options)
         assert text.startswith("`color` must be one of auto, gray, rgb. Received: ")
 
 

@@ -20,8 +20,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.networks.mlp import MLP, constant, glorot
+from iwae_tf.networks.mlp import MLP, constant, glorot, sizes_of
 
 BLOCK = 2  # pixels of a side that become channels at each halving
 
@@ -36,11 +37,11 @@ class _ConvNetwork(keras.Layer):
 
     def __init__(self, channels, hidden_dims, activation, seed, **kwargs):
         super().__init__(**kwargs)
-        self.channels = tuple(int(count) for count in channels)
-        self.hidden_dims = tuple(int(units) for units in hidden_dims)
+        self.channels = sizes_of(channels, "channels")
+        self.hidden_dims = sizes_of(hidden_dims, "hidden_dims")
         self.activation = keras.activations.get(activation)
         self.seed = seed
-        if not self.channels or min(self.channels) < 1:
+        if not self.channels:
             raise InvalidInputError(
                 "`channels` must be positive integers, one for each resolution. "
                 f"Received: channels={channels}"
@@ -124,7 +125,7 @@ class ConvEncoder(_ConvNetwork):
         **kwargs: Any,
     ) -> None:
         super().__init__(channels, hidden_dims, activation, seed, **kwargs)
-        self.latent_dim = int(latent_dim)
+        self.latent_dim = check_count(latent_dim, "latent_dim")
         self.halvings = [
             self._convolution(count, 3 * i, name=f"halving_{i}")
             for i, count in enumerate(self.channels)
@@ -193,7 +194,7 @@ class ConvDecoder(_ConvNetwork):
         **kwargs: Any,
     ) -> None:
         super().__init__(channels, hidden_dims, activation, seed, **kwargs)
-        self.row_shape = tuple(int(size) for size in output_shape)
+        self.row_shape = sizes_of(output_shape, "output_shape")
         height, width, count = _image_shape(self.row_shape, len(self.channels))
         self.output_bias = output_bias
         if output_bias is not None and np.shape(output_bias) != self.row_shape:

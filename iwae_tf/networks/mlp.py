@@ -60,8 +60,8 @@ class MLP(keras.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.hidden_dims = _sizes(hidden_dims, "hidden_dims")
-        self.row_shape = _sizes(output_shape, "output_shape")
+        self.hidden_dims = sizes_of(hidden_dims, "hidden_dims")
+        self.row_shape = sizes_of(output_shape, "output_shape")
         self.activation = keras.activations.get(activation)
         self.output_bias = output_bias
         self.seed = seed
@@ -160,12 +160,10 @@ def constant(values: ArrayLike | None) -> str | Callable[..., tf.Tensor]:
     )
 
 
-def _sizes(sizes, name):
+def sizes_of(sizes: int | Iterable[int], name: str) -> tuple[int, ...]:
     """Positive integers as a tuple, of a sequence or of one."""
-    is_sequence = isinstance(sizes, Iterable)
-    return tuple(
-        check_count(size, name) for size in (sizes if is_sequence else [sizes])
-    )
+    sizes = sizes if isinstance(sizes, Iterable) else [sizes]
+    return tuple(check_count(size, name) for size in sizes)
 
 
 def _as_list(shapes):
