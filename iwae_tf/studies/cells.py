@@ -34,21 +34,22 @@ from iwae_tf.studies.published import (
 )
 
 Rates = tuple[int, float, float]  # epochs, first and last rate
-Recipe = tuple[int, Rates, Rates]  # draws of the first stage, first stage, last one
+# Of each stage: at most how many draws (None: all), and the rates.
+Recipe = tuple[tuple[int | None, int, float, float], ...]
 BUDGETS = ("full", "medium", "short", "smoke")
 DATASETS = ("mnist", "mnist_fixed", "omniglot")
 DRAWS = 64  # M * K in Rainforth et al.
-SHORT: Recipe = (8, (60, 1.5e-3, 2e-4), (20, 5e-4, 5e-6))
+SHORT: Recipe = ((8, 60, 1.5e-3, 2e-4), (None, 20, 5e-4, 5e-6))
 # Of the studies with `DRAWS` draws, which cost more.
-SHORT_64: Recipe = (8, (60, 1.5e-3, 2e-4), (10, 5e-4, 5e-6))
+SHORT_64: Recipe = ((8, 60, 1.5e-3, 2e-4), (None, 10, 5e-4, 5e-6))
 LONG: dict[int, Recipe] = {  # by stochastic layers: hours
-    1: (8, (300, 1.5e-3, 3e-4), (80, 6e-4, 5e-6)),
-    2: (8, (220, 1.5e-3, 3e-4), (48, 6e-4, 5e-6)),
+    1: ((8, 300, 1.5e-3, 3e-4), (None, 80, 6e-4, 5e-6)),
+    2: ((8, 220, 1.5e-3, 3e-4), (None, 48, 6e-4, 5e-6)),
 }
-MEDIUM: Recipe = (1, (240, 2e-3, 8e-4), (26, 8e-4, 6e-6))
+MEDIUM: Recipe = ((1, 240, 2e-3, 8e-4), (None, 26, 8e-4, 6e-6))
 HOUR: dict[int, Recipe] = {  # by stochastic layers
-    1: (1, (500, 2e-3, 8e-4), (180, 8e-4, 6e-6)),
-    2: (8, (240, 2e-3, 5e-4), (90, 8e-4, 6e-6)),
+    1: ((1, 500, 2e-3, 8e-4), (None, 180, 8e-4, 6e-6)),
+    2: ((8, 240, 2e-3, 5e-4), (None, 90, 8e-4, 6e-6)),
 }
 NUM_KEPT, LARGER_BATCH = 4, 400  # draws that go backward and batches, of these two
 FURTHER_STAGE = (80, 6e-4, 5e-6)  # of the long run with one layer, once it has ended
@@ -185,15 +186,18 @@ def in_turn(made: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def _train_by(config: ConfigDict, recipe: Recipe) -> None:
-    first_draws, first, last = recipe
-    groups = min(config.num_groups, first_draws)
-    draws = min(config.num_samples, first_draws // groups)
     config.gradient_estimator = "dreg"
     config.optimizer = "muon"
     config.batch_size = 200
-    fewer_groups = (groups,) if groups < config.num_groups else ()
-    config.stages = ((draws, *first, *fewer_groups), (config.num_samples, *last))
-    config.epochs = first[0] + last[0]
+    made = []
+    for most, *rates in recipe:
+        most = most or config.num_groups * config.num_samples
+        groups = min(config.num_groups, most)
+        draws = min(config.num_samples, most // groups)
+        fewer_groups = (groups,) if groups < config.num_groups else ()
+        made.append((draws, *rates, *fewer_groups))
+    config.stages = tuple(made)
+    config.epochs = sum(stage.epochs for stage in stages(config))
 
 
 def _short(config: ConfigDict) -> None:
