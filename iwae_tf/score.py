@@ -96,7 +96,7 @@ def run() -> int:
         labels = rows.read_labels(_LABELS.value)
     if _IMPUTED.value:
         write_imputed(
-            _IMPUTED.value, x, _SAVED_MODEL.value, schema, labels=labels,
+            _IMPUTED.value, x, _SAVED_MODEL.value, schema, _INPUT.value, labels=labels,
             num_samples=_NUM_SAMPLES.value, seed=_SEED.value,
             proposal=_PROPOSAL.value,
         )  # fmt: skip

@@ -1,17 +1,22 @@
 """Tables: what their columns are, x and back, and the scripts from CSV to scores."""
 
+import io
 import json
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from pyarrow import csv, parquet
 from running import REPOSITORY, assert_one_line, read_json, refusal, run_script
 
 import iwae_tf
 from iwae_tf import datasets
 from iwae_tf.datasets import tables
 from iwae_tf.schema import Column, Schema
+from iwae_tf.serving import shards
+from iwae_tf.serving.imputed import write_imputed
+from iwae_tf.serving.rows import read_rows
 
 ROWS, CONFIG = 60, f"--config={REPOSITORY}/configs/tabular.py"
 KINDS = {"income": "lognormal", "visits": "poisson", "id": "drop"}
@@ -129,6 +134,152 @@ SMALL = Schema(
 )
 def test_what_is_no_table_of_such_columns(data, kinds, words):
     assert words in refusal(tables.infer_schema, data, kinds)
+
+
+def write_cells(path, cells):
+    path.write_text("v,c\n" + "".join(f"{i * 0.37},{c}\n" for i, c in enumerate(cells)))
+    return path
+
+
+@pytest.mark.parametrize(
+    "training, kinds, new, codes",
+    [  # words beside the codes: the column was text
+        (["01", "1", "A"], {}, ["01", "1", "01", ""], [0, 1, 0, np.nan]),
+        (["01234", "99999", "n-a"], {}, ["01234", "99999"], [0, 1]),
+        (["True", "False", "maybe"], {}, ["True", "False"], [1, 0]),
+        (["10:30", "11:30", "late"], {}, ["11:30", "10:30", "NA"], [1, 0, np.nan]),
+        (["1.50", "2.50", "x"], {}, ["2.50", "1.50", "None"], [1, 0, np.nan]),
+        # no words in training either
+        (["01", "1", "2"], {"c": "categorical"}, ["1", "01", "2"], [1, 0, 2]),
+        (["1.0", "2.0"], {"c": "categorical"}, ["2", "1", "1.00"], [1, 0, 0]),
+        (["0x1F", "0x20"], {"c": "categorical"}, ["0x20", "0x1F"], [1, 0]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:column v has only:UserWarning")
+@pytest.mark.filterwarnings("ignore:column c has the categories:UserWarning")
+def test_a_category_does_not_depend_on_the_other_rows(
+    tmp_path, training, kinds, new, codes
+):
+    schema = tables.infer_schema(write_cells(tmp_path / "a.csv", training * 6), kinds)
+    path = write_cells(tmp_path / "b.csv", new)
+    np.testing.assert_array_equal(tables.encode(path, schema)[:, 1], codes)
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(schema.to_json()))
+    np.testing.assert_array_equal(read_rows(path, schema=file).x[:, 1], codes)
+    read = shards.reader(".csv", file, lambda path: io.BytesIO(path.read_bytes()))
+    count, x = read(path, 1, 1)
+    assert count == len(new)
+    np.testing.assert_array_equal(x[:, 1], codes[1:2])
+    as_label = Schema(schema.columns[:1], schema.columns[1])
+    if not np.isnan(codes).any():
+        np.testing.assert_array_equal(tables.encode_labels(path, as_label), codes)
+
+
+@pytest.mark.parametrize(
+    "categories, cells, codes",
+    [  # what the types of pyarrow made of the cells before they stayed texts
+        (["1234", "99999"], ["01234", "99999", "01234.0"], [0, 1, 0]),
+        (["1.5", "2.5"], ["1.50", " 2.5", "25e-1"], [0, 1, 1]),
+        (["false", "true"], ["True", "FALSE", "", "0"], [1, 0, np.nan, 0]),
+        (["10:30:00", "11:30:00"], ["11:30", "10:30"], [1, 0]),
+        (["2020-01-01 00:00:00", "2020-01-02 00:00:00"], ["2020-01-02 00:00"], [1]),
+        (["31", "32"], ["0x20"], [1]),
+    ],
+)
+def test_schemas_whose_categories_were_numbers_go_on(
+    tmp_path, categories, cells, codes
+):
+    column = Column("c", "categorical", categories=tuple(categories))
+    path = write_cells(tmp_path / "a.csv", cells)
+    x = tables.encode(path, Schema((column,)))
+    np.testing.assert_array_equal(x[:, 0], codes)
+
+
+@pytest.mark.parametrize("cell", ["1.0", "001", "a\tb", "2"])
+def test_a_text_that_could_be_two_categories_is_none(tmp_path, cell):
+    column = Column("c", "categorical", categories=("01", "1"))
+    path = write_cells(tmp_path / "a.csv", ["01", cell])
+    words = refusal(tables.encode, path, Schema((column,)))
+    assert f"2 categories, 01, 1. Received: {cell!r}" in words
+
+
+def test_the_kinds_of_a_config_are_known_when_its_table_is_read(tmp_path):
+    path = write_cells(tmp_path / "a.csv", ["01", "1"] * 10)
+    with pytest.warns(UserWarning, match="column c has the categories 01 and 1, which"):
+        schema = datasets.table_schema(path, "c=categorical")
+    assert schema.columns[1].categories == ("01", "1")
+    with pytest.warns(UserWarning, match="same value"):
+        found = [
+            datasets.load_arrays("table", split=s, data_dir=path, schema="c=label")
+            for s in datasets.SPLITS
+        ]
+    labels = np.concatenate([split.labels for split in found])
+    np.testing.assert_array_equal(np.bincount(labels), [10, 10])
+
+
+def test_integers_do_not_depend_on_the_other_rows_either():
+    column = Column("a", "normal")
+    x = tables.encode({"a": [2**53 + 1, 5]}, Schema((column,)))
+    np.testing.assert_array_equal(x[:, 0], np.float32([2**53, 5]))
+
+
+def test_names_that_are_there_twice(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,a,b,c,c\n1,2,3,4,4\n2,3,4,5,5\n5,1,3,6,6\n")
+    assert "Received: 2 columns a" in refusal(tables.infer_schema, path, {"c": "drop"})
+    schema = tables.infer_schema(path, {"a": "drop", "c": "drop"})
+    assert schema.names == ["b"] and tables.encode(path, schema).shape == (3, 1)
+    of_a = Schema((Column("a", "normal"),), Column("c", "categorical", 0, 1, "45"))
+    assert "Received: 2 columns a" in refusal(tables.encode, path, of_a)
+    assert "Received: 2 columns c" in refusal(tables.encode_labels, path, of_a)
+    parquet.write_table(tables.read_table(path), tmp_path / "t.parquet")
+    words = refusal(tables.infer_schema, tmp_path / "t.parquet")
+    assert "must be a readable table" in words and "Multiple matches" in words
+    twice = pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"])
+    assert "Duplicate column names" in refusal(tables.infer_schema, twice)
+
+
+def test_words_that_are_missing_values_are_counted(tmp_path):
+    cells = ["None", "Some", "Much", "NA", "None", "?", ""]
+    path = write_cells(tmp_path / "t.csv", cells)
+    with pytest.warns(UserWarning, match="column c has 2 None, 1 NA: taken as missing"):
+        schema = tables.infer_schema(path)
+    assert schema.columns[1].categories == ("Much", "Some")
+    x = tables.encode(path, schema)[:, 1]
+    np.testing.assert_array_equal(x, [np.nan, 1, 0, *[np.nan] * 4])
+
+
+HOLED = """id,f,count,flag,holed,code,big
+16777217,0.1257302210933933,3,False,True,01,9007199254740993
+16777219,NA,,True,,,
+16777221,1.50,16777217,False,False,1,9007199254740995
+"""
+
+
+def test_only_empty_cells_are_filled(tmp_path):
+    (tmp_path / "t.csv").write_text(HOLED)
+    columns = [
+        *(Column(name, "normal") for name in ("id", "f", "count", "flag", "holed")),
+        Column("code", "categorical", categories=("01", "1")),
+        Column("big", "normal"),
+    ]
+    schema, path = Schema(tuple(columns)), tmp_path / "t.csv"
+    x = tables.encode(path, schema)
+    x[1] = [0.0, 0.25, 2.5, 0.0, 0.1, 1.0, 7.5]
+    csv.write_csv(tables.fill(path, x, schema), tmp_path / "f.csv")
+    lines = (tmp_path / "f.csv").read_text().replace('"', "").splitlines()
+    assert lines == [
+        "id,f,count,flag,holed,code,big",
+        "16777217,0.1257302210933933,3,false,1,01,9007199254740993",
+        "16777219,0.25,2.5,true,0.1,1,7.5",
+        "16777221,1.5,16777217,false,0,1,9007199254740995",
+    ]
+    floats = pd.DataFrame({"a": np.float32([0.1, np.nan]), "b": [None, None]})
+    both = Schema((Column("a", "normal"), Column("b", "normal")))
+    found = tables.fill(floats, np.float32([[0.1, 0.5], [0.2, 0.5]]), both).to_pandas()
+    assert found.a.dtype == np.float32 and [*found.b] == [0.5, 0.5]
+    np.testing.assert_array_equal(found.a, np.float32([0.1, 0.2]))
+    assert "`x` must be the rows" in refusal(tables.fill, floats, x, both)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +478,15 @@ def test_rows_with_holes_are_scored_and_filled_in(trained, tmp_path, capsys):
             assert {*table.town} <= {"Ulm", "Bonn", "Aachen"}
         else:
             expected = kept[name][seen].astype(float)
-            np.testing.assert_allclose(table[name][seen], expected, rtol=1e-5)
+            np.testing.assert_allclose(table[name][seen], expected, rtol=1e-15)
+    x = tables.encode(holed, Schema.from_json(read_json(model / "schema.json")))
+    x = x.astype(np.float64) + np.where(x == x.round(), 0.0, 1e-12)
+    for name in ("x.npy", "x.csv"):
+        write_imputed(tmp_path / name, x, model, model / "schema.json", num_samples=5)
+    found = np.load(tmp_path / "x.npy")
+    np.testing.assert_array_equal(found[~np.isnan(x)], x[~np.isnan(x)])
+    age = pd.read_csv(tmp_path / "x.csv").age
+    np.testing.assert_array_equal(age[~np.isnan(x[:, 0])], x[~np.isnan(x[:, 0]), 0])
     saved = (f"--saved_model={model}", f"--output={tmp_path}/s.csv")
     capsys.readouterr()
     code = run_script("score", *flags, *saved, f"--imputed={tmp_path}/filled.txt")

@@ -6,6 +6,7 @@
   readers       files that may be missing or damaged
   image_folder  a folder of pictures
   tables        columns of numbers and names
+  columns       one of them: what it is, and its values
 
 May import `schema`, `errors` and `checks`.
 """

@@ -15,17 +15,23 @@ from typing import Any
 import numpy as np
 
 from iwae_tf.checks import check_choice, readable
+from iwae_tf.datasets.columns import (
+    DROP,
+    EMPTY,
+    NAMED,
+    check_support,
+    describe,
+    encoded,
+    filled,
+    is_numeric,
+    is_text,
+)
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.schema import KINDS, Column, Schema
+from iwae_tf.schema import KINDS, Schema
 
 SUFFIXES = (".csv", ".parquet", ".npy", ".npz")
-DROP = "drop"  # in place of a kind: a column that is left out
 LABEL = "label"  # in place of a kind: a column of classes, no part of x
-FEW = 10  # distinct values, up to which a density of them gets a warning
-MOST_CATEGORIES = 1000
-# Of a scale to the largest value, below which float32 cannot tell values apart.
-RESOLUTION = 1e-5
-EMPTY = ("", "?", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
+WORDS = b"missing"  # in the metadata of a field: how many cells of which words
 
 
 def infer_schema(
@@ -53,7 +59,8 @@ def infer_schema(
       InvalidInputError: a column of one value, of too many categories, or not of its
         kind; a name in `kinds` that the table does not have.
     """
-    table, kinds = as_table(data), dict(kinds or {})
+    kinds = dict(kinds or {})
+    table = as_table(data, text_columns(kinds))
     for name, kind in kinds.items():
         check_choice(name, "column", table.column_names)
         check_choice(kind, f"kind of column {name}", (*KINDS, DROP, LABEL))
@@ -69,17 +76,25 @@ def infer_schema(
         raise InvalidInputError("`kinds` must leave a column. Received: none is left")
     kinds |= dict.fromkeys(labels, "categorical")
     found = {
-        name: _describe(name, table.column(name), kinds.get(name), rows)
+        name: describe(name, _column(table, name), kinds.get(name), rows)
         for name in (*names, *labels)
     }
     constant = [name for name, column in found.items() if column is None]
     if constant:
         drop = ",".join(f"{name}={DROP}" for name in constant)
         raise InvalidInputError(
-            "`data` must have columns with at least two values in the training rows "
-            f"that differ in float32: leave the others out, schema={drop!r}. Received: "
-            f"one value in {', '.join(constant)}"
+            "`data` must have columns with at least two categories, or two numbers in "
+            "the training rows that differ in float32: leave the others out, "
+            f"schema={drop!r}. Received: one value in {', '.join(constant)}"
         )
+    for name, column in found.items():
+        words = (table.field(name).metadata or {}).get(WORDS)
+        if words and column and column.kind == "categorical":
+            warnings.warn(
+                f"column {name} has {words.decode()}: taken as missing values, not as "
+                "categories",
+                stacklevel=2,
+            )
     columns = tuple(c for n, c in found.items() if c is not None and n not in labels)
     return Schema(columns, found[labels[0]] if labels else None)
 
@@ -98,7 +113,7 @@ def encode(data: Any, schema: Schema) -> np.ndarray:
       InvalidInputError: a column that is missing, an unknown category, a value that the
         column's kind cannot have.
     """
-    table = as_table(data)
+    table = as_table(data, text_columns(schema))
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise InvalidInputError(
@@ -107,10 +122,10 @@ def encode(data: Any, schema: Schema) -> np.ndarray:
         )
     x = np.empty((table.num_rows, len(schema.columns)), np.float32)
     for place, column in enumerate(schema.columns):
-        values = _encoded(table.column(column.name), column)
+        values = encoded(_column(table, column.name), column)
         with np.errstate(over="ignore"):
             x[:, place] = values
-        _check_support(x[:, place], column)
+        check_support(x[:, place], column)
     return x
 
 
@@ -126,9 +141,9 @@ def encode_labels(data: Any, schema: Schema) -> np.ndarray | None:
     """
     if schema.label is None:
         return None
-    table, name = as_table(data), schema.label.name
+    table, name = as_table(data, text_columns(schema)), schema.label.name
     check_choice(name, "label column", table.column_names)
-    codes = _encoded(table.column(name), schema.label)
+    codes = encoded(_column(table, name), schema.label)
     if np.isnan(codes).any():
         raise InvalidInputError(
             f"`{name}` must have a label in every row. Received: none in row "
@@ -147,7 +162,7 @@ def decode(x: np.ndarray, schema: Schema) -> Any:
     import pyarrow as pa
 
     columns = {}
-    for values, column in zip(np.asarray(x, np.float32).T, schema.columns):
+    for values, column in zip(np.asarray(x).T, schema.columns):
         if column.kind == "categorical":
             codes = pa.array(values, mask=np.isnan(values)).cast(pa.int32())
             names = pa.array(column.categories)
@@ -157,14 +172,51 @@ def decode(x: np.ndarray, schema: Schema) -> Any:
     return pa.table(columns)
 
 
-def as_table(data: Any) -> Any:
-    """`data` of any kind that `infer_schema` takes as a pyarrow.Table."""
+def fill(data: Any, x: np.ndarray, schema: Schema) -> Any:
+    """A table with its empty cells replaced: a pyarrow.Table of the schema's columns.
+
+    All other cells stay as they are, in the type of their column. Where this type does
+    not hold what is filled in, integers and booleans become floating-point numbers.
+
+    Args:
+      data: as of `infer_schema`.
+      x: float [rows, columns], as `encode` makes it of `data`, with values for NaN.
+      schema: Schema.
+
+    Raises:
+      InvalidInputError: as `encode`, or x of another shape.
+    """
+    import pyarrow as pa
+
+    table = as_table(data, text_columns(schema))
+    missing = np.isnan(encode(table, schema))
+    if np.shape(x) != missing.shape:
+        raise InvalidInputError(
+            f"`x` must be the rows of `data`, {list(missing.shape)}. "
+            f"Received: shape={np.shape(x)}"
+        )
+    found = decode(x, schema)
+    return pa.table(
+        {
+            name: filled(table.column(name), found.column(name), is_missing)
+            for name, is_missing in zip(schema.names, missing.T)
+        }
+    )
+
+
+def as_table(data: Any, as_text: tuple[str, ...] = ()) -> Any:
+    """`data` of any kind that `infer_schema` takes as a pyarrow.Table.
+
+    Args:
+      data: as of `infer_schema`.
+      as_text: as of `read_csv`, where it is a path of one.
+    """
     import pyarrow as pa
 
     if isinstance(data, pa.Table):
         return data
     if isinstance(data, (str, os.PathLike)):
-        return read_table(data)
+        return read_table(data, as_text=as_text)
     if isinstance(data, np.ndarray):
         if data.ndim != 2 or data.dtype.kind not in "fiub":
             raise InvalidInputError(
@@ -181,8 +233,17 @@ def as_table(data: Any) -> Any:
         ) from error
 
 
-def read_table(path: str | os.PathLike[str], name: str = "data_dir") -> Any:
+def read_table(
+    path: str | os.PathLike[str],
+    name: str = "data_dir",
+    as_text: tuple[str, ...] = (),
+) -> Any:
     """The table in a .csv (with a line of names), .parquet or .npy file.
+
+    Args:
+      path: of the file.
+      name: the argument that it comes from.
+      as_text: as of `read_csv`.
 
     Raises:
       InvalidInputError: no such file, or another format.
@@ -193,11 +254,11 @@ def read_table(path: str | os.PathLike[str], name: str = "data_dir") -> Any:
             f"`{name}` must be a {', '.join(SUFFIXES)} file. Received: {path}"
         )
     stat = path.stat()
-    return _read_table(path, name, stat.st_mtime_ns, stat.st_size)
+    return _read_table(path, name, as_text, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=1)
-def _read_table(path, name, *_state):
+def _read_table(path, name, as_text, *_state):
     """The file's table, read once as long as it does not change."""
     with readable(path, f"`{name}` must be a readable table"):
         if path.suffix == ".npy":
@@ -206,30 +267,60 @@ def _read_table(path, name, *_state):
             from pyarrow import parquet
 
             return parquet.read_table(path)
-    return read_csv(path, path, name)
+    return read_csv(path, path, name, as_text)
 
 
-def read_csv(file: Any, path: str | os.PathLike[str], name: str) -> Any:
+def read_csv(
+    file: Any,
+    path: str | os.PathLike[str],
+    name: str,
+    as_text: tuple[str, ...] = (),
+) -> Any:
     """The table in a CSV file with a line of names.
+
+    The type of a column is guessed from all of its cells. So a category 01 would be a
+    number in a file that has no words beside it: name these columns in `as_text`.
 
     Args:
       file: path of it, or the file itself, open.
       path: what a message calls it.
       name: the argument that it comes from.
+      as_text: names of columns whose cells stay as they are written.
 
     Raises:
       InvalidInputError: no such table.
     """
+    import pyarrow as pa
     from pyarrow import csv
 
-    options = csv.ConvertOptions(null_values=EMPTY, strings_can_be_null=True)
+    types = dict.fromkeys(as_text, pa.string())
+    options = csv.ConvertOptions(null_values=EMPTY, column_types=types)
     with readable(path, f"`{name}` must be a readable table"):
         table = csv.read_csv(file, convert_options=options)
-    if all(map(_is_number, table.column_names)):
+    if all(map(is_numeric, table.column_names)):
         raise InvalidInputError(
             f"`{name}` must have the columns' names in its first line. "
             f"Received: {path}, whose first line is numbers"
         )
+    return _without_words(table)
+
+
+def _without_words(table):
+    """A table with nulls for missing texts; the field says which words they were."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    for place, field in enumerate(table.schema):
+        if not is_text(field.type):
+            continue
+        column = table.column(place)
+        is_missing = compute.is_in(column, pa.array(EMPTY))
+        counts = column.filter(is_missing).value_counts().to_pylist()
+        words = [f"{c['counts']} {c['values']}" for c in counts if c["values"] in NAMED]
+        if words:
+            field = field.with_metadata({WORDS: ", ".join(words)})
+        column = compute.if_else(is_missing, pa.scalar(None, field.type), column)
+        table = table.set_column(place, field, column)
     return table
 
 
@@ -245,6 +336,25 @@ def read_schema(text: str | None, data: Any, rows: np.ndarray | slice) -> Schema
     Raises:
       InvalidInputError: something else, or as `infer_schema`.
     """
+    found = _parsed(text)
+    return found if isinstance(found, Schema) else infer_schema(data, found, rows=rows)
+
+
+def text_columns(schema: Schema | Mapping[str, str] | str | None) -> tuple[str, ...]:
+    """Names of the columns that are categories, `as_text` of `read_table`.
+
+    Args:
+      schema: whole, or kinds, or the text of a config as of `read_schema`.
+    """
+    found = schema if isinstance(schema, (Schema, Mapping)) else _parsed(schema)
+    if isinstance(found, Schema):
+        columns = (*found.columns, *filter(None, [found.label]))
+        found = {column.name: column.kind for column in columns}
+    return tuple(name for name, kind in found.items() if kind in ("categorical", LABEL))
+
+
+def _parsed(text: str | None) -> Schema | dict[str, str]:
+    """The schema, or the kinds of columns, that a config names."""
     kinds: dict[str, str] = {}
     if text and text.endswith(".json"):
         path = os.path.expanduser(text)
@@ -252,8 +362,8 @@ def read_schema(text: str | None, data: Any, rows: np.ndarray | slice) -> Schema
             values = json.loads(pathlib.Path(path).read_text())
         if not isinstance(values, dict) or "columns" in values:
             return Schema.from_json(values)
-        kinds = values
-    elif text:
+        return values
+    if text:
         for part in text.split(","):
             name, equals, kind = part.partition("=")
             if not equals:
@@ -262,136 +372,15 @@ def read_schema(text: str | None, data: Any, rows: np.ndarray | slice) -> Schema
                     f"Received: schema={text!r}"
                 )
             kinds[name.strip()] = kind.strip()
-    return infer_schema(data, kinds, rows=rows)
+    return kinds
 
 
-def _is_number(text):
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _describe(name: str, column: Any, kind: str | None, rows: Any) -> Column | None:
-    """The Column of an Arrow column; None where the training rows hold one value."""
-    kind = kind or _guess(name, column)
-    if kind == "categorical":
-        known = sorted({*_texts(name, column).drop_null().to_pylist()}, key=_in_order)
-        if len(known) > MOST_CATEGORIES:
-            raise InvalidInputError(
-                f"`{name}` must have at most {MOST_CATEGORIES} categories: leave it "
-                f"out, schema='{name}={DROP}'. Received: {len(known)}"
-            )
-        return Column(name, kind, categories=tuple(known)) if known[1:] else None
-    values = _numbers(name, column)[rows]
-    values = values[~np.isnan(values)]
-    _check_support(values, Column(name, kind))
-    transformed = np.log(values) if kind == "lognormal" else values
-    if not len(values):
-        return None
-    loc, scale = float(transformed.mean()), float(transformed.std())
-    if scale <= RESOLUTION * np.abs(transformed).max():
-        return None
-    num_distinct = len(np.unique(values))
-    if num_distinct <= FEW < len(values) and kind in ("normal", "student", "lognormal"):
-        warnings.warn(
-            f"column {name} has only {num_distinct} distinct values, so its density "
-            f"says little: use schema='{name}=categorical' or a kind of counts",
-            stacklevel=3,
-        )
-    return Column(name, kind, loc, scale)
-
-
-def _guess(name: str, column: Any) -> str:
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        return "bernoulli"
-    if _is_text(kind):
-        return "categorical"
-    values = _numbers(name, column)
-    is_binary = np.isin(values[~np.isnan(values)], (0.0, 1.0)).all()
-    return "bernoulli" if is_binary else "normal"
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
-
-    types = pa.types
-    is_string = types.is_string(kind) or types.is_large_string(kind)
-    return is_string or types.is_dictionary(kind) or types.is_string_view(kind)
-
-
-def _encoded(column: Any, of: Column) -> np.ndarray:
-    """Float values of an Arrow column, NaN for what is empty."""
-    if of.kind != "categorical":
-        return _numbers(of.name, column)
-    import pyarrow as pa
-    from pyarrow import compute
-
-    texts = _texts(of.name, column)
-    codes = compute.index_in(texts, value_set=pa.array(of.categories))
-    unknown = compute.and_(compute.is_null(codes), compute.is_valid(texts))
-    bad = texts.filter(unknown)
-    if len(bad):
-        known = ", ".join(of.categories[:20])
+def _column(table: Any, name: str) -> Any:
+    """The one column of this name."""
+    count = table.column_names.count(name)
+    if count > 1:
         raise InvalidInputError(
-            f"`{of.name}` must be one of its {len(of.categories)} categories, {known}"
-            f"{', ...' if of.categories[20:] else ''}. Received: {bad[0].as_py()!r}"
+            "`data` must have a name of its own for each column: rename all but one. "
+            f"Received: {count} columns {name}"
         )
-    return codes.cast(pa.float64()).to_numpy()
-
-
-def _texts(name: str, column: Any) -> Any:
-    """An Arrow column as strings."""
-    import pyarrow as pa
-
-    try:
-        return column.cast(pa.string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise _wrong_type(name, column) from error
-
-
-def _numbers(name: str, column: Any) -> np.ndarray:
-    """An Arrow column as float64, NaN for what is empty."""
-    import pyarrow as pa
-
-    kind = column.type
-    if _is_text(kind) or pa.types.is_temporal(kind):  # "3" is no number by mistake
-        raise _wrong_type(name, column)
-    try:
-        return column.cast(pa.float64()).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise _wrong_type(name, column) from error
-
-
-def _wrong_type(name: str, column: Any) -> InvalidInputError:
-    return InvalidInputError(
-        f"`{name}` must be a column of numbers, or of text that is categorical: leave "
-        f"it out, schema='{name}={DROP}'. Received: {column.type}"
-    )
-
-
-def _in_order(text: str) -> tuple[bool, float, str]:
-    """Sorts "10" after "9", and numbers before words."""
-    is_number = _is_number(text)
-    return not is_number, float(text) if is_number else 0.0, text
-
-
-def _check_support(values: np.ndarray, column: Column) -> None:
-    """Raises InvalidInputError for a value that the column's kind cannot have."""
-    known = values[~np.isnan(values)]
-    bad, rule = known[np.isinf(known)], "finite"
-    if column.kind == "lognormal" and not bad.size:
-        bad, rule = known[known <= 0.0], "positive"
-    elif column.kind == "bernoulli" and not bad.size:
-        bad, rule = known[(known != 0.0) & (known != 1.0)], "0 or 1"
-    elif column.kind in ("poisson", "negative_binomial") and not bad.size:
-        bad, rule = known[(known < 0.0) | (known != np.floor(known))], "a count"
-    if bad.size:
-        raise InvalidInputError(
-            f"`{column.name}` must be {rule} where it is {column.kind}. "
-            f"Received: {bad[0]:g}"
-        )
+    return table.column(name)

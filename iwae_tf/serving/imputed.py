@@ -9,6 +9,7 @@ import numpy as np
 from iwae_tf.datasets import tables
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import write_atomically
+from iwae_tf.io.layout import TABLES
 from iwae_tf.saved_model import (
     call_signature,
     inputs_of,
@@ -23,6 +24,7 @@ def write_imputed(
     x: np.ndarray,
     saved_model: str | os.PathLike[str] | None,
     schema: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | None = None,
     *,
     labels: np.ndarray | None = None,
     num_samples: int = 1000,
@@ -31,11 +33,14 @@ def write_imputed(
 ) -> None:
     """Writes rows, each missing value in them replaced by its estimated mean.
 
+    What is observed stays as it is, in a table as the file has it.
+
     Args:
       path: NAME.csv of a table, or NAME.npy.
       x: float [N, *event], NaN where it is missing.
       saved_model: folder of an export, NAME or NAME/1, which has to be given.
       schema: path of the JSON file of a table's columns, for a CSV file.
+      source: the file that `x` was read from.
       labels: of a conditional model, integers [N].
       num_samples: K.
       seed: pair of integers.
@@ -72,12 +77,16 @@ def write_imputed(
         draws = num_samples, batch_seed(seed, start)
         inputs = inputs_of(names, as_float32(x[rows]), *draws, y)
         filled.append(call_signature(impute, inputs)["mean"])
-    values = np.concatenate(filled)
+    values = np.where(np.isnan(x), np.concatenate(filled), x)
     if suffix == ".npy":
         write_atomically(path, lambda file: np.save(file, values))
         return
     from pyarrow import csv
 
     columns = tables.read_schema(str(schema), None, slice(None))
-    table = tables.decode(values, columns)
-    write_atomically(path, lambda file: csv.write_csv(table, file))
+    if source and pathlib.Path(source).suffix in TABLES:
+        table = tables.read_table(source, "input", tables.text_columns(columns))
+        filled_in = tables.fill(table, values, columns)
+    else:
+        filled_in = tables.decode(values, columns)
+    write_atomically(path, lambda file: csv.write_csv(filled_in, file))

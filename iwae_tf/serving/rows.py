@@ -58,7 +58,8 @@ def read_rows(
                 "`schema` must be given for a table, the schema.json beside an "
                 f"export. Received: schema=None, input={path}"
             )
-        table = tables.read_table(path, "input")
+        as_text = tables.text_columns(str(schema))
+        table = tables.read_table(path, "input", as_text)
         of_schema = tables.read_schema(str(schema), table, slice(None))
         x, columns = tables.encode(table, of_schema), _splits(path, len(table), config)
         is_conditional = config is not None and config.conditional

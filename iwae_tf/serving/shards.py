@@ -201,14 +201,14 @@ def _read_csv(
     open_file: Opener, schema: Schema, path: str, start: int, size: int
 ) -> tuple[int, Any]:
     """Of a CSV file, which is parsed whole."""
-    table = _csv_table(open_file, path)
+    table = _csv_table(open_file, path, tables.text_columns(schema))
     return len(table), tables.encode(table.slice(start, size), schema)
 
 
 @functools.lru_cache(maxsize=1)
-def _csv_table(open_file, path):
+def _csv_table(open_file, path, as_text):
     with open_file(path) as file:
-        return tables.read_csv(file, path, "input")
+        return tables.read_csv(file, path, "input", as_text)
 
 
 def _read_npy(
