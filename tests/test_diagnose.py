@@ -14,7 +14,7 @@ from running import import_script, run_script
 import iwae_tf
 from iwae_tf.config.files import read_config
 from iwae_tf.diagnostics import representation
-from iwae_tf.diagnostics.diagnosis import diagnose
+from iwae_tf.diagnostics.diagnosis import diagnose, do_part
 from iwae_tf.diagnostics.parts import DEFAULT_PARTS, PARTS, base, learning
 from iwae_tf.diagnostics.parts.remedies import REMEDIES
 from iwae_tf.errors import InvalidInputError
@@ -202,6 +202,46 @@ def test_a_finished_part_is_not_measured_again(subject, tmp_path, monkeypatch, c
         path.write_text(text)
         with pytest.raises(KeyboardInterrupt):
             diagnose(subject, tmp_path, parts=("proposal",))
+
+
+class Count(base.Part):
+    """A part that measures a number."""
+
+    name, found = "count", 0
+
+    def measure(self, subject, on_progress):
+        return {"found": self.found}
+
+    def draw(self, subject, results, folder):
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("kept", "version", "found"), [(None, 1, 0), (None, 2, 1), (2, 2, 0), (2, 3, 1)]
+)
+def test_a_part_of_another_version_is_measured_again(tmp_path, kept, version, found):
+    """A file from before there were versions is of the first one."""
+    subject, part = base.Subject(None, None), Count()
+    do_part(part, subject, tmp_path)
+    path = tmp_path / "count.json"
+    content = json.loads(path.read_text())
+    assert content.pop("version") == 1
+    path.write_text(json.dumps(content | ({"version": kept} if kept else {})))
+    part.found, part.version = 1, version
+    for _ in range(2):
+        assert do_part(part, subject, tmp_path) == ({"found": found}, [])
+
+
+@pytest.mark.parametrize("folder", ["known_answers", "mnist_iwae_short"])
+def test_committed_results_are_those_of_the_parts_today(folder):
+    found = list((ROOT / "results" / folder).glob("*.json"))
+    assert found
+    for path in found:
+        kept, part = json.loads(path.read_text()), PARTS[path.stem]
+        assert kept.get("version", 1) == part.version, path
+        assert all(grade and text for grade, text in part.judge(kept["results"]))
+        if hasattr(part, "chart"):
+            assert part.caption.format(**kept["results"])
 
 
 def run_on(exported, output, *flags):

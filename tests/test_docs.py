@@ -242,6 +242,29 @@ def test_the_figures_of_the_concepts_are_what_the_script_draws(tmp_path):
         assert np.mean(np.abs(ours - committed) > 0.1) < 0.02  # but for rendering
 
 
+SOURCE = re.compile(r"^<!-- (\S+\.json):\s(.*?) -->", re.MULTILINE | re.DOTALL)
+WITH_FIGURES = [page for page in PAGES if SOURCE.search((DOCS / page).read_text())]
+
+
+@pytest.mark.parametrize("page", WITH_FIGURES)
+def test_figures_are_those_of_the_file_that_a_comment_names(page):
+    """All of its values are there, rounded, and no other number with a point."""
+    text = (DOCS / page).read_text()
+    assert len(SOURCE.findall(text)) == text.count(".json:")
+    parts = text.split("\n\n")
+    for block, comments in zip(parts, parts[1:]):
+        values = []
+        for file, expression in SOURCE.findall(comments):
+            names = {"np": np} | json.loads((ROOT / file).read_text())["results"]
+            values += np.hstack(eval(f"[{expression}]", names)).tolist()
+        if values:
+            shown = re.sub(r"\]\([^)]*\)", "", block)  # without targets of links
+            shown = set(re.findall(r"\d+(?:\.\d+)?", shown.replace(",", "")))
+            rounded = [{f"{abs(v):.{digits}f}" for digits in range(4)} for v in values]
+            assert not [v for v, texts in zip(values, rounded) if not texts & shown]
+            assert {n for n in shown if "." in n} <= set().union(*rounded), block
+
+
 def test_bounds_of_equal_cost_are_those_of_log_normal_weights():
     figures = runpy.run_path(str(DOCS / "figures.py"))
     found = figures["bounds_of_equal_cost"](num_draws=4, deviation=1.0, repeats=40_000)

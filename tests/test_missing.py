@@ -13,9 +13,11 @@ from scipy import stats
 from tensorflow_probability import distributions as tfd
 
 import iwae_tf
+from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.models.values import MISSING
 from iwae_tf.networks import MLP
 from iwae_tf.probability.distributions import LIKELIHOODS, log_density
+from iwae_tf.runs import results
 
 PROBLEM = LinearGaussian()
 
@@ -249,3 +251,23 @@ def full_covariance(parameters):
 )
 def test_mistakes(call, words):
     assert words in refusal(call)
+
+
+def test_bits_per_dim_are_those_of_the_observed_pixels(tmp_path):
+    """Of rows with 8, 8 and 2 of 16 values each value has log p(x|z) = -8 log 2."""
+    x = np.full([3, 4, 4, 1], np.nan, "float32")
+    x[:2, :2], x[2, 0, :2] = 0.0, 1.0
+    np.savez(tmp_path / "x.npz", x_train=np.zeros([9, 4, 4, 1]), x_test=x)
+    config = iwae_tf.default_config()
+    config.dataset, config.data_dir = "npz", str(tmp_path / "x.npz")
+    config.binarization, config.likelihood = "none", "discretized_logistic"
+    config.missing = "marginalize"
+
+    def score(x, num_samples, seed, *, on_batch, **_):
+        counts = np.sum(~np.isnan(x), axis=(1, 2, 3))
+        zeros = np.zeros(len(x))
+        on_batch(LogLikelihood(-8 * np.log(2) * counts, *[zeros] * 6))
+
+    found, _ = results.evaluate(config, score, split="test", num_samples=50)
+    assert found["nll"] == pytest.approx(6 * 8 * np.log(2))  # the premise
+    assert found["bits_per_dim"] == pytest.approx(8)

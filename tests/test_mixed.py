@@ -11,7 +11,8 @@ from scipy import special, stats
 import iwae_tf
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
-from iwae_tf.probability.mixed import SCALE_FLOOR, MixedLikelihood
+from iwae_tf.probability.distributions import poisson_likelihood
+from iwae_tf.probability.mixed import SCALE_FLOOR, MixedLikelihood, mixture_mean
 from iwae_tf.schema import KINDS, Column, Schema
 
 SCHEMA = Schema(
@@ -87,6 +88,22 @@ def test_each_column_has_the_density_of_its_family_in_raw_units():
     total = distribution.log_prob(x)
     np.testing.assert_allclose(total, expected.sum(axis=1), rtol=3e-4)
     assert {column.kind for column in SCHEMA.columns} == {*KINDS}
+
+
+def test_an_infinite_mean_of_no_weight_leaves_the_others_as_they_are():
+    schema = Schema((Column("a", "lognormal", 1.0, 0.5), Column("b", "poisson", 4.0)))
+    u = np.float32([[0.1, 0.2, 0.0], [0.4, 0.1, 1.0], [0.0, 5.0, 100.0]])
+    distribution = MixedLikelihood(schema)(tf.constant(u))
+    assert np.isinf(distribution.mean().numpy()[2]).all()  # the premise
+    scale = 0.5 * (np.exp(u[:2, 1]) + SCALE_FLOOR)
+    means = np.exp(1 + 0.5 * u[:2, 0] + scale**2 / 2), 4 * np.exp(u[:2, 2])
+    expected = [0.25 * first + 0.75 * second for first, second in means]
+    weights = tf.constant([0.25, 0.75, 0.0])
+    found = mixture_mean(distribution, weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    counts = poisson_likelihood(tf.constant([[0.0], [1.0], [100.0]]))
+    found = mixture_mean(counts, weights)
+    np.testing.assert_allclose(found, [0.25 + 0.75 * np.e], rtol=1e-5)
 
 
 def test_means_and_draws_are_those_of_the_columns():

@@ -176,7 +176,8 @@ def test_a_report_holds_what_was_measured_beside_what_was_published(tmp_path):
     assert rows["2-layer IWAE, k = 50"].nll is None
     assert "2 of 12 cells are done, in 3 runs. Published" in text
     assert "deviation of the NLL between seeds" in text.replace("\n", " ")
-    lines = [line.split(" | ") for line in text.splitlines() if line[:2] == "| "]
+    results = text.partition("## Protocol")[0].splitlines()
+    lines = [line.split(" | ") for line in results if line[:2] == "| "]
     names, (found, *_) = lines[0], [line for line in lines if "IWAE, k = 50" in line[0]]
     assert len(set(names)) == len(names)  # no two columns of one name
     cell = dict(zip(names, found))
@@ -243,6 +244,44 @@ def test_a_report_says_which_cells_were_trained_under_another_name(tmp_path):
     assert [row.trained_as for row in rows.values() if row.trained_as] == [as_what]
     words = "Equal objectives were trained once, under one name: MIWAE(64, 1)"
     assert f"{words} ({as_what})." in text
+
+
+def test_a_report_states_for_all_only_what_they_have_in_common(tmp_path):
+    seeds, usual = (0, 1), {"num_samples": 5000}
+    versions = {"tensorflow": "2.21.0", "numpy": "2.0"}
+    runs = {
+        "iwae_k50_1l_seed0": (84.0, usual | {"versions": versions}),
+        "iwae_k50_1l_seed1": (84.0, usual | {"versions": versions}),
+        "iwae_k50_1l_hour_seed0": (84.0, {"num_samples": 500, "versions": versions}),
+        "iwae_k50_2l_seed0": (84.0, usual | {"versions": versions | {"numpy": "2.1"}}),
+    }
+    _, text = write("headline", tmp_path, runs, seeds)
+    head, _, *lines = text[text.index("Where cells differ") :].splitlines()[2:]
+    names, *lines = ([f.strip() for f in s.split("|")[1:-1]] for s in (head, *lines))
+    label, one, two = "1-layer IWAE, k = 50", "[[200, 200]]", "[[200, 200], [100, 100]]"
+    images = "100 images, {} samples, binarized once from seed 1"
+    assert dict(zip(names, zip(*lines))) == {
+        "cell": (label, "2-layer IWAE, k = 50", f"{label}, in an hour"),
+        "draws of each group that go backward": ("", "", "4"),
+        "latent_dims": ("[50]", "[100, 50]", "[50]"),
+        "hidden_dims": (one, two, one),
+        "batch size": ("200", "200", "400"),
+        "epochs": ("380", "268", "680"),
+        "stages (draws, epochs, first and last rate)": (
+            "[[8, 300, 0.0015, 0.0003], [50, 80, 0.0006, 5e-06]]",
+            "[[8, 220, 0.0015, 0.0003], [50, 48, 0.0006, 5e-06]]",
+            "[[1, 500, 0.002, 0.0008], [50, 180, 0.0008, 6e-06]]",
+        ),
+        "test set": tuple(images.format(count) for count in (5000, 5000, 500)),
+        "numpy": ("2.0", "2.1", "2.0"),
+    }
+    common = text[text.index("## Protocol") : text.index("Where cells differ")]
+    assert common.splitlines()[2:-1] == [
+        "- optimizer: muon",
+        "- gradient estimator: dreg",
+        "- training binarization: dynamic",
+        "- libraries: tensorflow 2.21.0",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,32 @@ def test_runs_below_the_median_are_pruned_and_the_best_is_named(
     assert all((folder / o.name / "starts").read_text() == "x" for o in outcomes)
 
 
+def test_no_trial_is_pruned_within_its_own_warm_up(config, tmp_path, monkeypatch):
+    """Nine epochs; the fewer of a warm-up, the better: all others are hopeless."""
+    pytest.importorskip("optuna")
+    config.epochs, ends = 9, {}
+    axes = tuning.parse_axes(config, ["kl_warmup_epochs=0,2,5"], [])
+
+    def run_one(run, folder, *, stop=None, **how):
+        workdir, warmup = folder / run.name, run.config.kl_warmup_epochs
+        workdir.mkdir(exist_ok=True)
+        is_hopeless = False
+        while len(ends.get(run.name, [])) < 9 and not is_hopeless:
+            ends.setdefault(run.name, [warmup]).append(-warmup)
+            rows = [f"{n},{b}" for n, b in enumerate(ends[run.name][1:], 1)]
+            text = "\n".join(["epoch,val_bound", *rows, ""])
+            (workdir / "metrics.csv").write_text(text)
+            is_hopeless = stop.is_set()
+        status = runner.STOPPED if is_hopeless else runner.DONE
+        return runner.Outcome(run.name, status, str(workdir))
+
+    monkeypatch.setattr(runner, "run_one", run_one)
+    outcomes = tuning.search(config, axes, tmp_path, num_trials=20)
+    pruned = [o.name for o in outcomes if o.status == "pruned"]
+    found = {(ends[name][0], len(ends[name]) - 1) for name in pruned}
+    assert found and found <= {(2, 3), (5, 6)}  # in the first epoch after the warm-up
+
+
 def test_a_stopped_search_goes_on_and_a_failure_is_tried_again(
     config, tmp_path, stand_in
 ):

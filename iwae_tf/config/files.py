@@ -75,19 +75,20 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
-def different_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """In which keys two configs, as JSON, are different runs.
+def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a config, as JSON, says of a run.
 
-    A key that one lacks, since it was not there yet when that was written, has its
+    A key that it lacks, since it was not there yet when that was written, has its
     default. Where the data and the run that it starts from lie may change, but not
     whether it starts from one.
     """
-    default = as_json(default_config())
-    ours, theirs = (
-        default
-        | {**values, "data_dir": None, "start_from": bool(values.get("start_from"))}
-        for values in (ours, theirs)
-    )
+    moved = {"data_dir": None, "start_from": bool(values.get("start_from"))}
+    return {**as_json(default_config()), **values, **moved}
+
+
+def different_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """In which keys two configs, as JSON, are different runs; see `settings_of`."""
+    ours, theirs = settings_of(ours), settings_of(theirs)
     return [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
 
 

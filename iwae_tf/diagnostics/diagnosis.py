@@ -40,7 +40,8 @@ def diagnose(
     """Runs parts, draws them and writes the report.
 
     A finished part is kept as `NAME.json` and not measured again by a later call with
-    the same subject: an interrupted diagnosis goes on where it was.
+    the same subject: an interrupted diagnosis goes on where it was. It is measured
+    again where the part has changed since, see `Part.version`.
 
     Args:
       subject: what is diagnosed.
@@ -77,11 +78,11 @@ def do_part(
       (its results, list of (path of a figure, caption)).
     """
     path, identity = folder / f"{part.name}.json", _identity(subject)
-    results = _kept(path, identity)
+    results = _kept(path, identity, part.version)
     if results is None:
-        measured = _measure(part, subject)
-        write_json(path, {"subject": identity, "results": measured})
-        results = _kept(path, identity)
+        head = {"subject": identity, "version": part.version}
+        write_json(path, head | {"results": _measure(part, subject)})
+        results = _kept(path, identity, part.version)
     folder.mkdir(parents=True, exist_ok=True)
     return results, list(part.draw(subject, results, folder))
 
@@ -97,11 +98,12 @@ def _measure(part: Part, subject: Subject) -> Results:
         return part.measure(subject, on_progress)
 
 
-def _kept(path: pathlib.Path, identity: dict[str, Any]) -> Any:
-    """Results of an earlier call for the same subject, or None."""
+def _kept(path: pathlib.Path, identity: dict[str, Any], version: int) -> Any:
+    """Results of an earlier call for the same subject and version, or None."""
     try:
         kept = json.loads(path.read_text())
-        return kept["results"] if kept["subject"] == identity else None
+        is_same = kept["subject"] == identity and kept.get("version", 1) == version
+        return kept["results"] if is_same else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -105,15 +105,22 @@ def mixture_mean(distribution: tfd.Distribution, weights: tf.Tensor) -> tf.Tenso
     """
     columns = getattr(distribution, "distribution", None)
     if not isinstance(columns, Columns):
-        return tf.tensordot(weights, mean_of(distribution), axes=1)
+        return _weighted_sum(weights, mean_of(distribution))
     means = []
     for part in columns.parts:
         if is_categorical(part):
-            shares = tf.tensordot(weights, part.probs_parameter(), axes=1)
+            shares = _weighted_sum(weights, part.probs_parameter())
             means.append(tf.cast(tf.argmax(shares, axis=-1), tf.float32))
         else:
-            means.append(tf.tensordot(weights, part.mean(), axes=1))
+            means.append(_weighted_sum(weights, part.mean()))
     return tf.concat(means, axis=-1)
+
+
+def _weighted_sum(weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """sum_k weights[k] values[k]; of a weight of zero, a value may be infinite."""
+    counts = tf.reshape(weights > 0, [-1] + [1] * (values.shape.rank - 1))
+    counted = tf.where(counts, values, tf.zeros_like(values))
+    return tf.tensordot(weights, counted, axes=1)
 
 
 class MixedLikelihood:

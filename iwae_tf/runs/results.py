@@ -100,8 +100,10 @@ def evaluate(
             results |= summary
             result = found
             if config.likelihood == "discretized_logistic":
-                bits = results["nll"] / (images[0].size * math.log(2))
-                results["bits_per_dim"] = bits
+                # Of the elements that the NLL is of: those that are not missing.
+                observed = ~np.isnan(images[: len(found.estimate)])
+                nats = results["nll"] / (np.mean(observed) * images[0].size)
+                results["bits_per_dim"] = float(nats / math.log(2))
         else:
             for key in SHARED:
                 results.setdefault(key, summary[key])

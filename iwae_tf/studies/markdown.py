@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from iwae_tf.config.files import settings_of
+from iwae_tf.config.keys import NAMES
 from iwae_tf.io import html
 from iwae_tf.studies.cells import STUDIES, Protocol
 from iwae_tf.studies.published import EPOCHS
@@ -26,6 +28,18 @@ TIMES = """Minutes are training time. The steps of the estimators were timed in 
 that other work on the machine slowed all of them equally. When the fastest estimator
 ends, a slower one has done fewer epochs and its learning rate is still high. This
 counts against it: a run planned for that time would end between the two bounds."""
+
+SHOWN = {  # names of settings; of those in common the report states only these
+    "optimizer": "optimizer",
+    "gradient_estimator": "gradient estimator",
+    "batch_size": "batch size",
+    "backward_samples": "draws of each group that go backward",
+    "stages": "stages (draws, epochs, first and last rate)",
+    "epochs": "epochs",
+    "binarization": "training binarization",
+    "test set": "test set",
+    "data_sha256": "test images, SHA-256",
+}
 
 
 def to_markdown(
@@ -66,7 +80,7 @@ def to_markdown(
         _behind(rows, runs),
         _at_equal_time(times),
         *(_side_by_side(*kind) for kind in pictures),
-        _protocol(runs),
+        _protocol(rows, runs),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -208,31 +222,40 @@ def _at_equal_time(times: Sequence[Comparison]) -> str:
     return "\n\n".join(["## At equal time", table, TIMES])
 
 
-def _protocol(runs: Sequence[dict[str, Any]]) -> str:
-    """What the runs have in common: data, draws, schedule, libraries."""
+def _protocol(rows: Sequence[Row], runs: Sequence[dict[str, Any]]) -> str:
+    """What all runs have in common, and by cell what they have not."""
     if not runs:
         return ""
-    first = runs[0]
-    config = first["config"]
-    shown = {
-        "optimizer": config["optimizer"],
-        "gradient estimator": _common(runs, "gradient_estimator"),
-        "batch size": config["batch_size"],
-        "stages (draws, epochs, first and last rate)": _common(runs, "stages"),
-        "epochs": _common(runs, "epochs"),
-        "training binarization": config["binarization"],
-        "test set": f"{first['num_examples']} images, {first['num_samples']} samples, "
-        f"binarized once from seed {config['eval_seed']}",
-        "test images, SHA-256": first.get("data_sha256", ""),
-        "libraries": ", ".join(f"{n} {v}" for n, v in first["versions"].items()),
-    }
-    lines = [f"- {name}: {value}" for name, value in shown.items() if value]
-    return "\n".join(["## Protocol", "", *lines])
+    settings = [_settings(run) for run in runs]
+    keys = dict.fromkeys([*NAMES, *itertools.chain(*settings)])
+    texts = {key: [_text(found.get(key)) for found in settings] for key in keys}
+    common = {key: values[0] for key, values in texts.items() if len({*values}) == 1}
+    lines = [f"- {n}: {common[k]}" for k, n in SHOWN.items() if common.get(k)]
+    libraries = [f"{n} {common[n]}" for n in runs[0]["versions"] if common.get(n)]
+    lines.append(f"- libraries: {', '.join(libraries)}")
+    parts = ["## Protocol", "\n".join(lines)]
+    other = {key: values for key, values in texts.items() if key not in common}
+    if other:
+        labels = [row.label for row in rows for _ in row.seeds]
+        cells = dict.fromkeys(zip(labels, *other.values()))  # one line for equal seeds
+        head = ["cell", *(SHOWN.get(key, key) for key in other)]
+        parts += ["Where cells differ; a field is empty where nothing is set:"]
+        parts += [html.table(head, [*cells], num_words=len(head))]
+    return "\n\n".join(parts)
 
 
-def _common(runs: Sequence[dict[str, Any]], key: str) -> Any:
-    """The value of a config key, or that it differs between cells."""
-    values = {repr(run["config"][key]) for run in runs}
-    if len(values) == 1:
-        return runs[0]["config"][key]
-    return "by cell, see its config.json"
+def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What `results.json` says of how a run was made, but for its seed."""
+    config = run["config"]
+    found = settings_of(config)
+    del found["seed"]  # the table of results has it
+    found["test set"] = (
+        f"{run['num_examples']} images, {run['num_samples']} samples, "
+        f"binarized once from seed {config['eval_seed']}"
+    )
+    return found | {"data_sha256": run.get("data_sha256")} | run["versions"]
+
+
+def _text(value: Any) -> str:
+    """A setting; "" where nothing is set."""
+    return "" if value in (None, []) else str(value)

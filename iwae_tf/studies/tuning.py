@@ -161,8 +161,7 @@ class _Trials:
         file = optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL))
         self._study = study = optuna.create_study(
             storage=optuna.storages.JournalStorage(file),
-            # A warm-up's first epochs say little of the last one.
-            pruner=optuna.pruners.MedianPruner(n_warmup_steps=config.kl_warmup_epochs),
+            pruner=optuna.pruners.MedianPruner(),
             study_name="sweep",
             direction="maximize",
             load_if_exists=True,
@@ -204,8 +203,10 @@ class _Trials:
             trial = self._study.ask(self._distributions)
             name = trial.user_attrs.get(NAME) or f"trial-{len(self._by_name()):04d}"
             trial.set_user_attr(NAME, name)
-        watch = Watch(trial, Workdir(folder / name), stop)
         run = self._run_of(name, trial.params)
+        # The epochs of its own warm-up say little of the last one.
+        num_ignored = run.config.kl_warmup_epochs
+        watch = Watch(trial, Workdir(folder / name), stop, num_ignored)
         how = {"stop": watch, "report": report, "threads": threads}
         outcome = runner.run_one(run, folder, **how)
         if outcome.status == runner.DONE:
@@ -272,12 +273,15 @@ class Watch(threading.Event):
       trial: optuna.Trial, told of each epoch's validation bound.
       workdir: Workdir of its run.
       stop: threading.Event.
+      num_ignored: its first epochs, in which it is never hopeless.
     """
 
-    def __init__(self, trial: Any, workdir: Workdir, stop: threading.Event) -> None:
+    def __init__(
+        self, trial: Any, workdir: Workdir, stop: threading.Event, num_ignored: int
+    ) -> None:
         super().__init__()
         self._trial, self._workdir, self._stop = trial, workdir, stop
-        self._num_seen = 0
+        self._num_seen, self._num_ignored = 0, num_ignored
         self.bound, self.is_hopeless = float("nan"), False
 
     def is_set(self) -> bool:
@@ -288,6 +292,8 @@ class Watch(threading.Event):
         """Reports epochs that were not seen yet: they may show that it is hopeless."""
         for row in self._workdir.read_metrics()[self._num_seen :]:
             self.bound = float(row["val_bound"])
-            self._trial.report(self.bound, int(row["epoch"]))
-            self.is_hopeless |= self._trial.should_prune()
+            epoch = int(row["epoch"])
+            self._trial.report(self.bound, epoch)
+            if epoch > self._num_ignored:
+                self.is_hopeless |= self._trial.should_prune()
             self._num_seen += 1

@@ -35,6 +35,7 @@ class Part:
 
     name: str
     title: str
+    version = 1  # to be raised when `measure` changes: kept results are of one version
     needs_model = True
     chart: Callable[[pathlib.Path, Results], Any]  # draws the one figure, NAME.png
     caption: str  # of that figure; a format of the results

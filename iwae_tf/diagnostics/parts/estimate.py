@@ -163,6 +163,7 @@ class BoundSweep(Part):
     """Bounds against the number of draws."""
 
     name = "sweep"
+    version = 2
     title = "How far is the bound from log p(x)?"
     chart = staticmethod(figures.bound_sweep)
     caption = (
@@ -211,6 +212,7 @@ class ErrorBars(Part):
     """Error bars of the model's log p(x)."""
 
     name = "errors"
+    version = 2
     title = "Are the error bars right?"
     chart = staticmethod(figures.error_bars)
     caption = (
@@ -258,6 +260,7 @@ class KnownErrorBars(Part):
     """Error bars where the answer is known."""
 
     name = "known"
+    version = 2
     title = "Error bars where the answer is known"
     needs_model = False
     caption = (
@@ -304,6 +307,7 @@ class Annealing(Part):
     """log p(x) by annealed importance sampling."""
 
     name = "annealing"
+    version = 2
     title = "A second opinion on log p(x)"
     charts = {
         "data": (

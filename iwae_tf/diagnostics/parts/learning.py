@@ -31,6 +31,7 @@ class Gradients(Part):
     """Signal and noise of the gradients, with more and more draws."""
 
     name = "gradients"
+    version = 2
     title = "How noisy are the gradients?"
     chart = staticmethod(figures.gradient_noise)
     caption = (
@@ -128,6 +129,7 @@ class Representation(Part):
     """Latent units: used, unused, collapsed; posteriors beside proposals."""
 
     name = "representation"
+    version = 2
     title = "What do the latents hold?"
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
