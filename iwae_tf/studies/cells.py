@@ -48,7 +48,7 @@ LONG: dict[int, Recipe] = {  # by stochastic layers: hours
 }
 MEDIUM: Recipe = ((1, 240, 2e-3, 8e-4), (None, 26, 8e-4, 6e-6))
 HOUR: dict[int, Recipe] = {  # by stochastic layers
-    1: ((1, 500, 2e-3, 8e-4), (None, 180, 8e-4, 6e-6)),
+    1: ((1, 400, 2e-3, 8e-4), (16, 200, 8e-4, 4e-4), (None, 95, 4e-4, 6e-6)),
     2: ((8, 240, 2e-3, 5e-4), (None, 90, 8e-4, 6e-6)),
 }
 NUM_KEPT, LARGER_BATCH = 4, 400  # draws that go backward and batches, of these two
