@@ -85,13 +85,15 @@ def run() -> int:
         schema = schema or beside_export(export, SCHEMA)
         path = beside_export(export, "config.json")
         config = path and read_config(path)
-    x, columns, labels = rows.read_rows(
+    x, columns, labels, notes = rows.read_rows(
         _INPUT.value,
         schema=schema,
         image_size=_IMAGE_SIZE.value,
         color=_COLOR.value,
         config=config,
     )
+    for note in notes:
+        terminal.tell(note)
     if _LABELS.value is not None:
         labels = rows.read_labels(_LABELS.value)
     if _IMPUTED.value:

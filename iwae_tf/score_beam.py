@@ -58,6 +58,7 @@ def run() -> int:
         seed=_SEED.value,
         proposal=_PROPOSAL.value,
     )
+    from iwae_tf.models.values import OFF_LEVELS
     from iwae_tf.serving.shards import user_mistake
 
     with tempfile.TemporaryFile("w+") as printed:  # a worker prints what it also raises
@@ -74,7 +75,12 @@ def run() -> int:
                 print(printed.read(), file=sys.stderr)
                 raise
             raise InvalidInputError(mistake) from error
+        printed.seek(0)
+        warned = printed.read()
     print(f"scores  {_OUTPUT.value}")
+    for line in OFF_LEVELS.values():
+        if line in warned:  # by a worker on this machine
+            print(f"note: {line}")
     return 0
 
 

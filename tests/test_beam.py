@@ -173,6 +173,16 @@ def test_csv_shards_with_holes(tmp_path):
     assert_scores(found, range(4), expected, range(4))
 
 
+@pytest.mark.slow
+def test_grey_pixels_are_told(folder, x, tmp_path, capfd):
+    for name, images in {"grey": 0.25 + 0.5 * x[:4], "binary": x[:4]}.items():
+        np.save(tmp_path / f"{name}.npy", images)
+        source, output = tmp_path / f"{name}.npy", tmp_path / f"{name}.csv"
+        assert run(folder, source, output, workers="processes") == 0
+        told = "`x` has values between 0 and 1" in capfd.readouterr().out
+        assert told == (name == "grey")
+
+
 def test_any_cut_of_an_npy_file_reads_the_same_rows(tmp_path):
     rows = np.arange(60, dtype="float64").reshape(10, 3, 2)
     np.save(tmp_path / "a.npy", rows)

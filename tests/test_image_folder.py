@@ -118,17 +118,6 @@ def test_scores_of_a_folder_have_names_and_the_split_of_its_run(folder, tmp_path
     assert read_rows(other, image_size="4,4", color="rgb").x.shape == (1, 4, 4, 3)
 
 
-def test_scores_of_an_npz_file_have_its_splits(tmp_path):
-    x = np.arange(24, dtype="float32").reshape(12, 2) / 30
-    np.savez(tmp_path / "a.npz", x_train=x[:10], x_test=x[10:])
-    rows = read_rows(tmp_path / "a.npz")
-    for split in datasets.SPLITS:
-        expected = datasets.load_arrays("npz", split=split, data_dir=tmp_path / "a.npz")
-        is_theirs = np.array(rows.columns["split"]) == split
-        np.testing.assert_array_equal(rows.x[is_theirs], expected.images)
-    assert len(rows.x) == 12
-
-
 def test_what_is_refused(folder, tmp_path):
     def load(path=folder):
         return refusal(datasets.load_arrays, "images", split="train", data_dir=path)

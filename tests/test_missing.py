@@ -1,6 +1,7 @@
 """Missing values against linear-Gaussian models, where log p(x_observed) is known."""
 
 import itertools
+import warnings
 
 import keras
 import numpy as np
@@ -13,11 +14,14 @@ from scipy import stats
 from tensorflow_probability import distributions as tfd
 
 import iwae_tf
+from examples.loopback_server import LoopbackServer
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.models.values import MISSING
 from iwae_tf.networks import MLP
 from iwae_tf.probability.distributions import LIKELIHOODS, log_density
 from iwae_tf.runs import results
+from iwae_tf.serving.imputed import write_imputed
 
 PROBLEM = LinearGaussian()
 
@@ -163,6 +167,37 @@ def test_images_with_holes_score_as_what_is_left_of_them(likelihood):
     np.testing.assert_array_equal(gradient[of_holes], 0)
     full = log_density(distribution, tf.constant(x), True)
     np.testing.assert_allclose(full, distribution.log_prob(x), rtol=1e-4)
+
+
+def logit_normal(parameters):
+    """A likelihood that has no mean."""
+    loc, scale = tf.split(parameters, 2, axis=-1)
+    return tfd.Independent(tfd.LogitNormal(loc, tf.nn.softplus(scale) + 0.1), 1)
+
+
+def test_an_export_without_imputation_takes_missing_values_too(tmp_path):
+    nets = MLP([5], (4,), seed=1), MLP([5], (8,), seed=2)
+    model = build(nets=nets, likelihood=logit_normal, missing="marginalize")
+    iwae_tf.export_saved_model(model, tmp_path, 20, refined=False)
+    x = np.random.default_rng(0).uniform(0.1, 0.9, (5, 4)).astype("float32")
+    x[0, 1] = x[3] = np.nan
+    settings = {"num_samples": 30, "seed": (3, 4)}
+    served = iwae_tf.serving.score(x, saved_model=tmp_path, **settings)
+    expected = iwae_tf.log_likelihood(model, x, **settings)
+    np.testing.assert_allclose(served.estimate, expected.estimate, atol=1e-4)
+    with LoopbackServer(tmp_path) as server:
+        remote = iwae_tf.serving.score(x, endpoint=server.endpoint, **settings)
+    np.testing.assert_allclose(remote.estimate, expected.estimate, atol=1e-4)
+    with pytest.raises(InvalidInputError, match="a likelihood that has a mean"):
+        write_imputed(tmp_path / "filled.npy", x, tmp_path)
+
+
+def test_eight_bits_with_holes_are_on_their_levels():
+    model = build(likelihood="discretized_logistic", missing="marginalize", nets=(
+        MLP([5], (4,)), MLP([5], (8,))))  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.log_weights(np.array([[np.nan, 0.0, 51 / 255, 1.0]], "float32"))
 
 
 def test_a_distribution_without_zero_in_its_support():

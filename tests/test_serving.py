@@ -14,12 +14,13 @@ import signal
 import threading
 import time
 import urllib.request
+import warnings
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from builders import DIGITS as EVENT
-from builders import DRAWS, export_digits, save_function
+from builders import DRAWS, build, export_digits, save_function
 from running import run_script
 
 import iwae_tf
@@ -27,9 +28,11 @@ from examples.loopback_server import LoopbackServer
 from iwae_tf import serving
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
+from iwae_tf.saved_model import signatures
 from iwae_tf.serving import (
     answers,
     batch_seed,
+    client,
     endpoints,
     score,
     score_files,
@@ -279,6 +282,94 @@ def test_a_version_that_comes_up_meanwhile_is_left_alone(
     assert_same(one, expected)
 
 
+def test_a_job_goes_on_with_the_version_that_it_has_begun_with(
+    folder, other, x, expected, tmp_path
+):
+    served, output = shutil.copytree(folder, tmp_path / "digits"), tmp_path / "s.csv"
+    with LoopbackServer(served) as server:
+        with pytest.raises(ZeroDivisionError):
+            ask(server, x, output=output, on_batch=lambda result: 1 / 0)
+        shutil.copytree(other / "1", served / "2")
+        begun = output.with_name("s.csv.partial").read_bytes()
+        with pytest.raises(
+            InvalidInputError, match="whose model is .*/versions/1'.* or"
+        ):
+            score(x, endpoint=f"{server.endpoint}/versions/2", num_samples=DRAWS,
+                  seed=(3, 4), batch_size=4, output=output)  # fmt: skip
+        assert output.with_name("s.csv.partial").read_bytes() == begun
+        assert_same(ask(server, x, output=output), expected)
+    found = np.genfromtxt(output, delimiter=",", names=True)["log_likelihood"]
+    np.testing.assert_allclose(found, expected.estimate, rtol=1e-5)
+
+
+# What grey pixels are told ---------------------------------------------------------
+
+GREY = "`x` has values between 0 and 1, which a Bernoulli likelihood"
+
+
+def warned(function, *arguments, **options):
+    """What a call warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        function(*arguments, **options)
+    return [str(warning.message) for warning in caught]
+
+
+def test_grey_pixels_are_told_once_wherever_the_model_is(folder, x):
+    grey = 0.25 + 0.5 * x
+    arguments = {"num_samples": 2, "batch_size": 4}
+
+    def here(x):
+        score_here = endpoints.InProcessScorer.__wrapped__(folder)
+        client.check_images(x, score_here, 4)
+
+    def by_rows(x):
+        scorer = shards.RowScorer(folder, num_samples=2, seed=(0, 0))
+        shards._load.cache_clear()
+        assert len([*scorer(enumerate(x))]) == len(x)
+
+    def by_rest(x):
+        score(x, endpoint=server.endpoint, **arguments)
+
+    with LoopbackServer(folder) as server:
+        for way in (here, by_rows, by_rest):
+            (message,) = warned(way, grey)
+            assert message.startswith(GREY)
+            assert not warned(way, x)
+
+
+def test_grpc_tells_of_grey_pixels(grpc_server, x):
+    endpoint = f"grpc://127.0.0.1:{grpc_server.port}/v1/models/digits"
+    (message,) = warned(score, 0.5 * x, endpoint=endpoint, num_samples=2)
+    assert message.startswith(GREY)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "value", "message"),
+    [
+        ("bernoulli", 0.3, None),  # of an export that does not say it
+        ("normal", 0.3, None),
+        ("discretized_logistic", 51 / 255, None),
+        ("discretized_logistic", 51.4 / 255, "`x` has values between the 256 levels"),
+    ],
+)
+def test_of_which_likelihoods_grey_pixels_are_told(
+    likelihood, value, message, tmp_path, monkeypatch
+):
+    if likelihood == "bernoulli":
+        monkeypatch.setattr(signatures, "facts_of", lambda model: [])
+    model = build(
+        event=EVENT,
+        likelihood=likelihood,
+        nets=likelihood != "normal"
+        and (MLP([4], (4,)), MLP([4], (3, 2, 1 + (likelihood != "bernoulli")))),
+    )
+    iwae_tf.export_saved_model(model, tmp_path, 2, refined=False)
+    x = np.full([2, *EVENT], value, "float32")
+    found = warned(score, x, saved_model=tmp_path, num_samples=2)
+    assert [text[: len(message or "")] for text in found] == [message] * bool(message)
+
+
 # A server that lies ----------------------------------------------------------------
 
 ONES = dict.fromkeys(score_files.COLUMNS[1:], [1, 1.0])
@@ -444,14 +535,15 @@ def test_the_file_holds_each_row_once(folder, x, expected, tmp_path):
 def test_more_columns_of_a_file_are_those_of_the_rows(folder, x, tmp_path):
     """Also of a job that goes on; names may hold what a CSV file is made of."""
     names = [f'a "{row}",b\n.png' for row in range(len(x))]
-    columns = {"file": names, "split": ["train"] * len(x)}
+    columns = {"file": names, "split": ["train"] * len(x), 'town,\n"street"': names}
     whole, output = tmp_path / "whole.csv", tmp_path / "scores.csv"
     settings = {"num_samples": DRAWS, "seed": (3, 4), "batch_size": 4}
     score(x, saved_model=folder, output=whole, columns=columns, **settings)
     assert [row["file"] for row in lines(whole)] == [
         f'a "{row}",b .png' for row in range(len(x))
     ]
-    assert [*lines(whole)[0]] == [*score_files.COLUMNS, *columns]
+    expected = [*score_files.COLUMNS, "file", "split", 'town, "street"']
+    assert [*lines(whole)[0]] == expected
 
     def stop(batch):
         raise KeyboardInterrupt
@@ -861,6 +953,10 @@ def test_the_script_says_what_the_scores_are_worth(folder, x, tmp_path, capsys):
     parts = {"x_train": x[:-4], "x_validation": x[-4:-2], "x_test": x[-2:]}
     np.savez(tmp_path / "data.npz", **parts)
     output = tmp_path / "scores.csv"
+    config = iwae_tf.default_config()
+    config.dataset, config.data_dir = "npz", str(tmp_path / "data.npz")
+    folder = shutil.copytree(folder, tmp_path / "beside" / "digits")
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
     flags = (f"--input={tmp_path / 'data.npz'}", f"--saved_model={folder}")
     flags += (f"--output={output}", "--num_samples=12")
     assert run_script("score", *flags) == 0

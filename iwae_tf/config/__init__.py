@@ -3,6 +3,7 @@
   keys        the table: name, default, rule, help, group
   files       configs in JSON
   stages      how many draws for how long
+  data        how rows are read to be trained on and to be scored
   build       the model and the optimiser, of `networks` and `optimizers`
 
 May import `models`, `datasets`, `networks`, `probability`, `bounds`, `errors` and

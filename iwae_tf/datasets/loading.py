@@ -1,6 +1,7 @@
 """One split of a data set as arrays: found, checked, and binarised once."""
 
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -218,6 +219,76 @@ def load_arrays(
     )
     images = _binarize(images[rows], binarization, seed, SPLITS.index(split))
     return Split(images, None if labels is None else labels[rows])
+
+
+def load_npz(path: Path) -> tuple[Split, dict[str, np.ndarray]]:
+    """All rows of an npz file, in the order of the file: train, validation, test.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      (`Split` of all, whose labels are None unless each part has some; the rows of
+      each split, in the order in which `load_arrays` has them).
+
+    Raises:
+      InvalidInputError: as `load_arrays`.
+    """
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray | None] = []
+    rows: dict[str, np.ndarray] = {}
+    for split in SPLITS:
+        rules = {"in_unit_interval": False, "takes_missing": True}
+        x, y, chosen = _load_stored("npz", split, _expand(path), {}, **rules)
+        if split == "validation" and not isinstance(chosen, slice):
+            rows[split] = chosen  # of the training images
+            continue
+        first = sum(len(part) for part in images)
+        rows[split] = first + np.arange(len(x))[chosen]
+        images.append(x)
+        labels.append(y)
+    known = [y for y in labels if y is not None]
+    all_labels = np.concatenate(known) if len(known) == len(labels) else None
+    return Split(np.concatenate(images), all_labels), rows
+
+
+def binarize(
+    x: np.ndarray,
+    binarization: str,
+    seed: int,
+    rows: Mapping[str, np.ndarray],
+    *,
+    name: str = "x",
+    takes_missing: bool = False,
+) -> np.ndarray:
+    """Rows of a file, binarized as `load_arrays` does it.
+
+    Args:
+      x: float [N, *event] in [0, 1].
+      binarization: "none", "threshold" or "fixed".
+      seed: of the fixed draw.
+      rows: the rows of each split, in its order; empty where they are not known: then
+        all are drawn as those of a test split are.
+      name: what a message calls x.
+      takes_missing: whether NaN is a missing value.
+
+    Returns:
+      x: `x` itself where nothing is between 0 and 1, else float32.
+
+    Raises:
+      InvalidInputError: values that are not in [0, 1].
+    """
+    batches = (x[start : start + 1000] for start in range(0, len(x), 1000))
+    is_float = np.issubdtype(x.dtype, np.floating)
+    known = ((batch == 0) | (batch == 1) | np.isnan(batch) for batch in batches)
+    if binarization == "none" or not is_float or all(map(np.all, known)):
+        return x
+    validate_images(x, name=name, takes_missing=takes_missing)
+    binary = np.array(x, np.float32)
+    for split, chosen in (rows or {"test": np.arange(len(x))}).items():
+        stream = SPLITS.index(split)
+        binary[chosen] = _binarize(binary[chosen], binarization, seed, stream)
+    return binary
 
 
 def require_labels(loaded: Split, split: str) -> Split:

@@ -21,8 +21,7 @@ from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.latent_model import LatentModel
-from iwae_tf.models.values import Values
-from iwae_tf.probability.discretized_logistic import NUM_LEVELS, is_on_levels
+from iwae_tf.models.values import Values, off_levels
 
 
 class Gate:
@@ -261,21 +260,8 @@ class Gate:
         )
 
     def _warn_of_grey(self, x):
-        if not self.in_unit_interval or self._warned:
-            return
-        if self._values.num_levels == NUM_LEVELS:
-            is_between = not is_on_levels(x)
-            message = (
-                "`x` has values between the 256 levels i / 255. Each is scored as the "
-                "nearest level: discretized_logistic is for 8-bit images."
-            )
-        else:
-            is_between = tf.reduce_any((x > 0.0) & (x < 1.0))
-            message = (
-                "`x` has values between 0 and 1, which a Bernoulli likelihood scores "
-                "as they are: binarize it first for a log-likelihood of binary images."
-            )
-        if is_between:
+        message = None if self._warned else off_levels(x, self._values.num_levels)
+        if message:
             self._warned = True
             warnings.warn(message, stacklevel=4)
 

@@ -6,12 +6,24 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.probability.discretized_logistic import NUM_LEVELS, is_on_levels
 from iwae_tf.probability.distributions import description_of
 from iwae_tf.probability.mixed import MixedLikelihood
 
 # What NaN in x is: an error; or a missing value, whose density is integrated out, with
 # zero for the encoder, which is by choice given the mask of what is there as well.
 MISSING = ("refuse", "marginalize", "marginalize_with_mask")
+# What is said of values that are scored although they are none of an element's levels.
+OFF_LEVELS = {
+    2: (
+        "`x` has values between 0 and 1, which a Bernoulli likelihood scores "
+        "as they are: binarize it first for a log-likelihood of binary images."
+    ),
+    NUM_LEVELS: (
+        "`x` has values between the 256 levels i / 255. Each is scored as the "
+        "nearest level: discretized_logistic is for 8-bit images."
+    ),
+}
 
 
 def encoder_inputs(x: tf.Tensor, likelihood: Any, missing: str) -> tf.Tensor:
@@ -108,6 +120,20 @@ class Values:
 def _are_counts(x):
     """Whether each element is 0, 1, 2, ...: bool, as x."""
     return (x >= 0.0) & (x == tf.floor(x))
+
+
+def off_levels(x: Any, num_levels: int | None) -> str | None:
+    """What to warn of where values in [0, 1] are none of an element's levels, or None.
+
+    Args:
+      x: float [...], NaN where it is missing.
+      num_levels: of the likelihood; None: unbounded.
+    """
+    if num_levels == NUM_LEVELS:
+        is_off = not is_on_levels(tf.where(tf.math.is_nan(x), tf.zeros_like(x), x))
+    else:
+        is_off = num_levels == 2 and bool(tf.reduce_any((x > 0.0) & (x < 1.0)))
+    return OFF_LEVELS[num_levels] if is_off and num_levels else None
 
 
 def check_values(x: tf.Tensor, *, in_unit_interval: bool, name: str = "x") -> None:

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from iwae_tf import datasets
+from iwae_tf.config.data import scored_as, trained_on
 from iwae_tf.config.stages import LEAST_STEPS, with_epochs
 
 FEW_EXAMPLES = 1000
@@ -57,7 +58,7 @@ def load_examples(config: ConfigDict, split: str) -> datasets.Split:
     Raises:
       InvalidInputError: no such data, or no labels for a conditional model.
     """
-    loaded = _load(config, split, "none", config.seed)
+    loaded = _load(config, split, trained_on(config))
     return loaded if config.conditional else loaded._replace(labels=None)
 
 
@@ -79,23 +80,12 @@ def load_eval_split(
     Raises:
       InvalidInputError: no such data, or no labels for a conditional model.
     """
-    images, labels = _load(config, split, "fixed", config.eval_seed)
+    images, labels = _load(config, split, scored_as(config))
     return datasets.Split(images[:limit], None if labels is None else labels[:limit])
 
 
-def _load(config, split, dynamic, seed):
-    """A split in which `dynamic` stands for dynamic binarization."""
-    binarization = config.binarization
+def _load(config, split, options):
     loaded = datasets.load_arrays(
-        config.dataset,
-        split=split,
-        data_dir=config.data_dir,
-        binarization=dynamic if binarization == "dynamic" else binarization,
-        seed=seed,
-        schema=config.schema,
-        image_size=config.image_size,
-        color=config.color,
-        in_unit_interval=config.likelihood in ("bernoulli", "discretized_logistic"),
-        takes_missing=config.missing != "refuse",
+        config.dataset, split=split, data_dir=config.data_dir, **options
     )
     return datasets.require_labels(loaded, split) if config.conditional else loaded

@@ -39,9 +39,9 @@ def export_saved_model(
       path: folder of the versions.
       num_samples: draws of `serving_default`.
       refined: whether the version has the signature `refined_log_likelihood`.
-      warmup_requests: whether the version holds a request of each signature, which
-        TensorFlow Serving replays when it loads it; see `warmup`. "auto": where
-        tensorflow-serving-api is installed.
+      warmup_requests: whether the version holds a request of each signature that has
+        inputs, which TensorFlow Serving replays when it loads it; see `warmup`. "auto":
+        where tensorflow-serving-api is installed.
 
     Returns:
       path: pathlib.Path of the new version.
@@ -69,7 +69,7 @@ def export_saved_model(
             tf.saved_model.save(module, str(temporary), functions)
             if warmup_requests:
                 examples = signatures.example_inputs(model, num_samples)
-                inputs = {name: examples[name] for name in functions}
+                inputs = {n: examples[n] for n in functions if n in examples}
                 warmup.write(temporary, folder.resolve().name, inputs)
             return _move_into_place(temporary, folder)
     except tf.errors.OpError as error:  # how TensorFlow tells of a full disk

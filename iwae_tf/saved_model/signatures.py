@@ -12,6 +12,7 @@
 | reconstruct | x, seed [2] | mean |
 | impute | x, num_samples [], seed [2] | mean, draw, effective_sample_size |
 | refined_impute | and num_steps [] | the same |
+| about | none | what is true of x, each 1 and told by its name alone; see `facts_of` |
 
 The refined ones draw from proposals that are fitted to each image, in so many steps; 0
 stands for the default. Of `num_samples=1` errors are NaN, and of fewer than 25
@@ -32,7 +33,7 @@ from iwae_tf.evaluation.imputation import impute_in_graph
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.inputs import finite, require
 from iwae_tf.probability import noise
-from iwae_tf.probability.distributions import mean_of
+from iwae_tf.probability.distributions import description_of, mean_of
 
 SCORES = (  # in the order of LogLikelihood's fields
     *("log_likelihood", "standard_error", "effective_sample_size"),
@@ -42,7 +43,20 @@ SCORES = (  # in the order of LogLikelihood's fields
 SIGNATURES = {"encoder": "error_bars", "refined": "refined_log_likelihood"}
 # What stands for scores that an older export does not have.
 OPTIONAL = {"pareto_k": math.nan, "bias_allowance": math.nan, "is_refined": 0.0}
+ABOUT, TAKES_MISSING = "about", "takes_missing"
+LEVELS = {"is_binary": 2, "has_256_levels": 256}  # that an element of x has
 WARMUP_SAMPLES = 100  # draws of a warm-up request that says how many
+
+
+def facts_of(model: Autoencoder) -> list[str]:
+    """What is true of x of a model: `TAKES_MISSING`, and one of `LEVELS`.
+
+    A client reads these names in the description of the signature `about`, which a
+    model without any of them does not have, nor does an older export.
+    """
+    num_levels = description_of(model.latent.likelihood).num_levels
+    levels = [name for name, number in LEVELS.items() if number == num_levels]
+    return [TAKES_MISSING] * model.latent.takes_missing + levels
 
 
 def trace(model: Autoencoder, num_samples: int, refined: bool = True) -> dict[str, Any]:
@@ -123,6 +137,9 @@ def trace(model: Autoencoder, num_samples: int, refined: bool = True) -> dict[st
     def refined_impute(x, num_samples, seed, num_steps, y=None):
         return impute(x, num_samples, seed, y, **_refined(num_steps))
 
+    def about():
+        return dict.fromkeys(facts_of(model), tf.constant(1.0))
+
     specs: dict[Any, list[Any]] = {
         serving_default: [images],
         log_likelihood: [images, count, seed],
@@ -139,10 +156,13 @@ def trace(model: Autoencoder, num_samples: int, refined: bool = True) -> dict[st
             specs[refined_impute] = [images, count, seed, steps]
     if has_mean:
         specs |= {decode: [latents], reconstruct: [images, seed]}
+    specs = {function: [*spec, *labels] for function, spec in specs.items()}
+    if facts_of(model):
+        specs[about] = []
     return {
         function.__name__: tf.function(
             _float32(function), autograph=False
-        ).get_concrete_function(*spec, *labels)
+        ).get_concrete_function(*spec)
         for function, spec in specs.items()
     }
 

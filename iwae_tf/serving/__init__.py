@@ -1,7 +1,7 @@
 """Scores from a served model: clients, score files, pipelines.
 
-May import `saved_model`, `evaluation`, `datasets`, `probability`, `io`, `errors` and
-`checks`.
+May import `saved_model`, `evaluation`, `config`, `models`, `datasets`, `probability`,
+`io`, `errors` and `checks`.
 """
 
 from iwae_tf.serving.client import batch_seed, in_order, score

@@ -21,6 +21,7 @@ from iwae_tf.evaluation import LogLikelihood, concatenate
 from iwae_tf.probability import noise
 from iwae_tf.serving import score_files
 from iwae_tf.serving.endpoints import open_scorer
+from iwae_tf.serving.scorer import Scorer
 
 BATCH_SIZE = 100
 T = TypeVar("T")
@@ -52,12 +53,13 @@ def score(
     row depends only on (seed, row).
 
     Args:
-      x: float [N, *event], scored as given; an array, or one mapped from a file.
+      x: float [N, *event], scored as given; an array, or one mapped from a file. Grey
+        values warn once where the model's pixels are binary.
       labels: of a conditional model, integers [N]: the scores are log p(x|y).
       saved_model: folder of an export, NAME or NAME/1, to run in this process.
       endpoint: instead, http://HOST:PORT/v1/models/NAME of TensorFlow Serving, or
-        grpc:// with the extra `serving`. The whole job, also if it is continued, uses
-        the version that was the newest at its start.
+        grpc:// with the extra `serving`, or http://HOST:PORT/v2/models/NAME. The whole
+        job, also if it is continued, uses the version that was the newest at its start.
       num_samples: K.
       seed: pair of integers.
       batch_size: images in a request.
@@ -65,8 +67,9 @@ def score(
       timeout: seconds for one attempt.
       retries: attempts after the first one, of each request, with pauses that double.
       output: optional path of a CSV file of row, log_likelihood, standard_error,
-        effective_sample_size and jackknife_error. It appears when it is complete; rows
-        in OUTPUT.partial of an interrupted job are not scored again.
+        effective_sample_size, jackknife_error, pareto_k, bias_allowance and is_refined
+        (0 or 1). It appears when it is complete; rows in OUTPUT.partial of an
+        interrupted job are not scored again.
       columns: optional names and values, one a row, of columns that follow them.
       on_batch: optional function of the `LogLikelihood` of each finished batch.
 
@@ -91,13 +94,13 @@ def score(
         )
     scorer = open_scorer(
         saved_model=saved_model,
-        endpoint=endpoint,
+        endpoint=score_files.endpoint_begun(endpoint, output),
         proposal=proposal,
         timeout=timeout,
         retries=retries,
     )
     x = np.asanyarray(x)
-    digest = check_images(x, scorer.event_shape, batch_size, scorer.takes_missing)
+    digest = check_images(x, scorer, batch_size)
     labels = check_labels(labels, len(x), scorer.takes_labels)
     settings = {
         "num_rows": len(x),
@@ -162,19 +165,13 @@ def batch_seed(seed: Sequence[int], first_row: int) -> tuple[int, int]:
     return struct.unpack("<ii", digest[:8])
 
 
-def check_images(
-    x: np.ndarray,
-    event_shape: Sequence[int],
-    batch_size: int = BATCH_SIZE,
-    takes_missing: bool = False,
-) -> str:
+def check_images(x: np.ndarray, scorer: Scorer, batch_size: int = BATCH_SIZE) -> str:
     """Finds images fit to be sent, and returns a digest of them.
 
     Args:
       x: array.
-      event_shape: tuple of ints, the model's.
+      scorer: of the model; warns of what it would not score as images of its data.
       batch_size: images to look at together.
-      takes_missing: whether NaN is a missing value.
 
     Returns:
       digest: str.
@@ -184,20 +181,21 @@ def check_images(
     """
     if not np.issubdtype(x.dtype, np.floating):
         raise InvalidInputError(f"`x` must be float. Received: dtype={x.dtype}")
-    if x.ndim == 0 or x.shape[1:] != event_shape or len(x) == 0:
+    if x.ndim == 0 or x.shape[1:] != scorer.event_shape or len(x) == 0:
         raise InvalidInputError(
-            f"`x` must have the shape [batch, *event], event {event_shape}, and at "
-            f"least one row. Received: shape={x.shape}"
+            f"`x` must have the shape [batch, *event], event {scorer.event_shape}, and "
+            f"at least one row. Received: shape={x.shape}"
         )
     digest = hashlib.sha256()
     for start in range(0, len(x), batch_size):
         batch = as_float32(x[start : start + batch_size])
-        fits = np.isfinite(batch) | (takes_missing & np.isnan(batch))
+        fits = np.isfinite(batch) | (scorer.takes_missing & np.isnan(batch))
         bad = np.flatnonzero(~fits.reshape(len(batch), -1).all(axis=1))
         if len(bad):
             raise InvalidInputError(
                 f"`x` must be finite. Received: NaN or infinity in row {start + bad[0]}"
             )
+        scorer.warn_of_grey(batch)
         digest.update(batch.tobytes())
     return digest.hexdigest()
 

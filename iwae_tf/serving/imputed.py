@@ -64,7 +64,8 @@ def write_imputed(
     version, signatures = load_saved_model(saved_model)
     if "impute" not in signatures:
         raise InvalidInputError(
-            "`saved_model` must be of a model that takes missing values. "
+            "`saved_model` must be of a model that takes missing values, with a "
+            "likelihood that has a mean. "
             f"Received: {version}, without the signature impute"
         )
     name = "refined_impute" if proposal == "refined" else "impute"

@@ -12,7 +12,7 @@ import numpy as np
 
 from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.saved_model import refusal
-from iwae_tf.saved_model.signatures import SIGNATURES
+from iwae_tf.saved_model.signatures import ABOUT, SIGNATURES
 from iwae_tf.serving.answers import (
     MAX_ANSWER,
     UNUSABLE,
@@ -54,19 +54,21 @@ class RestScorer(Scorer):
         chosen = model if version is None else f"{model}/versions/{version}"
         answer = self._request(f"{chosen}{self.describe}", read=lambda answer: answer)
         try:
-            newest, inputs, shape, signatures = self._described(answer)
+            newest, inputs, shape, facts = self._described(answer)
             found = newest if version is None else version
         except UNUSABLE as error:
             raise foreign(chosen, self._signature) from error
         identity = f"{model}/versions/{found}"
-        super().__init__(proposal, identity, inputs, shape, signatures)
+        super().__init__(proposal, identity, inputs, shape, facts)
 
     def _described(self, answer: Any) -> tuple[int, Any, list[int], Iterable[str]]:
-        """Version, names of the inputs, shape of `x` and signatures of a model."""
+        """Version, names of the inputs, shape of `x` and facts about a model."""
         signatures = answer["metadata"]["signature_def"]["signature_def"]
         inputs = signatures[self._signature]["inputs"]
         shape = [int(dim["size"]) for dim in inputs["x"]["tensor_shape"]["dim"]]
-        return int(answer["model_spec"]["version"]), inputs, shape, signatures
+        about = signatures[ABOUT]["outputs"] if ABOUT in signatures else ()
+        facts = {*signatures, *about}
+        return int(answer["model_spec"]["version"]), inputs, shape, facts
 
     def _message(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
         """What is sent."""

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from iwae_tf import datasets
 from iwae_tf.checks import readable
+from iwae_tf.config.data import scored_as
 from iwae_tf.datasets import image_folder, sources, tables
 from iwae_tf.datasets.readers import to_float
 from iwae_tf.errors import InvalidInputError
@@ -20,7 +21,8 @@ class Rows(NamedTuple):
 
     x: np.ndarray  # float [N, *event]
     columns: dict[str, list[str]]  # "file" of a folder; "split" where it is known
-    labels: np.ndarray | None = None  # of a conditional model of a table, int32 [N]
+    labels: np.ndarray | None = None  # integers [N], where a conditional model's are
+    notes: tuple[str, ...] = ()  # what was done to x, a line each
 
 
 def read_rows(
@@ -31,20 +33,23 @@ def read_rows(
     color: str | None = None,
     config: ConfigDict | None = None,
 ) -> Rows:
-    """The rows of a file or folder.
+    """The rows of a file or folder in its order, as the config's model scores them.
 
     An .npy file is one array, left on the disk until it is used. Of a folder the rows
     are its images in the order of their names, those of sub-folders where it has none.
     A .csv or .parquet file is a table, whose categories become codes. An .npz file has
-    the rows of its three splits, one after the other.
+    the rows of x_train, of x_validation if it is there, and of x_test.
+
+    Grey values are binarized as an evaluation does it. Those of the run's own data get
+    the bits that they have there, and those of other data the bits of a test split.
 
     Args:
       path: of the file or folder.
       schema: path of the JSON file of a table's columns.
       image_size: of the images of a folder; the config's unless given.
       color: of the images of a folder; the config's unless given.
-      config: of the run that trained the model. Where its data are at `path`, the
-        column `split` says which of them it was trained on.
+      config: of the run that trained the model, if it is known. Where its data are at
+        `path`, the column `split` says which of them it was trained on.
 
     Raises:
       InvalidInputError: no such file, or another format; a table that has not the
@@ -52,6 +57,11 @@ def read_rows(
     """
     path = pathlib.Path(path)
     check_rows(path)
+    options = {} if config is None else scored_as(config)
+    is_conditional = config is not None and config.conditional
+    columns: dict[str, list[str]] = {}
+    own: dict[str, np.ndarray] = {}
+    labels = None
     if path.suffix in TABLES:
         if schema is None:
             raise InvalidInputError(
@@ -61,34 +71,28 @@ def read_rows(
         as_text = tables.text_columns(str(schema))
         table = tables.read_table(path, "input", as_text)
         of_schema = tables.read_schema(str(schema), table, slice(None))
-        x, columns = tables.encode(table, of_schema), _splits(path, len(table), config)
-        is_conditional = config is not None and config.conditional
+        x = tables.encode(table, of_schema)
         labels = tables.encode_labels(table, of_schema) if is_conditional else None
-        return Rows(x, columns, labels)
-    if path.is_dir():
+    elif path.is_dir():
         files = image_folder.list_images(path, name="input").paths
-        image_size = image_size or (config.image_size if config else "auto")
-        color = color or (config.color if config else "auto")
+        image_size = image_size or options.get("image_size", "auto")
+        color = color or options.get("color", "auto")
         wanted = image_folder.image_format(files, image_size, color, name="input")
-        images = image_folder.read_images(files, wanted, name="input")
-        names = [file.relative_to(path).as_posix() for file in files]
-        columns = {"file": names, **_splits(path, len(files), config)}
-        x = to_float(images, "input")
-        return Rows(x[..., np.newaxis] if x.ndim == 3 else x, columns)
-    if path.suffix == ".npz":
-        parts = {
-            split: datasets.load_arrays(
-                "npz",
-                split=split,
-                data_dir=path,
-                in_unit_interval=False,
-                takes_missing=True,
-            ).images
-            for split in datasets.SPLITS
-        }
-        splits = [split for split, images in parts.items() for _ in images]
-        return Rows(np.concatenate([*parts.values()]), {"split": splits})
-    return Rows(_read_npy(path, "input"), {})
+        x = to_float(image_folder.read_images(files, wanted, name="input"), "input")
+        x = x[..., np.newaxis] if x.ndim == 3 else x
+        columns["file"] = [file.relative_to(path).as_posix() for file in files]
+    elif path.suffix == ".npz":
+        (x, labels), own = datasets.load_npz(path)
+    else:
+        x = _read_npy(path, "input")
+    rows = _splits(path, len(x), own, config)
+    if rows:
+        splits = np.empty(len(x), sources.SPLITS_OF_TENTHS.dtype)
+        for split, chosen in rows.items():
+            splits[chosen] = split
+        columns["split"] = splits.tolist()
+    x, notes = _binarized(x, rows, options, config)
+    return Rows(x, columns, labels if is_conditional else None, notes)
 
 
 def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
@@ -105,14 +109,37 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     return _read_npy(path, "labels")
 
 
-def _splits(path, count, config):
-    """The column of the splits, where a run has drawn its own from these rows."""
-    if config is None or config.dataset not in ("images", "table"):
+def _splits(path, count, own, config):
+    """The rows of each split where these are a run's data, in its order; or none."""
+    if config is None or config.dataset not in ("images", "table", "npz"):
         return {}
     theirs = pathlib.Path(os.path.expanduser(config.data_dir or ""))
-    if not theirs.exists() or not theirs.samefile(path) or count < 10:
+    if not theirs.exists() or not theirs.samefile(path):
         return {}
-    return {"split": sources.splits_of_rows(count).tolist()}
+    if own or count < 10:
+        return own
+    splits = sources.splits_of_rows(count)
+    return {split: np.flatnonzero(splits == split) for split in datasets.SPLITS}
+
+
+def _binarized(x, rows, options, config):
+    """`x` as an evaluation scores it, and what there is to be said of that."""
+    if not options:
+        return x, ()
+    binarization, seed = options["binarization"], options["seed"]
+    binary = datasets.binarize(
+        x,
+        binarization,
+        seed,
+        rows,
+        name="input",
+        takes_missing=options["takes_missing"],
+    )
+    if binary is x:
+        return x, ()
+    drawn = f", drawn once from eval_seed={seed}" if binarization == "fixed" else ""
+    how = f"by binarization={config.binarization} of the model's config{drawn}"
+    return binary, (f"note: grey values are binarized {how}, as in its evaluation",)
 
 
 def _read_npy(path: pathlib.Path, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from iwae_tf.io.files import write_atomically, write_text
 from iwae_tf.saved_model.signatures import SCORES
 
 COLUMNS = ("row", *SCORES)
+OTHER_VERSION = ", or name that version of the model to continue it"
 PARTIAL, COMMENT = ".partial", b"# "
 
 
@@ -53,7 +54,7 @@ class ScoreFile:
                 f"`output` must be a new file. Received: {path}, which exists"
             )
         self.partial = self.path.with_name(self.path.name + PARTIAL)
-        self._names = ",".join([*COLUMNS, *self._columns]) + "\n"
+        self._names = _lines([[*COLUMNS, *map(_in_one_line, self._columns)]])
         self.done: LogLikelihood | None = None
         if self.partial.exists():
             self._check_settings()
@@ -62,15 +63,14 @@ class ScoreFile:
 
     def append(self, first_row: int, result: LogLikelihood) -> None:
         """Adds the scores of consecutive rows and flushes them to the disk."""
-        lines = io.StringIO()
-        writer = csv.writer(lines, lineterminator="\n")
+        lines = []
         for row, *scores in zip(itertools.count(first_row), *result):
-            more = [" ".join(v[row].splitlines()) for v in self._columns.values()]
-            writer.writerow([*fields(row, *scores), *more])
+            more = [_in_one_line(values[row]) for values in self._columns.values()]
+            lines.append([*fields(row, *scores), *more])
         if not self.partial.exists():
             head = f"# {json.dumps(self._settings)}\n{self._names}"
             write_text(self.partial, head)
-        text = lines.getvalue().encode()
+        text = _lines(lines).encode()
         with open(self.partial, "ab") as file:
             file.write(text + _checksum(text))
             file.flush()
@@ -99,10 +99,7 @@ class ScoreFile:
         ours = self._settings
         with open(self.partial, "rb") as file:
             head, names = file.readline(), file.readline()
-        try:
-            found = dict(json.loads(head.removeprefix(COMMENT)))
-        except (ValueError, TypeError):
-            found = {}
+        found = _settings_of(head)
         keys = [k for k in sorted({*found, *ours}) if found.get(k) != ours.get(k)]
         if not keys and names == self._names.encode():
             return
@@ -111,6 +108,7 @@ class ScoreFile:
             what = (
                 f"whose {keys[0]} is {found.get(keys[0])!r}, not "
                 f"{ours.get(keys[0])!r}; delete it to start again"
+                f"{OTHER_VERSION if keys[0] == 'model' else ''}"
             )
         raise InvalidInputError(
             "`output` must be new or hold the beginning of this job. Received: "
@@ -139,9 +137,44 @@ class ScoreFile:
         return (concatenate(batches) if batches else None), size
 
 
+def endpoint_begun(
+    endpoint: str | None, output: str | os.PathLike[str] | None
+) -> str | None:
+    """`endpoint`, with the version that the job has begun with which it goes on with.
+
+    A job of another model or without a beginning has the endpoint as it is.
+    """
+    partial = pathlib.Path(f"{output}{PARTIAL}")
+    if endpoint is None or output is None or not partial.is_file():
+        return endpoint
+    with open(partial, "rb") as file:
+        model = str(_settings_of(file.readline()).get("model"))
+    is_theirs = model.startswith(endpoint.rstrip("/") + "/versions/")
+    return model if is_theirs else endpoint
+
+
 def fields(row: int, *scores: float) -> list[str]:
     """The fields of a CSV line; nine digits are all of a float32."""
     return [str(row), *(format(float(score), ".9g") for score in scores)]
+
+
+def _settings_of(head: bytes) -> dict[str, Any]:
+    """The settings in the first line of a beginning; none in what is something else."""
+    try:
+        return dict(json.loads(head.removeprefix(COMMENT)))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+def _lines(rows: Iterable[Iterable[str]]) -> str:
+    """Lines of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def _checksum(text: bytes) -> bytes:

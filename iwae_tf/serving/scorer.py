@@ -5,6 +5,7 @@ Scores of a server are checked as those of this process are: see `checked_scores
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy as np
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
+from iwae_tf.models.values import off_levels
 from iwae_tf.saved_model import (
     call_signature,
     inputs_of,
     load_saved_model,
     signature_of,
 )
-from iwae_tf.saved_model.signatures import SIGNATURES
+from iwae_tf.saved_model.signatures import ABOUT, LEVELS, SIGNATURES, TAKES_MISSING
 from iwae_tf.serving.answers import checked_scores, shortened
 
 INPUTS, STEPS, LABELS = ("x", "num_samples", "seed"), "num_steps", "y"
@@ -35,7 +37,8 @@ class Scorer:
       identity: str, which tells two models apart.
       inputs: names of the inputs.
       shape: of `x`, [batch, *event].
-      signatures: names of the model's; of one that takes missing values `impute` too.
+      facts: what tells what x may be, by name: the outputs of the signature `about`,
+        and for older exports, which do not have it, the names of all signatures.
     """
 
     def __init__(
@@ -44,13 +47,16 @@ class Scorer:
         identity: str,
         inputs: Iterable[str],
         shape: Sequence[int],
-        signatures: Iterable[str],
+        facts: Iterable[str],
     ) -> None:
         if set(inputs) - {LABELS, STEPS} != set(INPUTS):
             raise foreign(identity, SIGNATURES[proposal])
         self._inputs = set(inputs)
         self.identity, self.event_shape = identity, tuple(shape)[1:]
-        self.takes_labels, self.takes_missing = LABELS in inputs, "impute" in signatures
+        self.takes_labels = LABELS in inputs
+        self.takes_missing = not {TAKES_MISSING, "impute"}.isdisjoint(facts)
+        levels = [number for name, number in LEVELS.items() if name in facts]
+        self._num_levels, self._warned = levels[0] if levels else None, False
 
     def __call__(
         self,
@@ -66,6 +72,13 @@ class Scorer:
           ConnectionError: the server gave no answer that can be used.
         """
         return self._ask(inputs_of(self._inputs, x, num_samples, seed, labels))
+
+    def warn_of_grey(self, x: np.ndarray) -> None:
+        """Warns once of values that `x` does not have in the data of the model."""
+        message = None if self._warned else off_levels(x, self._num_levels)
+        if message:
+            self._warned = True
+            warnings.warn(message, stacklevel=4)
 
     def _ask(self, inputs: dict[str, np.ndarray]) -> LogLikelihood:
         raise NotImplementedError
@@ -89,7 +102,10 @@ class InProcessScorer(Scorer):
             digest.update((version / file).read_bytes())
         specs = self._score.structured_input_signature[1]
         identity = f"{version.parent.name}/{version.name} {digest.hexdigest()}"
-        super().__init__(proposal, identity, specs, specs["x"].shape, self._signatures)
+        facts = {*self._signatures}
+        if ABOUT in facts:
+            facts |= self._signatures[ABOUT].structured_outputs.keys()
+        super().__init__(proposal, identity, specs, specs["x"].shape, facts)
 
     def _ask(self, inputs: dict[str, np.ndarray]) -> LogLikelihood:
         outputs = call_signature(self._score, inputs)

@@ -100,7 +100,7 @@ class RowScorer:
                 x = x.reshape(scorer.event_shape)
             x = x[np.newaxis]
             with naming(f"row id {row}"):
-                check_images(x, scorer.event_shape, takes_missing=scorer.takes_missing)
+                check_images(x, scorer)
                 seed = batch_seed(self._seed, row)
                 found = scorer(as_float32(x), self._num_samples, seed)
             yield int(row), *(float(values[0]) for values in found)

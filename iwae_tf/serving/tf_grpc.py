@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.saved_model import refusal, warmup
-from iwae_tf.saved_model.signatures import SCORES, SIGNATURES
+from iwae_tf.saved_model.signatures import ABOUT, SCORES, SIGNATURES
 from iwae_tf.serving.answers import MAX_ANSWER, TransientError, with_retries
 from iwae_tf.serving.scorer import Scorer, refused, scores_of
 
@@ -67,7 +67,8 @@ class GrpcScorer(Scorer):
         inputs = signatures[self._signature].inputs
         shape = _shape(inputs["x"]) if "x" in inputs else []
         identity = f"{self._url}/versions/{self._version}"
-        super().__init__(proposal, identity, inputs, shape, signatures)
+        facts = {*signatures, *signatures[ABOUT].outputs}
+        super().__init__(proposal, identity, inputs, shape, facts)
 
     def _ask(self, inputs: dict[str, np.ndarray]) -> LogLikelihood:
         request = warmup.predict_request(

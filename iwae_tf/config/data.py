@@ -1,0 +1,32 @@
+"""How the rows of a config's data are read."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def scored_as(config: ConfigDict) -> dict[str, Any]:
+    """Arguments of `datasets.load_arrays` for rows that the config's model scores.
+
+    Dynamic binarization is drawn once, from `config.eval_seed`.
+
+    Args:
+      config: valid ConfigDict.
+    """
+    is_dynamic = config.binarization == "dynamic"
+    return {
+        "binarization": "fixed" if is_dynamic else config.binarization,
+        "seed": config.eval_seed,
+        "schema": config.schema,
+        "image_size": config.image_size,
+        "color": config.color,
+        "in_unit_interval": config.likelihood in ("bernoulli", "discretized_logistic"),
+        "takes_missing": config.missing != "refuse",
+    }
+
+
+def trained_on(config: ConfigDict) -> dict[str, Any]:
+    """The same for rows that it is trained on: dynamic binarization stays grey."""
+    is_dynamic = config.binarization == "dynamic"
+    drawn = {"binarization": "none" if is_dynamic else config.binarization}
+    return scored_as(config) | drawn | {"seed": config.seed}
