@@ -16,6 +16,7 @@ from iwae_tf.config.keys import (
     check_key,
     check_paths,
     check_values,
+    data_options,
     default_config,
     override,
     put,

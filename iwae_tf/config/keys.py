@@ -301,6 +301,12 @@ def fields_of(bound: type[Any]) -> list[str]:
     return [field.name for field in dataclasses.fields(bound)]
 
 
+def data_options(config: ConfigDict) -> dict[str, Any]:
+    """Where the data of a config lie and how they are read, for all of `datasets`."""
+    names = ("data_dir", "schema", "image_size", "color")
+    return {name: config[name] for name in names}
+
+
 def override(config: ConfigDict, **values: Any) -> ConfigDict:
     """Puts values other than None into a config, which has to be valid with them.
 

@@ -108,10 +108,15 @@ def _splits(path, count, config):
     """The column of the splits, where a run has drawn its own from these rows."""
     if config is None or config.dataset not in ("images", "table"):
         return {}
-    theirs = pathlib.Path(os.path.expanduser(config.data_dir or ""))
-    if not theirs.exists() or not theirs.samefile(path) or count < 10:
+    if not is_data_of(path, config) or count < 10:
         return {}
     return {"split": sources.splits_of_rows(count).tolist()}
+
+
+def is_data_of(path: str | os.PathLike[str], config: ConfigDict) -> bool:
+    """Whether a file or folder is where the data of a config lie."""
+    theirs = pathlib.Path(os.path.expanduser(config.data_dir or ""))
+    return bool(config.data_dir) and theirs.exists() and theirs.samefile(path)
 
 
 def _read_npy(path: pathlib.Path, name: str) -> np.ndarray:
