@@ -18,7 +18,7 @@ def run() -> int:
     workdir = Workdir(_WORKDIR.value)
     model, config = workdir.load_model(), workdir.read_config()
     results, data = workdir.read_results(), data_in(workdir.path)
-    print(export(model, config, _OUTPUT.value, results, data=data))
+    print(export(model, config, _OUTPUT.value, results, data))
     return 0
 
 

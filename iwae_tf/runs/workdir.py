@@ -151,7 +151,7 @@ class Workdir:
             write_json(self.path / SCHEMA, model.schema.to_json())
         shutil.rmtree(self.saved_model, ignore_errors=True)
         data = data_in(self.path)
-        return export(model, config, self.saved_model, results, data=data)
+        return export(model, config, self.saved_model, results, data)
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Writes `metrics.csv`, a row an epoch; an epoch may lack some columns."""
@@ -207,7 +207,6 @@ def export(
     config: ConfigDict,
     path: str | os.PathLike[str],
     results: Mapping[str, Any] | None = None,
-    *,
     data: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
     """Exports a model as the next version in `path`, its config and card beside it.
