@@ -48,17 +48,15 @@ def run() -> int:
 
 def _score(distribution):
     """(results, whether every image was scored) of the model of the flags."""
-    from iwae_tf.config import override
     from iwae_tf.runs import results
-    from iwae_tf.runs.workdir import config_in
     from iwae_tf.saved_model import load_saved_model
 
     if _MODEL.workdir.value is not None:
         model, config = _MODEL.load(**cli.values_of(_DATA))
         scorer = distribution.scorer(model)
     else:
-        version, signatures = load_saved_model(_MODEL.saved_model.value)
-        config = override(config_in(version.parent), **cli.values_of(_DATA))
+        config = _MODEL.config(**cli.values_of(_DATA))
+        _, signatures = load_saved_model(_MODEL.saved_model.value)
         model = None
         scorer = results.export_scorer(signatures, config.dataset, _PROPOSAL.value)
     return results.evaluate(

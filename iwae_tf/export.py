@@ -13,11 +13,12 @@ cli.require("workdir", "output")
 @cli.script
 def run() -> int:
     """Exports the workdir of the flags; prints the path of the new version."""
-    from iwae_tf.runs.workdir import Workdir, export
+    from iwae_tf.runs.workdir import Workdir, data_in, export
 
     workdir = Workdir(_WORKDIR.value)
     model, config = workdir.load_model(), workdir.read_config()
-    print(export(model, config, _OUTPUT.value, workdir.read_results()))
+    results, data = workdir.read_results(), data_in(workdir.path)
+    print(export(model, config, _OUTPUT.value, results, data))
     return 0
 
 

@@ -76,11 +76,12 @@ def run() -> int:
     from iwae_tf.evaluation import summarize
     from iwae_tf.io import terminal
     from iwae_tf.runs import results
-    from iwae_tf.runs.workdir import SCHEMA
+    from iwae_tf.runs.workdir import SCHEMA, has_changed
     from iwae_tf.serving import rows
     from iwae_tf.serving.imputed import write_imputed
 
-    schema, config, export = _SCHEMA.value, None, _SAVED_MODEL.value
+    schema, export = _SCHEMA.value, _SAVED_MODEL.value
+    config = path = None
     if export:
         schema = schema or beside_export(export, SCHEMA)
         path = beside_export(export, "config.json")
@@ -94,6 +95,12 @@ def run() -> int:
     )
     for note in notes:
         terminal.tell(note)
+    if "split" in columns and path and has_changed(path.parent, config):
+        del columns["split"]
+        terminal.tell(
+            f"note: {_INPUT.value} has changed since the model was trained on it, so "
+            "there is no column split"
+        )
     if _LABELS.value is not None:
         labels = rows.read_labels(_LABELS.value)
     if _IMPUTED.value:

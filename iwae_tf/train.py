@@ -91,8 +91,10 @@ def _finish(config, workdir, trained, distribution):
     from iwae_tf.runs.devices import product_gflops
     from iwae_tf.runs.figures import draw_figures
     from iwae_tf.runs.tensorboard import write_hyperparameters
+    from iwae_tf.runs.workdir import check_data
 
     model = trained.model
+    check_data(workdir.path, config)
     found, is_complete = results.evaluate(
         config,
         distribution.scorer(model),

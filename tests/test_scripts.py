@@ -57,7 +57,7 @@ def unfinished(finished, tmp_path):
 def test_a_finished_workdir_holds_everything(finished):
     assert {path.name for path in finished.iterdir()} == {
         *("config.json", "metrics.csv", "results.json", "checkpoints", "tensorboard"),
-        *("figures", "saved_model", "model.keras"),
+        *("figures", "saved_model", "model.keras", "training_data.json"),
     }
     assert {path.name for path in (finished / "figures").iterdir()} == {
         *("training_curves.png", "active_units.png", "latent.png"),
@@ -73,6 +73,7 @@ def test_a_finished_workdir_holds_everything(finished):
     assert {path.name for path in (finished / "saved_model").iterdir()} == {
         "1",
         "config.json",
+        "training_data.json",
         "MODEL_CARD.md",
     }
     nll = f"{read_json(finished / 'results.json')['nll']:.2f} nats an image"

@@ -7,6 +7,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
 from iwae_tf.runs.splits import decide_epochs, what_is_few
 from iwae_tf.runs.training import copy_weights
+from iwae_tf.schema import Column, Schema
 
 
 def small_model(latent_dim=2, seed=0):
@@ -32,6 +33,35 @@ def test_a_run_starts_from_the_weights_of_another_and_counts_its_own_steps():
 def test_other_networks_are_refused():
     with pytest.raises(InvalidInputError, match="`start_from` must be a run of the"):
         copy_weights(small_model(3), small_model(2))
+
+
+def table_model(categories=("x", "y"), kind="normal", loc=0.0):
+    columns = Column("a", kind, loc), Column("t", "categorical", categories=categories)
+    networks = MLP([4], (4,)), MLP([4], (4,))
+    schema = Schema(columns)
+    model = iwae_tf.IWAE(*networks, num_samples=2, likelihood="mixed", schema=schema)
+    model.build((None, 2))
+    return model
+
+
+def test_a_run_starts_from_one_whose_numbers_mean_the_same():
+    """Shapes alone do not tell: both of a pair have two parameters a value."""
+    networks = MLP([4], (4,)), MLP([4], (6,))
+    normal, counts = (
+        iwae_tf.IWAE(*networks, num_samples=2, likelihood=name)
+        for name in ("normal", "negative_binomial")
+    )
+    for model in (normal, counts):
+        model.build((None, 3))
+    words = "likelihood normal, not likelihood negative_binomial"
+    with pytest.raises(InvalidInputError, match=words):
+        copy_weights(normal, counts)
+    words = "column t: categorical y z, not column t: categorical x y"
+    with pytest.raises(InvalidInputError, match=words):
+        copy_weights(table_model(("y", "z")), table_model())
+    with pytest.raises(InvalidInputError, match="column a: lognormal, not"):
+        copy_weights(table_model(kind="lognormal"), table_model())
+    copy_weights(table_model(loc=3.0), table_model())  # more rows of the same table
 
 
 def test_few_data_and_few_steps_are_said_and_enough_are_not():

@@ -225,17 +225,34 @@ class ModelFlags:
         """What was given, as a title."""
         return self.workdir.value or self.saved_model.value
 
-    def load(self, **overrides: Any) -> tuple[Any, Any]:
-        """The Keras model and ConfigDict that were given, with these values in it."""
+    def config(self, **overrides: Any) -> Any:
+        """The ConfigDict of what was given, with these values in it.
+
+        Raises:
+          InvalidInputError: as `workdir.check_data` of its data.
+        """
         from iwae_tf.config import override
-        from iwae_tf.runs.workdir import Workdir, load_exported
+        from iwae_tf.io import terminal
+        from iwae_tf.runs.workdir import check_data, config_in
 
         self.check()
+        folder = pathlib.Path(self.workdir.value or "")
+        if self.workdir.value is None:
+            folder = find_version(self.saved_model.value).parent
+        config = override(config_in(folder), **overrides)
+        is_other = overrides.get("data_dir") is not None
+        for line in check_data(folder, config, is_other=is_other):
+            terminal.tell(line)
+        return config
+
+    def load(self, **overrides: Any) -> tuple[Any, Any]:
+        """The Keras model and `config` of what was given."""
+        from iwae_tf.runs.workdir import Workdir, load_exported
+
+        config = self.config(**overrides)
         if self.workdir.value is None:
             return load_exported(self.saved_model.value, **overrides)
-        workdir = Workdir(self.workdir.value)
-        config = override(workdir.read_config(), **overrides)
-        return workdir.load_model(), config
+        return Workdir(self.workdir.value).load_model(), config
 
 
 def model_facts(config: Any, num_images: int, split: str) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from iwae_tf import datasets
 from iwae_tf.bounds import OBJECTIVES
+from iwae_tf.config.data import data_options
 from iwae_tf.config.keys import fields_of, validate
 from iwae_tf.config.networks import build_networks, build_prior
 from iwae_tf.config.optimizers import BurdaAdam, Muon, PiecewiseCosine
@@ -38,12 +39,7 @@ def build_model(
         output_shape: tuple[int, ...] = (schema.num_parameters,)
         mean_image = None  # the likelihood starts from the schema's statistics
     else:
-        event_shape = datasets.event_shape(
-            config.dataset,
-            data_dir=config.data_dir,
-            image_size=config.image_size,
-            color=config.color,
-        )
+        event_shape = datasets.event_shape(config.dataset, **data_options(config))
         last = LIKELIHOODS[config.likelihood].num_parameters
         output_shape = (*event_shape[:-1], last * event_shape[-1])
     policy = keras.dtype_policies.DTypePolicy(config.precision)
@@ -66,7 +62,7 @@ def build_model(
         arguments["num_groups"] = first.num_groups
     if config.conditional:
         arguments["num_classes"] = datasets.num_classes(
-            config.dataset, data_dir=config.data_dir, schema=config.schema
+            config.dataset, **data_options(config)
         )
         arguments["prior"] = build_prior(config, policy)
     model = MODELS[config.model](encoder, decoder, **arguments)

@@ -5,8 +5,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 
+def data_options(config: ConfigDict) -> dict[str, Any]:
+    """Where the data of a config lie and how they are read, for all of `datasets`."""
+    names = ("data_dir", "schema", "image_size", "color")
+    return {name: config[name] for name in names}
+
+
 def scored_as(config: ConfigDict) -> dict[str, Any]:
-    """Arguments of `datasets.load_arrays` for rows that the config's model scores.
+    """More arguments of `datasets.load_arrays`, for rows that the model scores.
 
     Dynamic binarization is drawn once, from `config.eval_seed`.
 
@@ -17,9 +23,6 @@ def scored_as(config: ConfigDict) -> dict[str, Any]:
     return {
         "binarization": "fixed" if is_dynamic else config.binarization,
         "seed": config.eval_seed,
-        "schema": config.schema,
-        "image_size": config.image_size,
-        "color": config.color,
         "in_unit_interval": config.likelihood in ("bernoulli", "discretized_logistic"),
         "takes_missing": config.missing != "refuse",
     }

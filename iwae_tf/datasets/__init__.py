@@ -25,6 +25,7 @@ from iwae_tf.datasets.loading import (
     num_training_examples,
     require_labels,
     table_schema,
+    training_digest,
     validate_images,
 )
 from iwae_tf.datasets.streams import batches, load_dataset, num_batches

@@ -34,6 +34,12 @@ class ImageFiles(NamedTuple):
     labels: np.ndarray | None  # int64 [N], the place of its folder among them
     left_out: collections.Counter  # of ".heic", "hidden" and so on
 
+    @property
+    def classes(self) -> list[str]:
+        """Names of the folders in the order of their labels; none without labels."""
+        names = dict.fromkeys(path.parent.name for path in self.paths)
+        return [] if self.labels is None else [*names]
+
 
 class ImageFormat(NamedTuple):
     """What all images of a folder are, or become."""

@@ -1,13 +1,15 @@
 """One split of a data set as arrays: found, checked, and binarised once."""
 
+import hashlib
 import os
+import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from iwae_tf.checks import check_choice, check_integer
+from iwae_tf.checks import check_choice, check_integer, readable
 from iwae_tf.datasets import image_folder, readers, sources
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.schema import Schema
@@ -88,13 +90,75 @@ def event_shape(
     return (*shape, 1) if len(shape) == 2 else tuple(shape)
 
 
-def num_training_examples(name: str, data_dir: Path | None = None) -> int:
-    """How many examples the training split has; of a folder no image is read."""
+def num_training_examples(
+    name: str, data_dir: Path | None = None, **others: Any
+) -> int:
+    """How many examples the training split has.
+
+    Args:
+      name: one of `DATASETS`.
+      data_dir: as for `load_arrays`; of a folder no image is read.
+      **others: options of `event_shape`, which do not matter here.
+    """
+    del others
+    path = _expand(data_dir)
     if name == "images":
-        files = image_folder.list_images(_expand(data_dir))
-        return int(np.sum(sources.splits_of_rows(len(files.paths)) == "train"))
-    source = sources.READERS[name](split="train", data_dir=_expand(data_dir))
-    return len(source.images[source.rows])
+        return len(_training_files(path))
+    read = sources.stored_table if name == "table" else sources.READERS[name]
+    source = read(split="train", data_dir=path)
+    return len(np.arange(len(source.images))[source.rows])
+
+
+def training_digest(
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    with_labels: bool = False,
+    **others: Any,
+) -> str | None:
+    """What tells whether a model was trained on these data, from no more than needed.
+
+    Args:
+      name: one of `DATASETS`.
+      data_dir: as for `load_arrays`.
+      with_labels: whether the labels were part of the training.
+      **others: options of `event_shape`, which do not matter here.
+
+    Returns:
+      SHA-256 in hexadecimal. Of "images": of the names of the training images, of which
+      none is read; of a table: of its file, since categories are those of all rows; of
+      "npz" and "idx": of the training rows. None of the others, which a name tells.
+
+    Raises:
+      InvalidInputError: missing or damaged file.
+    """
+    del others
+    if name not in ("images", "table", "npz", "idx"):
+        return None
+    path, digest = pathlib.Path(_expand(data_dir) or ""), hashlib.sha256()
+    if name == "images":
+        names = [file.relative_to(path).as_posix() for file in _training_files(path)]
+        digest.update("\0".join(names).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+    with readable(path):
+        if name == "table" and path.suffix != ".npz":
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        read = sources.read_idx if name == "idx" else sources.read_npz
+        source = read(split="train", data_dir=path)
+        for array in (source.images, source.labels if with_labels else None):
+            if array is not None:
+                rows = np.ascontiguousarray(array[source.rows])
+                digest.update(f"{rows.dtype.str} {rows.shape}".encode())
+                digest.update(rows.data)
+    return digest.hexdigest()
+
+
+def _training_files(folder):
+    """The files of a folder that are its training images, in the order of the split."""
+    files = image_folder.list_images(folder).paths
+    splits = sources.splits_of_rows(len(files), f"images in {folder}")
+    return [files[row] for row in np.flatnonzero(splits == "train")]
 
 
 def table_schema(data_dir: Path | None, schema: str | None = None) -> Schema:
@@ -111,7 +175,11 @@ def table_schema(data_dir: Path | None, schema: str | None = None) -> Schema:
 
 
 def num_classes(
-    name: str, *, data_dir: Path | None = None, schema: str | None = None
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    schema: str | None = None,
+    **others: Any,
 ) -> int:
     """How many classes the labels of a data set are of: the largest one and one more.
 
@@ -120,6 +188,7 @@ def num_classes(
       data_dir: as for `load_arrays`; only "omniglot", "idx" and "npz" are opened, and
         no more of the last two than the labels of the training images; a table is read.
       schema: of a table, as for `load_arrays`.
+      **others: options of `event_shape`, which do not matter here.
 
     Returns:
       num_classes: int.
@@ -127,6 +196,7 @@ def num_classes(
     Raises:
       InvalidInputError: a set without labels, or labels that are no classes.
     """
+    del others
     check_choice(name, "name", DATASETS)
     known = sources.NUM_CLASSES.get(name)
     if known is not None:

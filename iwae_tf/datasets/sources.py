@@ -297,18 +297,18 @@ def read_table(*, split: str, data_dir: Any, schema: str | None = None) -> Sourc
     An npz file has tables of its own for the splits, as in `read_npz`.
     """
     found = table_schema(data_dir, schema)
-    source = _stored_table(split, data_dir, schema)
+    source = stored_table(split=split, data_dir=data_dir, schema=schema)
     labels = tables.encode_labels(source.images, found)
     return source._replace(images=tables.encode(source.images, found), labels=labels)
 
 
 def table_schema(data_dir: Any, schema: str | None) -> tables.Schema:
     """The schema of a stored table, its statistics those of the training split."""
-    source = _stored_table("train", data_dir, schema)
+    source = stored_table(split="train", data_dir=data_dir, schema=schema)
     return tables.read_schema(schema, source.images, source.rows)
 
 
-def _stored_table(split, data_dir, schema):
+def stored_table(*, split: str, data_dir: Any, schema: str | None = None) -> Source:
     """A table as it is stored, in place of images, and the rows of a split."""
     if pathlib.Path(data_dir or "").suffix == ".npz":
         return read_npz(split=split, data_dir=data_dir)

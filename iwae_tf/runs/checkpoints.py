@@ -19,6 +19,7 @@ from iwae_tf.io.files import save_arrays
 KEPT = 2
 STATE = "state"  # member that holds the JSON beside the variables
 SETTINGS = "settings"  # key of the state
+DATA = "training_data"  # key of the settings
 NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.npz")
 
 
@@ -40,8 +41,8 @@ class CheckpointStore:
 
     Args:
       folder: path, made when the first checkpoint is written.
-      settings: optional dict, what decides the numbers of the run. A checkpoint says
-        of which it is, and one of others is refused.
+      settings: optional dict, what decides the numbers of the run, of its data under
+        "training_data". A checkpoint says of which it is; one of others is refused.
     """
 
     def __init__(
@@ -121,9 +122,17 @@ class CheckpointStore:
     def _check(self, path: pathlib.Path, state: dict[str, Any]) -> None:
         """Refuses the checkpoint of another run."""
         theirs = state.get(SETTINGS)
-        if self.settings is not None and theirs is not None:
-            rule = "hold checkpoints of this config"
-            check_same(self.settings, theirs, rule, path)
+        if self.settings is None or theirs is None:
+            return
+        data = self.settings.get(DATA)
+        rule = "hold checkpoints of this config"
+        check_same(self.settings, {**theirs, DATA: data}, rule, path)
+        if theirs.get(DATA, data) != data:  # those of earlier versions do not say
+            raise InvalidInputError(
+                "`workdir` must hold checkpoints of these training data: give another "
+                "one, or put the data back as they were. Received: the training data "
+                f"have changed since {path} was written"
+            )
 
     def _paths(self) -> list[tuple[tuple[int, int], pathlib.Path]]:
         """((epoch, step), path) of each checkpoint, oldest first."""

@@ -1,10 +1,14 @@
 """The data of a run: a split as training sees it, and as it is scored."""
 
+import os
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from iwae_tf import datasets
-from iwae_tf.config.data import scored_as, trained_on
+from iwae_tf.config.data import data_options, scored_as, trained_on
 from iwae_tf.config.stages import LEAST_STEPS, with_epochs
+from iwae_tf.datasets import image_folder
 
 FEW_EXAMPLES = 1000
 
@@ -23,8 +27,31 @@ def decide_epochs(config: ConfigDict) -> ConfigDict:
     """
     if config.epochs:
         return config
-    count = datasets.num_training_examples(config.dataset, config.data_dir)
+    count = datasets.num_training_examples(config.dataset, **data_options(config))
     return with_epochs(config, datasets.num_batches(count, config.batch_size))
+
+
+def training_data(config: ConfigDict) -> dict[str, Any] | None:
+    """What a model of a config is trained on, to be told from what it was trained on.
+
+    Returns:
+      dict for `training_data.json`: the data set, the digest of its training split, of
+      a conditional model the names of classes that are folders; None of a data set
+      whose name says it all.
+
+    Raises:
+      InvalidInputError: no such data.
+    """
+    digest = datasets.training_digest(
+        config.dataset, with_labels=config.conditional, **data_options(config)
+    )
+    if digest is None:
+        return None
+    found: dict[str, Any] = {"dataset": config.dataset, "sha256": digest}
+    if config.conditional and config.dataset == "images":
+        folder = os.path.expanduser(config.data_dir)
+        found["classes"] = image_folder.list_images(folder).classes
+    return found
 
 
 def what_is_few(config: ConfigDict, num_examples: int) -> list[str]:
@@ -84,8 +111,8 @@ def load_eval_split(
     return datasets.Split(images[:limit], None if labels is None else labels[:limit])
 
 
-def _load(config, split, options):
+def _load(config, split, values):
     loaded = datasets.load_arrays(
-        config.dataset, split=split, data_dir=config.data_dir, **options
+        config.dataset, split=split, **values, **data_options(config)
     )
     return datasets.require_labels(loaded, split) if config.conditional else loaded

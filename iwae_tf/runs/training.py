@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from iwae_tf.runs.callbacks import (
     Sitting,
 )
 from iwae_tf.runs.checkpoints import (
+    DATA,
     CheckpointStore,
     Restored,
     copy_variables,
@@ -34,7 +36,12 @@ from iwae_tf.runs.checkpoints import (
     unpack,
 )
 from iwae_tf.runs.devices import Distribution
-from iwae_tf.runs.splits import load_eval_split, load_examples, what_is_few
+from iwae_tf.runs.splits import (
+    load_eval_split,
+    load_examples,
+    training_data,
+    what_is_few,
+)
 from iwae_tf.runs.tensorboard import NUM_IMAGES, TensorBoard
 from iwae_tf.runs.workdir import Workdir, deciding_settings
 
@@ -81,6 +88,7 @@ def train(
     """
     examples, validation = (load_examples(config, s) for s in ("train", "validation"))
     steps = datasets.num_batches(len(examples.images), config.batch_size)
+    settings = {**deciding_settings(config), DATA: training_data(config)}
     first = None  # the model whose weights are the first
     if config.start_from:
         path = os.path.expanduser(config.start_from)
@@ -91,14 +99,15 @@ def train(
             if first is not None:
                 copy_weights(first, model)
         if distribution.is_chief:
-            workdir.claim(config)  # once nothing can be wrong with the config
-        checkpoints = CheckpointStore(workdir.checkpoints, deciding_settings(config))
+            workdir.claim(config)
+        checkpoints = CheckpointStore(workdir.checkpoints, settings)
         start = _restore(checkpoints, model, distribution, report)
         if distribution.is_chief:
+            workdir.begin(config, settings[DATA])
             where = distribution.describe()
             if config.dataset == "images":
-                settings = config.data_dir, config.image_size, config.color
-                report(image_folder.describe(*settings))
+                read = config.data_dir, config.image_size, config.color
+                report(image_folder.describe(*read))
             report(describe(config, len(examples.images), steps, start, where))
             for line in what_is_few(config, len(examples.images)):
                 report(line)
@@ -276,7 +285,7 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
     """Gives a built model the trained weights of another of the same networks.
 
     Raises:
-      InvalidInputError: their networks differ.
+      InvalidInputError: their networks differ, or what goes in and out of them.
     """
     ours, theirs = target.trainable_variables, source.trainable_variables
     shapes = [[tuple(v.shape) for v in variables] for variables in (ours, theirs)]
@@ -285,8 +294,28 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
             "`start_from` must be a run of the same networks. Received: weights of "
             f"shapes {shapes[1]}, not {shapes[0]}"
         )
+    for mine, other in itertools.zip_longest(_meaning(target), _meaning(source)):
+        if mine != other:
+            raise InvalidInputError(
+                "`start_from` must be a run of the same likelihood and, of a table, of "
+                f"the same columns. Received: {other}, not {mine}"
+            )
     for variable, value in zip(ours, theirs):
         variable.assign(value)
+
+
+def _meaning(model):
+    """What stands for what in the networks: lines of the likelihood and the columns.
+
+    Place and scale of a column may differ: more rows of the same table change them.
+    """
+    schema, columns = model.schema, []
+    if schema is not None:
+        columns = [*schema.columns, *([schema.label] if model.num_classes else [])]
+    return [
+        f"likelihood {model.likelihood}",
+        *(" ".join([f"column {c.name}:", c.kind, *c.categories]) for c in columns),
+    ]
 
 
 def describe(

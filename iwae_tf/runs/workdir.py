@@ -31,6 +31,7 @@ from iwae_tf.io.files import (
 )
 from iwae_tf.io.layout import find_version, model_file
 from iwae_tf.runs import model_card
+from iwae_tf.runs.splits import training_data
 from iwae_tf.saved_model import (
     export_saved_model,
     restore_weights,
@@ -39,6 +40,7 @@ from iwae_tf.saved_model import (
 from iwae_tf.versions import library_versions
 
 SCHEMA = "schema.json"  # of a model of a table, whole, beside it
+TRAINING_DATA = "training_data.json"  # `splits.training_data`, beside the config
 # Where the data lie, how far the run goes, and what is done with it afterwards.
 NOT_DECIDING = {
     *("data_dir", "epochs"),
@@ -67,18 +69,27 @@ class Workdir:
         self._lock: FolderLock | None = None
 
     def claim(self, config: ConfigDict) -> None:
-        """Makes the folder this config's and this process's; see `release`.
+        """Makes the folder this process's; see `begin` and `release`.
 
         Raises:
           InvalidInputError: it is the folder of another config, or in use.
         """
         self.check(config)
         self._lock = FolderLock(self.path, "workdir")
-        if not self.is_finished(config):  # maybe those of fewer epochs
-            self.results.unlink(missing_ok=True)
-        self.keep(config)
         for folder in (self.path, self.checkpoints, self.figures):
             remove_leftovers(folder)
+
+    def begin(self, config: ConfigDict, data: Mapping[str, Any] | None) -> None:
+        """Makes the folder this config's and its data's, once nothing is refused.
+
+        Args:
+          config: ConfigDict.
+          data: `splits.training_data` of it.
+        """
+        if not self.is_finished(config):  # maybe those of fewer epochs
+            self.results.unlink(missing_ok=True)
+        keep_data(self.path, data)
+        self.keep(config)
 
     def keep(self, config: ConfigDict) -> None:
         """Writes the config, over one whose data lay elsewhere."""
@@ -139,7 +150,8 @@ class Workdir:
         if model.schema is not None:
             write_json(self.path / SCHEMA, model.schema.to_json())
         shutil.rmtree(self.saved_model, ignore_errors=True)
-        return export(model, config, self.saved_model, results)
+        data = data_in(self.path)
+        return export(model, config, self.saved_model, results, data)
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Writes `metrics.csv`, a row an epoch; an epoch may lack some columns."""
@@ -195,6 +207,7 @@ def export(
     config: ConfigDict,
     path: str | os.PathLike[str],
     results: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
     """Exports a model as the next version in `path`, its config and card beside it.
 
@@ -203,6 +216,7 @@ def export(
       config: its ConfigDict.
       path: folder of the versions.
       results: optional dict, the run's `results.json`, for the model card.
+      data: optional dict, the run's `training_data.json`.
 
     Returns:
       path: pathlib.Path of the new version.
@@ -213,6 +227,7 @@ def export(
         write_json(version.parent / SCHEMA, model.schema.to_json())
         values["schema"] = SCHEMA
     write_json(version.parent / "config.json", values)
+    keep_data(version.parent, data)
     model_card.write(
         version.parent,
         version=version.name,
@@ -237,6 +252,82 @@ def config_in(folder: pathlib.Path) -> ConfigDict:
     if (folder / SCHEMA).is_file():
         config.schema = str(folder / SCHEMA)
     return config
+
+
+def data_in(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What a model was trained on, in the folder of a run or of an export.
+
+    Returns:
+      dict of `splits.training_data`; None of a data set that is known by name, and of
+      runs of earlier versions.
+
+    Raises:
+      InvalidInputError: it is damaged.
+    """
+    path = folder / TRAINING_DATA
+    return read_json(path) if path.is_file() else None
+
+
+def keep_data(folder: pathlib.Path, data: Mapping[str, Any] | None) -> None:
+    """Writes what `data_in` reads."""
+    if data is None:
+        (folder / TRAINING_DATA).unlink(missing_ok=True)
+    elif data != data_in(folder):
+        write_json(folder / TRAINING_DATA, data)
+
+
+def has_changed(folder: pathlib.Path, config: ConfigDict) -> bool:
+    """Whether the data of a config are known not to be what a model was trained on.
+
+    Args:
+      folder: of the run, or of the versions of the export.
+      config: its ConfigDict, or one that says where the same data set lies now.
+    """
+    known = data_in(folder) or {}
+    if known.get("dataset") != config.dataset:
+        return False
+    return known.get("sha256") != (training_data(config) or {}).get("sha256")
+
+
+def check_data(
+    folder: pathlib.Path, config: ConfigDict, *, is_other: bool = False
+) -> list[str]:
+    """Refuses data that have changed since the training: their splits are others.
+
+    Args:
+      folder: of the run, or of the versions of the export.
+      config: its ConfigDict, or one that names other data.
+      is_other: whether `data_dir` is not the config's but was named for this.
+
+    Returns:
+      lines to be told.
+
+    Raises:
+      InvalidInputError: the data have changed, or have not the classes of the training.
+    """
+    if not has_changed(folder, config):
+        return []
+    if not is_other:
+        raise InvalidInputError(
+            "`data_dir` must hold the data that the model was trained on, or any split "
+            "may hold examples of the training: put them back as they were, or have "
+            f"them taken as other data by --data_dir={config.data_dir}. Received: "
+            f"{config.data_dir}, which has changed since the training"
+        )
+    names, found = (
+        (data or {}).get("classes", [])
+        for data in (data_in(folder), training_data(config))
+    )
+    if names != found:
+        raise InvalidInputError(
+            "`data_dir` must have a folder with images for each class of the training, "
+            f"{', '.join(names)}, and no other. Received: {config.data_dir}, which has "
+            f"{', '.join(found) or 'no folders'}"
+        )
+    return [
+        f"note: {config.data_dir} is not what the model was trained on; its splits may "
+        "hold examples of the training"
+    ]
 
 
 def load_exported(

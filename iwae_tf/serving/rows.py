@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from iwae_tf import datasets
 from iwae_tf.checks import readable
-from iwae_tf.config.data import scored_as
+from iwae_tf.config.data import data_options, scored_as
 from iwae_tf.datasets import image_folder, sources, tables
 from iwae_tf.datasets.readers import to_float
 from iwae_tf.errors import InvalidInputError
@@ -57,7 +57,7 @@ def read_rows(
     """
     path = pathlib.Path(path)
     check_rows(path)
-    options = {} if config is None else scored_as(config)
+    options = {} if config is None else data_options(config) | scored_as(config)
     is_conditional = config is not None and config.conditional
     columns: dict[str, list[str]] = {}
     own: dict[str, np.ndarray] = {}

@@ -10,6 +10,7 @@ import numpy as np
 
 from iwae_tf import datasets
 from iwae_tf.config import set_draws, stages
+from iwae_tf.config.data import data_options
 from iwae_tf.config.files import read_json
 from iwae_tf.io.files import write_json
 from iwae_tf.models.programs import steps_per_call
@@ -75,7 +76,7 @@ def _fit_of(config):
     """The `timed_fit` of a config, on random images of the data set's shape."""
     rows = config.batch_size * config.num_groups * config.num_samples
     steps = max(LEAST_STEPS, CALLS * steps_per_call(rows))
-    event_shape = datasets.event_shape(config.dataset, data_dir=config.data_dir)
+    event_shape = datasets.event_shape(config.dataset, **data_options(config))
     shape = (steps * config.batch_size, *event_shape)
     images = np.random.default_rng(0).random(shape, np.float32)
     model = compiled_model(config, images, steps)
