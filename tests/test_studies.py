@@ -266,7 +266,7 @@ def test_a_report_states_for_all_only_what_they_have_in_common(tmp_path):
         "latent_dims": ("[50]", "[100, 50]", "[50]"),
         "hidden_dims": (one, two, one),
         "batch size": ("200", "200", "400"),
-        "epochs": ("380", "268", "680"),
+        "epochs": ("380", "268", "695"),
         "stages (draws, epochs, first and last rate)": (
             "[[8, 300, 0.0015, 0.0003], [50, 80, 0.0006, 5e-06]]",
             "[[8, 220, 0.0015, 0.0003], [50, 48, 0.0006, 5e-06]]",
