@@ -96,6 +96,17 @@ def test_a_package_says_what_lives_there():
                 assert "mport" in text, f"{module} does not say what it may import"
 
 
+def test_no_module_and_no_class_is_long():
+    """At most 400 lines, docstrings included, and 25 methods."""
+    for module in MODULES:
+        text = path_of(module).read_text()
+        assert len(text.splitlines()) <= 400, module
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                methods = [part for part in node.body if hasattr(part, "args")]
+                assert len(methods) <= 25, f"{module}.{node.name}"
+
+
 def test_no_two_modules_differ_by_an_s():
     names = {module.rpartition(".")[2] for module in MODULES}
     assert not {name for name in names if f"{name}s" in names}

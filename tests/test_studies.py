@@ -270,7 +270,8 @@ def test_a_report_states_for_all_only_what_they_have_in_common(tmp_path):
         "stages (draws, epochs, first and last rate)": (
             "[[8, 300, 0.0015, 0.0003], [50, 80, 0.0006, 5e-06]]",
             "[[8, 220, 0.0015, 0.0003], [50, 48, 0.0006, 5e-06]]",
-            "[[1, 500, 0.002, 0.0008], [50, 180, 0.0008, 6e-06]]",
+            "[[1, 400, 0.002, 0.0008], [16, 200, 0.0008, 0.0004], "
+            "[50, 95, 0.0004, 6e-06]]",
         ),
         "test set": tuple(images.format(count) for count in (5000, 5000, 500)),
         "numpy": ("2.0", "2.1", "2.0"),

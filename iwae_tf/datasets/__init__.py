@@ -1,6 +1,7 @@
 """Images and labels: from files to arrays and batches.
 
   loading       a split as arrays: found, checked, binarised
+  facts         shape, size, classes and digest of a data set
   streams       batches of it, epoch after epoch
   sources       one reader a data set
   readers       files that may be missing or damaged
@@ -11,21 +12,23 @@
 May import `schema`, `errors` and `checks`.
 """
 
-from iwae_tf.datasets.loading import (
-    BINARIZATIONS,
+from iwae_tf.datasets.facts import (
     DATASETS,
-    SPLITS,
-    UNLABELLED,
-    Split,
-    binarize,
     event_shape,
-    load_arrays,
-    load_npz,
     num_classes,
     num_training_examples,
-    require_labels,
     table_schema,
     training_digest,
+)
+from iwae_tf.datasets.loading import (
+    BINARIZATIONS,
+    SPLITS,
+    Split,
+    binarize,
+    load_arrays,
+    load_npz,
+    require_labels,
     validate_images,
 )
+from iwae_tf.datasets.sources import UNLABELLED
 from iwae_tf.datasets.streams import batches, load_dataset, num_batches

@@ -1,25 +1,17 @@
 """One split of a data set as arrays: found, checked, and binarised once."""
 
-import hashlib
-import os
-import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from iwae_tf.checks import check_choice, check_integer, readable
-from iwae_tf.datasets import image_folder, readers, sources
+from iwae_tf.checks import check_choice, check_integer
+from iwae_tf.datasets import readers, sources
+from iwae_tf.datasets.facts import DATASETS, Path, event_shape, expand
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.schema import Schema
 
-Path = str | os.PathLike[str]
-DATASETS = tuple(sources.READERS)
-UNLABELLED = sources.UNLABELLED
-LABEL_COLUMN = ": name a column, schema='COLUMN=label'"
 SPLITS = ("train", "validation", "test")
-MAX_CLASSES = 10_000  # a one-hot label has so many elements
 BINARIZATIONS = ("none", "threshold", "fixed", "dynamic")
 BINARIZE_STREAM = 0x62696E  # two uses of one seed must not see the same random bits
 
@@ -56,171 +48,6 @@ def validate_images(
     if problem:
         rule, received = problem
         raise InvalidInputError(f"`{name}` must {rule}. Received: {received}")
-
-
-def event_shape(
-    name: str,
-    *,
-    data_dir: Path | None = None,
-    schema: str | None = None,
-    image_size: str = "auto",
-    color: str = "auto",
-) -> tuple[int, ...]:
-    """Shape of one example, read from no more than headers.
-
-    Args:
-      name: one of `DATASETS`.
-      data_dir: where it lies, as for `load_arrays`; only "idx", "npz" and "images" are
-        opened, and a table is read.
-      schema: of a table, as for `load_arrays`.
-      image_size: of "images", as for `load_arrays`.
-      color: of "images", as for `load_arrays`.
-
-    Returns:
-      event_shape: a tuple of integers; (28, 28, 1) for a named set, (32, 32, 3) where
-        it is in colour.
-
-    Raises:
-      InvalidInputError: unknown name; missing or damaged file.
-    """
-    check_choice(name, "name", DATASETS)
-    if name == "table":
-        return (len(table_schema(data_dir, schema).columns),)
-    shape = sources.stored_shape(name, _expand(data_dir), image_size, color)
-    return (*shape, 1) if len(shape) == 2 else tuple(shape)
-
-
-def num_training_examples(
-    name: str, data_dir: Path | None = None, **others: Any
-) -> int:
-    """How many examples the training split has.
-
-    Args:
-      name: one of `DATASETS`.
-      data_dir: as for `load_arrays`; of a folder no image is read.
-      **others: options of `event_shape`, which do not matter here.
-    """
-    del others
-    path = _expand(data_dir)
-    if name == "images":
-        return len(_training_files(path))
-    read = sources.stored_table if name == "table" else sources.READERS[name]
-    source = read(split="train", data_dir=path)
-    return len(np.arange(len(source.images))[source.rows])
-
-
-def training_digest(
-    name: str,
-    *,
-    data_dir: Path | None = None,
-    with_labels: bool = False,
-    **others: Any,
-) -> str | None:
-    """What tells whether a model was trained on these data, from no more than needed.
-
-    Args:
-      name: one of `DATASETS`.
-      data_dir: as for `load_arrays`.
-      with_labels: whether the labels were part of the training.
-      **others: options of `event_shape`, which do not matter here.
-
-    Returns:
-      SHA-256 in hexadecimal. Of "images": of the names of the training images, of which
-      none is read; of a table: of its file, since categories are those of all rows; of
-      "npz" and "idx": of the training rows. None of the others, which a name tells.
-
-    Raises:
-      InvalidInputError: missing or damaged file.
-    """
-    del others
-    if name not in ("images", "table", "npz", "idx"):
-        return None
-    path, digest = pathlib.Path(_expand(data_dir) or ""), hashlib.sha256()
-    if name == "images":
-        names = [file.relative_to(path).as_posix() for file in _training_files(path)]
-        digest.update("\0".join(names).encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
-    with readable(path):
-        if name == "table" and path.suffix != ".npz":
-            with open(path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        read = sources.read_idx if name == "idx" else sources.read_npz
-        source = read(split="train", data_dir=path)
-        for array in (source.images, source.labels if with_labels else None):
-            if array is not None:
-                rows = np.ascontiguousarray(array[source.rows])
-                digest.update(f"{rows.dtype.str} {rows.shape}".encode())
-                digest.update(rows.data)
-    return digest.hexdigest()
-
-
-def _training_files(folder):
-    """The files of a folder that are its training images, in the order of the split."""
-    files = image_folder.list_images(folder).paths
-    splits = sources.splits_of_rows(len(files), f"images in {folder}")
-    return [files[row] for row in np.flatnonzero(splits == "train")]
-
-
-def table_schema(data_dir: Path | None, schema: str | None = None) -> Schema:
-    """What the columns of a stored table are, the statistics of its training split.
-
-    Args:
-      data_dir: a .csv, .parquet or .npy file, or .npz with x_train and x_test.
-      schema: as for `load_arrays`.
-
-    Raises:
-      InvalidInputError: as `tables.infer_schema`.
-    """
-    return sources.table_schema(_expand(data_dir), schema)
-
-
-def num_classes(
-    name: str,
-    *,
-    data_dir: Path | None = None,
-    schema: str | None = None,
-    **others: Any,
-) -> int:
-    """How many classes the labels of a data set are of: the largest one and one more.
-
-    Args:
-      name: one of `DATASETS`.
-      data_dir: as for `load_arrays`; only "omniglot", "idx" and "npz" are opened, and
-        no more of the last two than the labels of the training images; a table is read.
-      schema: of a table, as for `load_arrays`.
-      **others: options of `event_shape`, which do not matter here.
-
-    Returns:
-      num_classes: int.
-
-    Raises:
-      InvalidInputError: a set without labels, or labels that are no classes.
-    """
-    del others
-    check_choice(name, "name", DATASETS)
-    known = sources.NUM_CLASSES.get(name)
-    if known is not None:
-        return known
-    labels = None
-    if name == "table":
-        label = table_schema(data_dir, schema).label
-        labels = None if label is None else np.arange(len(label.categories))
-    elif name not in UNLABELLED:
-        labels = sources.stored_labels(name, data_dir=_expand(data_dir))
-    if labels is None:
-        raise InvalidInputError(
-            f"`dataset` must have labels for a conditional model. Received: {name}, "
-            f"which has none{LABEL_COLUMN if name == 'table' else ''}"
-        )
-    count = len(labels) if labels.ndim else 0
-    labels = readers.checked_labels(labels, count)
-    if labels.size == 0 or labels.min() < 0 or labels.max() >= MAX_CLASSES:
-        found = f"{labels.min()} to {labels.max()}" if labels.size else "none"
-        raise InvalidInputError(
-            f"`labels` must be in [0, {MAX_CLASSES}) for a conditional model. "
-            f"Received: {found}"
-        )
-    return int(labels.max()) + 1
 
 
 def load_arrays(
@@ -281,7 +108,7 @@ def load_arrays(
     images, labels, rows = _load_stored(
         name,
         split,
-        _expand(data_dir),
+        expand(data_dir),
         _options(name, schema, image_size, color),
         in_unit_interval=binarization != "none"
         or (in_unit_interval and name != "table"),
@@ -309,7 +136,7 @@ def load_npz(path: Path) -> tuple[Split, dict[str, np.ndarray]]:
     rows: dict[str, np.ndarray] = {}
     for split in SPLITS:
         rules = {"in_unit_interval": False, "takes_missing": True}
-        x, y, chosen = _load_stored("npz", split, _expand(path), {}, **rules)
+        x, y, chosen = _load_stored("npz", split, expand(path), {}, **rules)
         if split == "validation" and not isinstance(chosen, slice):
             rows[split] = chosen  # of the training images
             continue
@@ -431,8 +258,3 @@ def _binarize(images, binarization, seed, stream):
         bits = generator.random_raw(source.size).reshape(source.shape)
         target[...] = (bits >> 40) * 2.0**-24 < source
     return np.where(np.isnan(images), images, drawn)
-
-
-def _expand(data_dir):
-    """The path with ~ resolved."""
-    return None if data_dir is None else os.path.expanduser(os.fspath(data_dir))

@@ -7,12 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf.checks import check_integer
-from iwae_tf.datasets.loading import (
-    BINARIZE_STREAM,
-    Path,
-    load_arrays,
-    validate_images,
-)
+from iwae_tf.datasets.facts import Path
+from iwae_tf.datasets.loading import BINARIZE_STREAM, load_arrays, validate_images
 
 # Two uses of one seed must not see the same random bits; see `BINARIZE_STREAM`.
 ORDER_STREAM = 0x6F7264
