@@ -4,10 +4,9 @@ References:
   Rainforth et al., 2018, section 3. https://arxiv.org/abs/1802.04537
 """
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -18,6 +17,7 @@ from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.bound_model import Batch
 from iwae_tf.models.graphs import program_of
+from iwae_tf.models.keras_loop import attributes
 from iwae_tf.probability import noise
 
 ROWS_AT_ONCE = 20_000  # rows of the decoder: what bounds the memory
@@ -92,13 +92,14 @@ def gradient_snr(
         half of the model without trainable variables.
     """
     num_draws = check_count(num_draws, "num_draws", 2)
-    with _settings(
-        model,
-        num_groups=num_groups,
-        num_samples=num_samples,
-        gradient_estimator=gradient_estimator,
-        backward_samples=backward_samples,
-    ):
+    settings = {
+        "num_groups": num_groups,
+        "num_samples": num_samples,
+        "gradient_estimator": gradient_estimator,
+        "backward_samples": backward_samples,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    with attributes(model, **given):  # which the model checks
         program = _Program(model, model.check_x(x), noise.make_key(seed))
         mean, squares, dsnrs = program.run(num_draws, on_progress)
     variances = squares / (num_draws - 1)
@@ -121,20 +122,6 @@ def over_counts(
     halves = [getattr(each, half) for each in found]
     lists = {n: [getattr(each, n) for each in halves] for n in HalfSNR._fields[:5]}
     return {"counts": list(counts)} | lists
-
-
-@contextlib.contextmanager
-def _settings(model: keras.Model, **values: Any) -> Iterator[None]:
-    """Within it a model has these settings, which it checks; None leaves its own."""
-    values = {name: value for name, value in values.items() if value is not None}
-    own = {name: getattr(model, name) for name in values}
-    try:
-        for name, value in values.items():
-            setattr(model, name, value)
-        yield
-    finally:
-        for name, value in own.items():
-            setattr(model, name, value)
 
 
 class _Program:

@@ -220,14 +220,8 @@ class OneProgramModel(keras.Model):
     @contextlib.contextmanager
     def _set(self, **values: Any) -> Iterator[None]:
         """Within it these attributes have other values; a `fit` may be around it."""
-        outer = {name: getattr(self, name) for name in (*values, "steps_done")}
-        try:
-            for name, value in values.items():
-                setattr(self, name, value)
+        with attributes(self, steps_done=self.steps_done, **values):
             yield
-        finally:
-            for name, value in outer.items():
-                setattr(self, name, value)
 
     @contextlib.contextmanager
     def _pass_of(self, arguments, num_steps, are_checked):
@@ -332,6 +326,19 @@ class OneProgramModel(keras.Model):
     def reset_metrics(self) -> None:
         super().reset_metrics()
         self.steps_done = 0
+
+
+@contextlib.contextmanager
+def attributes(target: Any, **values: Any) -> Iterator[None]:
+    """Within it an object's attributes have these values, and their own ones after."""
+    own = {name: getattr(target, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(target, name, value)
+        yield
+    finally:
+        for name, value in own.items():
+            setattr(target, name, value)
 
 
 def _arguments(method, x, args, kwargs):
