@@ -10,7 +10,6 @@ What x may be is the likelihood's to say; see `values`.
 import contextlib
 import numbers
 import re
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.latent_model import LatentModel
-from iwae_tf.models.values import Values, off_levels
+from iwae_tf.models.values import LevelWarning, Values
 
 
 class Gate:
@@ -35,7 +34,7 @@ class Gate:
         self._latent = latent
         self._values = Values(latent.likelihood, latent.missing)
         self.in_unit_interval = self._values.in_unit_interval
-        self._warned = False
+        self._warn_of_grey = LevelWarning(self._values.num_levels)
 
     def x(
         self,
@@ -258,12 +257,6 @@ class Gate:
             f"`{name}` must have the shape [batch, *event], event "
             f"{self._latent.event_shape}. Received: shape={shape}"
         )
-
-    def _warn_of_grey(self, x):
-        message = None if self._warned else off_levels(x, self._values.num_levels)
-        if message:
-            self._warned = True
-            warnings.warn(message, stacklevel=4)
 
 
 def _of_rank_one(values):

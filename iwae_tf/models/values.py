@@ -1,5 +1,6 @@
 """What the values of x may be, and what the encoder is given of them."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -122,18 +123,26 @@ def _are_counts(x):
     return (x >= 0.0) & (x == tf.floor(x))
 
 
-def off_levels(x: Any, num_levels: int | None) -> str | None:
-    """What to warn of where values in [0, 1] are none of an element's levels, or None.
+class LevelWarning:
+    """Warns once of values in [0, 1] that are none of an element's levels.
 
     Args:
-      x: float [...], NaN where it is missing.
-      num_levels: of the likelihood; None: unbounded.
+      num_levels: of an element of x; None: unbounded.
     """
-    if num_levels == NUM_LEVELS:
-        is_off = not is_on_levels(tf.where(tf.math.is_nan(x), tf.zeros_like(x), x))
-    else:
-        is_off = num_levels == 2 and bool(tf.reduce_any((x > 0.0) & (x < 1.0)))
-    return OFF_LEVELS[num_levels] if is_off and num_levels else None
+
+    def __init__(self, num_levels: int | None) -> None:
+        self._num_levels, self._warned = num_levels, False
+
+    def __call__(self, x: Any) -> None:
+        """Looks at x, float [...], NaN where it is missing."""
+        if self._num_levels in OFF_LEVELS and not self._warned and self._is_off(x):
+            self._warned = True
+            warnings.warn(OFF_LEVELS[self._num_levels], stacklevel=4)
+
+    def _is_off(self, x):
+        if self._num_levels == 2:
+            return bool(tf.reduce_any((x > 0.0) & (x < 1.0)))
+        return not is_on_levels(tf.where(tf.math.is_nan(x), tf.zeros_like(x), x))
 
 
 def check_values(x: tf.Tensor, *, in_unit_interval: bool, name: str = "x") -> None:

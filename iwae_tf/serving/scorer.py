@@ -5,7 +5,6 @@ Scores of a server are checked as those of this process are: see `checked_scores
 
 import hashlib
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood
-from iwae_tf.models.values import off_levels
+from iwae_tf.models.values import LevelWarning
 from iwae_tf.saved_model import (
     call_signature,
     inputs_of,
@@ -56,7 +55,7 @@ class Scorer:
         self.takes_labels = LABELS in inputs
         self.takes_missing = not {TAKES_MISSING, "impute"}.isdisjoint(facts)
         levels = [number for name, number in LEVELS.items() if name in facts]
-        self._num_levels, self._warned = levels[0] if levels else None, False
+        self.warn_of_grey = LevelWarning(levels[0] if levels else None)
 
     def __call__(
         self,
@@ -72,13 +71,6 @@ class Scorer:
           ConnectionError: the server gave no answer that can be used.
         """
         return self._ask(inputs_of(self._inputs, x, num_samples, seed, labels))
-
-    def warn_of_grey(self, x: np.ndarray) -> None:
-        """Warns once of values that `x` does not have in the data of the model."""
-        message = None if self._warned else off_levels(x, self._num_levels)
-        if message:
-            self._warned = True
-            warnings.warn(message, stacklevel=4)
 
     def _ask(self, inputs: dict[str, np.ndarray]) -> LogLikelihood:
         raise NotImplementedError
