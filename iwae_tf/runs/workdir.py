@@ -283,10 +283,17 @@ def has_changed(folder: pathlib.Path, config: ConfigDict) -> bool:
       folder: of the run, or of the versions of the export.
       config: its ConfigDict, or one that says where the same data set lies now.
     """
+    return _change(folder, config) is not None
+
+
+def _change(folder, config):
+    """What a model was trained on and what the data are now, if these are known to
+    differ; else None."""
     known = data_in(folder) or {}
     if known.get("dataset") != config.dataset:
-        return False
-    return known.get("sha256") != (training_data(config) or {}).get("sha256")
+        return None
+    found = training_data(config) or {}
+    return None if known.get("sha256") == found.get("sha256") else (known, found)
 
 
 def check_data(
@@ -305,7 +312,8 @@ def check_data(
     Raises:
       InvalidInputError: the data have changed, or have not the classes of the training.
     """
-    if not has_changed(folder, config):
+    change = _change(folder, config)
+    if change is None:
         return []
     if not is_other:
         raise InvalidInputError(
@@ -314,10 +322,7 @@ def check_data(
             f"them taken as other data by --data_dir={config.data_dir}. Received: "
             f"{config.data_dir}, which has changed since the training"
         )
-    names, found = (
-        (data or {}).get("classes", [])
-        for data in (data_in(folder), training_data(config))
-    )
+    names, found = (data.get("classes", []) for data in change)
     if names != found:
         raise InvalidInputError(
             "`data_dir` must have a folder with images for each class of the training, "
