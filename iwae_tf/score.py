@@ -86,7 +86,7 @@ def run() -> int:
         schema = schema or beside_export(export, SCHEMA)
         path = beside_export(export, "config.json")
         config = path and read_config(path)
-    x, columns, labels, notes = rows.read_rows(
+    x, stored, columns, labels, notes = rows.read_rows(
         _INPUT.value,
         schema=schema,
         image_size=_IMAGE_SIZE.value,
@@ -105,9 +105,9 @@ def run() -> int:
         labels = rows.read_labels(_LABELS.value)
     if _IMPUTED.value:
         write_imputed(
-            _IMPUTED.value, x, _SAVED_MODEL.value, schema, _INPUT.value, labels=labels,
-            num_samples=_NUM_SAMPLES.value, seed=_SEED.value,
-            proposal=_PROPOSAL.value,
+            _IMPUTED.value, x, _SAVED_MODEL.value, schema, _INPUT.value,
+            observed=stored, labels=labels, num_samples=_NUM_SAMPLES.value,
+            seed=_SEED.value, proposal=_PROPOSAL.value,
         )  # fmt: skip
     output = _OUTPUT.value
     arguments = cli.values_of(_ARGUMENTS) | {"labels": labels}

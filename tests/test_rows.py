@@ -17,7 +17,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import log_likelihood
 from iwae_tf.networks import MLP
 from iwae_tf.runs import results, splits
-from iwae_tf.serving import rows, score
+from iwae_tf.serving import rows, score, shards
 
 COUNT, SHAPE = 60, (4, 3)
 LEVELS = np.random.default_rng(0).integers(0, 256, (COUNT, *SHAPE), np.uint8)
@@ -87,6 +87,45 @@ def test_row_i_is_row_i_of_the_file(kind, has_config, tmp_path):
             np.testing.assert_allclose(x[order], theirs[other], rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["npy", "npz", "shard"])
+@pytest.mark.parametrize("has_label", [False, True])
+def test_an_array_is_encoded_as_the_one_of_the_training(kind, has_label, tmp_path):
+    rng = np.random.default_rng(0)
+    array = np.stack([rng.normal(size=50), rng.integers(2, 5, 50), rng.integers(7, 9, 50),
+                      rng.normal(size=50)], axis=1)  # fmt: skip
+    array[::7, 1] = np.nan
+    npy, path = tmp_path / "t.npy", tmp_path / f"t.{kind}"
+    np.save(npy, array)
+    np.savez(tmp_path / "t.npz", x_train=array[:30], x_test=array[30:])
+    kinds = "column_1=categorical,column_0=drop"
+    kinds += ",column_2=label" if has_label else ",column_2=categorical"
+    options = {"data_dir": str(npy), "schema": kinds}
+    trained = [datasets.load_arrays("table", split=s, takes_missing=True, **options)
+               for s in datasets.SPLITS]  # fmt: skip
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps(datasets.table_schema(**options).to_json()))
+    if kind == "shard":
+        read = shards.reader(".npy", schema, open_file=lambda path: open(path, "rb"))
+        count, found = read(npy, 10, 25)
+        assert count == 50
+        array = array[10:35]
+    else:
+        config = config_of(path, conditional=has_label, dataset="table")
+        read = rows.read_rows(path, schema=schema, config=config)
+        found, splits, labels = read.x, read.columns, read.labels
+        assert (labels is not None) == has_label
+        if has_label:
+            np.testing.assert_array_equal(labels, array[:, 2] - 7)
+    expected = {place: array[:, place] - low for place, low in ((1, 2), (2, 7), (3, 0))}
+    if has_label:
+        del expected[2]
+    np.testing.assert_array_equal(found, np.stack([*expected.values()], 1).astype("f4"))
+    if kind == "npy":
+        splits = np.array(splits["split"])
+        for name, of_training in zip(datasets.SPLITS, trained):
+            np.testing.assert_array_equal(found[splits == name], of_training.images)
+
+
 def test_labels_of_an_npz_file_stay_with_their_images(tmp_path):
     path, y = tmp_path / "a.npz", np.arange(COUNT) % 7
     parts = {"x_train": GREY[:40], "y_train": y[:40], "x_test": GREY[40:]}
@@ -152,7 +191,8 @@ def test_what_is_binary_is_left_alone_and_what_cannot_be_is_refused(tmp_path):
     np.testing.assert_array_equal(found.x, binary)
     assert isinstance(found.x, np.memmap) and not found.notes
     np.save(tmp_path / "x.npy", np.where(GREY > 0.7, np.nan, GREY))
-    drawn = rows.read_rows(tmp_path / "x.npy", config=config).x
+    drawn, stored, *_ = rows.read_rows(tmp_path / "x.npy", config=config)
+    np.testing.assert_array_equal(stored, np.where(GREY > 0.7, np.nan, GREY))
     np.testing.assert_array_equal(np.isnan(drawn), GREY > 0.7)
     assert set(np.unique(drawn[GREY <= 0.7])) == {0.0, 1.0}
     np.save(tmp_path / "x.npy", 255 * GREY)

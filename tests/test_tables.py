@@ -87,6 +87,21 @@ def test_arrays_are_tables_without_names():
     np.testing.assert_array_equal(tables.encode(x, schema), x.astype("float32"))
 
 
+def test_a_category_of_an_array_is_its_number_and_nan_is_none():
+    x = np.array([[5.0, 0.1], [10.0, 0.3], [np.nan, 0.2], [7.0, np.nan]])
+    for name, data in ("column_0", x), ("a", {"a": x[:, 0], "b": x[:, 1]}):
+        schema = tables.infer_schema(data, {name: "categorical"})
+        assert schema.columns[0].categories == ("5", "7", "10")
+        codes = tables.encode(data, schema)
+        np.testing.assert_array_equal(codes[:, 0], [0, 2, np.nan, 1])
+        assert tables.is_of_array(schema) == (name == "column_0")
+    schema = tables.infer_schema(x, {"column_0": "categorical"})
+    back = tables.decode_array(tables.encode(x, schema), schema)
+    np.testing.assert_allclose(back, x, rtol=1e-6)
+    truths = tables.infer_schema(x > 6, {"column_0": "categorical", "column_1": "drop"})
+    assert truths.columns[0].categories == ("0", "1")
+
+
 def test_codes_that_are_numbers_sort_as_numbers():
     schema = tables.infer_schema({"a": [10, 9, 9, None]}, {"a": "categorical"})
     assert schema.columns[0].categories == ("9", "10")
@@ -485,6 +500,21 @@ def test_rows_with_holes_are_scored_and_filled_in(trained, tmp_path, capsys):
         write_imputed(tmp_path / name, x, model, model / "schema.json", num_samples=5)
     found = np.load(tmp_path / "x.npy")
     np.testing.assert_array_equal(found[~np.isnan(x)], x[~np.isnan(x)])
+    grey = x / 2  # as if x were it, binarized
+    write_imputed(tmp_path / "x.npy", x, model, observed=grey, num_samples=5)
+    expected = np.where(np.isnan(x), found, grey)
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
+    values = (model / "schema.json").read_text()
+    for old, new in zip(["Aachen", "Bonn", "Ulm"], ["5", "-1.5", "20"]):
+        values = values.replace(old, new)
+    for place, name in enumerate(kept.columns):
+        values = values.replace(f'"{name}"', f'"column_{place}"')
+    (tmp_path / "schema.json").write_text(values)  # as if trained on an array
+    path = tmp_path / "x.npy"
+    write_imputed(path, x, model, tmp_path / "schema.json", num_samples=5)
+    codes = found[:, [*kept.columns].index("town")]
+    town = np.load(path)[:, [*kept.columns].index("town")]
+    np.testing.assert_array_equal(town, np.array([5, -1.5, 20])[codes.astype(int)])
     age = pd.read_csv(tmp_path / "x.csv").age
     np.testing.assert_array_equal(age[~np.isnan(x[:, 0])], x[~np.isnan(x[:, 0]), 0])
     saved = (f"--saved_model={model}", f"--output={tmp_path}/s.csv")

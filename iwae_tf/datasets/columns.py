@@ -139,9 +139,12 @@ def guessed(cells: Iterable[str]) -> list[Any] | None:
 
 
 def texts(name: str, column: Any) -> Any:
-    """An Arrow column as strings."""
+    """An Arrow column as strings; NaN is empty."""
     import pyarrow as pa
+    from pyarrow import compute
 
+    if pa.types.is_floating(column.type):
+        column = compute.if_else(compute.is_nan(column), None, column)
     try:
         return column.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -152,6 +153,15 @@ def encode_labels(data: Any, schema: Schema) -> np.ndarray | None:
     return codes.astype(np.int32)
 
 
+def is_of_array(schema: Schema) -> bool:
+    """Whether a schema is of an array, whose columns have no names of their own.
+
+    An array of numbers that comes later is then like it, and is to be encoded. With any
+    other schema it has codes already.
+    """
+    return all(re.fullmatch(r"column_\d+", name) for name in schema.names)
+
+
 def decode(x: np.ndarray, schema: Schema) -> Any:
     """The inverse of `encode`: a pyarrow.Table, with the names of categories.
 
@@ -170,6 +180,17 @@ def decode(x: np.ndarray, schema: Schema) -> Any:
         else:
             columns[column.name] = pa.array(values, mask=np.isnan(values))
     return pa.table(columns)
+
+
+def decode_array(x: np.ndarray, schema: Schema) -> np.ndarray:
+    """The inverse of `encode` where the schema is of an array: float64, NaN for empty.
+
+    Args:
+      x: float [rows, columns].
+      schema: Schema; `is_of_array` holds of it.
+    """
+    columns = decode(x, schema).columns
+    return np.stack([column.cast("double").to_numpy() for column in columns], axis=1)
 
 
 def fill(data: Any, x: np.ndarray, schema: Schema) -> Any:
@@ -223,6 +244,7 @@ def as_table(data: Any, as_text: tuple[str, ...] = ()) -> Any:
                 "`data` must be numbers [rows, columns]. "
                 f"Received: shape={data.shape}, dtype={data.dtype}"
             )
+        data = data.astype(np.uint8) if data.dtype.kind == "b" else data
         return pa.table({f"column_{i}": column for i, column in enumerate(data.T)})
     try:
         return pa.table(data)

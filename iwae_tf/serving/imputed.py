@@ -26,6 +26,7 @@ def write_imputed(
     schema: str | os.PathLike[str] | None = None,
     source: str | os.PathLike[str] | None = None,
     *,
+    observed: np.ndarray | None = None,
     labels: np.ndarray | None = None,
     num_samples: int = 1000,
     seed: Sequence[int] = (0, 0),
@@ -41,6 +42,7 @@ def write_imputed(
       saved_model: folder of an export, NAME or NAME/1, which has to be given.
       schema: path of the JSON file of a table's columns, for a CSV file.
       source: the file that `x` was read from.
+      observed: `x` as it was before it was binarized, to be written; `x` unless given.
       labels: of a conditional model, integers [N].
       num_samples: K.
       seed: pair of integers.
@@ -78,13 +80,16 @@ def write_imputed(
         draws = num_samples, batch_seed(seed, start)
         inputs = inputs_of(names, as_float32(x[rows]), *draws, y)
         filled.append(call_signature(impute, inputs)["mean"])
-    values = np.where(np.isnan(x), np.concatenate(filled), x)
+    observed = x if observed is None else observed
+    values = np.where(np.isnan(x), np.concatenate(filled), observed)
+    columns = schema and tables.read_schema(str(schema), None, slice(None))
     if suffix == ".npy":
+        if columns and tables.is_of_array(columns):
+            values = tables.decode_array(values, columns)
         write_atomically(path, lambda file: np.save(file, values))
         return
     from pyarrow import csv
 
-    columns = tables.read_schema(str(schema), None, slice(None))
     if source and pathlib.Path(source).suffix in TABLES:
         table = tables.read_table(source, "input", tables.text_columns(columns))
         filled_in = tables.fill(table, values, columns)

@@ -20,6 +20,7 @@ class Rows(NamedTuple):
     """Rows to be scored, and more columns of the file of scores, one value a row."""
 
     x: np.ndarray  # float [N, *event]
+    stored: np.ndarray  # the same before it was binarized
     columns: dict[str, list[str]]  # "file" of a folder; "split" where it is known
     labels: np.ndarray | None = None  # integers [N], where a conditional model's are
     notes: tuple[str, ...] = ()  # what was done to x, a line each
@@ -38,7 +39,8 @@ def read_rows(
     An .npy file is one array, left on the disk until it is used. Of a folder the rows
     are its images in the order of their names, those of sub-folders where it has none.
     A .csv or .parquet file is a table, whose categories become codes. An .npz file has
-    the rows of x_train, of x_validation if it is there, and of x_test.
+    the rows of x_train, of x_validation if it is there, and of x_test. An array has
+    codes already, unless the schema is of an array too (`tables.is_of_array`).
 
     Grey values are binarized as an evaluation does it. Those of the run's own data get
     the bits that they have there, and those of other data the bits of a test split.
@@ -69,10 +71,7 @@ def read_rows(
                 f"export. Received: schema=None, input={path}"
             )
         as_text = tables.text_columns(str(schema))
-        table = tables.read_table(path, "input", as_text)
-        of_schema = tables.read_schema(str(schema), table, slice(None))
-        x = tables.encode(table, of_schema)
-        labels = tables.encode_labels(table, of_schema) if is_conditional else None
+        x = tables.read_table(path, "input", as_text)
     elif path.is_dir():
         files = image_folder.list_images(path, name="input").paths
         image_size = image_size or options.get("image_size", "auto")
@@ -85,14 +84,16 @@ def read_rows(
         (x, labels), own = datasets.load_npz(path)
     else:
         x = _read_npy(path, "input")
+    if schema is not None and not path.is_dir():
+        x, labels = _encoded(x, labels, str(schema), is_conditional)
     rows = _splits(path, len(x), own, config)
     if rows:
         splits = np.empty(len(x), sources.SPLITS_OF_TENTHS.dtype)
         for split, chosen in rows.items():
             splits[chosen] = split
         columns["split"] = splits.tolist()
-    x, notes = _binarized(x, rows, options, config)
-    return Rows(x, columns, labels if is_conditional else None, notes)
+    binary, notes = _binarized(x, rows, options, config)
+    return Rows(binary, x, columns, labels if is_conditional else None, notes)
 
 
 def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
@@ -107,6 +108,16 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
             f"`labels` must be a file NAME.npy of integers [N]. Received: {path}"
         )
     return _read_npy(path, "labels")
+
+
+def _encoded(x, labels, schema, is_conditional):
+    """x and labels of a table, or of an array like the one of the schema."""
+    columns = tables.read_schema(schema, x, slice(None))
+    if isinstance(x, np.ndarray) and not tables.is_of_array(columns):
+        return x, labels
+    if is_conditional and labels is None:
+        labels = tables.encode_labels(x, columns)
+    return tables.encode(x, columns), labels
 
 
 def _splits(path, count, own, config):

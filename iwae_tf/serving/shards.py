@@ -131,7 +131,7 @@ def reader(
     Raises:
       InvalidInputError: a table without a schema.
     """
-    if suffix == ".npy":
+    if suffix == ".npy" and schema is None:
         return functools.partial(_read_npy, open_file)
     if schema is None:
         raise InvalidInputError(
@@ -139,6 +139,8 @@ def reader(
             f"Received: none, input=*{suffix}"
         )
     columns = tables.read_schema(str(schema), None, slice(None))
+    if suffix == ".npy":
+        return functools.partial(_read_npy, open_file, columns=columns)
     return functools.partial(_read_csv, open_file, columns)
 
 
@@ -212,9 +214,9 @@ def _csv_table(open_file, path, as_text):
 
 
 def _read_npy(
-    open_file: Opener, path: str, start: int, size: int
+    open_file: Opener, path: str, start: int, size: int, columns: Schema | None = None
 ) -> tuple[int, np.ndarray]:
-    """Of an .npy file on any file system."""
+    """Of an .npy file on any file system; of a table's array as `read_rows` has it."""
     rule = "`input` must hold readable .npy files"
     with readable(path, rule), open_file(path) as file:
         shape, is_fortran, dtype = read_npy_header(file)
@@ -223,4 +225,7 @@ def _read_npy(
         row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
         file.seek(file.tell() + start * row_bytes)
         data = file.read(size * row_bytes)
-        return shape[0], np.frombuffer(data, dtype).reshape(size, *shape[1:])
+        x = np.frombuffer(data, dtype).reshape(size, *shape[1:])
+    if columns is not None and tables.is_of_array(columns):
+        x = tables.encode(x, columns)
+    return shape[0], x
