@@ -91,8 +91,8 @@ def test_row_i_is_row_i_of_the_file(kind, has_config, tmp_path):
 @pytest.mark.parametrize("has_label", [False, True])
 def test_an_array_is_encoded_as_the_one_of_the_training(kind, has_label, tmp_path):
     rng = np.random.default_rng(0)
-    array = np.stack([rng.normal(size=50), rng.integers(2, 5, 50), rng.integers(7, 9, 50),
-                      rng.normal(size=50)], axis=1)  # fmt: skip
+    classes = rng.integers(2, 5, 50), rng.integers(7, 9, 50)
+    array = np.stack([rng.normal(size=50), *classes, rng.normal(size=50)], axis=1)
     array[::7, 1] = np.nan
     npy, path = tmp_path / "t.npy", tmp_path / f"t.{kind}"
     np.save(npy, array)
@@ -105,7 +105,7 @@ def test_an_array_is_encoded_as_the_one_of_the_training(kind, has_label, tmp_pat
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps(datasets.table_schema(**options).to_json()))
     if kind == "shard":
-        read = shards.reader(".npy", schema, open_file=lambda path: open(path, "rb"))
+        read = shards.reader(".npy", schema, lambda path: path.open("rb"))
         count, found = read(npy, 10, 25)
         assert count == 50
         array = array[10:35]
