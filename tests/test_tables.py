@@ -12,7 +12,7 @@ from running import REPOSITORY, assert_one_line, read_json, refusal, run_script
 
 import iwae_tf
 from iwae_tf import datasets
-from iwae_tf.datasets import tables
+from iwae_tf.datasets import table_files, tables
 from iwae_tf.schema import Column, Schema
 from iwae_tf.serving import shards
 from iwae_tf.serving.imputed import write_imputed
@@ -247,7 +247,7 @@ def test_names_that_are_there_twice(tmp_path):
     of_a = Schema((Column("a", "normal"),), Column("c", "categorical", 0, 1, "45"))
     assert "Received: 2 columns a" in refusal(tables.encode, path, of_a)
     assert "Received: 2 columns c" in refusal(tables.encode_labels, path, of_a)
-    parquet.write_table(tables.read_table(path), tmp_path / "t.parquet")
+    parquet.write_table(table_files.read_table(path), tmp_path / "t.parquet")
     words = refusal(tables.infer_schema, tmp_path / "t.parquet")
     assert "must be a readable table" in words and "Multiple matches" in words
     twice = pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"])
@@ -315,9 +315,9 @@ def test_what_does_not_go_with_a_schema(data, words):
 def test_a_file_whose_first_line_is_no_names(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("1,2\n3,4\n")
-    assert "names in its first line" in refusal(tables.read_table, path)
+    assert "names in its first line" in refusal(table_files.read_table, path)
     path.write_bytes(b"a,b\n1\n2,3,4\n")
-    assert "must be a readable table" in refusal(tables.read_table, path)
+    assert "must be a readable table" in refusal(table_files.read_table, path)
 
 
 def test_splits_share_no_row_and_the_schema_is_that_of_the_training_rows(tmp_path):

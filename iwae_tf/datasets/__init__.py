@@ -6,7 +6,8 @@
   sources       one reader a data set
   readers       files that may be missing or damaged
   image_folder  a folder of pictures
-  tables        columns of numbers and names
+  tables        columns of numbers and names, and their schema
+  table_files   such columns from files and data frames
   columns       one of them: what it is, and its values
 
 May import `schema`, `errors` and `checks`.

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iwae_tf.checks import readable
-from iwae_tf.datasets import image_folder, readers, tables
+from iwae_tf.datasets import image_folder, readers, table_files, tables
 from iwae_tf.errors import InvalidInputError
 
 # Part of the definition of the splits: a change would move images between them.
@@ -313,7 +313,7 @@ def stored_table(*, split: str, data_dir: Any, schema: str | None = None) -> Sou
     if pathlib.Path(data_dir or "").suffix == ".npz":
         return read_npz(split=split, data_dir=data_dir)
     as_text = tables.text_columns(schema)
-    table = tables.read_table(data_dir or "", as_text=as_text)
+    table = table_files.read_table(data_dir or "", as_text=as_text)
     return Source(str(data_dir), table, None, splits_of_rows(len(table)) == split)
 
 

@@ -4,7 +4,6 @@ Numbers stay in their units, categories become integer codes, and what is empty 
 `Schema` says what each column is; its statistics are those of the training rows.
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -18,21 +17,16 @@ import numpy as np
 from iwae_tf.checks import check_choice, readable
 from iwae_tf.datasets.columns import (
     DROP,
-    EMPTY,
-    NAMED,
     check_support,
     describe,
     encoded,
     filled,
-    is_numeric,
-    is_text,
 )
+from iwae_tf.datasets.table_files import WORDS, as_table
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.schema import KINDS, Schema
 
-SUFFIXES = (".csv", ".parquet", ".npy", ".npz")
 LABEL = "label"  # in place of a kind: a column of classes, no part of x
-WORDS = b"missing"  # in the metadata of a field: how many cells of which words
 
 
 def infer_schema(
@@ -225,127 +219,6 @@ def fill(data: Any, x: np.ndarray, schema: Schema) -> Any:
     )
 
 
-def as_table(data: Any, as_text: tuple[str, ...] = ()) -> Any:
-    """`data` of any kind that `infer_schema` takes as a pyarrow.Table.
-
-    Args:
-      data: as of `infer_schema`.
-      as_text: as of `read_csv`, where it is a path of one.
-    """
-    import pyarrow as pa
-
-    if isinstance(data, pa.Table):
-        return data
-    if isinstance(data, (str, os.PathLike)):
-        return read_table(data, as_text=as_text)
-    if isinstance(data, np.ndarray):
-        if data.ndim != 2 or data.dtype.kind not in "fiub":
-            raise InvalidInputError(
-                "`data` must be numbers [rows, columns]. "
-                f"Received: shape={data.shape}, dtype={data.dtype}"
-            )
-        data = data.astype(np.uint8) if data.dtype.kind == "b" else data
-        return pa.table({f"column_{i}": column for i, column in enumerate(data.T)})
-    try:
-        return pa.table(data)
-    except (TypeError, ValueError, pa.ArrowException) as error:
-        raise InvalidInputError(
-            "`data` must be a table. Received: "
-            f"a {type(data).__name__} ({' '.join(str(error).split())[:200]})"
-        ) from error
-
-
-def read_table(
-    path: str | os.PathLike[str],
-    name: str = "data_dir",
-    as_text: tuple[str, ...] = (),
-) -> Any:
-    """The table in a .csv (with a line of names), .parquet or .npy file.
-
-    Args:
-      path: of the file.
-      name: the argument that it comes from.
-      as_text: as of `read_csv`.
-
-    Raises:
-      InvalidInputError: no such file, or another format.
-    """
-    path = pathlib.Path(path)
-    if path.suffix not in SUFFIXES[:3] or not path.is_file():
-        raise InvalidInputError(
-            f"`{name}` must be a {', '.join(SUFFIXES)} file. Received: {path}"
-        )
-    stat = path.stat()
-    return _read_table(path, name, as_text, stat.st_mtime_ns, stat.st_size)
-
-
-@functools.lru_cache(maxsize=1)
-def _read_table(path, name, as_text, *_state):
-    """The file's table, read once as long as it does not change."""
-    with readable(path, f"`{name}` must be a readable table"):
-        if path.suffix == ".npy":
-            return as_table(np.load(path, allow_pickle=False))
-        if path.suffix == ".parquet":
-            from pyarrow import parquet
-
-            return parquet.read_table(path)
-    return read_csv(path, path, name, as_text)
-
-
-def read_csv(
-    file: Any,
-    path: str | os.PathLike[str],
-    name: str,
-    as_text: tuple[str, ...] = (),
-) -> Any:
-    """The table in a CSV file with a line of names.
-
-    The type of a column is guessed from all of its cells. So a category 01 would be a
-    number in a file that has no words beside it: name these columns in `as_text`.
-
-    Args:
-      file: path of it, or the file itself, open.
-      path: what a message calls it.
-      name: the argument that it comes from.
-      as_text: names of columns whose cells stay as they are written.
-
-    Raises:
-      InvalidInputError: no such table.
-    """
-    import pyarrow as pa
-    from pyarrow import csv
-
-    types = dict.fromkeys(as_text, pa.string())
-    options = csv.ConvertOptions(null_values=EMPTY, column_types=types)
-    with readable(path, f"`{name}` must be a readable table"):
-        table = csv.read_csv(file, convert_options=options)
-    if all(map(is_numeric, table.column_names)):
-        raise InvalidInputError(
-            f"`{name}` must have the columns' names in its first line. "
-            f"Received: {path}, whose first line is numbers"
-        )
-    return _without_words(table)
-
-
-def _without_words(table):
-    """A table with nulls for missing texts; the field says which words they were."""
-    import pyarrow as pa
-    from pyarrow import compute
-
-    for place, field in enumerate(table.schema):
-        if not is_text(field.type):
-            continue
-        column = table.column(place)
-        is_missing = compute.is_in(column, pa.array(EMPTY))
-        counts = column.filter(is_missing).value_counts().to_pylist()
-        words = [f"{c['counts']} {c['values']}" for c in counts if c["values"] in NAMED]
-        if words:
-            field = field.with_metadata({WORDS: ", ".join(words)})
-        column = compute.if_else(is_missing, pa.scalar(None, field.type), column)
-        table = table.set_column(place, field, column)
-    return table
-
-
 def read_schema(text: str | None, data: Any, rows: np.ndarray | slice) -> Schema:
     """The schema that a config names.
 
@@ -363,7 +236,7 @@ def read_schema(text: str | None, data: Any, rows: np.ndarray | slice) -> Schema
 
 
 def text_columns(schema: Schema | Mapping[str, str] | str | None) -> tuple[str, ...]:
-    """Names of the columns that are categories, `as_text` of `read_table`.
+    """Names of the columns that are categories, `as_text` of `table_files.read_table`.
 
     Args:
       schema: whole, or kinds, or the text of a config as of `read_schema`.

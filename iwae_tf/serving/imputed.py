@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from iwae_tf.datasets import tables
+from iwae_tf.datasets import table_files, tables
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import write_atomically
 from iwae_tf.io.layout import TABLES
@@ -82,16 +82,18 @@ def write_imputed(
         filled.append(call_signature(impute, inputs)["mean"])
     observed = x if observed is None else observed
     values = np.where(np.isnan(x), np.concatenate(filled), observed)
-    columns = schema and tables.read_schema(str(schema), None, slice(None))
-    if suffix == ".npy":
-        if columns and tables.is_of_array(columns):
+    columns = None
+    if schema:
+        columns = tables.read_schema(str(schema), None, slice(None))
+    if suffix == ".npy" or columns is None:
+        if columns is not None and tables.is_of_array(columns):
             values = tables.decode_array(values, columns)
         write_atomically(path, lambda file: np.save(file, values))
         return
     from pyarrow import csv
 
     if source and pathlib.Path(source).suffix in TABLES:
-        table = tables.read_table(source, "input", tables.text_columns(columns))
+        table = table_files.read_table(source, "input", tables.text_columns(columns))
         filled_in = tables.fill(table, values, columns)
     else:
         filled_in = tables.decode(values, columns)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from iwae_tf import datasets
 from iwae_tf.checks import readable
 from iwae_tf.config.data import data_options, scored_as
-from iwae_tf.datasets import image_folder, sources, tables
+from iwae_tf.datasets import image_folder, sources, table_files, tables
 from iwae_tf.datasets.readers import to_float
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.layout import TABLES, check_rows
@@ -71,7 +71,7 @@ def read_rows(
                 f"export. Received: schema=None, input={path}"
             )
         as_text = tables.text_columns(str(schema))
-        x = tables.read_table(path, "input", as_text)
+        x = table_files.read_table(path, "input", as_text)
     elif path.is_dir():
         files = image_folder.list_images(path, name="input").paths
         image_size = image_size or options.get("image_size", "auto")

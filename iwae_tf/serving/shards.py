@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow
 
 from iwae_tf.checks import readable
-from iwae_tf.datasets import tables
+from iwae_tf.datasets import table_files, tables
 from iwae_tf.datasets.readers import read_npy_header
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.saved_model import find_version
@@ -210,7 +210,7 @@ def _read_csv(
 @functools.lru_cache(maxsize=1)
 def _csv_table(open_file, path, as_text):
     with open_file(path) as file:
-        return tables.read_csv(file, path, "input", as_text)
+        return table_files.read_csv(file, path, "input", as_text)
 
 
 def _read_npy(
