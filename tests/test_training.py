@@ -1,8 +1,12 @@
+import types
+
 import numpy as np
 import pytest
+from builders import NAMES, binary, build
 from PIL import Image
 
 import iwae_tf
+from iwae_tf.config import set_draws
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
 from iwae_tf.runs.splits import decide_epochs, what_is_few
@@ -28,6 +32,20 @@ def test_a_run_starts_from_the_weights_of_another_and_counts_its_own_steps():
     scores = [model.log_weights(x, 1, 4) for model in (source, target)]
     np.testing.assert_array_equal(*scores)
     assert int(source.train_steps) == 2 and int(target.train_steps) == 0
+
+
+def test_a_stage_of_one_draw_is_the_same_training_for_every_bound():
+    """So the runs of a table may share it."""
+    trained = {}
+    for name in NAMES:
+        model = build(name, gradient_estimator="dreg", backward_samples=2)
+        set_draws(model, types.SimpleNamespace(num_groups=1, num_samples=1))
+        model.compile("adam", run_eagerly=True)
+        model.fit(binary(12), batch_size=4, epochs=2, verbose=0)
+        trained[name] = model.get_weights()
+    for weights in trained.values():
+        for ours, theirs in zip(weights, trained["iwae"], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_other_networks_are_refused():
