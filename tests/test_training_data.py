@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import functools
 import hashlib
 import json
 import pathlib
@@ -73,10 +74,13 @@ def moved(made, tmp_path):
 # Digests ---------------------------------------------------------------------------
 
 
-def test_the_digest_of_a_folder_is_that_of_the_names_of_its_training_images(made):
-    splits = split_of(made / "photos")
-    names = [name for name, split in splits.items() if split == "train"]
-    expected = hashlib.sha256("\0".join(names).encode()).hexdigest()
+def test_the_digest_of_a_folder_is_of_names_and_sizes_of_training_images(made):
+    expected = hashlib.sha256()
+    for name, split in split_of(made / "photos").items():
+        if split == "train":
+            size = len((made / "photos" / name).read_bytes())
+            expected.update(f"{name}\0{size}\0".encode())
+    expected = expected.hexdigest()
     known = {"dataset": "images", "sha256": expected, "classes": [*CLASSES]}
     assert read_json(made / "run" / TRAINING_DATA) == known
     assert read_json(made / "run/saved_model" / TRAINING_DATA) == known
@@ -85,11 +89,16 @@ def test_the_digest_of_a_folder_is_that_of_the_names_of_its_training_images(made
 def test_the_digest_of_a_folder_reads_no_picture(moved):
     before = datasets.training_digest("images", data_dir=moved / "photos")
     for path in (moved / "photos").rglob("*.png"):
-        path.write_bytes(b"")
-    after = datasets.training_digest("images", data_dir=moved / "photos")
-    assert before == after
+        path.write_bytes(bytes(path.stat().st_size))
+    digest = functools.partial(datasets.training_digest, "images", with_labels=True)
+    assert digest(data_dir=moved / "photos") == before
+    for split in ("test", "train"):
+        of_split = [n for n, s in split_of(moved / "photos").items() if s == split]
+        (moved / "photos" / of_split[0]).write_bytes(b"another picture")
+        is_same = digest(data_dir=moved / "photos") == before
+        assert is_same == (split == "test")
     write_photo(moved / "photos/a/000a.png", 1)
-    assert datasets.training_digest("images", data_dir=moved / "photos") != after
+    assert digest(data_dir=moved / "photos") != before
 
 
 def test_the_digest_of_arrays_is_that_of_the_training_rows(tmp_path):

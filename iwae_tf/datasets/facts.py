@@ -97,8 +97,9 @@ def training_digest(
         return None
     path, digest = pathlib.Path(expand(data_dir) or ""), hashlib.sha256()
     if name == "images":
-        names = [file.relative_to(path).as_posix() for file in _training_files(path)]
-        digest.update("\0".join(names).encode("utf-8", "surrogateescape"))
+        for file in _training_files(path):
+            line = f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0"
+            digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
     with readable(path):
         if name == "table" and path.suffix != ".npz":
