@@ -101,6 +101,11 @@ def test_results_are_the_models(finished, tiny):
     spread = expected.estimate.std(ddof=1) / np.sqrt(20)
     assert results["data_standard_error"] == pytest.approx(spread, rel=1e-3)
     assert results["active_units"] == iwae_tf.active_units(model, x, (1, 0))
+    statistics = evaluation.layer_statistics(model, x, (1, 0))
+    masks = evaluation.active_masks(statistics)
+    without = iwae_tf.log_likelihood(model, x, 40, (1, 0), masks=masks)
+    of_results = results["without_dead_units"]["nll"]
+    assert of_results == pytest.approx(-without.estimate.mean(), abs=1e-4)
 
 
 def test_metrics_have_a_row_an_epoch(finished):

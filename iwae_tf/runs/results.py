@@ -275,18 +275,21 @@ def _by_class(model, images, labels, num_samples, seed):
 def _without_dead_units(model, images, labels, result, statistics, num_samples, seed):
     """NLL with the dead units out of p and q, beside that of the same images."""
     images = images[:DEAD_UNIT_IMAGES]
-    without = evaluation.log_likelihood(
-        model,
-        images,
-        num_samples,
-        seed,
-        labels=None if labels is None else labels[:DEAD_UNIT_IMAGES],
-        masks=evaluation.active_masks(statistics),
-    )
-    difference = result.estimate[: len(images)] - without.estimate
+    estimate = without = result.estimate[: len(images)]
+    masks = evaluation.active_masks(statistics)
+    if not all(np.all(mask.active) for mask in masks):
+        without = evaluation.log_likelihood(
+            model,
+            images,
+            num_samples,
+            seed,
+            labels=None if labels is None else labels[:DEAD_UNIT_IMAGES],
+            masks=masks,
+        ).estimate
+    difference = estimate - without
     return {
-        "nll": float(-np.mean(without.estimate)),
-        "nll_all_units": float(-np.mean(result.estimate[: len(images)])),
+        "nll": float(-np.mean(without)),
+        "nll_all_units": float(-np.mean(estimate)),
         "difference_standard_error": float(
             np.std(difference, ddof=min(1, len(images) - 1)) / np.sqrt(len(images))
         ),
