@@ -222,6 +222,39 @@ def test_a_run_that_found_no_data_takes_the_new_place(config, tmp_path, stand_in
     assert kept["data_dir"] == config.data_dir
 
 
+def test_more_epochs_of_a_finished_run_are_trained(config, tmp_path, monkeypatch):
+    """What is left of them is the training's to do, and its results are not those."""
+    epochs = []
+
+    def train(workdir, config, stop, threads):
+        epochs.append(config.epochs)
+        assert not workdir.is_finished(config)
+        if len(epochs) != 2:  # the second one fails
+            workdir.keep(config)
+            workdir.results.write_text(json.dumps({"nll": config.epochs}))
+        return int(len(epochs) == 2)
+
+    monkeypatch.setattr(runner, "_train", train)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "log.txt").touch()
+    outcomes = [
+        runner.run_one(Run("a", changed(config, epochs=number)), tmp_path)
+        for number in (1, 2, 2, 2)
+    ]
+    assert epochs == [1, 2, 2]
+    assert [o.status for o in outcomes] == ["done", "failed", "done", "done"]
+    assert [o.nll for o in outcomes] == [1, None, 2, 2]
+
+
+def test_a_run_whose_epochs_are_left_open_is_done_once(config, tmp_path, stand_in):
+    """Two steps an epoch: 1,000 epochs, on which a cosine depends."""
+    run = Run("a", changed(config, epochs=0, lr_schedule="cosine"))
+    for _ in range(2):
+        assert runner.run_one(run, tmp_path).status == "done"
+    kept = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert (kept["epochs"], starts(tmp_path, "a")) == (1000, 1)
+
+
 def test_a_stopped_sweep_goes_on(config, tmp_path, stand_in):
     """The first run is asked to stop while it trains, the second never starts."""
     runs, stop = expand_grid(config, ["seed=4,0"]), threading.Event()

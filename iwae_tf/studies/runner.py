@@ -31,6 +31,7 @@ from iwae_tf.config.files import as_json, config_from, different_keys, read_json
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock, write_json
 from iwae_tf.io.processes import child
+from iwae_tf.runs.splits import decide_epochs
 from iwae_tf.runs.workdir import Workdir
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
@@ -151,19 +152,21 @@ def run_one(
     workdir = Workdir(pathlib.Path(folder) / run.name)
     try:
         validate(run.config)
+        run = run._replace(config=decide_epochs(run.config))
         workdir.check(run.config)
         code = begin = 0
-        if not workdir.results.exists():
+        if not workdir.is_finished(run.config):
             if stop.is_set():
                 return Outcome(run.name, STOPPED, str(workdir.path))
             # Before anything is written: it may be trained by another process.
             FolderLock(workdir.path, "workdir").release()
-            workdir.keep(run.config)
+            if not workdir.results.exists():  # of fewer epochs: the training's to drop
+                workdir.keep(run.config)
             report(f"{run.name}: started")
             log = workdir.path / "log.txt"
             begin = log.stat().st_size if log.exists() else 0
-            code = _train(workdir, stop, threads)
-        outcome = _outcome(run.name, workdir, code, begin)
+            code = _train(workdir, run.config, stop, threads)
+        outcome = _outcome(run, workdir, code, begin)
     except (InvalidInputError, OSError) as error:
         message = " ".join(str(error).split())
         outcome = Outcome(run.name, FAILED, str(workdir.path), message=message)
@@ -253,12 +256,17 @@ def write_table(path: str | os.PathLike[str], outcomes: Iterable[Outcome]) -> No
     write_json(path, {"runs": [outcome._asdict() for outcome in outcomes]})
 
 
-def _train(workdir: Workdir, stop: threading.Event, threads: int | None) -> int:
+def _train(
+    workdir: Workdir, config: ConfigDict, stop: threading.Event, threads: int | None
+) -> int:
     """Runs the training script; returns its exit code. SIGTERM once `stop` is set.
 
     A script that has not come to listen to signals yet dies of one, as good as stopped.
     """
     command = [*TRAIN, f"--config={workdir.config}", f"--workdir={workdir.path}"]
+    # Which may be others than those of the config there.
+    given = {key: config[key] for key in ("data_dir", "start_from", "epochs")}
+    command += [f"--config.{k}={v}" for k, v in given.items() if v is not None]
     environment = dict(os.environ)
     if threads is not None:
         environment.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
@@ -276,10 +284,10 @@ def _train(workdir: Workdir, stop: threading.Event, threads: int | None) -> int:
     return INTERRUPTED if died_of_stop else process.returncode
 
 
-def _outcome(name: str, workdir: Workdir, code: int, begin: int = 0) -> Outcome:
+def _outcome(run: Run, workdir: Workdir, code: int, begin: int = 0) -> Outcome:
     """The Outcome of a run whose process ended with `code`, its log from `begin` on."""
-    path = str(workdir.path)
-    if workdir.results.exists():
+    name, path = run.name, str(workdir.path)
+    if workdir.is_finished(run.config):
         found = read_json(workdir.results)
         figures: dict[str, Any] = {key: found.get(key) for key in FIGURES}
         return Outcome(name, DONE, path, **figures)
