@@ -126,6 +126,45 @@ def test_a_validation_split_counts_the_steps_of_what_is_left():
 # Kinds of data --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("way", ["fit", "evaluate", "validation_data"])
+def test_weights_of_arrays_count_without_labels(way):
+    """Rows that weigh nothing, in a batch of their own, as if they were not there."""
+    size = len(X) // 2
+    weights = np.repeat([1.0, 0.0], size)
+    run, other = build(), build()
+    if way == "fit":
+        found = fit(run, X, batch_size=size, sample_weight=weights)
+        expected = fit(other, X[:size], batch_size=size)
+    elif way == "evaluate":
+        found = run.evaluate(X, sample_weight=weights, verbose=0, return_dict=True)
+        expected = other.evaluate(X[:size], verbose=0, return_dict=True)
+    else:
+        found = fit(run, X, validation_data=(X, None, weights))
+        expected = fit(other, X, validation_data=(X[:size],))
+    assert_same(found, expected)
+
+
+def batches_of_ones_own():
+    yield X, LABELS
+
+
+@pytest.mark.parametrize(
+    "way, name, make",
+    [
+        ("fit", "y", lambda: tf.data.Dataset.from_tensors(X)),
+        ("fit", "sample_weight", lambda: tf.data.Dataset.from_tensors(X)),
+        ("evaluate", "sample_weight", lambda: tf.data.Dataset.from_tensors(X)),
+        ("fit", "sample_weight", batches_of_ones_own),
+        ("fit", "class_weight", batches_of_ones_own),
+        ("fit", "class_weight", lambda: X),
+    ],
+)
+def test_what_would_be_left_out_is_refused(way, name, make):
+    given = {"y": LABELS, "sample_weight": WEIGHTS, "class_weight": {0: 1.0}}[name]
+    rule = f"`{name}` must be left out w"
+    assert_refused(rule, getattr(build(), way), make(), **{name: given})
+
+
 def test_labels_and_weights_of_pandas_are_those_of_numpy():
     index = np.arange(len(X))[::-1]
     weights, y = pd.Series(WEIGHTS, index), pd.Series(LABELS, index)

@@ -7,10 +7,12 @@ adapters, what was chosen at `compile`. `programs` is the program itself.
 
 import contextlib
 import inspect
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_slicing
@@ -19,6 +21,8 @@ from tensorflow.python.eager import context
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import programs
+
+PARTS = ("x", "y", "sample_weight")  # of data, and arguments of `fit`
 
 
 class OneProgramModel(keras.Model):
@@ -120,8 +124,8 @@ class OneProgramModel(keras.Model):
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As in Keras; data are checked before a step sees them."""
         arguments = _arguments(keras.Model.fit, x, args, kwargs)
+        _check(self.gate, x, arguments)
         if _holds_arrays(x):
-            self.gate.arrays(x, arguments.get("y"))
             _hold_out(arguments)  # Keras would do it once the steps are counted
         x, data = arguments["x"], arguments.get("validation_data")
         are_checked = _holds_arrays(x) and (data is None or _holds_arrays(data))
@@ -131,7 +135,9 @@ class OneProgramModel(keras.Model):
             names = ("validation_data", "y")
             if isinstance(data, (tuple, list)):
                 names = ("validation_data[0]", "validation_data[1]")
-            self.gate.arrays(*keras.utils.unpack_x_y_sample_weight(data)[:2], names)
+            parts = dict(zip(PARTS, keras.utils.unpack_x_y_sample_weight(data)))
+            _check(self.gate, parts["x"], parts, names)
+            arguments["validation_data"] = tuple(parts.values())
         steps = arguments.get("steps_per_epoch")
         with self._pass_of(arguments, steps, are_checked), self.gate.told():
             if steps is not None and isinstance(x, tf.data.Dataset):
@@ -147,8 +153,7 @@ class OneProgramModel(keras.Model):
             with self._set(steps_in_pass=kwargs.get("steps")):
                 return super().evaluate(x, *args, **kwargs)
         arguments = _arguments(keras.Model.evaluate, x, args, kwargs)
-        if _holds_arrays(x):
-            self.gate.arrays(x, arguments.get("y"))
+        _check(self.gate, x, arguments)
         steps = arguments.get("steps")
         with self._pass_of(arguments, steps, _holds_arrays(x)), self.gate.told():
             arguments["x"] = self._checking(x, arguments)
@@ -358,12 +363,32 @@ def _without_index(value):
 
 def _hold_out(arguments):
     """Turns `validation_split` of a `fit` of arrays into `validation_data`."""
-    names, share = ("x", "y", "sample_weight"), arguments.pop("validation_split", 0.0)
+    share = arguments.pop("validation_split", 0.0)
     if share and arguments.get("validation_data") is None:
         parts, arguments["validation_data"] = array_slicing.train_validation_split(
-            tuple(map(arguments.get, names)), validation_split=share
+            tuple(map(arguments.get, PARTS)), validation_split=share
         )
-        arguments |= zip(names, parts)
+        arguments |= zip(PARTS, parts)
+
+
+def _check(gate, x, arguments, names=PARTS[:2]):
+    """Checks arrays, and refuses what Keras would leave out beside batches. It leaves
+    weights out where there is no y: then there is one that means nothing."""
+    y = arguments.get("y")
+    if _holds_arrays(x):
+        gate.arrays(x, y, names)
+        refused, rule = ["class_weight"] * (y is None), "without `y`"
+        if y is None and arguments.get("sample_weight") is not None:
+            arguments["y"] = np.zeros([len(x)], np.int32)
+    else:
+        refused, rule = [*PARTS[1:]], "where `x` yields batches of its own"
+        refused += ["class_weight"] * isinstance(x, types.GeneratorType)
+    for name in refused:
+        if arguments.get(name) is not None:
+            raise InvalidInputError(
+                f"`{name}` must be left out {rule}. "
+                f"Received: {name} beside a {type(x).__name__}"
+            )
 
 
 def _holds_arrays(x):
