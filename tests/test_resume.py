@@ -227,6 +227,24 @@ def test_the_checkpoints_of_another_seed_are_refused(config, whole_path, tmp_pat
         train(changed(config, seed=1), tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["lognormal", "student"])
+def test_a_run_is_not_continued_with_columns_of_other_kinds(config, tmp_path, kind):
+    """Of as many parameters or of more, in a file of the same name."""
+    table, kinds = tmp_path / "table.csv", tmp_path / "kinds.json"
+    rows = np.random.default_rng(0).uniform(1, 2, [60, 2])
+    np.savetxt(table, rows, delimiter=",", header="a,b", comments="")
+    other = changed(
+        config, dataset="table", data_dir=str(table), schema=str(kinds),
+        likelihood="mixed", binarization="none", lr_schedule="constant",
+    )  # fmt: skip
+    kinds.write_text('{"a": "normal"}')
+    train(changed(other, epochs=1), tmp_path / "run")
+    kinds.write_text(f'{{"a": "{kind}"}}')
+    message = refusal(train, other, tmp_path / "run")
+    assert "checkpoints of this config" in message
+    assert "'column a: normal'" in message and f"'column a: {kind}'" in message
+
+
 def test_more_epochs_of_a_finished_run_are_the_run_of_so_many(config, tmp_path):
     """Where the learning rates do not depend on them."""
     longer = changed(config, lr_schedule="constant")

@@ -19,7 +19,7 @@ from iwae_tf.io.files import save_arrays
 KEPT = 2
 STATE = "state"  # member that holds the JSON beside the variables
 SETTINGS = "settings"  # key of the state
-DATA = "training_data"  # key of the settings
+DATA, COLUMNS = "training_data", "columns"  # keys of the settings, not of a config
 NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.npz")
 
 
@@ -42,7 +42,8 @@ class CheckpointStore:
     Args:
       folder: path, made when the first checkpoint is written.
       settings: optional dict, what decides the numbers of the run, of its data under
-        "training_data". A checkpoint says of which it is; one of others is refused.
+        "training_data", what its columns are under "columns". A checkpoint says of
+        which it is; one of others is refused.
     """
 
     def __init__(
@@ -124,10 +125,12 @@ class CheckpointStore:
         theirs = state.get(SETTINGS)
         if self.settings is None or theirs is None:
             return
+        # Those of earlier versions do not say.
+        theirs = {key: self.settings.get(key) for key in (DATA, COLUMNS)} | theirs
         data = self.settings.get(DATA)
         rule = "hold checkpoints of this config"
         check_same(self.settings, {**theirs, DATA: data}, rule, path)
-        if theirs.get(DATA, data) != data:  # those of earlier versions do not say
+        if theirs[DATA] != data:
             raise InvalidInputError(
                 "`workdir` must hold checkpoints of these training data: give another "
                 "one, or put the data back as they were. Received: the training data "
@@ -174,10 +177,10 @@ def unpack(
     with np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     state, variables = json.loads(arrays.pop(STATE).tobytes()), variables_of(model)
+    check(state)  # first: what is of other settings need not have these variables
     ours, theirs = ({n: v.shape for n, v in d.items()} for d in (variables, arrays))
     if ours != theirs:
         raise ValueError("its variables are not those of this model")
-    check(state)
     for name, variable in variables.items():
         variable.assign(arrays[name])
     return state

@@ -28,6 +28,7 @@ from iwae_tf.runs.callbacks import (
     Sitting,
 )
 from iwae_tf.runs.checkpoints import (
+    COLUMNS,
     DATA,
     CheckpointStore,
     Restored,
@@ -100,6 +101,7 @@ def train(
                 copy_weights(first, model)
         if distribution.is_chief:
             workdir.claim(config)
+        settings[COLUMNS] = _meaning(model)  # `schema` may be a file, and change
         checkpoints = CheckpointStore(workdir.checkpoints, settings)
         start = _restore(checkpoints, model, distribution, report)
         if distribution.is_chief:
