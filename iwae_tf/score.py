@@ -92,6 +92,7 @@ def run() -> int:
         image_size=_IMAGE_SIZE.value,
         color=_COLOR.value,
         config=config,
+        labels=_LABELS.value and rows.read_labels(_LABELS.value),
     )
     for note in notes:
         terminal.tell(note)
@@ -101,8 +102,6 @@ def run() -> int:
             f"note: {_INPUT.value} has changed since the model was trained on it, so "
             "there is no column split"
         )
-    if _LABELS.value is not None:
-        labels = rows.read_labels(_LABELS.value)
     if _IMPUTED.value:
         write_imputed(
             _IMPUTED.value, x, _SAVED_MODEL.value, schema, _INPUT.value,

@@ -73,6 +73,7 @@ def test_row_i_is_row_i_of_the_file(kind, has_config, tmp_path):
     schema.write_text(json.dumps(tables.infer_schema(frame).to_json()))
     own = path if kind != "npy" else tmp_path / "elsewhere.npz"
     config = config_of(own) if has_config else None
+    schema = schema if kind in ("csv", "parquet") else None
     found = rows.read_rows(path, schema=schema, config=config)
     np.testing.assert_allclose(found.x.reshape(COUNT, -1), frame, rtol=1e-6)
     is_known = has_config and kind != "npy"
@@ -124,6 +125,47 @@ def test_an_array_is_encoded_as_the_one_of_the_training(kind, has_label, tmp_pat
         splits = np.array(splits["split"])
         for name, of_training in zip(datasets.SPLITS, trained):
             np.testing.assert_array_equal(found[splits == name], of_training.images)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float64"])
+@pytest.mark.parametrize("has_given", [False, True])
+def test_a_table_in_an_npz_file_is_read_as_in_training(dtype, has_given, tmp_path):
+    """Not as images: bytes are no grey levels, and y_train is no column."""
+    rng, path, schema = (
+        np.random.default_rng(0),
+        tmp_path / "t.npz",
+        tmp_path / "s.json",
+    )
+    array = rng.integers(0, 200, (50, 3)).astype(dtype)
+    array[:, 2] = np.arange(50) % 3
+    y = {"y_train": np.zeros(40, int), "y_test": np.zeros(10, int)}
+    np.savez(path, x_train=array[:40], x_test=array[40:], **y)
+    options = {"data_dir": str(path), "schema": "column_2=label"}
+    schema.write_text(json.dumps(datasets.table_schema(**options).to_json()))
+    config = config_of(path, conditional=True, dataset="table", likelihood="mixed")
+    given = np.ones(50, int) if has_given else None
+    read = rows.read_rows(path, schema=schema, config=config, labels=given)
+    for split in datasets.SPLITS:
+        x, labels = datasets.load_arrays("table", split=split, **options)
+        theirs = np.array(read.columns["split"]) == split
+        order, other = np.lexsort(x.T), np.lexsort(read.x[theirs].T)
+        np.testing.assert_array_equal(x[order], read.x[theirs][other])
+        if not has_given:
+            found = read.labels[theirs]
+            np.testing.assert_array_equal(labels[order], found[other])
+    assert not has_given or read.labels is given
+
+
+def test_labels_that_are_given_need_no_column_of_them(tmp_path):
+    path, schema = tmp_path / "t.csv", tmp_path / "s.json"
+    frame = pd.DataFrame({"a": np.arange(12.0), "y": ["u", "v"] * 6})
+    whole = tables.infer_schema(frame, {"y": "label"})
+    schema.write_text(json.dumps(whole.to_json()))
+    frame[["a"]].to_csv(path, index=False)
+    config, given = config_of(path, conditional=True), np.zeros(12, int)
+    read = rows.read_rows(path, schema=schema, config=config, labels=given)
+    np.testing.assert_array_equal(read.x[:, 0], frame["a"])
+    assert read.labels is given
 
 
 def test_labels_of_an_npz_file_stay_with_their_images(tmp_path):

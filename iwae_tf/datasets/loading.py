@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from iwae_tf.checks import check_choice, check_integer
-from iwae_tf.datasets import readers, sources
+from iwae_tf.datasets import readers, sources, table_files
 from iwae_tf.datasets.facts import DATASETS, Path, event_shape, expand
 from iwae_tf.errors import InvalidInputError
 
@@ -118,11 +118,14 @@ def load_arrays(
     return Split(images, None if labels is None else labels[rows])
 
 
-def load_npz(path: Path) -> tuple[Split, dict[str, np.ndarray]]:
+def load_npz(
+    path: Path, *, is_table: bool = False
+) -> tuple[Split, dict[str, np.ndarray]]:
     """All rows of an npz file, in the order of the file: train, validation, test.
 
     Args:
       path: of the file.
+      is_table: whether they are rows of a table, whose numbers stay as they are.
 
     Returns:
       (`Split` of all, whose labels are None unless each part has some; the rows of
@@ -135,8 +138,12 @@ def load_npz(path: Path) -> tuple[Split, dict[str, np.ndarray]]:
     labels: list[np.ndarray | None] = []
     rows: dict[str, np.ndarray] = {}
     for split in SPLITS:
-        rules = {"in_unit_interval": False, "takes_missing": True}
-        x, y, chosen = _load_stored("npz", split, expand(path), {}, **rules)
+        if is_table:
+            _, x, y, chosen = sources.read_npz(split=split, data_dir=expand(path))
+            table_files.as_table(x)  # which refuses what is none
+        else:
+            rules = {"in_unit_interval": False, "takes_missing": True}
+            x, y, chosen = _load_stored("npz", split, expand(path), {}, **rules)
         if split == "validation" and not isinstance(chosen, slice):
             rows[split] = chosen  # of the training images
             continue

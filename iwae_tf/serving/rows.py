@@ -33,6 +33,7 @@ def read_rows(
     image_size: str | None = None,
     color: str | None = None,
     config: ConfigDict | None = None,
+    labels: np.ndarray | None = None,
 ) -> Rows:
     """The rows of a file or folder in its order, as the config's model scores them.
 
@@ -52,6 +53,7 @@ def read_rows(
       color: of the images of a folder; the config's unless given.
       config: of the run that trained the model, if it is known. Where its data are at
         `path`, the column `split` says which of them it was trained on.
+      labels: integers [N], in place of those of the rows.
 
     Raises:
       InvalidInputError: no such file, or another format; a table that has not the
@@ -63,7 +65,7 @@ def read_rows(
     is_conditional = config is not None and config.conditional
     columns: dict[str, list[str]] = {}
     own: dict[str, np.ndarray] = {}
-    labels = None
+    found = None  # labels of the rows
     if path.suffix in TABLES:
         if schema is None:
             raise InvalidInputError(
@@ -81,11 +83,14 @@ def read_rows(
         x = x[..., np.newaxis] if x.ndim == 3 else x
         columns["file"] = [file.relative_to(path).as_posix() for file in files]
     elif path.suffix == ".npz":
-        (x, labels), own = datasets.load_npz(path)
+        (x, found), own = datasets.load_npz(path, is_table=schema is not None)
     else:
         x = _read_npy(path, "input")
     if schema is not None and not path.is_dir():
-        x, labels = _encoded(x, labels, str(schema), is_conditional)
+        wants_labels = is_conditional and labels is None
+        x, found = _encoded(x, found, str(schema), wants_labels)
+    if is_conditional and labels is None:
+        labels = found
     rows = _splits(path, len(x), own, config)
     if rows:
         splits = np.empty(len(x), sources.SPLITS_OF_TENTHS.dtype)
@@ -93,7 +98,7 @@ def read_rows(
             splits[chosen] = split
         columns["split"] = splits.tolist()
     binary, notes = _binarized(x, rows, options, config)
-    return Rows(binary, x, columns, labels if is_conditional else None, notes)
+    return Rows(binary, x, columns, labels, notes)
 
 
 def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
@@ -110,12 +115,12 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     return _read_npy(path, "labels")
 
 
-def _encoded(x, labels, schema, is_conditional):
+def _encoded(x, labels, schema, wants_labels):
     """x and labels of a table, or of an array like the one of the schema."""
     columns = tables.read_schema(schema, x, slice(None))
     if isinstance(x, np.ndarray) and not tables.is_of_array(columns):
         return x, labels
-    if is_conditional and labels is None:
+    if wants_labels:
         labels = tables.encode_labels(x, columns)
     return tables.encode(x, columns), labels
 
