@@ -24,6 +24,7 @@ from iwae_tf.config import (
     stages,
     validate,
 )
+from iwae_tf.config.keys import override
 from iwae_tf.config.stages import with_epochs
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.gradients import GRADIENT_ESTIMATORS
@@ -643,3 +644,12 @@ def test_precision_is_the_networks_alone():
     log_weights = model.log_weights(np.zeros([2, 28, 28, 1], "float32"), 1, 3)
     assert log_weights.dtype == tf.float32
     assert keras.config.dtype_policy().name == "float32"
+
+
+def test_another_data_set_is_not_read_as_a_folder_of_images():
+    config = default_config()
+    config.dataset, config.image_size, config.color = "images", "64,64", "gray"
+    same = override(config.copy_and_resolve_references(), data_dir="elsewhere")
+    assert (same.image_size, same.color) == ("64,64", "gray")
+    other = override(config, dataset="npz", data_dir="a.npz")
+    assert (other.image_size, other.color) == ("auto", "auto")

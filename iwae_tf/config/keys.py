@@ -304,9 +304,13 @@ def fields_of(bound: type[Any]) -> list[str]:
 def override(config: ConfigDict, **values: Any) -> ConfigDict:
     """Puts values other than None into a config, which has to be valid with them.
 
+    Another data set is not read as the folder of images was that the config is of.
+
     Raises:
       InvalidInputError: a bad value.
     """
+    if values.get("dataset", config.dataset) not in (None, config.dataset):
+        config.image_size = config.color = "auto"
     for name, value in values.items():
         if value is not None:
             put(config, name, value)
