@@ -113,6 +113,7 @@ def _finish(config, workdir, trained, distribution):
         raise
     except Exception as error:  # which is no reason to lose what was trained
         terminal.tell(f"some figures could not be drawn: {error}")
+    found["epochs"] = len(trained.history)  # fewer where it has stopped early
     saved = workdir.export(model, config, found)
     found["training_seconds"] = trained.seconds
     found["seconds"] = trained.seconds + found["evaluation_seconds"]

@@ -84,6 +84,8 @@ def test_what_was_measured_is_there(tmp_path):
     line = rows(text)["training"]
     assert line.startswith("80 epochs from the weights of the run `first`, batch")
     assert "/home" not in text
+    early = rows(card(tmp_path, results(epochs=57), epochs=80))  # stopped early
+    assert early["training"].startswith("57 epochs, batch")
 
 
 def test_what_was_not_measured_is_said(tmp_path):

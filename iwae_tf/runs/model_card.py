@@ -44,7 +44,7 @@ encodes, decodes, samples and reconstructs.
 | hidden units | {hidden_dims} |
 | training data | {data}, split `train` |
 | binarization | {binarization} |
-| training | {c[epochs]} epochs{start}, batch {c[batch_size]}, {c[optimizer]}, \
+| training | {epochs} epochs{start}, batch {c[batch_size]}, {c[optimizer]}, \
 seed {c[seed]} |
 {measured}
 | `serving_default` | {c[eval_num_samples]:,} draws an image, seed (0, 0) |
@@ -117,6 +117,7 @@ def write(
     own = f"a file of the user's (`{config['dataset']}`)"
     text = TEMPLATE.format(
         c=config,
+        epochs=(results or {}).get("epochs", config["epochs"]),
         name=path.resolve().name,
         version=version,
         model=config["model"].upper(),
