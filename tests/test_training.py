@@ -91,6 +91,9 @@ def test_few_data_and_few_steps_are_said_and_enough_are_not():
     assert few_steps == "note: 80 steps are few; --config.epochs=1000 gives 2,000"
     config.epochs = 1000
     assert what_is_few(config, 101) == [few_images]
+    config.epochs, config.stages = 40, [[50, 30, 1e-3, 1e-3], [50, 10, 1e-3, 1e-3]]
+    few_steps = "note: 80 steps are few, and the schedule has no more epochs"
+    assert what_is_few(config, 101)[1] == few_steps
 
 
 def test_a_small_folder_is_trained_on_for_longer(tmp_path):

@@ -7,7 +7,12 @@ from ml_collections import ConfigDict
 
 from iwae_tf import datasets
 from iwae_tf.config.data import data_options, scored_as, trained_on
-from iwae_tf.config.stages import LEAST_STEPS, with_epochs
+from iwae_tf.config.stages import (
+    LEAST_STEPS,
+    is_free_of_stages,
+    stages,
+    with_epochs,
+)
 from iwae_tf.datasets import image_folder
 
 FEW_EXAMPLES = 1000
@@ -64,11 +69,11 @@ def what_is_few(config: ConfigDict, num_examples: int) -> list[str]:
             "new data needs thousands"
         )
     if steps * config.epochs < LEAST_STEPS // 2:
-        epochs = -(-LEAST_STEPS // steps)
-        lines.append(
-            f"note: {steps * config.epochs:,} steps are few; --config.epochs={epochs} "
-            f"gives {LEAST_STEPS:,}"
-        )
+        epochs, hint = -(-LEAST_STEPS // steps), ", and the schedule has no more epochs"
+        most = sum(stage.epochs for stage in stages(config))
+        if is_free_of_stages(config) or epochs <= most:
+            hint = f"; --config.epochs={epochs} gives {LEAST_STEPS:,}"
+        lines.append(f"note: {steps * config.epochs:,} steps are few{hint}")
     return lines
 
 
