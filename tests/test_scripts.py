@@ -573,6 +573,8 @@ TOLD = {  # command: how the one line begins
     f"train {MNIST} --config.foo=1 --workdir=x": "`foo` must be a config key, one of "
     "adam",
     f"train {MNIST} --config.model=gan --workdir=x": "`model` must be one of vae",
+    "train --config=mnist_iwae_hour --config.learning_rate=1e-3 --workdir=x": ""
+    "`learning_rate` must be left out where the config has stages",
     f"train {MNIST} --config.epochs=many --workdir=x": "flag --config.epochs=many",
     f"train {MNIST} --wrkdir=x": "Unknown flag --wrkdir. Did you mean --workdir?",
     f"train {MNIST} --num_sample=3 --workdir=x": "Unknown flag --num_sample. Did you "

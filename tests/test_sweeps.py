@@ -94,6 +94,14 @@ def test_bad_grids(config, axes, words):
         expand_grid(config, axes)
 
 
+def test_a_grid_of_rates_that_stages_have_of_their_own_is_refused(config):
+    """All its runs would be the same one."""
+    staged = changed(config, stages=[[2, 1, 1e-3, 1e-4]])
+    with pytest.raises(InvalidInputError, match="`learning_rate` must be left out"):
+        expand_grid(staged, ["learning_rate=1e-3,1e-4"])
+    assert len(expand_grid(staged, ["seed=0,1"])) == 2
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "a\n", "twice"])
 def test_bad_names(config, tmp_path, name):
     runs = [Run(name, config)] * (1 + (name == "twice"))

@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from iwae_tf.checks import did_you_mean
-from iwae_tf.config import check_values
+from iwae_tf.config import check_used, check_values
 from iwae_tf.config.files import read_json
 from iwae_tf.config.keys import check_paths
 from iwae_tf.errors import InvalidInputError
@@ -131,6 +131,8 @@ def config_flag() -> flags.FlagHolder[Any]:
             received = "one whose get_config returns None" if given else "none"
             raise InvalidInputError(f"`--config` must be given. Received: {received}")
         check_values(config)
+        given = config_flags.get_override_values(flags.FLAGS["config"])
+        check_used(config, given)
         check_paths(config)
         return True
 

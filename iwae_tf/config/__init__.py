@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from iwae_tf.config.keys import (
     check_key,
     check_paths,
+    check_used,
     check_values,
     default_config,
     override,

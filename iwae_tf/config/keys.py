@@ -9,7 +9,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -219,6 +219,14 @@ def check_values(config: ConfigDict) -> None:
         value, choices = config[key.name], key.rule.choices
         hint = did_you_mean(value, choices) if isinstance(value, str) else ""
         _require(key.rule.test(value), key.name, key.rule.text, config, hint)
+
+
+def check_used(config: ConfigDict, given: Iterable[str]) -> None:
+    """Raises InvalidInputError if a key that was given has no effect."""
+    for name in given:
+        good = not config.stages or name not in ("learning_rate", "lr_schedule")
+        rule = "must be left out where the config has stages, with rates of their own"
+        _require(good, name, rule, config)
 
 
 def check_paths(config: ConfigDict) -> None:

@@ -26,7 +26,14 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from iwae_tf.checks import check_count
-from iwae_tf.config import check_key, check_paths, plainest, put, validate
+from iwae_tf.config import (
+    check_key,
+    check_paths,
+    check_used,
+    plainest,
+    put,
+    validate,
+)
 from iwae_tf.config.files import as_json, config_from, different_keys, read_json
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import FolderLock, write_json
@@ -87,6 +94,7 @@ def expand_grid(config: ConfigDict, axes: Iterable[str]) -> list[Run]:
         for key, value in zip(keys, values):
             put(variant, key, value)
         validate(variant)
+        check_used(variant, keys)
         check_paths(variant)
         words = [f"{key}={value}" for key, value in zip(keys, values)]
         name = re.sub(r"[^\w.=+-]+", "_", ",".join(words)).strip("_.")
