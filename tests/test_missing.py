@@ -20,7 +20,7 @@ from iwae_tf.evaluation import LogLikelihood
 from iwae_tf.models.values import MISSING
 from iwae_tf.networks import MLP
 from iwae_tf.probability.distributions import LIKELIHOODS, log_density
-from iwae_tf.runs import results
+from iwae_tf.runs import figures, results, tensorboard, training
 from iwae_tf.serving.imputed import write_imputed
 
 PROBLEM = LinearGaussian()
@@ -306,3 +306,26 @@ def test_bits_per_dim_are_those_of_the_observed_pixels(tmp_path):
     found, _ = results.evaluate(config, score, split="test", num_samples=50)
     assert found["nll"] == pytest.approx(6 * 8 * np.log(2))  # the premise
     assert found["bits_per_dim"] == pytest.approx(8)
+
+
+def test_a_run_starts_from_what_is_observed_and_is_drawn(tmp_path):
+    """The output bias is the logit of each pixel's mean where it is known."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(60, 4, 4, 1)).astype("float32")
+    x[rng.uniform(size=x.shape) < 0.2] = np.nan
+    x[:, 0, 0] = np.nan  # in no image
+    np.savez(tmp_path / "x.npz", x_train=x, x_validation=x[:20], x_test=x[:9])
+    config = iwae_tf.default_config()
+    config.dataset, config.data_dir = "npz", str(tmp_path / "x.npz")
+    config.latent_dims, config.hidden_dims, config.num_samples = [2], [[4]], 2
+    config.missing, config.jit_compile = "marginalize", False
+    model = training.compiled_model(config, x, steps=3)
+    mean = np.nanmean(x.reshape(60, 16)[:, 1:], axis=0)
+    bias = model.decoder[0].weights[-1].numpy().ravel()
+    np.testing.assert_allclose(bias[1:], np.log(mean / (1 - mean)), rtol=1e-4)
+    assert np.isfinite(bias).all()
+    figures.draw_figures(model, config, [{"epoch": 1, "bound": -9.0}], tmp_path)
+    assert (tmp_path / "reconstructions.png").is_file()
+    board = tensorboard.TensorBoard(tmp_path, images=x)
+    board.set_model(model)
+    assert len(list(board._pictures())) == 2

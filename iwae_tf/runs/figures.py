@@ -77,8 +77,9 @@ def _draw_images(model, images, labels, seed, folder):
     samples = model.sample(rows * columns, seed, labels=classes, mean=True)
     copies = np.clip(model.reconstruct(originals, seed, labels=given), 0.0, 1.0)
     path = folder / "reconstructions.png"
+    known = np.nan_to_num(originals, nan=0.5)  # missing values are grey
     paths = [
-        plots.reconstructions(path, originals, copies, num_columns=columns),
+        plots.reconstructions(path, known, copies, num_columns=columns),
         grid("samples", samples, title),
     ]
     first, second = _pairs(len(images), labels, min(NUM_ROWS, most_rows))

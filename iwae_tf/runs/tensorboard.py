@@ -268,8 +268,9 @@ def _scalar(tag, value):
 
 
 def _rows(images, num_columns):
-    """Images, or means that may lie outside [0, 1], as rows of a picture."""
-    return split_rows(as_images(np.clip(images, 0.0, 1.0), "images"), num_columns)
+    """Images, missing values grey, or means that may lie outside [0, 1], as rows."""
+    images = np.clip(np.nan_to_num(images, nan=0.5), 0.0, 1.0)
+    return split_rows(as_images(images, "images"), num_columns)
 
 
 def _canvas(rows, gaps):

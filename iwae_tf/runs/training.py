@@ -155,7 +155,7 @@ def compiled_model(
       steps: int, of an epoch.
       distribution: devices.Distribution; None: of this process alone.
     """
-    model = build_model(config, mean_image=images.mean(axis=0))
+    model = build_model(config, mean_image=_mean_of_observed(images))
     model.kl_warmup_steps = config.kl_warmup_epochs * steps
     optimizer = build_optimizer(config, steps_per_epoch=steps)
     one_replica = distribution is None or distribution.num_replicas == 1
@@ -165,6 +165,15 @@ def compiled_model(
     model.optimizer.build(model.trainable_variables)
     model.stops_at_nonfinite = True
     return model
+
+
+def _mean_of_observed(images):
+    """The mean of each element over the images that have it; 0 where none has."""
+    mean = images.mean(axis=0)
+    if not np.isnan(mean).any():
+        return mean
+    counts = np.maximum(np.sum(~np.isnan(images), axis=0), 1)
+    return (np.nansum(images, axis=0) / counts).astype(images.dtype)
 
 
 def _restore(checkpoints, model, distribution, report):
