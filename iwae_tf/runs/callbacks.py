@@ -107,7 +107,10 @@ class Sitting:
         kept = (
             f"the last good checkpoint is {newest}" if newest else "no checkpoint yet"
         )
-        advice = "a lower learning_rate, a larger adam_epsilon or precision float32"
+        advice = (
+            "lower rates (learning_rate or stages), a larger adam_epsilon or precision "
+            "float32"
+        )
         return f"{kept}; try {advice}, in a new workdir"
 
 
