@@ -44,7 +44,8 @@ _COLOR = flags.DEFINE_enum(
 )
 _LABELS = cli.path_flag(
     "labels",
-    "File NAME.npy of integers [N]: the classes, for a conditional model.",
+    "File NAME.npy of integers [N]: the classes, for a conditional model. A table, an "
+    ".npz file and a folder with a sub-folder for each class have their own.",
     must_exist=True,
 )
 _OUTPUT = cli.new_path_flag("output", "CSV file for the scores.", is_file=True)
@@ -76,16 +77,17 @@ def run() -> int:
     from iwae_tf.evaluation import summarize
     from iwae_tf.io import terminal
     from iwae_tf.runs import results
-    from iwae_tf.runs.workdir import SCHEMA, has_changed
+    from iwae_tf.runs.workdir import SCHEMA, data_in, has_changed
     from iwae_tf.serving import rows
     from iwae_tf.serving.imputed import write_imputed
 
     schema, export = _SCHEMA.value, _SAVED_MODEL.value
-    config = path = None
+    config = path = trained_on = None
     if export:
         schema = schema or beside_export(export, SCHEMA)
         path = beside_export(export, "config.json")
         config = path and read_config(path)
+        trained_on = path and data_in(path.parent)
     x, stored, columns, labels, notes = rows.read_rows(
         _INPUT.value,
         schema=schema,
@@ -93,6 +95,7 @@ def run() -> int:
         color=_COLOR.value,
         config=config,
         labels=_LABELS.value and rows.read_labels(_LABELS.value),
+        classes=(trained_on or {}).get("classes", ()),
     )
     for note in notes:
         terminal.tell(note)
@@ -131,10 +134,10 @@ def run() -> int:
             f"note: {few:,} of {len(x):,} rows have an effective sample size below "
             f"{FEW_DRAWS} draws: their scores are rough, and too low on average"
         )
-    trained_on = columns.get("split", []).count("train")
-    if trained_on:
+    count = columns.get("split", []).count("train")
+    if count:
         terminal.tell(
-            f"note: {trained_on:,} rows are in the training split, see the column split"
+            f"note: {count:,} rows are in the training split, see the column split"
         )
     return 0
 

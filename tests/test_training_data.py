@@ -181,19 +181,21 @@ def test_a_photo_more_moves_others_between_splits(moved, capsys):
 def test_scores_of_changed_data_have_no_column_split(moved, capsys):
     np.save(moved / "y.npy", np.repeat(range(3), EACH))
 
-    def score(name):
+    def score(name, *labels):
         code = run_script(
             "score",
             f"--saved_model={moved / 'run/saved_model'}",
             f"--input={moved / 'photos'}",
-            f"--labels={moved / 'y.npy'}",
             f"--output={moved / name}",
             "--num_samples=20",
+            *labels,
         )
         assert code == 0
         return pd.read_csv(moved / name)
 
-    known = score("known.csv")
+    known = score("known.csv", f"--labels={moved / 'y.npy'}")
+    by_folder = score("by_folder.csv")  # the sub-folders are the classes
+    pd.testing.assert_frame_equal(by_folder, known)
     assert dict(zip(known.file, known.split)) == split_of(moved / "photos")
     path = moved / "photos/a/000.png"
     path.rename(path.with_name("zzz.png"))  # as many, in another order
@@ -201,7 +203,7 @@ def test_scores_of_changed_data_have_no_column_split(moved, capsys):
     assert "split" not in score("changed.csv")
     assert "there is no column split" in text_of(capsys)
     (moved / "run/saved_model" / TRAINING_DATA).unlink()  # as of an earlier version
-    assert "split" in score("older.csv")
+    assert "split" in score("older.csv", f"--labels={moved / 'y.npy'}")
 
 
 def test_classes_are_told_by_their_names(moved, capsys):

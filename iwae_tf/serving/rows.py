@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ def read_rows(
     color: str | None = None,
     config: ConfigDict | None = None,
     labels: np.ndarray | None = None,
+    classes: Sequence[str] = (),
 ) -> Rows:
     """The rows of a file or folder in its order, as the config's model scores them.
 
@@ -54,6 +56,8 @@ def read_rows(
       config: of the run that trained the model, if it is known. Where its data are at
         `path`, the column `split` says which of them it was trained on.
       labels: integers [N], in place of those of the rows.
+      classes: names of the folders of images that a conditional model was trained on:
+        if a folder has these, they are the labels.
 
     Raises:
       InvalidInputError: no such file, or another format; a table that has not the
@@ -75,7 +79,8 @@ def read_rows(
         as_text = tables.text_columns(str(schema))
         x = table_files.read_table(path, "input", as_text)
     elif path.is_dir():
-        files = image_folder.list_images(path, name="input").paths
+        files, found, _ = listed = image_folder.list_images(path, name="input")
+        found = found if listed.classes == [*classes] else None
         image_size = image_size or options.get("image_size", "auto")
         color = color or options.get("color", "auto")
         wanted = image_folder.image_format(files, image_size, color, name="input")
