@@ -21,6 +21,9 @@ import iwae_tf
 from iwae_tf.diagnostics import inference_gaps
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import refinement
+from iwae_tf.evaluation.pareto import smoothed_log_weights
+from iwae_tf.models import VAE
+from iwae_tf.networks import MLP
 from iwae_tf.probability.pareto import pareto_k, tail_size
 
 SHIFT, STRETCH = 0.6, 2.0
@@ -290,3 +293,27 @@ def test_k_of_few_draws_is_not_known_and_that_of_equal_weights_is_none():
     noise = np.random.default_rng(0).choice([0.0, -7.6e-6, -1.5e-5], [2, 40])
     for largest in (np.zeros([2, 8]), -np.sort(-noise)):
         np.testing.assert_array_equal(pareto_k(tf.constant(largest)), -np.inf)
+
+
+@pytest.mark.parametrize("magnitude", [1e4, 1e5, 1e6])
+def test_k_is_known_where_float32_makes_weights_equal(magnitude):
+    normals = np.random.default_rng(0).normal(size=[500, 20])
+    for deviation in (0.001, 0.01, 0.03, 0.1, 0.3, 1.0):
+        log_weights = np.float32(deviation * normals - magnitude)
+        smoothed, shapes = smoothed_log_weights(log_weights)
+        assert np.all(shapes < 0.7)  # NaN is not
+        assert np.all(np.isfinite(smoothed))
+        known, exact = np.isfinite(shapes), arviz_k(deviation * normals)
+        assert known.all() or deviation < 2e-6 * magnitude
+        np.testing.assert_allclose(shapes[known], exact[known], atol=0.5)
+
+
+def test_missing_values_are_filled_in_by_a_model_whose_weights_are_equal():
+    nets = MLP([], (4,)), MLP([], (6,))
+    model = VAE(*nets, likelihood="normal", missing="marginalize")
+    model.build((None, 3))
+    model.set_weights([0.0 * w for w in model.get_weights()])
+    x = np.float32([[np.nan, 140.0, -60.0]])
+    found = iwae_tf.impute(model, x, 1000)
+    np.testing.assert_array_equal(found.pareto_k, -np.inf)
+    np.testing.assert_array_equal(found.x, [[0.0, 140.0, -60.0]])

@@ -1,4 +1,4 @@
-"""Whether importance weights can be trusted, by ArviZ; in graphs `probability.pareto`.
+"""Whether importance weights can be trusted; in graphs `probability.pareto`.
 
 References:
   Vehtari, Simpson, Gelman, Yao and Gabry, 2024 (Pareto k and its threshold).
@@ -9,25 +9,34 @@ import math
 import warnings
 
 import numpy as np
+import tensorflow as tf
 from arviz_stats.base import array_stats
 from numpy.typing import ArrayLike
 
 from iwae_tf.checks import check_count
+from iwae_tf.probability import pareto
 from iwae_tf.probability.pareto import GOOD_K
 
 LEAST_DRAWS = 25  # so that a fifth of them, the tail, can be fitted
 
 
 def pareto_k(log_weights: ArrayLike) -> np.ndarray:
-    """Shape k of the generalised Pareto fitted to the largest weights, by ArviZ's PSIS.
+    """Shape k of the generalised Pareto fitted to the largest weights, as in ArviZ.
 
     Args:
       log_weights: float [K, B], K >= 25 draws of B images.
 
     Returns:
-      pareto_k: float64 [B]; -inf where all weights of an image are equal.
+      pareto_k: float64 [B]; -inf where the weights of the tail are equal.
+
+    Raises:
+      InvalidInputError: fewer than 25 draws.
     """
-    return smoothed_log_weights(log_weights)[1]
+    log_weights = np.asarray(log_weights, np.float64)
+    count = check_count(len(log_weights), "num_samples", LEAST_DRAWS)
+    size = int(pareto.tail_size(tf.constant(count)))
+    largest = -np.sort(-log_weights, axis=0)[: size + 1].T
+    return pareto.pareto_k(tf.constant(largest)).numpy()
 
 
 def smoothed_log_weights(log_weights: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -42,21 +51,19 @@ def smoothed_log_weights(log_weights: ArrayLike) -> tuple[np.ndarray, np.ndarray
     Raises:
       InvalidInputError: fewer than 25 draws.
     """
-    log_weights = np.asarray(log_weights, np.float64)
-    check_count(len(log_weights), "num_samples", LEAST_DRAWS)
-    smoothed = log_weights.copy()
-    shapes = np.full(log_weights.shape[1], -np.inf)
-    varies = np.ptp(log_weights, axis=0) > 1e-9
+    log_weights, shapes = np.asarray(log_weights, np.float64), pareto_k(log_weights)
+    smoothed, varies = log_weights.copy(), shapes > -np.inf
     if varies.any():
         raw = log_weights[:, varies]
         with warnings.catch_warnings():  # that k is large is what the caller reports
             warnings.simplefilter("ignore")
             # Of -log w: ArviZ takes log-likelihoods of leave-one-out.
-            found, shapes[varies] = array_stats.psislw(-raw.T, axis=-1)
-        found = found.T
+            found = array_stats.psislw(-raw.T, axis=-1)[0].T
         # ArviZ normalises; the smallest weight is not smoothed and gives the constant.
         smallest = np.argmin(raw, axis=0), np.arange(raw.shape[1])
-        smoothed[:, varies] = found + (raw[smallest] - found[smallest])
+        found += raw[smallest] - found[smallest]
+        # It has NaN where rounding has made a quarter of the tail equal.
+        smoothed[:, varies] = np.where(np.isfinite(found), found, raw)
     return smoothed, shapes
 
 

@@ -16,7 +16,8 @@ import tensorflow as tf
 
 GOOD_K = 0.7  # up to which an estimate can be relied on
 LARGEST_K = 0.95  # in `bias_allowance`; at 1 the fitted tail has no mean
-FLAT = 1e-3  # nats between the ends of a tail that is none; float32 tells no less
+FLAT = 1e-3  # nats between the ends of a tail that is none
+RELATIVE_FLAT = 2.0**-20  # or of the log-weights: eight steps of float32 and more
 LEAST_TAIL = 5  # weights; a fifth of 25 draws
 PRIOR_WEIGHTS, PRIOR_K = 10.0, 0.5  # what steadies the fit of a short tail
 
@@ -43,10 +44,11 @@ def pareto_k(largest: tf.Tensor) -> tf.Tensor:
 
     Returns:
       pareto_k: float64 [B]. NaN for fewer than 5 weights, -inf where their logarithms
-      differ by less than 0.001, which rounding could do.
+      differ by less than 0.001 or a millionth of them, which rounding could do.
     """
     weights = tf.exp(tf.reverse(largest - largest[:, :1], axis=[1]))
-    is_flat = largest[:, 0] - largest[:, -2] < FLAT
+    flat = tf.maximum(RELATIVE_FLAT * tf.abs(largest[:, 0]), FLAT)
+    is_flat = largest[:, 0] - largest[:, -2] < flat
     excess = weights[:, 1:] - weights[:, :1]
     excess = tf.where(is_flat[:, tf.newaxis], tf.ones_like(excess), excess)
     size = tf.shape(excess)[1]
@@ -57,7 +59,9 @@ def pareto_k(largest: tf.Tensor) -> tf.Tensor:
     ratio = tf.cast(num_points, tf.float64) / (tf.cast(points, tf.float64) - 0.5)
     # Rates b = k / sigma on a grid, [B, points], and the mean of them under their
     # profile likelihood.
-    scale = 3.0 * excess[:, quarter, tf.newaxis]
+    # The lowest quarter may be where the tail begins, once they are rounded.
+    lowest = tf.reduce_min(tf.where(excess > 0.0, excess, math.inf), axis=1)
+    scale = 3.0 * tf.maximum(excess[:, quarter], lowest)[:, tf.newaxis]
     rates = (1.0 - tf.sqrt(ratio)) / scale + 1.0 / excess[:, -1:]
 
     def shapes(rates):
