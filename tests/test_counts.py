@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import stats
+from scipy import special, stats
 
 import iwae_tf
 from iwae_tf.config import build_model, default_config, validate
@@ -12,6 +12,8 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP
 from iwae_tf.probability import distributions as lib
+from iwae_tf.probability.mixed import MixedLikelihood
+from iwae_tf.schema import Column, Schema
 
 KINDS = {"poisson": 1, "negative_binomial": 2}
 COUNTS = np.array([0, 1, 2, 7, 40, 300])
@@ -38,6 +40,24 @@ def test_densities_are_scipys(kind, log_mean, log_dispersion):
     mean, variance = expected.stats()
     np.testing.assert_allclose(distribution.mean()[0], [mean], rtol=1e-4)
     np.testing.assert_allclose(distribution.variance()[0], [variance], rtol=1e-3)
+
+
+@pytest.mark.parametrize("shift", [-40.0, -0.5, 0.0, 0.01, 0.5, 3.0])
+def test_the_density_of_large_counts_keeps_its_digits(shift):
+    x = np.float32([0, 15, 16, 17, 1e3, 1e5, 1e6, 1e7])
+    log_mean = np.float32(np.log(np.maximum(x, 1.0)) + shift)
+    x64, mean = x.astype(np.float64), np.exp(log_mean.astype(np.float64))
+    expected = x64 * log_mean - mean - special.gammaln(x64 + 1.0)
+    parameters = tf.constant(log_mean[:, np.newaxis])
+    with tf.GradientTape() as tape:
+        tape.watch(parameters)
+        log_prob = lib.poisson_likelihood(parameters).log_prob(x[:, np.newaxis])
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-4, atol=1e-4)
+    slope = tape.gradient(log_prob, parameters)[:, 0]
+    np.testing.assert_allclose(slope, x64 - mean, rtol=1e-5, atol=1e-6 * x64.max())
+    schema = Schema([Column("visits", "poisson", loc=1.0)])
+    mixed = MixedLikelihood(schema)(parameters)
+    np.testing.assert_allclose(mixed.log_prob(x[:, np.newaxis]), log_prob, rtol=1e-6)
 
 
 def build(kind, seed=(0, 0), **kwargs):
