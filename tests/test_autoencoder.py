@@ -208,6 +208,14 @@ def test_a_row_keeps_its_noise_in_any_batch():
         np.testing.assert_array_equal(part, whole[:, :, first : first + count])
 
 
+def test_another_number_of_draws_continues_those_of_the_first_row_alone():
+    model, x = image_model(), np.repeat(binary(1), 3, axis=0)
+    few, many = (model.log_weights(x, 1, count).numpy()[0] for count in (5, 10))
+    np.testing.assert_allclose(few[:, 0], many[:5, 0], rtol=1e-6)
+    np.testing.assert_allclose(few[:, 2], many[:5, 1], rtol=1e-6)  # record 2 * 5
+    assert not np.intersect1d(few[:, 1:], many[:, 2]).size
+
+
 def test_a_prefix_of_the_batch_keeps_its_log_weights():
     """Also one row, which meets its draws by broadcasting, in a graph of any batch."""
     model, x = shared("iwae", event=EVENT), binary()
