@@ -148,12 +148,16 @@ def encode_labels(data: Any, schema: Schema) -> np.ndarray | None:
 
 
 def is_of_array(schema: Schema) -> bool:
-    """Whether a schema is of an array, whose columns have no names of their own.
-
-    An array of numbers that comes later is then like it, and is to be encoded. With any
-    other schema it has codes already.
-    """
+    """Whether a schema is of an array, whose columns have no names of their own."""
     return all(re.fullmatch(r"column_\d+", name) for name in schema.names)
+
+
+def encode_array(x: np.ndarray, schema: Schema | None) -> np.ndarray:
+    """An array as x of a model: encoded if the schema is of an array too.
+
+    With any other schema, or none, it has codes already and is returned as it is.
+    """
+    return x if schema is None or not is_of_array(schema) else encode(x, schema)
 
 
 def decode(x: np.ndarray, schema: Schema) -> Any:
@@ -176,13 +180,10 @@ def decode(x: np.ndarray, schema: Schema) -> Any:
     return pa.table(columns)
 
 
-def decode_array(x: np.ndarray, schema: Schema) -> np.ndarray:
-    """The inverse of `encode` where the schema is of an array: float64, NaN for empty.
-
-    Args:
-      x: float [rows, columns].
-      schema: Schema; `is_of_array` holds of it.
-    """
+def decode_array(x: np.ndarray, schema: Schema | None) -> np.ndarray:
+    """The inverse of `encode_array`, in float64 where it decodes; NaN for empty."""
+    if schema is None or not is_of_array(schema):
+        return x
     columns = decode(x, schema).columns
     return np.stack([column.cast("double").to_numpy() for column in columns], axis=1)
 

@@ -86,8 +86,7 @@ def write_imputed(
     if schema:
         columns = tables.read_schema(str(schema), None, slice(None))
     if suffix == ".npy" or columns is None:
-        if columns is not None and tables.is_of_array(columns):
-            values = tables.decode_array(values, columns)
+        values = tables.decode_array(values, columns)
         write_atomically(path, lambda file: np.save(file, values))
         return
     from pyarrow import csv

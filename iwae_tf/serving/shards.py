@@ -131,16 +131,16 @@ def reader(
     Raises:
       InvalidInputError: a table without a schema.
     """
-    if suffix == ".npy" and schema is None:
-        return functools.partial(_read_npy, open_file)
-    if schema is None:
+    columns = None
+    if schema is not None:
+        columns = tables.read_schema(str(schema), None, slice(None))
+    if suffix == ".npy":
+        return functools.partial(_read_npy, open_file, columns)
+    if columns is None:
         raise InvalidInputError(
             "`saved_model` must have schema.json beside it for a table. "
             f"Received: none, input=*{suffix}"
         )
-    columns = tables.read_schema(str(schema), None, slice(None))
-    if suffix == ".npy":
-        return functools.partial(_read_npy, open_file, columns=columns)
     return functools.partial(_read_csv, open_file, columns)
 
 
@@ -214,7 +214,7 @@ def _csv_table(open_file, path, as_text):
 
 
 def _read_npy(
-    open_file: Opener, path: str, start: int, size: int, columns: Schema | None = None
+    open_file: Opener, columns: Schema | None, path: str, start: int, size: int
 ) -> tuple[int, np.ndarray]:
     """Of an .npy file on any file system; of a table's array as `read_rows` has it."""
     rule = "`input` must hold readable .npy files"
@@ -226,6 +226,4 @@ def _read_npy(
         file.seek(file.tell() + start * row_bytes)
         data = file.read(size * row_bytes)
         x = np.frombuffer(data, dtype).reshape(size, *shape[1:])
-    if columns is not None and tables.is_of_array(columns):
-        x = tables.encode(x, columns)
-    return shape[0], x
+    return shape[0], tables.encode_array(x, columns)
