@@ -144,6 +144,7 @@ SMALL = Schema(
         ({"a": [str(i) for i in range(1001)]}, {}, "at most 1000 categories"),
         (3, {}, "`data` must be a table"),
         (np.zeros(3), {}, "`data` must be numbers [rows, columns]"),
+        (np.zeros([3, 2], np.longdouble), {}, "`data` must be a table"),
         ("no.csv", {}, "`data_dir` must be a .csv"),
     ],
 )
@@ -318,6 +319,37 @@ def test_a_file_whose_first_line_is_no_names(tmp_path):
     assert "names in its first line" in refusal(table_files.read_table, path)
     path.write_bytes(b"a,b\n1\n2,3,4\n")
     assert "must be a readable table" in refusal(table_files.read_table, path)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("a,größe\n1,2\n", "must be a readable table"),
+        ("a,b\n1,größe\n2,x\n", "Received: binary (in a CSV file: not UTF-8)"),
+    ],
+)
+def test_a_file_in_another_encoding(tmp_path, text, words):
+    (tmp_path / "t.csv").write_text(text, encoding="latin-1")
+    assert words in refusal(tables.infer_schema, tmp_path / "t.csv")
+
+
+def test_a_large_file_has_cells_of_several_lines(tmp_path):
+    table = pd.DataFrame({"a": np.arange(40_000), "b": ["x\n" * 20, "y"] * 20_000})
+    table.to_csv(tmp_path / "t.csv", index=False)  # more than one block of pyarrow's
+    found = table_files.read_table(tmp_path / "t.csv").to_pandas()
+    assert found.equals(table.astype({"b": found.b.dtype}))
+
+
+@pytest.mark.parametrize("name", [None, "row"])
+def test_the_index_of_a_frame_is_no_column(tmp_path, name):
+    table = frame(holes=False)
+    table = table[table.age > 50].rename_axis(name)
+    table.to_parquet(tmp_path / "t.parquet")
+    for data in table, tmp_path / "t.parquet":
+        names = tables.infer_schema(data, KINDS).names
+        assert names == ["age", "income", "town", "smokes", "visits"]
+    if name:
+        assert tables.infer_schema(table, KINDS | {name: "normal"}).names[-1] == name
 
 
 def test_splits_share_no_row_and_the_schema_is_that_of_the_training_rows(tmp_path):

@@ -184,9 +184,12 @@ def filled(column: Any, values: Any, is_missing: np.ndarray) -> Any:
 
 
 def _wrong_type(name: str, column: Any) -> InvalidInputError:
+    import pyarrow as pa
+
+    what = " (in a CSV file: not UTF-8)" if pa.types.is_binary(column.type) else ""
     return InvalidInputError(
         f"`{name}` must be a column of numbers, or of text that is categorical: leave "
-        f"it out, schema='{name}={DROP}'. Received: {column.type}"
+        f"it out, schema='{name}={DROP}'. Received: {column.type}{what}"
     )
 
 

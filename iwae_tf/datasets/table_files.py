@@ -35,7 +35,7 @@ def as_table(data: Any, as_text: tuple[str, ...] = ()) -> Any:
                 f"Received: shape={data.shape}, dtype={data.dtype}"
             )
         data = data.astype(np.uint8) if data.dtype.kind == "b" else data
-        return pa.table({f"column_{i}": column for i, column in enumerate(data.T)})
+        data = {f"column_{i}": column for i, column in enumerate(data.T)}
     try:
         return pa.table(data)
     except (TypeError, ValueError, pa.ArrowException) as error:
@@ -107,9 +107,11 @@ def read_csv(
 
     types = dict.fromkeys(as_text, pa.string())
     options = csv.ConvertOptions(null_values=EMPTY, column_types=types)
+    parsing = csv.ParseOptions(newlines_in_values=True)
     with readable(path, f"`{name}` must be a readable table"):
-        table = csv.read_csv(file, convert_options=options)
-    if all(map(is_numeric, table.column_names)):
+        table = csv.read_csv(file, parse_options=parsing, convert_options=options)
+        names = table.column_names
+    if all(map(is_numeric, names)):
         raise InvalidInputError(
             f"`{name}` must have the columns' names in its first line. "
             f"Received: {path}, whose first line is numbers"

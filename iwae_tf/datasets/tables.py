@@ -38,7 +38,8 @@ def infer_schema(
     """What the columns of a table are.
 
     Text is categorical; booleans, and numbers that are 0 or 1, are Bernoulli; all other
-    numbers are normal. Ask for Student t, lognormal and counts by `kinds`.
+    numbers are normal. Ask for Student t, lognormal and counts by `kinds`. The index of
+    a pandas.DataFrame is left out unless `kinds` names it.
 
     Args:
       data: pandas.DataFrame or another Arrow table, dict of name to column, float
@@ -59,6 +60,9 @@ def infer_schema(
     for name, kind in kinds.items():
         check_choice(name, "column", table.column_names)
         check_choice(kind, f"kind of column {name}", (*KINDS, DROP, LABEL))
+    for name in (table.schema.pandas_metadata or {}).get("index_columns", ()):
+        if isinstance(name, str):
+            kinds.setdefault(name, DROP)
     labels = [name for name, kind in kinds.items() if kind == LABEL]
     if labels[1:]:
         raise InvalidInputError(
