@@ -5,6 +5,7 @@ from a table, `probability.mixed` makes p(x|z) from a schema.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,12 +49,15 @@ class Column:
 
     def __post_init__(self) -> None:
         check_choice(self.kind, f"kind of column {self.name}", KINDS)
-        good = is_number(self.loc) and is_number(self.scale) and self.scale > 0
+        numbers, texts = (self.loc, self.scale), (self.name, *self.categories)
+        good = all(is_number(n) and math.isfinite(n) for n in numbers)
+        good = good and self.scale > 0 and all(isinstance(t, str) for t in texts)
+        good = good and len({*self.categories}) == len(self.categories)
         if not good or (self.kind == "categorical") != (len(self.categories) > 1):
             raise InvalidInputError(
-                f"`column` {self.name} must have a loc, a scale above 0, and two or "
-                "more categories where it is categorical and only there. "
-                f"Received: {self}"
+                f"`column` {self.name} must have a text as its name, a finite loc, a "
+                "finite scale above 0, and two or more categories, different texts, "
+                f"where it is categorical and only there. Received: {self}"
             )
 
     @property
@@ -69,10 +73,23 @@ class Schema:
     Args:
       columns: tuple of `Column`.
       label: optional categorical column that is no part of x: its codes are labels.
+
+    Raises:
+      InvalidInputError: no column, two of one name, or a label of another kind.
     """
 
     columns: tuple[Column, ...]
     label: Column | None = None
+
+    def __post_init__(self) -> None:
+        label = [self.label] if self.label else []
+        names = [column.name for column in (*self.columns, *label)]
+        is_label = all(column.kind == "categorical" for column in label)
+        if not self.columns or len({*names}) < len(names) or not is_label:
+            raise InvalidInputError(
+                "`schema` must have a column, names that are different, and a label "
+                f"that is categorical. Received: columns {names}"
+            )
 
     @property
     def names(self) -> list[str]:

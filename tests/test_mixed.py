@@ -215,6 +215,10 @@ def test_a_schema_that_does_not_fit(settings, words):
         {"kind": "normal", "scale": 0.0},
         {"kind": "normal", "categories": ("a", "b")},
         {"kind": "categorical", "categories": ("a",)},
+        {"kind": "categorical", "categories": ("a", "a")},
+        {"kind": "categorical", "categories": (0, 1)},
+        {"kind": "normal", "loc": float("nan")},
+        {"kind": "normal", "scale": float("inf")},
     ],
 )
 def test_a_column_that_is_none(values):
@@ -224,3 +228,12 @@ def test_a_column_that_is_none(values):
         Schema.from_json({"columns": [{"name": "a", **values}]})
     with pytest.raises(InvalidInputError, match="`schema` must be"):
         Schema.from_json({"columns": [{"names": "a"}]})
+
+
+def test_a_schema_that_is_none():
+    a = Column("a", "normal")
+    for columns in [(), (a, a), (a,)]:
+        with pytest.raises(InvalidInputError, match="`schema` must have a column"):
+            Schema(columns, a if len(columns) == 1 else None)
+    with pytest.raises(InvalidInputError, match="a label that is categorical"):
+        Schema((a,), Column("b", "normal"))

@@ -233,6 +233,19 @@ def test_the_kinds_of_a_config_are_known_when_its_table_is_read(tmp_path):
     np.testing.assert_array_equal(np.bincount(labels), [10, 10])
 
 
+def test_kinds_of_columns_with_odd_names():
+    odd = {"size (cm, in)": [1.0, 2.0, 4.0], "a=b": [1, 2, 3], "c": ["x", "y", "x"]}
+    text = "size (cm, in)=lognormal, a=b=poisson,c=drop"
+    schema = tables.read_schema(text, odd, slice(None))
+    assert [(c.name, c.kind) for c in schema.columns] == [
+        ("size (cm, in)", "lognormal"),
+        ("a=b", "poisson"),
+    ]
+    for text in ("c=drop,c=label", "c=drop,a", "c"):
+        words = refusal(tables.read_schema, text, odd, slice(None))
+        assert "`schema` must be column=kind,..., each column once" in words
+
+
 def test_integers_do_not_depend_on_the_other_rows_either():
     column = Column("a", "normal")
     x = tables.encode({"a": [2**53 + 1, 5]}, Schema((column,)))
@@ -481,6 +494,13 @@ def test_a_schema_file_says_what_the_columns_are(trained, tmp_path):
     whole = datasets.table_schema(trained / "table.csv", f"{trained}/run/schema.json")
     kinds = datasets.table_schema(trained / "table.csv", f"{tmp_path}/kinds.json")
     assert whole == kinds
+    x, file = frame(), tmp_path / "kinds.json"
+    x.to_csv(tmp_path / "new.csv", index=False)
+    for read in (
+        lambda: read_rows(tmp_path / "new.csv", schema=file),
+        lambda: shards.reader(".csv", file, open),
+    ):
+        assert "kinds have not the codes of the training" in refusal(read)
 
 
 def test_scores_need_the_codes(trained, tmp_path, capsys):

@@ -253,26 +253,44 @@ def text_columns(schema: Schema | Mapping[str, str] | str | None) -> tuple[str, 
     return tuple(name for name, kind in found.items() if kind in ("categorical", LABEL))
 
 
+def load_schema(path: str | os.PathLike[str]) -> Schema:
+    """The whole schema in a JSON file, with the codes of the training.
+
+    Raises:
+      InvalidInputError: it is something else.
+    """
+    found = _from_json(path)
+    if not isinstance(found, Schema):
+        raise InvalidInputError(
+            "`schema` must be the schema.json of a run or beside an export: kinds have "
+            f"not the codes of the training. Received: schema={path}"
+        )
+    return found
+
+
+def _from_json(path: str | os.PathLike[str]) -> Schema | dict[str, str]:
+    """The schema, or the kinds of columns, in a JSON file."""
+    path = os.path.expanduser(path)
+    with readable(path, "`schema` must be a readable JSON file"):
+        values = json.loads(pathlib.Path(path).read_text())
+    if not isinstance(values, dict) or "columns" in values:
+        return Schema.from_json(values)
+    return values
+
+
 def _parsed(text: str | None) -> Schema | dict[str, str]:
     """The schema, or the kinds of columns, that a config names."""
-    kinds: dict[str, str] = {}
     if text and text.endswith(".json"):
-        path = os.path.expanduser(text)
-        with readable(path, "`schema` must be a readable JSON file"):
-            values = json.loads(pathlib.Path(path).read_text())
-        if not isinstance(values, dict) or "columns" in values:
-            return Schema.from_json(values)
-        return values
-    if text:
-        for part in text.split(","):
-            name, equals, kind = part.partition("=")
-            if not equals:
-                raise InvalidInputError(
-                    "`schema` must be column=kind,... or NAME.json. "
-                    f"Received: schema={text!r}"
-                )
-            kinds[name.strip()] = kind.strip()
-    return kinds
+        return _from_json(text)
+    # A name may have commas and signs of equality in it; a kind has none.
+    *parts, rest = re.split("=([^,=]*)(?:,|$)", text or "")
+    names, kinds = ([part.strip() for part in parts[i::2]] for i in (0, 1))
+    if rest.strip() or len({*names}) < len(names):
+        raise InvalidInputError(
+            "`schema` must be column=kind,..., each column once, or NAME.json. "
+            f"Received: schema={text!r}"
+        )
+    return dict(zip(names, kinds))
 
 
 def _column(table: Any, name: str) -> Any:

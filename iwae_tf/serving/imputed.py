@@ -82,9 +82,7 @@ def write_imputed(
         filled.append(call_signature(impute, inputs)["mean"])
     observed = x if observed is None else observed
     values = np.where(np.isnan(x), np.concatenate(filled), observed)
-    columns = None
-    if schema:
-        columns = tables.read_schema(str(schema), None, slice(None))
+    columns = tables.load_schema(schema) if schema else None
     if suffix == ".npy" or columns is None:
         values = tables.decode_array(values, columns)
         write_atomically(path, lambda file: np.save(file, values))

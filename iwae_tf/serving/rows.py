@@ -50,7 +50,7 @@ def read_rows(
 
     Args:
       path: of the file or folder.
-      schema: path of the JSON file of a table's columns.
+      schema: path of the JSON file of a table's columns, whole.
       image_size: of the images of a folder; the config's unless given.
       color: of the images of a folder; the config's unless given.
       config: of the run that trained the model, if it is known. Where its data are at
@@ -70,14 +70,14 @@ def read_rows(
     columns: dict[str, list[str]] = {}
     own: dict[str, np.ndarray] = {}
     found = None  # labels of the rows
+    known = None if schema is None else tables.load_schema(schema)
     if path.suffix in TABLES:
-        if schema is None:
+        if known is None:
             raise InvalidInputError(
                 "`schema` must be given for a table, the schema.json beside an "
                 f"export. Received: schema=None, input={path}"
             )
-        as_text = tables.text_columns(str(schema))
-        x = table_files.read_table(path, "input", as_text)
+        x = table_files.read_table(path, "input", tables.text_columns(known))
     elif path.is_dir():
         files, found, _ = listed = image_folder.list_images(path, name="input")
         found = found if listed.classes == [*classes] else None
@@ -88,12 +88,12 @@ def read_rows(
         x = x[..., np.newaxis] if x.ndim == 3 else x
         columns["file"] = [file.relative_to(path).as_posix() for file in files]
     elif path.suffix == ".npz":
-        (x, found), own = datasets.load_npz(path, is_table=schema is not None)
+        (x, found), own = datasets.load_npz(path, is_table=known is not None)
     else:
         x = _read_npy(path, "input")
-    if schema is not None and not path.is_dir():
+    if known is not None and not path.is_dir():
         wants_labels = is_conditional and labels is None
-        x, found = _encoded(x, found, str(schema), wants_labels)
+        x, found = _encoded(x, found, known, wants_labels)
     if is_conditional and labels is None:
         labels = found
     rows = _splits(path, len(x), own, config)
@@ -122,12 +122,11 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
 
 def _encoded(x, labels, schema, wants_labels):
     """x and labels of a table, or of an array like the one of the schema."""
-    columns = tables.read_schema(schema, x, slice(None))
-    if isinstance(x, np.ndarray) and not tables.is_of_array(columns):
+    if isinstance(x, np.ndarray) and not tables.is_of_array(schema):
         return x, labels
     if wants_labels:
-        labels = tables.encode_labels(x, columns)
-    return tables.encode(x, columns), labels
+        labels = tables.encode_labels(x, schema)
+    return tables.encode(x, schema), labels
 
 
 def _splits(path, count, own, config):

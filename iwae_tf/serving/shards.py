@@ -131,9 +131,7 @@ def reader(
     Raises:
       InvalidInputError: a table without a schema.
     """
-    columns = None
-    if schema is not None:
-        columns = tables.read_schema(str(schema), None, slice(None))
+    columns = None if schema is None else tables.load_schema(schema)
     if suffix == ".npy":
         return functools.partial(_read_npy, open_file, columns)
     if columns is None:
