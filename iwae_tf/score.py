@@ -13,6 +13,7 @@ import sys
 from absl import flags
 
 from iwae_tf import cli
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.layout import beside_export, check_rows
 
 _SAVED_MODEL = cli.export_flag("Export, NAME or NAME/1.")
@@ -65,6 +66,17 @@ _ARGUMENTS = (  # of `serving.score`, by the same names
 )
 FEW_DRAWS = 10  # an effective sample size at which neither score nor error is good
 cli.require("input", "output")
+
+
+@flags.multi_flags_validator(["input", "output", "imputed"])
+def _are_different(values):
+    given = [os.path.realpath(path) for path in values.values() if path]
+    if len({*given}) < len(given):
+        raise InvalidInputError(
+            "`--input`, `--output` and `--imputed` must be different files. Received: "
+            + ", ".join(f"--{name}={path}" for name, path in values.items())
+        )
+    return True
 
 
 @cli.script

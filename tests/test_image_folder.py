@@ -192,6 +192,13 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path):
     np.testing.assert_array_equal(read[1], read[0])
 
 
+def test_a_photo_with_a_second_picture_is_the_first_one(tmp_path):
+    photo, preview = Image.fromarray(grey(90)), Image.fromarray(grey(30, (3, 3)))
+    photo.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[preview])
+    images = image_folder.read_images([tmp_path / "a.jpg"])
+    np.testing.assert_array_equal(images, grey(90)[np.newaxis])
+
+
 def test_hidden_files_and_folders_are_left_out(tmp_path):
     for label in "ab":
         for value in range(6):

@@ -569,6 +569,7 @@ def test_a_bound_that_is_not_finite_ends_with_one(tiny, tmp_path, capsys):
 
 
 MNIST, EXPORT = "--config=mnist_iwae", "saved_models/mnist5k_iwae"
+TABLE = "docs/mnist_iwae_short/metrics.csv"
 TOLD = {  # command: how the one line begins
     f"train {MNIST} --config.foo=1 --workdir=x": "`foo` must be a config key, one of "
     "adam",
@@ -616,6 +617,8 @@ TOLD = {  # command: how the one line begins
     "evaluate": "one of `--workdir` and `--saved_model` must be given",
     "diagnose --workdir=tests --num_images=0": "`--num_images` must be a positive",
     "score --input=docs": "`--output` must be given",
+    "score --input=docs --output=x --imputed=./x": "`--input`, `--output` and",
+    f"score --input={TABLE} --output=x --imputed=./{TABLE}": "`--input`, `--output`",
     "score_beam --input=x --seed=1": "`--seed` must be a pair of integers",
     "score --seed=99999999999,0": "`--seed` must be a pair of integers from -2**31",
     "reproduce --workdir=x": "`--study` must be given",

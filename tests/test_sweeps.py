@@ -102,6 +102,18 @@ def test_a_grid_of_rates_that_stages_have_of_their_own_is_refused(config):
     assert len(expand_grid(staged, ["seed=0,1"])) == 2
 
 
+@pytest.mark.parametrize(
+    "settings, axis, where",
+    [
+        ({"optimizer": "burda_adam"}, "adam_epsilon=1e-4,1e-8", "burda_adam has"),
+        ({"network": "mlp"}, "conv_channels=[4,8]", "the network is not conv"),
+    ],
+)
+def test_a_key_without_effect_is_refused(config, settings, axis, where):
+    with pytest.raises(InvalidInputError, match=f"must be left out where {where}"):
+        expand_grid(changed(config, **settings), [axis])
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "a\n", "twice"])
 def test_bad_names(config, tmp_path, name):
     runs = [Run(name, config)] * (1 + (name == "twice"))

@@ -223,10 +223,16 @@ def check_values(config: ConfigDict) -> None:
 
 def check_used(config: ConfigDict, given: Iterable[str]) -> None:
     """Raises InvalidInputError if a key that was given has no effect."""
+    rates = not config.stages, "the config has stages, with rates of their own"
+    rules = {
+        "learning_rate": rates,
+        "lr_schedule": rates,
+        "adam_epsilon": (config.optimizer != "burda_adam", "burda_adam has its own"),
+        "conv_channels": (config.network == "conv", "the network is not conv"),
+    }
     for name in given:
-        good = not config.stages or name not in ("learning_rate", "lr_schedule")
-        rule = "must be left out where the config has stages, with rates of their own"
-        _require(good, name, rule, config)
+        good, where = rules.get(name, (True, ""))
+        _require(good, name, f"must be left out where {where}", config)
 
 
 def check_paths(config: ConfigDict) -> None:

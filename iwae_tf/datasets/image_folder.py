@@ -250,7 +250,8 @@ def _header(path, *stamp):
 
 
 def _header_in(image):
-    if getattr(image, "is_animated", False):
+    # Photos of many phones, of the format MPO, have a second picture behind the first.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
         return Header(problem="animated")
     rawmode = str(image.tile[0][3]) if image.tile else ""
     if image.mode.startswith(("I", "F")) or ";16" in rawmode:
