@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -114,6 +115,18 @@ def test_a_column_of_few_values_gets_a_warning():
     few = np.tile([1.0, 2.0, 3.0], 5)
     with pytest.warns(UserWarning, match="column a has only 3 distinct values"):
         tables.infer_schema({"a": few})
+
+
+@pytest.mark.parametrize("last", ["unknown", "1,5", "person 9"])
+def test_a_column_of_as_many_categories_as_cells_gets_a_warning(tmp_path, last):
+    cells = [*map(str, range(20)), f'"{last}"']
+    match = f"column c has 21 categories in 21 cells, one is '{last}'"
+    path = write_cells(tmp_path / "t.csv", cells)
+    with pytest.warns(UserWarning, match=match):
+        tables.infer_schema(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tables.infer_schema(path, {"c": "categorical"})
 
 
 AGES = {"age": [1.0, 2.0, 4.0]}
@@ -330,6 +343,9 @@ def test_a_file_whose_first_line_is_no_names(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("1,2\n3,4\n")
     assert "names in its first line" in refusal(table_files.read_table, path)
+    path.write_text("5.1,3.5,setosa\n4.9,3.0,virginica\n")
+    with pytest.warns(UserWarning, match="has the numbers 5.1, 3.5: if it is a row"):
+        table_files.read_table(path)
     path.write_bytes(b"a,b\n1\n2,3,4\n")
     assert "must be a readable table" in refusal(table_files.read_table, path)
 

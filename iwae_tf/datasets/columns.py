@@ -26,13 +26,21 @@ def describe(name: str, column: Any, kind: str | None, rows: Any) -> Column | No
     Categories are those of all rows, so that none of them is refused; the numbers that
     count are those of the training rows.
     """
-    kind = kind or _guess(name, column)
+    is_guess, kind = kind is None, kind or _guess(name, column)
     if kind == "categorical":
-        known = sorted({*texts(name, column).drop_null().to_pylist()}, key=_in_order)
+        cells = texts(name, column).drop_null().to_pylist()
+        known = sorted({*cells}, key=_in_order)
         if len(known) > MOST_CATEGORIES:
             raise InvalidInputError(
                 f"`{name}` must have at most {MOST_CATEGORIES} categories: leave it "
                 f"out, schema='{name}={DROP}'. Received: {len(known)}"
+            )
+        if is_guess and FEW < len(cells) < 2 * len(known):
+            warnings.warn(
+                f"column {name} has {len(known)} categories in {len(cells)} cells, one "
+                f"is {known[-1]!r}: leave it out, schema='{name}={DROP}', or change "
+                "the cells that keep it from being a column of numbers",
+                stacklevel=3,
             )
         _warn_of_twins(name, known)
         return Column(name, kind, categories=tuple(known)) if known[1:] else None

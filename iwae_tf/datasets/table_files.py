@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import warnings
 from typing import Any
 
 import numpy as np
@@ -111,10 +112,17 @@ def read_csv(
     with readable(path, f"`{name}` must be a readable table"):
         table = csv.read_csv(file, parse_options=parsing, convert_options=options)
         names = table.column_names
-    if all(map(is_numeric, names)):
+    given = [column for column in names if is_numeric(column)]
+    if len(given) == len(names):
         raise InvalidInputError(
             f"`{name}` must have the columns' names in its first line. "
             f"Received: {path}, whose first line is numbers"
+        )
+    if given:
+        warnings.warn(
+            f"the first line of {path}, the columns' names, has the numbers "
+            f"{', '.join(given[:3])}: if it is a row, put a line of names before it",
+            stacklevel=2,
         )
     return _without_words(table)
 
