@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from builders import build
 from PIL import Image
-from running import run_script
+from running import refusal, run_script
 
 import iwae_tf
 from iwae_tf import datasets
@@ -154,6 +154,9 @@ def test_a_table_in_an_npz_file_is_read_as_in_training(dtype, has_given, tmp_pat
             found = read.labels[theirs]
             np.testing.assert_array_equal(labels[order], found[other])
     assert not has_given or read.labels is given
+    np.savez(path, x_train=array[:40], x_test=array[40:, :2])
+    words = refusal(rows.read_rows, path, schema=schema)
+    assert words.startswith("`x_test` must have as many columns as x_train")
 
 
 def test_labels_that_are_given_need_no_column_of_them(tmp_path):

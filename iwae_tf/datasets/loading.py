@@ -141,6 +141,11 @@ def load_npz(
         if is_table:
             _, x, y, chosen = sources.read_npz(split=split, data_dir=expand(path))
             table_files.as_table(x)  # which refuses what is none
+            if images and x.shape[1:] != images[0].shape[1:]:
+                raise InvalidInputError(
+                    f"`x_{split}` must have as many columns as x_train. "
+                    f"Received: {x.shape[1]}, not {images[0].shape[1]}"
+                )
         else:
             rules = {"in_unit_interval": False, "takes_missing": True}
             x, y, chosen = _load_stored("npz", split, expand(path), {}, **rules)

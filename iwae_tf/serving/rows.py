@@ -86,7 +86,8 @@ def read_rows(
         wanted = image_folder.image_format(files, image_size, color, name="input")
         x = to_float(image_folder.read_images(files, wanted, name="input"), "input")
         x = x[..., np.newaxis] if x.ndim == 3 else x
-        columns["file"] = [file.relative_to(path).as_posix() for file in files]
+        names = [os.fsencode(file.relative_to(path)) for file in files]
+        columns["file"] = [name.decode(errors="backslashreplace") for name in names]
     elif path.suffix == ".npz":
         (x, found), own = datasets.load_npz(path, is_table=known is not None)
     else:
