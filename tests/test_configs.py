@@ -38,10 +38,6 @@ def folder_of_images(tmp_path_factory):
     return str(folder)
 
 
-def data_dir(config, folder):
-    return f"{folder}/a.npy" if config.dataset == "table" else folder
-
-
 def takes_draws(name):
     return "num_samples" in inspect.signature(get_config(name)).parameters
 
@@ -49,8 +45,27 @@ def takes_draws(name):
 WITH_DRAWS = [name for name in NAMES if takes_draws(name)]
 
 
-def take_two_steps(config):
-    """Trains on sixteen random binary images; the largest gradient of each variable."""
+def test_the_papers_runs_are_there():
+    assert set(NAMES) >= PAPER_RUNS
+    assert "mnist5k_iwae" in NAMES
+    assert set(WITH_DRAWS) >= {n for n in PAPER_RUNS if "vae" in n and n[-4:] == "_2l"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_steps_move_every_variable(name, folder_of_images):
+    """On sixteen random binary images."""
+    config = get_config(name)()
+    config.data_dir = folder_of_images
+    if config.dataset == "table":
+        config.data_dir += "/a.npy"
+    validate(config)
+    # The number of draws does not change which variables take part.
+    config.num_samples = min(4, config.num_samples)
+    config.num_groups = min(2, config.num_groups)
+    if config.stages:
+        config.stages = [(2, 1, *config.stages[0][2:]), (4, 1, *config.stages[1][2:])]
+        config.epochs = 2
+    config.backward_samples = config.backward_samples and 1
     event = datasets.event_shape(config.dataset, data_dir=config.data_dir)
     model = build_model(config, mean_image=np.full(event, 0.2))
     optimizer = build_optimizer(config, steps_per_epoch=2)
@@ -76,38 +91,6 @@ def take_two_steps(config):
             assert np.isfinite(largest) and largest > 0, path
     for one, other, path in zip(before, after, gradients[0]):
         assert not np.array_equal(one, other), path
-
-
-def test_the_papers_runs_are_there():
-    assert set(NAMES) >= PAPER_RUNS
-    assert "mnist5k_iwae" in NAMES
-    assert set(WITH_DRAWS) >= {n for n in PAPER_RUNS if "vae" in n and n[-4:] == "_2l"}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_two_steps_move_every_variable(name, folder_of_images):
-    config = get_config(name)()
-    config.data_dir = data_dir(config, folder_of_images)
-    validate(config)
-    # The number of draws does not change which variables take part.
-    config.num_samples = min(4, config.num_samples)
-    config.num_groups = min(2, config.num_groups)
-    if config.stages:
-        config.stages = [(2, 1, *config.stages[0][2:]), (4, 1, *config.stages[1][2:])]
-        config.epochs = 2
-    config.backward_samples = config.backward_samples and 1
-    take_two_steps(config)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("num_samples", [None, "1", "5"])
-@pytest.mark.parametrize("name", NAMES)
-def test_two_steps_as_they_are(name, num_samples, folder_of_images):
-    if num_samples and name not in WITH_DRAWS:
-        pytest.skip(f"{name} takes no argument")
-    config = get_config(name)(*([num_samples] if num_samples else []))
-    config.data_dir = data_dir(config, folder_of_images)
-    take_two_steps(config)
 
 
 @pytest.mark.parametrize("num_samples", ["1", "5", "50"])

@@ -94,17 +94,13 @@ def test_colour_palettes_and_bits(tmp_path):
     np.testing.assert_allclose(jpeg.astype(int), smooth, atol=4)
 
 
-def test_a_folder_is_scored_in_the_order_of_the_names(folder):
-    images = read_rows(folder).x
-    assert images.shape == (40, 6, 5, 1) and images.dtype == np.float32
-    np.testing.assert_allclose(images[:, 0, 0, 0], np.arange(2, 42) / 255, rtol=1e-6)
-
-
 def test_scores_of_a_folder_have_names_and_the_split_of_its_run(folder, tmp_path):
     config = iwae_tf.default_config()
     config.dataset, config.data_dir, config.image_size = "images", str(folder), "3,2"
     rows = read_rows(folder, config=config)
-    assert rows.x.shape == (40, 3, 2, 1)
+    assert rows.x.shape == (40, 3, 2, 1) and rows.x.dtype == np.float32
+    levels = rows.stored[:, 0, 0, 0]
+    np.testing.assert_allclose(levels, np.arange(2, 42) / 255, rtol=1e-6)
     assert rows.columns["file"] == [f"{value:02}.png" for value in range(40)]
     for split in datasets.SPLITS:
         arrays = datasets.load_arrays("images", split=split, data_dir=folder)
@@ -131,6 +127,8 @@ def test_what_is_refused(folder, tmp_path):
     assert "or of folders of them" in load(tmp_path / "own" / "00.png")
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     assert "or of folders of them" in load(tmp_path / "empty")
+    text = refusal(read_rows, tmp_path / "empty")
+    assert text.startswith("`input` must be a folder of .png")
     few = tmp_path / "few"
     write(few / "a.png", grey(9))
     assert load(few).endswith(f"Received: 1 images in {few}")
@@ -274,9 +272,3 @@ def test_a_colour_is_auto_or_one_of_two(folder, size):
     ):
         text = refusal(function, "images", **arguments, **options)
         assert text.startswith("`color` must be one of auto, gray, rgb. Received: ")
-
-
-def test_scoring_names_its_own_argument(tmp_path):
-    (tmp_path / "empty").mkdir()
-    text = refusal(read_rows, tmp_path / "empty")
-    assert text.startswith("`input` must be a folder of .png")

@@ -175,12 +175,10 @@ def decode(x: np.ndarray, schema: Schema) -> Any:
 
     columns = {}
     for values, column in zip(np.asarray(x).T, schema.columns):
+        found = pa.array(values, from_pandas=True)  # NaN is null
         if column.kind == "categorical":
-            codes = pa.array(values, mask=np.isnan(values)).cast(pa.int32())
-            names = pa.array(column.categories)
-            columns[column.name] = names.take(codes)
-        else:
-            columns[column.name] = pa.array(values, mask=np.isnan(values))
+            found = pa.array(column.categories).take(found.cast(pa.int32()))
+        columns[column.name] = found
     return pa.table(columns)
 
 
