@@ -98,15 +98,14 @@ BAD_VALUES = [
     *bad("must be one of", precision=["float8"], eval_split=["train"], network=["x"]),
     *bad("must be a positive integer", num_samples=[0, -3, 2**31], batch_size=[0]),
     *bad("must be a positive integer", eval_num_samples=[0]),
-    *bad("must be an integer >= 0", epochs=[-1]),
+    *bad("must be an integer >= 0", epochs=[-1], seed=[-1], eval_seed=[2**31]),
+    *bad("must be an integer >= 0", early_stopping_epochs=[-1]),
     *bad("must be positive if the schedule has epochs of its own", epochs=[0]),
     *bad("must be auto, or HEIGHT,WIDTH", image_size=["64", "64x64", "0,5"]),
     *bad(
         "must be auto unless the data set is images", image_size=["6,5"], color=["rgb"]
     ),
     *bad("must be a positive integer", num_groups=[0]),
-    *bad("must be a non-negative integer", seed=[-1], eval_seed=[2**31]),
-    *bad("must be a non-negative integer", early_stopping_epochs=[-1]),
     *bad("must be a positive number", learning_rate=[0.0, math.inf, math.nan]),
     *bad("must be a positive number", adam_epsilon=[0.0]),
     *bad("must be in [0, 1)", weight_average=[1.0, -0.5]),

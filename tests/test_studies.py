@@ -554,7 +554,7 @@ MISTAKES = {
     "'short', not 'full'",
     "--study=samples --report_only --workdir=results/burda_table1": "whose study is "
     "'burda_table1', not 'samples'",
-    f"{HEADLINE} --seed=-1": "`seed` must be a non-negative integer. Received: seed=-1",
+    f"{HEADLINE} --seed=-1": "`seed` must be an integer >= 0. Received: seed=-1",
 }
 
 

@@ -82,8 +82,7 @@ COUNT = Rule(lambda value: _is_integer(value, 1), "must be a positive integer")
 MAYBE_COUNT = Rule(
     lambda value: value is None or COUNT.test(value), f"{COUNT.text} or left out"
 )
-SEED = Rule(lambda value: _is_integer(value, 0), "must be a non-negative integer")
-EPOCHS = Rule(lambda value: _is_integer(value, 0), "must be an integer >= 0")
+NATURAL = Rule(lambda value: _is_integer(value, 0), "must be an integer >= 0")
 RATE = Rule(_is_rate, "must be a positive number")
 SHARE = Rule(lambda value: is_number(value) and 0 <= value < 1, "must be in [0, 1)")
 SIZES = Rule(_are_sizes, "must be a list of positive integers")
@@ -155,21 +154,21 @@ KEYS = (
     Key("binarization", "dynamic", BINARIZATIONS, "", DATA),
     Key("batch_size", 20, COUNT, "images in a step", DATA),
     Key("shuffle", True, SWITCH, "new order of the images in each epoch", DATA),
-    Key("epochs", 3280, EPOCHS, DURATION, TRAIN),
+    Key("epochs", 3280, NATURAL, DURATION, TRAIN),
     Key("optimizer", "adam", OPTIMIZERS, "", TRAIN),
     Key("learning_rate", 1e-3, RATE, "learning rate at the start", TRAIN),
     Key("lr_schedule", "burda", SCHEDULES, "", TRAIN),
     Key("stages", [], STAGES, STAGE, TRAIN),
     Key("adam_epsilon", 1e-4, RATE, "epsilon of adam and muon", TRAIN),
-    Key("kl_warmup_epochs", 0, SEED, WARMUP, TRAIN),
-    Key("early_stopping_epochs", 0, SEED, PATIENCE, TRAIN),
+    Key("kl_warmup_epochs", 0, NATURAL, WARMUP, TRAIN),
+    Key("early_stopping_epochs", 0, NATURAL, PATIENCE, TRAIN),
     Key("weight_average", 0.0, SHARE, "momentum of averaged weights, or 0", TRAIN),
     Key("start_from", str, ANYTHING, FIRST_RUN, TRAIN),
     Key("precision", "float32", PRECISIONS, "", TRAIN),
     Key("jit_compile", True, SWITCH, "compile the steps with XLA", TRAIN),
-    Key("seed", 0, SEED, "seed of the weights, the order and the noise", TRAIN),
+    Key("seed", 0, NATURAL, "seed of the weights, the order and the noise", TRAIN),
     Key("eval_split", "validation", SPLITS, "", EVALUATION),
-    Key("eval_seed", 1, SEED, "seed of test binarization and draws", EVALUATION),
+    Key("eval_seed", 1, NATURAL, "seed of test binarization and draws", EVALUATION),
     Key("eval_num_samples", 5000, COUNT, "draws for each image", EVALUATION),
     Key("eval_proposal", "encoder", PROPOSALS, REFINED, EVALUATION),
 )
