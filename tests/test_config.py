@@ -652,3 +652,5 @@ def test_another_data_set_is_not_read_as_a_folder_of_images():
     assert (same.image_size, same.color) == ("64,64", "gray")
     other = override(config, dataset="npz", data_dir="a.npz")
     assert (other.image_size, other.color) == ("auto", "auto")
+    words = refusal(override, other, dataset="mnist5k", data_dir="a.npz")
+    assert words.startswith("`data_dir` must be left out where the data set is mnist5k")

@@ -576,6 +576,8 @@ TOLD = {  # command: how the one line begins
     f"train {MNIST} --config.model=gan --workdir=x": "`model` must be one of vae",
     "train --config=mnist_iwae_hour --config.learning_rate=1e-3 --workdir=x": ""
     "`learning_rate` must be left out where the config has stages",
+    "train --config=mnist5k_iwae --config.data_dir=docs --workdir=x": "`data_dir` must "
+    "be left out where the data set is mnist5k, which a library has: name the data set",
     f"train {MNIST} --config.epochs=many --workdir=x": "flag --config.epochs=many",
     f"train {MNIST} --wrkdir=x": "Unknown flag --wrkdir. Did you mean --workdir?",
     f"train {MNIST} --num_sample=3 --workdir=x": "Unknown flag --num_sample. Did you "

@@ -228,6 +228,10 @@ def check_used(config: ConfigDict, given: Iterable[str]) -> None:
         "lr_schedule": rates,
         "adam_epsilon": (config.optimizer != "burda_adam", "burda_adam has its own"),
         "conv_channels": (config.network == "conv", "the network is not conv"),
+        "data_dir": (
+            config.dataset != "mnist5k",
+            "the data set is mnist5k, which a library has: name the data set too",
+        ),
     }
     for name in given:
         good, where = rules.get(name, (True, ""))
@@ -320,14 +324,15 @@ def override(config: ConfigDict, **values: Any) -> ConfigDict:
     Another data set is not read as the folder of images was that the config is of.
 
     Raises:
-      InvalidInputError: a bad value.
+      InvalidInputError: a bad value, or one that has no effect.
     """
     if values.get("dataset", config.dataset) not in (None, config.dataset):
         config.image_size = config.color = "auto"
-    for name, value in values.items():
-        if value is not None:
-            put(config, name, value)
+    given = {name: value for name, value in values.items() if value is not None}
+    for name, value in given.items():
+        put(config, name, value)
     validate(config)
+    check_used(config, given)
     return config
 
 
