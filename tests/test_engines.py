@@ -140,6 +140,7 @@ def test_mistakes_are_told_before_spark_starts(
         ("score_beam SCORED --engine=spark --runner=x", "`--runner` must be left out"),
         ("sweep TRAINED --engine=ray", "pip install 'iwae_tf[ray]'"),
         ("sweep TRAINED --address=auto", "`address` must be left out, or --engine=ray"),
+        ("sweep TRAINED --gpus=1", "`gpus` must be left out, or --engine=ray"),
         ("sweep TRAINED --gpus=-1", "--gpus=-1"),
     ],
 )

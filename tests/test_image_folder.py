@@ -129,6 +129,9 @@ def test_what_is_refused(folder, tmp_path):
     assert "or of folders of them" in load(tmp_path / "empty")
     text = refusal(read_rows, tmp_path / "empty")
     assert text.startswith("`input` must be a folder of .png")
+    np.save(tmp_path / "x.npy", np.zeros([2, 6, 5, 1]))
+    text = refusal(read_rows, tmp_path / "x.npy", image_size="3,2")
+    assert text.startswith("`image_size` must be left out unless `input` is a folder")
     few = tmp_path / "few"
     write(few / "a.png", grey(9))
     assert load(few).endswith(f"Received: 1 images in {few}")

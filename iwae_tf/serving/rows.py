@@ -65,6 +65,12 @@ def read_rows(
     """
     path = pathlib.Path(path)
     check_rows(path)
+    for name, value in {"image_size": image_size, "color": color}.items():
+        if value is not None and not path.is_dir():
+            raise InvalidInputError(
+                f"`{name}` must be left out unless `input` is a folder of images. "
+                f"Received: {name}={value}, input={path}"
+            )
     options = {} if config is None else data_options(config) | scored_as(config)
     is_conditional = config is not None and config.conditional
     columns: dict[str, list[str]] = {}

@@ -48,11 +48,13 @@ def engine(
         in it is large enough.
     """
     if engine != "ray":
-        if address is not None:
-            raise InvalidInputError(
-                "`address` must be left out, or --engine=ray given. "
-                f"Received: address={address}"
-            )
+        of_ray = {"address": (address, None), "cpus": (cpus, 1), "gpus": (gpus, 0)}
+        for name, (value, default) in of_ray.items():
+            if value != default:
+                raise InvalidInputError(
+                    f"`{name}` must be left out, or --engine=ray given. "
+                    f"Received: {name}={value}"
+                )
         yield {"num_processes": processes or 1}
         return
     with needing("ray", "ray"):
