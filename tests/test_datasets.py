@@ -712,10 +712,6 @@ def test_bad_streams(npz, name, value, limit):
             *("`x_train` must be finite", f"1 NaN or infinite values, {AT}"),
         ),
         (
-            {"x_train": np.zeros(4)},
-            *("`x_train` must have rank >= 2, [N, *event]", "shape=(4,)"),
-        ),
-        (
             {"x_train": np.zeros((1, 4))},
             "`data_dir` must hold at least 2 training examples, one of them for the "
             "validation split",

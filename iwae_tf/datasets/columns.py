@@ -33,7 +33,9 @@ def describe(name: str, column: Any, kind: str | None, rows: Any) -> Column | No
         if len(known) > MOST_CATEGORIES:
             raise InvalidInputError(
                 f"`{name}` must have at most {MOST_CATEGORIES} categories: leave it "
-                f"out, schema='{name}={DROP}'. Received: {len(known)}"
+                f"out, schema='{name}={DROP}', or change the cells that keep it from "
+                f"being a column of numbers. Received: {len(known)}, one is "
+                f"{known[-1]!r}"
             )
         if is_guess and FEW < len(cells) < 2 * len(known):
             warnings.warn(
