@@ -378,6 +378,9 @@ def test_the_index_of_a_frame_is_no_column(tmp_path, name):
     for data in table, tmp_path / "t.parquet":
         names = tables.infer_schema(data, KINDS).names
         assert names == ["age", "income", "town", "smokes", "visits"]
+    table.to_csv(tmp_path / "t.csv")
+    names = tables.infer_schema(tmp_path / "t.csv", KINDS).names
+    assert names == [*([name] if name else []), *table.columns[1:]]
     if name:
         assert tables.infer_schema(table, KINDS | {name: "normal"}).names[-1] == name
 

@@ -39,7 +39,7 @@ def infer_schema(
 
     Text is categorical; booleans, and numbers that are 0 or 1, are Bernoulli; all other
     numbers are normal. Ask for Student t, lognormal and counts by `kinds`. The index of
-    a pandas.DataFrame is left out unless `kinds` names it.
+    a pandas.DataFrame and columns without a name are left out unless `kinds` has them.
 
     Args:
       data: pandas.DataFrame or another Arrow table, dict of name to column, float
@@ -60,7 +60,8 @@ def infer_schema(
     for name, kind in kinds.items():
         check_choice(name, "column", table.column_names)
         check_choice(kind, f"kind of column {name}", (*KINDS, DROP, LABEL))
-    for name in (table.schema.pandas_metadata or {}).get("index_columns", ()):
+    index = (table.schema.pandas_metadata or {}).get("index_columns", ())
+    for name in ("", *index):  # row names have no name in a CSV file
         if isinstance(name, str):
             kinds.setdefault(name, DROP)
     labels = [name for name, kind in kinds.items() if kind == LABEL]
