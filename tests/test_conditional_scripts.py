@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from running import assert_one_line, read_json, run_script
+from test_datasets import write_idx
 from test_saved_model import foreign_ops
 from test_serving import serving_grpc
 
@@ -50,8 +51,7 @@ def make_config(path, **changes):
         **{"lr_schedule": "cosine", "learning_rate": 2e-2, "jit_compile": False},
         **{"eval_num_samples": 50},
     }
-    for key, value in (settings | changes).items():
-        config[key] = value
+    config.update(settings | changes)
     return config
 
 
@@ -91,10 +91,8 @@ def test_the_number_of_classes(tmp_path):
     path = write_npz(tmp_path / "data.npz")
     assert datasets.num_classes("npz", data_dir=path) == CLASSES
     images, labels = np.zeros([5, 2, 2], "uint8"), np.array([0, 4, 1, 1, 0], "uint8")
-    for name, values in [("train-images-idx3", images), ("train-labels-idx1", labels)]:
-        header = bytes([0, 0, 8, values.ndim])
-        header += np.array(values.shape, ">u4").tobytes()
-        (tmp_path / f"{name}-ubyte").write_bytes(header + values.tobytes())
+    write_idx(tmp_path / "train-images-idx3-ubyte", images)
+    write_idx(tmp_path / "train-labels-idx1-ubyte", labels)
     assert datasets.num_classes("idx", data_dir=tmp_path) == 5
 
 

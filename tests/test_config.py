@@ -45,8 +45,7 @@ early_stopping_epochs free_bits
 
 def make_config(**changes):
     config = default_config()
-    for name, value in changes.items():
-        config[name] = value
+    config.update(changes)
     return config
 
 

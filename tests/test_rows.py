@@ -56,8 +56,7 @@ def config_of(path, **changes):
     if path.suffix in (".csv", ".parquet"):
         settings |= {"dataset": "table", "likelihood": "mixed"}
     settings |= {"hidden_dims": [[6]], "num_samples": 3, "jit_compile": False}
-    for key, value in (settings | changes).items():
-        config[key] = value
+    config.update(settings | changes)
     return config
 
 

@@ -115,8 +115,7 @@ class Protocol(NamedTuple):
             made: dict[str, Callable[[ConfigDict], None]]
             made = {"medium": _medium, "short": _short, "smoke": _smoke}
             made[self.budget](config)
-        for key, value in overrides.items():
-            config[key] = value
+        config.update(overrides)
         return config
 
 
