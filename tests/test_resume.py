@@ -245,19 +245,35 @@ def test_a_run_is_not_continued_with_columns_of_other_kinds(config, tmp_path, ki
     assert "'column a: normal'" in message and f"'column a: {kind}'" in message
 
 
-def test_more_epochs_of_a_finished_run_are_the_run_of_so_many(config, tmp_path):
-    """Where the learning rates do not depend on them."""
+def test_more_epochs_of_a_finished_run_are_the_run_of_so_many(
+    config, tmp_path, monkeypatch
+):
+    """Where the learning rates do not depend on them. Until their end the results, the
+    config and the models are those of the fewer epochs, and then the export stays."""
+
+    def export(model, config, path, *_):
+        (path / str(config.epochs)).mkdir(parents=True)
+
+    monkeypatch.setattr("iwae_tf.runs.workdir.export", export)
     longer = changed(config, lr_schedule="constant")
     shorter = changed(longer, epochs=1)
     whole = state_of(train(longer, tmp_path / "whole"))
     workdir = Workdir(tmp_path / "parts")
-    train(shorter, workdir.path)
+    (workdir.saved_model / "left").mkdir(parents=True)
+    workdir.export(train(shorter, workdir.path).model, shorter, {})
     write_json(workdir.results, {})
+    first = workdir.model.read_bytes()
     workdir.check(longer)
+    assert train(changed(longer, epochs=3), workdir.path, stop_at=STEPS + 7) is None
+    with pytest.raises(InvalidInputError, match="after epoch 1 and 7 steps in"):
+        train(shorter, workdir.path)
     assert workdir.is_finished(shorter) and not workdir.is_finished(longer)
-    assert_same(state_of(train(longer, workdir.path)), whole)
-    assert not workdir.results.exists()
-    assert workdir.read_config().epochs == 2
+    trained = train(longer, workdir.path)
+    assert_same(state_of(trained), whole)
+    assert workdir.is_finished(shorter) and workdir.model.read_bytes() == first
+    workdir.export(trained.model, longer, {})
+    assert not workdir.results.exists() and workdir.model.read_bytes() != first
+    assert {path.name for path in workdir.saved_model.iterdir()} == {"1", "2"}
     with pytest.raises(InvalidInputError, match="whose epochs is 2, not 1"):
         workdir.check(shorter)
 

@@ -104,6 +104,12 @@ def train(
         settings[COLUMNS] = _meaning(model)  # `schema` may be a file, and change
         checkpoints = CheckpointStore(workdir.checkpoints, settings)
         start = _restore(checkpoints, model, distribution, report)
+        if start[:2] > (config.epochs, 0):
+            raise InvalidInputError(
+                "`epochs` must be those that were trained before the run was stopped, "
+                f"or more. Received: epochs={config.epochs}, but a checkpoint after "
+                f"epoch {start.epoch} and {start.step} steps in {workdir.checkpoints}"
+            )
         if distribution.is_chief:
             workdir.begin(config, settings[DATA])
             where = distribution.describe()

@@ -82,14 +82,16 @@ class Workdir:
     def begin(self, config: ConfigDict, data: Mapping[str, Any] | None) -> None:
         """Makes the folder this config's and its data's, once nothing is refused.
 
+        Where a run of fewer epochs is finished, its config stays until `export`: it is
+        that of the results and the model that are here.
+
         Args:
           config: ConfigDict.
           data: `splits.training_data` of it.
         """
-        if not self.is_finished(config):  # maybe those of fewer epochs
-            self.results.unlink(missing_ok=True)
         keep_data(self.path, data)
-        self.keep(config)
+        if not self.results.exists():
+            self.keep(config)
 
     def keep(self, config: ConfigDict) -> None:
         """Writes the config, over one whose data lay elsewhere."""
@@ -141,17 +143,21 @@ class Workdir:
     def export(
         self, model: keras.Model, config: ConfigDict, results: Mapping[str, Any] | None
     ) -> pathlib.Path:
-        """Saves the model for Keras and for serving; returns the SavedModel's path.
+        """Saves the model for serving and for Keras; returns the SavedModel's path.
 
-        An unfinished run that got this far before has no version yet but 1: what an
-        earlier sitting left is replaced.
+        The SavedModel of a finished run of fewer epochs stays, and this is the next
+        version. What an unfinished run left that got this far before is replaced.
         """
+        if not self.results.exists():
+            shutil.rmtree(self.saved_model, ignore_errors=True)
+        data = data_in(self.path)
+        exported = export(model, config, self.saved_model, results, data)
+        self.results.unlink(missing_ok=True)
         write_through(self.model, lambda path: model.save(path))
         if model.schema is not None:
             write_json(self.path / SCHEMA, model.schema.to_json())
-        shutil.rmtree(self.saved_model, ignore_errors=True)
-        data = data_in(self.path)
-        return export(model, config, self.saved_model, results, data)
+        self.keep(config)
+        return exported
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Writes `metrics.csv`, a row an epoch; an epoch may lack some columns."""
