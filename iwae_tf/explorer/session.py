@@ -16,7 +16,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation.traversals import interpolate
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.plots.drawing import CATEGORIES
-from iwae_tf.plots.inputs import as_images
+from iwae_tf.plots.inputs import as_images, in_range
 from iwae_tf.probability.distributions import mean_of
 from iwae_tf.probability.log_weights import effective_sample_size
 from iwae_tf.probability.pareto import GOOD_K
@@ -57,7 +57,7 @@ class Session:
         is_binary: bool = False,
         seed: tuple[int, int] = (0, 0),
     ) -> None:
-        if not plots.is_image(model.event_shape) or not model.has_mean:
+        if not plots.makes_images(model):
             raise InvalidInputError(
                 "the model must be one of images, with a likelihood that has a mean. "
                 f"Received: examples of shape {model.event_shape}, "
@@ -258,8 +258,8 @@ def _finite(value):
 
 
 def _pictures(images):
-    """Bytes [N, H, W, 3]; missing values are grey."""
-    return as_images(np.clip(np.nan_to_num(images, nan=0.5), 0, 1), "images")
+    """Bytes [N, H, W, 3]."""
+    return as_images(in_range(images), "images")
 
 
 def _png(picture):

@@ -18,4 +18,4 @@ from iwae_tf.plots.figures import (
     reconstructions,
     training_curves,
 )
-from iwae_tf.plots.inputs import is_image
+from iwae_tf.plots.inputs import in_range, makes_images

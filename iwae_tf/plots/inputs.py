@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -60,6 +61,17 @@ def is_image(event_shape: Sequence[int]) -> bool:
     if len(event_shape) == 1:
         return math.isqrt(event_shape[0]) ** 2 == event_shape[0]
     return len(event_shape) == 2 or (len(event_shape) == 3 and event_shape[2] in (1, 3))
+
+
+def makes_images(model: Any) -> bool:
+    """Whether what a model decodes can be drawn by `image_grid`."""
+    is_table = model.schema is not None
+    return not is_table and is_image(model.event_shape) and model.has_mean
+
+
+def in_range(images: ArrayLike) -> np.ndarray:
+    """Values of images or means as they are drawn: in [0, 1], missing ones grey."""
+    return np.clip(np.nan_to_num(images, nan=0.5), 0.0, 1.0)
 
 
 def as_images(images: ArrayLike, name: str) -> np.ndarray:

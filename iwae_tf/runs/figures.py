@@ -52,7 +52,7 @@ def draw_figures(
     for number, layer in enumerate(statistics, 1):
         suffix = f"_z{number}" if len(statistics) > 1 else ""
         paths.append(plots.latent(folder / f"latent{suffix}.png", layer.means, labels))
-    if plots.is_image(images.shape[1:]):
+    if plots.makes_images(model):
         paths += _draw_images(model, images, given, seed, folder)
     return paths
 
@@ -64,7 +64,7 @@ def _draw_images(model, images, labels, seed, folder):
     rows, classes = min(NUM_ROWS, most_rows), None
 
     def grid(name, images, title, num_columns=columns):
-        path, means = folder / f"{name}.png", np.clip(images, 0.0, 1.0)
+        path, means = folder / f"{name}.png", plots.in_range(images)
         return plots.image_grid(path, means, title=title, num_columns=num_columns)
 
     originals = images[: columns * min(NUM_ROWS // 2, max(most_rows // 2, 1))]
@@ -75,11 +75,11 @@ def _draw_images(model, images, labels, seed, folder):
         title = "Draws from p(z|y), a row a class: mean of p(x|z, y)"
         given = labels[: len(originals)]
     samples = model.sample(rows * columns, seed, labels=classes, mean=True)
-    copies = np.clip(model.reconstruct(originals, seed, labels=given), 0.0, 1.0)
+    copies = model.reconstruct(originals, seed, labels=given)
     path = folder / "reconstructions.png"
-    known = np.nan_to_num(originals, nan=0.5)  # missing values are grey
+    shown = plots.in_range(originals), plots.in_range(copies)
     paths = [
-        plots.reconstructions(path, known, copies, num_columns=columns),
+        plots.reconstructions(path, *shown, num_columns=columns),
         grid("samples", samples, title),
     ]
     first, second = _pairs(len(images), labels, min(NUM_ROWS, most_rows))

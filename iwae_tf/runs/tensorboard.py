@@ -27,7 +27,7 @@ from iwae_tf.checks import check_count
 from iwae_tf.diagnostics.representation import kl_per_unit
 from iwae_tf.io.files import write_atomically
 from iwae_tf.plots.drawing import GAP, PAIR_GAP, mosaic, most_in_grid, split_rows
-from iwae_tf.plots.inputs import as_images, is_image
+from iwae_tf.plots.inputs import as_images, in_range, makes_images
 
 TRAIN, VALIDATION = "train", "validation"  # folders, which TensorBoard calls runs
 EVENTS = "events.out.tfevents.*"
@@ -65,7 +65,7 @@ class TensorBoard(keras.callbacks.Callback):
         reconstructions, latents and log-weights. None: those are left out.
       labels: integers [N], for a conditional model alone.
       every: epochs between two sets of pictures and histograms; the first and the last
-        epoch have one as well. None: for about twenty in all.
+        planned epoch have one as well. None: for about twenty in all.
       seed: pair of integers, of the pictures' draws.
 
     Raises:
@@ -127,7 +127,7 @@ class TensorBoard(keras.callbacks.Callback):
         if is_drawn and self._images is not None:
             self._write_latents()
             tf.summary.histogram("draws/log_weights", self._log_weights())
-        if is_drawn and is_image(self.model.event_shape):
+        if is_drawn and makes_images(self.model):
             try:
                 pictures = list(self._pictures())
             except Exception as error:  # which is no reason to end a run
@@ -268,9 +268,8 @@ def _scalar(tag, value):
 
 
 def _rows(images, num_columns):
-    """Images, missing values grey, or means that may lie outside [0, 1], as rows."""
-    images = np.clip(np.nan_to_num(images, nan=0.5), 0.0, 1.0)
-    return split_rows(as_images(images, "images"), num_columns)
+    """Images or means as rows of pictures."""
+    return split_rows(as_images(in_range(images), "images"), num_columns)
 
 
 def _canvas(rows, gaps):

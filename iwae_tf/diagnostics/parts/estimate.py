@@ -59,7 +59,7 @@ class Proposal(Part):
             "fitted tail has no mean, and more draws help only slowly. Right: the "
             "effective sample size, how many of the draws really count.",
         )
-        if not plots.is_image(subject.images.shape[1:]):
+        if not plots.makes_images(subject.model):
             return
         for name, values, caption in (
             ("least_trusted", -floats(results["pareto_k"]), "largest Pareto k"),
@@ -68,9 +68,9 @@ class Proposal(Part):
             order = np.argsort(values)[:NUM_SHOWN]
             shown = subject.images[order]
             means = subject.model(subject.model.check_x(shown)).numpy()
-            path = folder / f"{name}.png"
+            path, pairs = folder / f"{name}.png", map(plots.in_range, (shown, means))
             yield (
-                plots.reconstructions(path, shown, np.clip(means, 0.0, 1.0)),
+                plots.reconstructions(path, *pairs),
                 f"{name.replace('_', ' ').capitalize()}: the images with the "
                 f"{caption}, worst first, and the mean of p(x|z) at the mean of "
                 f"q(z|x). Numbers in the split: {', '.join(map(str, order))}.",
