@@ -67,7 +67,7 @@ def run() -> int:
     folder = pathlib.Path(_OUTPUT.value or f"{_MODEL.workdir.value}/diagnostics")
     check_place(folder, "--output")
     parts = list(dict.fromkeys(_PARTS.value or DEFAULT_PARTS))
-    subject, facts = Subject(None, None, quick=_QUICK.value), []
+    subject, facts = Subject(None, None, _NUM_SAMPLES.value, quick=_QUICK.value), []
     if any(PARTS[name].needs_model for name in parts):
         subject, facts = _subject()
     title = f"Diagnosis of {_MODEL.name}" if _MODEL.name else "Diagnosis"

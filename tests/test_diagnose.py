@@ -21,9 +21,11 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import CIWAE, IWAE
 from iwae_tf.networks import MLP
 from iwae_tf.runs.workdir import export, load_exported
+from iwae_tf.schema import Column, Schema
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPORTED = ROOT / "saved_models/mnist5k_iwae"
+TABLE = Schema(tuple(Column(name, "bernoulli", 0.5, 0.5) for name in "abcdefghi"))
 SUBJECT = f"--saved_model={EXPORTED}", "--output=x"
 
 
@@ -167,6 +169,24 @@ def test_every_yellow_and_red_line_says_what_to_do():
     ]
 
 
+@pytest.mark.parametrize(
+    "settings, x, num_pictures",
+    [
+        ({"missing": "marginalize"}, np.where(binary(5, 9), np.nan, binary(5, 9)), 2),
+        ({"likelihood": "poisson"}, 5 * binary(5, 9), 2),
+        ({"likelihood": "mixed", "schema": TABLE}, binary(5, 9), 0),
+    ],
+)
+def test_pictures_of_the_worst_images(tmp_path, settings, x, num_pictures):
+    """With missing values or counts too; nine columns of a table are no image."""
+    model = IWAE(MLP([2], (4,)), MLP([2], (9,)), num_samples=2, **settings)
+    model.build((None, 9))
+    sizes = dict.fromkeys(("pareto_k", "reconstruction"), list(range(5)))
+    results = proposal(0) | sizes
+    drawn = PARTS["proposal"].draw(base.Subject(model, x), results, tmp_path)
+    assert len(list(drawn)) == 1 + num_pictures
+
+
 def test_posterior_maps_keep_what_is_far_away():
     model = IWAE(MLP([6], (4,), seed=0), MLP([6], (9,), seed=1), num_samples=2)
     model.build((None, 9))
@@ -267,12 +287,13 @@ def test_the_script_on_an_export(tmp_path, capsys):
 @pytest.mark.parametrize("is_terminated, code", [(True, 0), (False, 130)])
 def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys, is_terminated, code):
     def measure(subject, on_progress):
+        assert (subject.model, subject.num_samples) == (None, 77)
         if is_terminated:
             os.kill(os.getpid(), signal.SIGTERM)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PARTS["toy"], "measure", measure)
-    flags = "--parts=theory,toy", f"--output={tmp_path}"
+    flags = "--parts=theory,toy", "--num_samples=77", f"--output={tmp_path}"
     assert run_script("diagnose", *flags) == code
     found = capsys.readouterr()
     assert "run again with the same flags" in (found.err if code else found.out)
