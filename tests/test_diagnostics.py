@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from builders import shared
 from closed_form import LinearGaussian, TwoLayerLinearGaussian, affine_normal, dense
 from scipy import special, stats
 
@@ -22,6 +23,7 @@ from iwae_tf.diagnostics import (
     error_coverage,
     gradient_noise,
     gradient_snr,
+    inference_gaps,
     jackknife,
     kl_per_unit,
     leave_one_out,
@@ -91,6 +93,25 @@ def test_a_measurement_refuses(narrow, measure, arguments, message):
     _, model, x = narrow
     with pytest.raises(InvalidInputError, match=message):
         measure(model, x, **arguments)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        annealed_log_likelihood,
+        bound_sweep,
+        draw_log_weights,
+        error_coverage,
+        gradient_snr,
+        inference_gaps,
+        posterior_map,
+    ],
+)
+def test_a_measurement_without_labels_refuses_a_conditional_model(measure):
+    model = shared("iwae", labels=True)
+    arguments = {"num_samples": 30} if measure is draw_log_weights else {}
+    with pytest.raises(InvalidInputError, match="must not be conditional.*=3"):
+        measure(model, np.zeros([2, 4], np.float32), **arguments)
 
 
 # Draws -----------------------------------------------------------------------------

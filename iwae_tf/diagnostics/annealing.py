@@ -23,6 +23,7 @@ import tensorflow_probability as tfp
 from scipy import special
 
 from iwae_tf.checks import check_choice, check_count
+from iwae_tf.diagnostics.draws import check_x
 from iwae_tf.diagnostics.resampling import leave_one_out
 from iwae_tf.evaluation import refinement
 from iwae_tf.evaluation.compiling import compiled, over_batches
@@ -110,7 +111,7 @@ def annealed_log_likelihood(
     num_leapfrog_steps = check_count(num_leapfrog_steps, "num_leapfrog_steps")
     check_choice(base, "base", BASES)
     key = noise.make_key(seed)
-    x = model.check_x(x)
+    x = check_x(model, x)
     run = compiled(
         model,
         _anneal,

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from iwae_tf.checks import check_count
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import CHUNK_SIZE, LogLikelihood, log_likelihood
 from iwae_tf.evaluation.compiling import compiled, over_batches
 from iwae_tf.probability import noise
@@ -14,6 +16,16 @@ from iwae_tf.probability import noise
 VALUES_AT_ONCE = 2_000_000  # log-weights that are held: what bounds the memory
 
 REFERENCE_DRAWS = 5000
+
+
+def check_x(model: keras.Model, x: ArrayLike | tf.Tensor) -> tf.Tensor:
+    """`x` as `model.check_x` gives it; refuses a conditional model: no labels here."""
+    if model.is_conditional:
+        raise InvalidInputError(
+            "`model` must not be conditional: this has no labels. Received: a model "
+            f"with num_classes={model.num_classes}"
+        )
+    return model.check_x(x)
 
 
 def draw_log_weights(
@@ -40,7 +52,7 @@ def draw_log_weights(
       InvalidInputError: a bad argument.
     """
     num_samples = check_count(num_samples, "num_samples")
-    x = model.check_x(x)
+    x = check_x(model, x)
     num_chunks = -(-num_samples // CHUNK_SIZE)
     count = -(-num_samples // num_chunks)
     program = compiled(model, _chunk, count=count)

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf.checks import check_count
+from iwae_tf.diagnostics.draws import check_x
 from iwae_tf.evaluation import LogLikelihood, log_likelihood, refinement
 from iwae_tf.evaluation.compiling import compiled, over_batches
 from iwae_tf.probability import noise
@@ -63,7 +64,7 @@ def inference_gaps(
       InvalidInputError: a bad argument, or a likelihood without a gradient in z.
     """
     num_samples = check_count(num_samples, "num_samples")
-    x, key = model.check_x(x), noise.make_key(seed)
+    x, key = check_x(model, x), noise.make_key(seed)
     parameters = model.latent.encode(x)
     width = sum(model.latent_dims)
     directions = refinement.stage_directions(0, tf.constant(NUM_STEPS), width)

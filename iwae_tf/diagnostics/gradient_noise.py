@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf.checks import check_count
+from iwae_tf.diagnostics.draws import check_x
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.bound_model import Batch
 from iwae_tf.models.graphs import program_of
@@ -100,7 +101,7 @@ def gradient_snr(
     }
     given = {name: value for name, value in settings.items() if value is not None}
     with attributes(model, **given):  # which the model checks
-        program = _Program(model, model.check_x(x), noise.make_key(seed))
+        program = _Program(model, check_x(model, x), noise.make_key(seed))
         mean, squares, dsnrs = program.run(num_draws, on_progress)
     variances = squares / (num_draws - 1)
     deviations = np.sqrt(variances)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from iwae_tf.checks import check_count, check_integer
+from iwae_tf.diagnostics.draws import check_x
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import (
     ACTIVE_VARIANCE,
@@ -155,7 +156,7 @@ def posterior_map(
         layer does not have.
     """
     grid_size = check_count(grid_size, "grid_size", 2)
-    x = model.check_x(x)
+    x = check_x(model, x)
     dims = model.latent_dims
     if len(dims) != 1 or dims[0] < 2 or len(x) != 1:
         raise InvalidInputError(
