@@ -219,6 +219,16 @@ def test_the_server_answers_its_own_page_alone(session):
         assert fetch(f"{url}encode", {"image": 3}, Host="evil.example")[0] == 403
 
 
+@pytest.mark.parametrize("kind", [BrokenPipeError, ConnectionResetError, KeyError])
+def test_a_browser_that_leaves_early_is_no_error(session, capsys, kind):
+    with Server(session, 0) as server:
+        try:
+            raise kind
+        except kind:
+            server.handle_error(None, ("127.0.0.1", 1))
+    assert bool(capsys.readouterr().err) == (kind is KeyError)
+
+
 def test_the_script_serves_until_it_is_stopped(finished, capsys):
     flags = [f"--workdir={finished}", "--num_images=7"]
     code, port, about = run_explorer(*flags)

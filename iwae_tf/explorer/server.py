@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import sys
 import threading
 from importlib import resources
 from typing import Any
@@ -47,6 +48,11 @@ class Server(http.server.ThreadingHTTPServer):
     def url(self) -> str:
         """Where the page is."""
         return f"http://{HOST}:{self.server_port}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Prints the traceback, unless a browser has left before its answer came."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
