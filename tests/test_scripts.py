@@ -578,6 +578,10 @@ TOLD = {  # command: how the one line begins
     "`learning_rate` must be left out where the config has stages",
     "train --config=mnist5k_iwae --config.data_dir=docs --workdir=x": "`data_dir` must "
     "be left out where the data set is mnist5k, which a library has: name the data set",
+    f"train {MNIST} --config.conv_channels=[8] --workdir=x": "`conv_channels` must be "
+    "left out where the network is mlp",
+    "train --config=mnist_iwae_burda_code --config.adam_epsilon=1e-8 --workdir=x": ""
+    "`adam_epsilon` must be left out where the optimizer is burda_adam, with one of",
     f"train {MNIST} --config.epochs=many --workdir=x": "flag --config.epochs=many",
     f"train {MNIST} --wrkdir=x": "Unknown flag --wrkdir. Did you mean --workdir?",
     f"train {MNIST} --num_sample=3 --workdir=x": "Unknown flag --num_sample. Did you "

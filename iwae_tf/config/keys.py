@@ -103,6 +103,7 @@ PATIENCE = (
     "stop after this many epochs without a better validation bound, keeping the last "
     "weights; epochs of a warm-up do not count; 0: never"
 )
+AVERAGE = "momentum of the averaged weights that training ends with, or 0"
 CONDITIONAL = "give the class label to the networks"
 FIRST_RUN = "finished run whose weights training starts from"
 DURATION = "at most those of the schedule; 0: 40, or more if 2,000 steps need more"
@@ -162,7 +163,7 @@ KEYS = (
     Key("adam_epsilon", 1e-4, RATE, "epsilon of adam and muon", TRAIN),
     Key("kl_warmup_epochs", 0, NATURAL, WARMUP, TRAIN),
     Key("early_stopping_epochs", 0, NATURAL, PATIENCE, TRAIN),
-    Key("weight_average", 0.0, SHARE, "momentum of averaged weights, or 0", TRAIN),
+    Key("weight_average", 0.0, SHARE, AVERAGE, TRAIN),
     Key("start_from", str, ANYTHING, FIRST_RUN, TRAIN),
     Key("precision", "float32", PRECISIONS, "", TRAIN),
     Key("jit_compile", True, SWITCH, "compile the steps with XLA", TRAIN),
@@ -222,20 +223,21 @@ def check_values(config: ConfigDict) -> None:
 
 def check_used(config: ConfigDict, given: Iterable[str]) -> None:
     """Raises InvalidInputError if a key that was given has no effect."""
-    rates = not config.stages, "the config has stages, with rates of their own"
-    rules = {
-        "learning_rate": rates,
-        "lr_schedule": rates,
-        "adam_epsilon": (config.optimizer != "burda_adam", "burda_adam has its own"),
-        "conv_channels": (config.network == "conv", "the network is not conv"),
+    staged = bool(config.stages), "the config has stages, with rates of their own"
+    is_burda, is_mlp = config.optimizer == "burda_adam", config.network == "mlp"
+    unused = {
+        "learning_rate": staged,
+        "lr_schedule": staged,
+        "adam_epsilon": (is_burda, "the optimizer is burda_adam, with one of its own"),
+        "conv_channels": (is_mlp, "the network is mlp"),
         "data_dir": (
-            config.dataset != "mnist5k",
+            config.dataset == "mnist5k",
             "the data set is mnist5k, which a library has: name the data set too",
         ),
     }
     for name in given:
-        good, where = rules.get(name, (True, ""))
-        _require(good, name, f"must be left out where {where}", config)
+        is_unused, where = unused.get(name, (False, ""))
+        _require(not is_unused, name, f"must be left out where {where}", config)
 
 
 def check_paths(config: ConfigDict) -> None:
