@@ -228,6 +228,7 @@ def test_a_report_says_what_its_table_means(tmp_path, name, nlls, sentence):
     rows, text = write(name, tmp_path, nlls)
     assert sum(row.nll is not None for row in rows.values()) == len(nlls)
     assert sentence in text
+    assert "lr_schedule" not in text  # stages take its place
 
 
 def test_a_report_says_which_cells_were_trained_under_another_name(tmp_path):

@@ -249,6 +249,8 @@ def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
     config = run["config"]
     found = settings_of(config)
     del found["seed"]  # the table of results has it
+    if config.get("stages"):  # which have rates of their own
+        del found["learning_rate"], found["lr_schedule"]
     found["test set"] = (
         f"{run['num_examples']} images, {run['num_samples']} samples, "
         f"binarized once from seed {config['eval_seed']}"
