@@ -104,6 +104,8 @@ def test_what_was_not_measured_is_said(tmp_path):
 def test_the_likelihood_and_the_networks_are_described(tmp_path):
     assert "Binarize `x` first" in card(tmp_path, likelihood="bernoulli")
     assert "depend on the scale" in card(tmp_path, likelihood="normal")
+    found = rows(card(tmp_path, likelihood="poisson", missing="marginalize"))
+    assert found["input"].endswith(", counts 0, 1, 2, ..., NaN where missing")
     settings = {
         "dataset": "cifar10",
         "likelihood": "discretized_logistic",

@@ -115,6 +115,7 @@ def write(
     name = pathlib.Path(run or "").name
     data = DATA.get(config["dataset"])
     own = f"a file of the user's (`{config['dataset']}`)"
+    takes_missing = config.get("missing", "refuse") != "refuse"
     text = TEMPLATE.format(
         c=config,
         epochs=(results or {}).get("epochs", config["epochs"]),
@@ -124,7 +125,7 @@ def write(
         event=_joined(event_shape),
         estimate="log p(x|y)" if config["conditional"] else "log p(x)",
         labels="; `y` int32 [batch], the class" if config["conditional"] else "",
-        values=VALUES.get(likelihood, ""),
+        values=VALUES.get(likelihood, "") + ", NaN where missing" * takes_missing,
         latent_dims=_joined(config["latent_dims"]),
         hidden_dims=_hidden_units(config),
         data=data or own,
