@@ -97,7 +97,7 @@ STAGES = {"stages": [[2, 1, 1e-3, 1e-4]]}
     [
         (STAGES, "learning_rate=1e-3,1e-4", "the config has stages"),
         ({"optimizer": "burda_adam"}, "adam_epsilon=1e-4,1e-8", "burda_adam has"),
-        ({"network": "mlp"}, "conv_channels=[4,8]", "the network is not conv"),
+        ({"network": "mlp"}, "conv_channels=[4,8]", "the network is mlp"),
     ],
 )
 def test_a_key_without_effect_is_refused(config, settings, axis, where):
