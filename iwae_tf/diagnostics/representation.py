@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy import special
 from tensorflow_probability import distributions as tfd
 
 from iwae_tf.checks import check_count, check_integer
@@ -186,18 +187,17 @@ def posterior_map(
         ends = _box(axes, log_joint(axes), loc[units], scale[units])
         axes = [np.linspace(low, high, grid_size) for low, high in ends]
     log_values = log_joint(axes)
-    peak = log_values.max()
     refined_loc, refined_covariance = _in_plane(refine_proposal(model, x), loc, units)
     cell = np.prod([axis[1] - axis[0] for axis in axes])
     return PosteriorMap(
         horizontal=axes[0],
         vertical=axes[1],
-        posterior=np.exp(log_values - peak),
+        posterior=np.exp(log_values - log_values.max()),
         loc=loc[units],
         scale=scale[units],
         refined_loc=refined_loc,
         refined_covariance=refined_covariance,
-        log_evidence=float(peak + math.log(np.exp(log_values - peak).sum() * cell)),
+        log_evidence=float(special.logsumexp(log_values) + math.log(cell)),
     )
 
 
@@ -213,8 +213,7 @@ def _in_plane(gaussian, at, units):
 
 def _box(axes, log_values, loc, scale):
     """Ends of a square grid's axes that hold posterior and proposal."""
-    weights = np.exp(log_values - log_values.max())
-    weights /= weights.sum()
+    weights = special.softmax(log_values)
     ends = []
     marginals = weights.sum(axis=0), weights.sum(axis=1)
     for axis, marginal, m, s in zip(axes, marginals, loc, scale):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
+from scipy import special
 
 from iwae_tf.errors import InvalidInputError
 
@@ -89,8 +90,7 @@ def leave_one_out(log_weights: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     if count == 1:
         unknown = np.full(log_weights.shape[1], np.nan)
         return unknown, unknown
-    weights = np.exp(log_weights - log_weights.max(axis=0))
-    shares = weights / weights.sum(axis=0)
+    shares = special.softmax(log_weights, axis=0)
     left_out = np.log1p(-np.minimum(shares, 1.0 - np.finfo(np.float64).eps))
     bias = (count - 1) * (math.log(count / (count - 1)) + left_out.mean(axis=0))
     return bias, np.sqrt((count - 1) * left_out.var(axis=0))

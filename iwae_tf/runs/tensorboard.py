@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
+from scipy import special
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hparams_api
@@ -155,8 +156,7 @@ class TensorBoard(keras.callbacks.Callback):
         (log_weights,) = self.model.log_weights(
             x, 1, NUM_DRAWS, self._seed, labels=labels
         ).numpy()
-        peak = log_weights.max(axis=0)
-        mean = peak + np.log(np.exp(log_weights - peak).mean(axis=0))
+        mean = special.logsumexp(log_weights, axis=0) - math.log(NUM_DRAWS)
         return np.maximum(log_weights - mean, LEAST_LOG_WEIGHT)
 
     def _first_labels(self, count):

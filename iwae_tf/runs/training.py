@@ -176,10 +176,9 @@ def compiled_model(
 def _mean_of_observed(images):
     """The mean of each element over the images that have it; 0 where none has."""
     mean = images.mean(axis=0)
-    if not np.isnan(mean).any():
-        return mean
-    counts = np.maximum(np.sum(~np.isnan(images), axis=0), 1)
-    return (np.nansum(images, axis=0) / counts).astype(images.dtype)
+    if np.isnan(mean).any():
+        mean = np.ma.masked_invalid(images).mean(axis=0).filled(0)
+    return mean.astype(images.dtype)
 
 
 def _restore(checkpoints, model, distribution, report):

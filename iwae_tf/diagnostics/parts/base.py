@@ -1,9 +1,8 @@
 """What the parts of a diagnosis have in common."""
 
 import dataclasses
-import math
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -59,9 +58,9 @@ def grade(value: float, good: float, warning: float) -> Grade:
     return "good" if value <= good else "warning" if value <= warning else "bad"
 
 
-def floats(values: Iterable[float | None]) -> np.ndarray:
+def floats(values: Sequence[float | None]) -> np.ndarray:
     """A list as a float array; null is NaN."""
-    return np.asarray([math.nan if v is None else v for v in values], float)
+    return np.asarray(values, float)
 
 
 def capitalized(text: str) -> str:
