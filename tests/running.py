@@ -64,6 +64,13 @@ def run_explorer(*arguments):
     return code, port, next(iter(found), None)
 
 
+def changed(config, **values):
+    """A copy of a config with other values."""
+    config = config.copy_and_resolve_references()
+    config.update(values)
+    return config
+
+
 def run_process(*arguments, **kwargs):
     """Runs `python -m` in a process of its own."""
     return subprocess.run(

@@ -610,14 +610,6 @@ def test_failed_write_keeps_the_old_file_and_leaves_no_other(png, draw, monkeypa
     assert os.listdir(png.parent) == [png.name]
 
 
-def test_failed_rename_leaves_nothing(tmp_path):
-    path = tmp_path / "folder.png"
-    path.mkdir()
-    with pytest.raises(IsADirectoryError):
-        plots.image_grid(path, IMAGES)
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @every_drawing
 def test_look_does_not_depend_on_global_settings(tmp_path, draw):
     path = tmp_path / "plain.png"

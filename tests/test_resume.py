@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from running import refusal
+from running import changed, refusal
 
 from iwae_tf import bounds
 from iwae_tf.config import build_model, default_config
@@ -212,12 +212,6 @@ def test_training_stops_at_the_step_that_is_not_finite(config, tmp_path, monkeyp
 
 
 # One folder, two runs --------------------------------------------------------------
-
-
-def changed(config, **values):
-    other = config.copy_and_resolve_references()
-    other.update(values)
-    return other
 
 
 @pytest.mark.usefixtures("whole")

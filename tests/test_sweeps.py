@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from running import changed
 
 from iwae_tf import cli
 from iwae_tf.config import default_config
@@ -35,12 +36,6 @@ def config(tmp_path_factory):
     config.num_samples, config.batch_size, config.epochs = 2, 20, 1
     config.lr_schedule, config.jit_compile = "constant", False
     config.eval_split, config.eval_num_samples = "test", 10
-    return config
-
-
-def changed(config, **values):
-    config = config.copy_and_resolve_references()
-    config.update(values)
     return config
 
 

@@ -14,16 +14,8 @@ from iwae_tf.runs.training import copy_weights
 from iwae_tf.schema import Column, Schema
 
 
-def small_model(latent_dim=2, seed=0):
-    networks = MLP([4], (2 * latent_dim,), seed=seed), MLP([4], (3,), seed=seed)
-    model = iwae_tf.IWAE(*networks, num_samples=2)
-    model.build((None, 3))
-    return model
-
-
 def test_a_run_starts_from_the_weights_of_another_and_counts_its_own_steps():
-    source, target = small_model(seed=1), small_model(seed=2)
-    x = np.eye(3, dtype=np.float32)
+    source, target, x = build(), build(), np.eye(4, dtype=np.float32)
     source.compile("adam", jit_compile=False)
     source.fit(x, epochs=2, verbose=0)
     copy_weights(source, target)
@@ -50,27 +42,23 @@ def test_a_stage_of_one_draw_is_the_same_training_for_every_bound():
 
 def test_other_networks_are_refused():
     with pytest.raises(InvalidInputError, match="`start_from` must be a run of the"):
-        copy_weights(small_model(3), small_model(2))
+        copy_weights(build(), build(num_layers=2))
 
 
 def table_model(categories=("x", "y"), kind="normal", loc=0.0):
     columns = Column("a", kind, loc), Column("t", "categorical", categories=categories)
     networks = MLP([4], (4,)), MLP([4], (4,))
-    schema = Schema(columns)
-    model = iwae_tf.IWAE(*networks, num_samples=2, likelihood="mixed", schema=schema)
-    model.build((None, 2))
-    return model
+    settings = {"likelihood": "mixed", "schema": Schema(columns)}
+    return build(nets=networks, event=(2,), **settings)
 
 
 def test_a_run_starts_from_one_whose_numbers_mean_the_same():
     """Shapes alone do not tell: both of a pair have two parameters a value."""
-    networks = MLP([4], (4,)), MLP([4], (6,))
+    networks = MLP([4], (4,)), MLP([4], (8,))
     normal, counts = (
-        iwae_tf.IWAE(*networks, num_samples=2, likelihood=name)
+        build(nets=networks, likelihood=name)
         for name in ("normal", "negative_binomial")
     )
-    for model in (normal, counts):
-        model.build((None, 3))
     words = "likelihood normal, not likelihood negative_binomial"
     with pytest.raises(InvalidInputError, match=words):
         copy_weights(normal, counts)

@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from running import run_script
+from running import changed, run_script
 from test_sweeps import _set_when
 from test_sweeps import config as config  # a fixture
 
@@ -185,7 +185,7 @@ def test_runs_below_the_median_are_pruned_and_the_best_is_named(
 def test_no_trial_is_pruned_within_its_own_warm_up(config, tmp_path, monkeypatch):
     """Nine epochs; the fewer of a warm-up, the better: all others are hopeless."""
     pytest.importorskip("optuna")
-    config.epochs, ends = 9, {}
+    config, ends = changed(config, epochs=9), {}
     axes = tuning.parse_axes(config, ["kl_warmup_epochs=0,2,5"], [])
 
     def run_one(run, folder, *, stop=None, **how):
@@ -241,10 +241,8 @@ def test_a_folder_of_another_search_or_in_use_is_refused(config, tmp_path):
     pytest.importorskip("optuna")
     axes = axes_of(config)
     assert tuning.search(config, axes, tmp_path, num_trials=0) == []
-    other = config.copy_and_resolve_references()
-    other.seed += 1
     with pytest.raises(InvalidInputError, match="whose seed is 0, not 1"):
-        tuning.search(other, axes, tmp_path, num_trials=0)
+        tuning.search(changed(config, seed=1), axes, tmp_path, num_trials=0)
     with pytest.raises(InvalidInputError, match="over these values. .*5 to 40; learn"):
         tuning.search(config, axes[:1], tmp_path, num_trials=0)
     lock = FolderLock(tmp_path, "folder")
