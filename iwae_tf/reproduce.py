@@ -62,6 +62,12 @@ def run() -> int:
     protocol = Protocol(_BUDGET.value, _DATASET.value, _DATA_DIR.value)
     cells = cells_of(name, protocol, _SEEDS.value, folder)
     chosen = [cell for cell in cells if _is_chosen(cell.name)]
+    for flag in (_CELLS, _REUSE, _SEEDS):
+        if not cells and flag.value != flag.default:
+            raise InvalidInputError(
+                f"`--{flag.name}` must be left out for {name}, which has no cells. "
+                f"Received: --{flag.name}={flag.value}"
+            )
     if cells and not chosen:
         raise InvalidInputError(
             f"`--cells` must match some of {', '.join(c.name for c in cells)}. "

@@ -550,6 +550,8 @@ MISTAKES = {
     f"{HEADLINE} --dataset=y": "`dataset` must be one of",
     "--study=estimators --workdir=x --dataset=omniglot": "must be mnist for estimators",
     f"{HEADLINE} --cells=y": "`--cells` must match",
+    "--study=rainforth_snr --workdir=x --seed=3": "`--seed` must be left out for "
+    "rainforth_snr, which has no cells",
     f"{HEADLINE} --report_only": "must be the folder",
     "--study=samples --budget=full --workdir=results/samples": "whose budget is "
     "'short', not 'full'",
