@@ -11,10 +11,11 @@ import pytest
 import tensorflow as tf
 from builders import DIGITS as EVENT
 from builders import DRAWS
-from running import run_script
+from running import assert_one_line, run_script
 
 import iwae_tf
 from iwae_tf.datasets import tables
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
 from iwae_tf.serving import score, shards
 
@@ -214,6 +215,17 @@ def test_bad_images_end_the_pipeline_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["images.npy"]
 
 
+def test_a_record_that_is_none_is_told_in_one_line(folder, tmp_path, capsys):
+    with pytest.raises(InvalidInputError, match="must hold examples in .tfrecord"):
+        beam.parse_example(b"garbage")
+    path = tmp_path / "cut.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as file:
+        file.write(bytes(50))
+    path.write_bytes(path.read_bytes()[:-9])
+    code = run(folder, path, tmp_path / "scores.csv")
+    assert_one_line(code, capsys, "`input` must hold whole .tfrecord files")
+
+
 @pytest.mark.parametrize(
     ("source", "output", "flags", "message"),
     [
@@ -225,6 +237,8 @@ def test_bad_images_end_the_pipeline_in_one_line(
         ("a.npy", "s.csv", {"num_samples": 0}, "`--num_samples` must be a positive"),
         ("a.npy", "old.csv", {}, "`output` must have no shards yet"),
         ("bad.npy", "s.csv", {}, "`input` must hold readable .npy files"),
+        ("bad.parquet", "s.csv", {}, "`input` must hold readable .parquet files"),
+        ("table.parquet", "s.csv", {}, "`input` must have the columns `row`, integers"),
         (
             "a.npy",
             "s.csv",
@@ -252,6 +266,8 @@ def test_mistakes_are_told_before_anything_starts(
     for name in ("a.txt", "a.csv", "old-00000-of-00003.csv"):
         (tmp_path / name).write_text("")
     (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    (tmp_path / "bad.parquet").write_bytes(b"")
+    pd.DataFrame({"row": ["0"], "x": [[0.0]]}).to_parquet("table.parquet")
     before = sorted(tmp_path.iterdir())
     assert run(folder, source, output, **flags) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]

@@ -97,6 +97,15 @@ def test_a_process_loads_the_model_once(export):
     assert scorers[0].load() is scorers[1].load()
 
 
+def test_a_version_that_comes_up_meanwhile_is_left_alone(export, tmp_path):
+    shutil.copytree(export / "1", tmp_path / "name" / "1")
+    scorer = shards.RowScorer(tmp_path / "name", **MODEL)
+    shutil.copytree(export / "1", tmp_path / "name" / "2")
+    assert scorer.load().identity.startswith("name/1 ")
+    newest = shards.RowScorer(tmp_path / "name" / "2", **MODEL)
+    assert newest.load().identity.startswith("name/2 ")
+
+
 @pytest.mark.parametrize(
     "source, output, settings, words",
     [

@@ -17,6 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.ml.inference import base
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from iwae_tf.checks import readable
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.serving import shards
 from iwae_tf.serving.score_files import COLUMNS, fields
@@ -108,6 +109,7 @@ def read(root: Any, pattern: str, schema: str | os.PathLike[str] | None = None) 
         parts = root | beam.Create(shards.parts_of(paths, reader)) | beam.Reshuffle()
         return parts | beam.FlatMap(functools.partial(shards.rows_of, reader))
     if suffix == ".parquet":
+        shards.check_columns(paths, FileSystems.open)
         records = root | beam.io.ReadFromParquet(pattern, columns=["row", "x"])
         rows = records | beam.Map(lambda record: (record["row"], record["x"]))
     else:
@@ -147,7 +149,8 @@ def write(scores: Any, output: str) -> Any:
 
 def parse_example(record: bytes) -> tuple[int, np.ndarray]:
     """(row, image) of a serialized `tf.train.Example`."""
-    features = tf.train.Example.FromString(record).features.feature
+    with readable("one", "`input` must hold examples in .tfrecord files"):
+        features = tf.train.Example.FromString(record).features.feature
     rows, values = features["row"].int64_list.value, features["x"].float_list.value
     if len(rows) != 1 or not values:
         raise InvalidInputError(

@@ -8,12 +8,14 @@ shards, workers or retries, and equals that of `serving.score(..., batch_size=1)
 import functools
 import math
 import os
+import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow
+from pyarrow import parquet, types
 
 from iwae_tf.checks import readable
 from iwae_tf.datasets import table_files, tables
@@ -45,11 +47,15 @@ class RowScorer:
     """Rows in, rows out: a function that may be sent to any process.
 
     Args:
-      saved_model: folder of an export that every worker can read. A process loads it
-        once, whatever the number of its scorers and threads.
+      saved_model: folder of an export that every worker can read; of its versions the
+        one that is the newest now. A process loads it once, whatever the number of its
+        scorers and threads.
       num_samples: K.
       seed: pair of integers.
       proposal: "encoder", or "refined" for proposals fitted to each image.
+
+    Raises:
+      InvalidInputError: no such export.
     """
 
     def __init__(
@@ -60,21 +66,22 @@ class RowScorer:
         seed: Sequence[int],
         proposal: str = "encoder",
     ) -> None:
-        self._saved_model, self._proposal = os.path.abspath(saved_model), proposal
+        folder = pathlib.Path(os.path.abspath(saved_model))
+        newest = find_version(folder).relative_to(folder.resolve())
+        self._version, self._proposal = str(folder / newest), proposal
         self._num_samples, self._seed = num_samples, tuple(seed)
 
     def load(self) -> InProcessScorer:
         """The model of this process.
 
         Raises:
-          InvalidInputError: no such export, or a conditional one.
+          InvalidInputError: a damaged export, or a conditional one.
         """
-        version = str(find_version(self._saved_model))
-        scorer = _load(version, self._proposal)
+        scorer = _load(self._version, self._proposal)
         if scorer.takes_labels:
             raise InvalidInputError(
                 "`saved_model` must not be conditional: no engine reads labels. "
-                f"Received: {version}"
+                f"Received: {self._version}"
             )
         return scorer
 
@@ -188,8 +195,29 @@ def some_files(paths: Iterable[str], pattern: str) -> list[str]:
     return found
 
 
+def check_columns(paths: Iterable[str], open_file: Opener) -> None:
+    """Raises InvalidInputError where a .parquet file has not the columns of rows."""
+    for path in paths:
+        rule = "`input` must hold readable .parquet files"
+        with readable(path, rule), open_file(path) as file:
+            found = parquet.read_schema(file)
+        kinds = {name: found.field(name).type for name in found.names}
+        x = kinds.get("x", pyarrow.null())
+        is_list = types.is_list(x) or types.is_large_list(x)
+        is_list |= types.is_fixed_size_list(x)
+        if not types.is_integer(kinds.get("row", pyarrow.null())) or not is_list:
+            raise InvalidInputError(
+                "`input` must have the columns `row`, integers, and `x`, lists of "
+                f"floats. Received: {path}, {found.remove_metadata()}".replace(
+                    "\n", ", "
+                )
+            )
+
+
 def user_mistake(error: BaseException) -> str | None:
     """The line of an InvalidInputError, raised here or by a worker, or None."""
+    if "Not a valid TFRecord" in str(error):  # which Beam reads by itself
+        return "`input` must hold whole .tfrecord files. Received: one that is cut off"
     is_ours = isinstance(error, InvalidInputError)
     pattern = r"InvalidInputError: (.*)"
     found = [str(error)] if is_ours else re.findall(pattern, str(error))

@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-from pyarrow import dataset, types
 
-from iwae_tf.checks import readable
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.serving import shards
 
@@ -74,7 +72,7 @@ class Job:
         if "://" not in source:
             paths = shards.some_files(glob.glob(self._source), source)
             if self._suffix == ".parquet":
-                _check_columns(paths[0])
+                shards.check_columns(paths, _open)
             else:
                 self._read = shards.reader(self._suffix, schema, _open)
                 self._parts = shards.parts_of(paths, self._read)
@@ -200,15 +198,3 @@ def _options(master, options):
                 f"Received: option={option}"
             )
     return found
-
-
-def _check_columns(path):
-    with readable(path, "`input` must hold readable .parquet files"):
-        found = dataset.dataset(path, format="parquet").schema
-    kinds = {"row": types.is_integer, "x": types.is_list}
-    for name, is_right in kinds.items():
-        if name not in found.names or not is_right(found.field(name).type):
-            raise InvalidInputError(
-                "`input` must have the columns `row`, integers, and `x`, lists of "
-                f"floats. Received: {path}, {found.to_string().splitlines()}"
-            )
