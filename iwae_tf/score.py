@@ -92,8 +92,15 @@ def run() -> int:
     from iwae_tf.runs.workdir import SCHEMA, data_in, has_changed
     from iwae_tf.serving import rows
     from iwae_tf.serving.imputed import write_imputed
+    from iwae_tf.serving.score_files import PARTIAL
 
     schema, export = _SCHEMA.value, _SAVED_MODEL.value
+    output, imputed = _OUTPUT.value, _IMPUTED.value
+    is_begun = os.path.exists(output + PARTIAL)
+    if imputed and os.path.exists(imputed) and not is_begun:
+        raise InvalidInputError(
+            f"`imputed` must be a new file. Received: {imputed}, which exists"
+        )
     config = path = trained_on = None
     if export:
         schema = schema or beside_export(export, SCHEMA)
@@ -117,13 +124,12 @@ def run() -> int:
             f"note: {_INPUT.value} has changed since the model was trained on it, so "
             "there is no column split"
         )
-    if _IMPUTED.value:
+    if imputed and not os.path.exists(imputed):
         write_imputed(
-            _IMPUTED.value, x, _SAVED_MODEL.value, schema, _INPUT.value,
+            imputed, x, export, schema, _INPUT.value,
             observed=stored, labels=labels, num_samples=_NUM_SAMPLES.value,
             seed=_SEED.value, proposal=_PROPOSAL.value,
         )  # fmt: skip
-    output = _OUTPUT.value
     arguments = cli.values_of(_ARGUMENTS) | {"labels": labels}
     score = functools.partial(serving.score, x, columns=columns, **arguments)
     result, is_complete = results.score(score, len(x), _NUM_SAMPLES.value)
@@ -137,8 +143,8 @@ def run() -> int:
     found = summary._asdict() | {"num_samples": _NUM_SAMPLES.value}
     mean = results.mean_in_nats(-summary.nll, found)
     fields = {"mean log p(x)": mean, "scores": output}
-    if _IMPUTED.value:
-        fields["imputed"] = _IMPUTED.value
+    if imputed:
+        fields["imputed"] = imputed
     terminal.print_fields(fields.items())
     few = int(np.sum(result.effective_sample_size < FEW_DRAWS))
     if few and _NUM_SAMPLES.value >= FEW_DRAWS:

@@ -14,6 +14,7 @@ from running import REPOSITORY, assert_one_line, read_json, refusal, run_script
 import iwae_tf
 from iwae_tf import datasets
 from iwae_tf.datasets import table_files, tables
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.schema import Column, Schema
 from iwae_tf.serving import shards
 from iwae_tf.serving.imputed import write_imputed
@@ -566,7 +567,25 @@ def test_rows_with_holes_are_scored_and_filled_in(trained, tmp_path, capsys):
         else:
             expected = kept[name][seen].astype(float)
             np.testing.assert_allclose(table[name][seen], expected, rtol=1e-15)
+    capsys.readouterr()
+    again = (f"--saved_model={model}", f"--output={tmp_path}/b.csv")
+    code = run_script("score", *flags, *again, f"--imputed={filled}")
+    assert_one_line(code, capsys, "`imputed` must be a new file", "filled.csv")
+    before = filled.read_bytes()
+    (tmp_path / "b.csv.partial").write_text("of another job\n")
+    code = run_script("score", *flags, *again, f"--imputed={filled}")
+    assert_one_line(code, capsys, "hold the beginning of this job")
+    assert filled.read_bytes() == before
     x = tables.encode(holed, Schema.from_json(read_json(model / "schema.json")))
+    for bad, labels, words in (
+        (x[:0], None, "at least one row"),
+        (x[:, :2], None, r"event \(5,\)"),
+        (np.where(np.isnan(x), np.inf, x), None, "`x` must be finite"),
+        (x, np.zeros(len(x), int), "`labels` must be left out"),
+    ):
+        with pytest.raises(InvalidInputError, match=words):
+            write_imputed(tmp_path / "bad.npy", bad, model, labels=labels)
+    assert not (tmp_path / "bad.npy").exists()
     x = x.astype(np.float64) + np.where(x == x.round(), 0.0, 1e-12)
     for name in ("x.npy", "x.csv"):
         write_imputed(tmp_path / name, x, model, model / "schema.json", num_samples=5)

@@ -179,14 +179,29 @@ def check_images(x: np.ndarray, scorer: Scorer, batch_size: int = BATCH_SIZE) ->
     Raises:
       InvalidInputError: another type or shape, no image, NaN or infinity.
     """
+    digest = hashlib.sha256()
+    for batch in checked_batches(x, scorer, batch_size):
+        scorer.warn_of_grey(batch)
+        digest.update(batch.tobytes())
+    return digest.hexdigest()
+
+
+def checked_batches(
+    x: np.ndarray, scorer: Scorer, batch_size: int = BATCH_SIZE
+) -> Iterator[np.ndarray]:
+    """Yields batches of images in float32, each once it is found fit to be sent.
+
+    Raises:
+      InvalidInputError: as `check_images` does.
+    """
     if not np.issubdtype(x.dtype, np.floating):
-        raise InvalidInputError(f"`x` must be float. Received: dtype={x.dtype}")
+        hint = "divide by 255" if x.dtype == np.uint8 else "use astype('float32')"
+        raise InvalidInputError(f"`x` must be float. Received: dtype={x.dtype}, {hint}")
     if x.ndim == 0 or x.shape[1:] != scorer.event_shape or len(x) == 0:
         raise InvalidInputError(
             f"`x` must have the shape [batch, *event], event {scorer.event_shape}, and "
             f"at least one row. Received: shape={x.shape}"
         )
-    digest = hashlib.sha256()
     for start in range(0, len(x), batch_size):
         batch = as_float32(x[start : start + batch_size])
         fits = np.isfinite(batch) | (scorer.takes_missing & np.isnan(batch))
@@ -195,9 +210,7 @@ def check_images(x: np.ndarray, scorer: Scorer, batch_size: int = BATCH_SIZE) ->
             raise InvalidInputError(
                 f"`x` must be finite. Received: NaN or infinity in row {start + bad[0]}"
             )
-        scorer.warn_of_grey(batch)
-        digest.update(batch.tobytes())
-    return digest.hexdigest()
+        yield batch
 
 
 def check_labels(

@@ -12,11 +12,18 @@ from iwae_tf.io.files import write_atomically
 from iwae_tf.io.layout import TABLES
 from iwae_tf.saved_model import (
     call_signature,
+    find_version,
     inputs_of,
-    load_saved_model,
     signature_of,
 )
-from iwae_tf.serving.client import BATCH_SIZE, as_float32, batch_seed
+from iwae_tf.serving.client import (
+    BATCH_SIZE,
+    batch_seed,
+    check_labels,
+    checked_batches,
+    naming,
+)
+from iwae_tf.serving.scorer import InProcessScorer
 
 
 def write_imputed(
@@ -49,8 +56,8 @@ def write_imputed(
       proposal: "encoder", or "refined" for proposals fitted to each row.
 
     Raises:
-      InvalidInputError: a model that takes no missing values, or a file that cannot be
-        written of what is there.
+      InvalidInputError: a model that takes no missing values; images or labels that
+        it refuses; a file that cannot be written of what is there.
     """
     suffix = pathlib.Path(path).suffix
     if suffix != ".npy" and not (suffix == ".csv" and schema):
@@ -63,23 +70,25 @@ def write_imputed(
             "`saved_model` must be given for `imputed`: no endpoint fills in values. "
             f"Received: saved_model=None, imputed={path}"
         )
-    version, signatures = load_saved_model(saved_model)
-    if "impute" not in signatures:
+    scorer = InProcessScorer(saved_model, proposal)
+    if "impute" not in scorer.signatures:
         raise InvalidInputError(
             "`saved_model` must be of a model that takes missing values, with a "
             "likelihood that has a mean. "
-            f"Received: {version}, without the signature impute"
+            f"Received: {find_version(saved_model)}, without the signature impute"
         )
     name = "refined_impute" if proposal == "refined" else "impute"
-    impute = signature_of(signatures, name)
+    impute = signature_of(scorer.signatures, name)
     names = impute.structured_input_signature[1]
-    filled = []
-    for start in range(0, len(x), BATCH_SIZE):
-        rows = slice(start, start + BATCH_SIZE)
+    labels = check_labels(labels, len(x), scorer.takes_labels)
+    filled: list[np.ndarray] = []
+    for batch in checked_batches(x, scorer):
+        start = len(filled) * BATCH_SIZE
+        rows = slice(start, start + len(batch))
         y = None if labels is None else labels[rows]
-        draws = num_samples, batch_seed(seed, start)
-        inputs = inputs_of(names, as_float32(x[rows]), *draws, y)
-        filled.append(call_signature(impute, inputs)["mean"])
+        inputs = inputs_of(names, batch, num_samples, batch_seed(seed, start), y)
+        with naming(f"rows {start} to {rows.stop - 1}"):
+            filled.append(call_signature(impute, inputs)["mean"])
     observed = x if observed is None else observed
     values = np.where(np.isnan(x), np.concatenate(filled), observed)
     columns = tables.load_schema(schema) if schema else None

@@ -87,16 +87,16 @@ class InProcessScorer(Scorer):
     def __init__(
         self, saved_model: str | os.PathLike[str], proposal: str = "encoder"
     ) -> None:
-        version, self._signatures = load_saved_model(saved_model)
-        self._score = signature_of(self._signatures, SIGNATURES[proposal])
+        version, self.signatures = load_saved_model(saved_model)
+        self._score = signature_of(self.signatures, SIGNATURES[proposal])
         digest = hashlib.sha256()
         for file in ("saved_model.pb", "variables/variables.index"):
             digest.update((version / file).read_bytes())
         specs = self._score.structured_input_signature[1]
         identity = f"{version.parent.name}/{version.name} {digest.hexdigest()}"
-        facts = {*self._signatures}
+        facts = {*self.signatures}
         if ABOUT in facts:
-            facts |= self._signatures[ABOUT].structured_outputs.keys()
+            facts |= self.signatures[ABOUT].structured_outputs.keys()
         super().__init__(proposal, identity, specs, specs["x"].shape, facts)
 
     def _ask(self, inputs: dict[str, np.ndarray]) -> LogLikelihood:
