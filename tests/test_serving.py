@@ -534,13 +534,13 @@ def test_the_file_holds_each_row_once(folder, x, expected, tmp_path):
 
 def test_more_columns_of_a_file_are_those_of_the_rows(folder, x, tmp_path):
     """Also of a job that goes on; names may hold what a CSV file is made of."""
-    names = [f'a "{row}",b\n.png' for row in range(len(x))]
+    names = [f'a "{row}",b\n\udcff.png' for row in range(len(x))]
     columns = {"file": names, "split": ["train"] * len(x), 'town,\n"street"': names}
     whole, output = tmp_path / "whole.csv", tmp_path / "scores.csv"
     settings = {"num_samples": DRAWS, "seed": (3, 4), "batch_size": 4}
     score(x, saved_model=folder, output=whole, columns=columns, **settings)
     assert [row["file"] for row in lines(whole)] == [
-        f'a "{row}",b .png' for row in range(len(x))
+        f'a "{row}",b \\udcff.png' for row in range(len(x))
     ]
     expected = [*score_files.COLUMNS, "file", "split", 'town, "street"']
     assert [*lines(whole)[0]] == expected

@@ -167,7 +167,8 @@ def _settings_of(head: bytes) -> dict[str, Any]:
 
 
 def _in_one_line(text: str) -> str:
-    return " ".join(text.splitlines())
+    """A cell without line ends; bytes of a file's name that are no UTF-8: \\udcXX."""
+    return " ".join(text.splitlines()).encode("utf-8", "backslashreplace").decode()
 
 
 def _lines(rows: Iterable[Iterable[str]]) -> str:
