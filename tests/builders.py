@@ -42,7 +42,8 @@ UNCONDITIONAL, CONDITIONAL = list(PROBLEMS)[:2], list(PROBLEMS)[2:]
 def networks(num_layers=1, event=EVENT, has_prior=None, likelihood="bernoulli"):
     """Encoder, decoder, prior: latents of 2 units, and 1 above; the same each time."""
     keras.utils.set_random_seed(5)
-    outputs = (*event[:-1], (1 + (likelihood == "normal")) * event[-1])
+    is_pair = likelihood in ("normal", "discretized_logistic")  # loc and log_scale
+    outputs = (*event[:-1], (1 + is_pair) * event[-1])
     encoder = [MLP([5], (4,)), MLP([6], (2,))][:num_layers]
     decoder = [MLP([5], outputs), MLP([6], (4,))][:num_layers]
     top = 4 if num_layers == 1 else 2

@@ -1,6 +1,5 @@
 """Pipelines on Beam's DirectRunner with several workers, against the client."""
 
-import csv
 import glob
 import json
 
@@ -62,20 +61,10 @@ def run(folder, source, output, workers="threads", **flags):
     )
 
 
-def read_csv(pattern):
-    """(row ids, scores [N, 3]) of all shards."""
-    rows = []
-    for path in glob.glob(str(pattern)):
-        with open(path, newline="") as file:
-            rows += list(csv.DictReader(file))
-    values = [[row[name] for name in COLUMNS] for row in rows]
-    return np.array([int(row["row"]) for row in rows]), np.array(values, np.float32)
-
-
-def read_parquet(pattern):
-    tables = [parquet.read_table(path) for path in glob.glob(str(pattern))]
-    table = pyarrow.concat_tables(tables).to_pydict()
-    return np.array(table["row"]), np.array([table[n] for n in COLUMNS]).T
+def read(pattern, read_one=pd.read_csv):
+    """(row ids, scores [N, columns]) of all shards."""
+    table = pd.concat(map(read_one, glob.glob(str(pattern))))
+    return table["row"].to_numpy(), table[[*COLUMNS]].to_numpy()
 
 
 def assert_scores(found, row_ids, expected, order):
@@ -103,7 +92,7 @@ def test_npy_shards(folder, x, expected, tmp_path, monkeypatch, workers):
     save_npy(tmp_path, x, [13, 1, 17])
     output = tmp_path / "out" / "scores.csv"
     assert run(folder, tmp_path / "images-*.npy", output, workers) == 0
-    found = read_csv(tmp_path / "out" / "scores-*-of-*.csv")
+    found = read(tmp_path / "out" / "scores-*-of-*.csv")
     assert_scores(found, range(31), expected, range(31))
 
 
@@ -127,7 +116,7 @@ def test_tfrecord_in_parquet_out(folder, x, tmp_path):
     assert run(folder, tmp_path / "images-*.tfrecord", output) == 0
     model = beam.SavedModelHandler(folder, num_samples=DRAWS, seed=SEED)
     expected = [row[1:] for row in model.run_inference(zip(ids, x), model.load_model())]
-    found = read_parquet(tmp_path / "scores-*.parquet")
+    found = read(tmp_path / "scores-*.parquet", pd.read_parquet)
     assert_scores(found, ids, np.array(expected).T, range(4))
 
 
@@ -142,7 +131,7 @@ def test_parquet_in_csv_out(folder, x, expected, tmp_path):
         }
         parquet.write_table(pyarrow.table(columns), tmp_path / f"part-{shard}.parquet")
     assert run(folder, tmp_path / "part-*.parquet", tmp_path / "scores.csv") == 0
-    found = read_csv(tmp_path / "scores-*.csv")
+    found = read(tmp_path / "scores-*.csv")
     assert_scores(found, range(31), expected, range(31))
 
 
@@ -170,7 +159,7 @@ def test_csv_shards_with_holes(tmp_path):
     assert run(export, tmp_path / "t-*.csv", tmp_path / "scores.csv") == 0
     settings = {"num_samples": DRAWS, "seed": SEED, "batch_size": 1}
     expected = score(tables.encode(frame, schema), saved_model=export, **settings)
-    found = read_csv(tmp_path / "scores-*.csv")
+    found = read(tmp_path / "scores-*.csv")
     assert_scores(found, range(4), expected, range(4))
 
 

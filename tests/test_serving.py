@@ -358,12 +358,7 @@ def test_of_which_likelihoods_grey_pixels_are_told(
 ):
     if likelihood == "bernoulli":
         monkeypatch.setattr(signatures, "facts_of", lambda model: [])
-    model = build(
-        event=EVENT,
-        likelihood=likelihood,
-        nets=likelihood != "normal"
-        and (MLP([4], (4,)), MLP([4], (3, 2, 1 + (likelihood != "bernoulli")))),
-    )
+    model = build(event=EVENT, likelihood=likelihood)
     iwae_tf.export_saved_model(model, tmp_path, 2, refined=False)
     x = np.full([2, *EVENT], value, "float32")
     found = warned(score, x, saved_model=tmp_path, num_samples=2)
