@@ -137,7 +137,7 @@ def test_every_config_is_in_the_table():
         assert f"`{path.stem.removesuffix('_2l')}`" in table, path.stem
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "../README.md"])
 def test_links_point_to_files(page):
     for path, _ in links((DOCS / page).read_text()):
         target = (DOCS / page).parent / path if path else DOCS / page

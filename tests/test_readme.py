@@ -9,7 +9,7 @@ import children
 import numpy as np
 import pytest
 import tensorflow as tf
-from pages import REDUCED, ROOT, blocks, links, make_checkout
+from pages import REDUCED, ROOT, blocks, make_checkout
 from pages import commands as commands_of
 from PIL import Image
 
@@ -130,10 +130,3 @@ def test_the_example_runs_without_a_warning(tmp_path, monkeypatch, capfd):
     out, err = capfd.readouterr()
     assert "nats" in out.splitlines()[-1]
     assert "warning" not in (out + err).lower()
-
-
-def test_links_point_to_files():
-    paths = [path for path, _ in links(README)]
-    assert any(paths)
-    for path in paths:
-        assert (ROOT / path).exists(), path
