@@ -35,6 +35,7 @@ SCHEMA = pyarrow.schema(
         *((name, pyarrow.float32()) for name in COLUMNS[1:]),
     ]
 )
+LISTS = pyarrow.ListType, pyarrow.LargeListType, pyarrow.FixedSizeListType
 OWN_ROW = (  # of the id and the number of rows that have it
     "`input` must have a `row` of its own, an integer from 0 on, in each row. "
     "Received: row={} in {} rows"
@@ -200,17 +201,12 @@ def check_columns(paths: Iterable[str], open_file: Opener) -> None:
     for path in paths:
         rule = "`input` must hold readable .parquet files"
         with readable(path, rule), open_file(path) as file:
-            found = parquet.read_schema(file)
-        kinds = {name: found.field(name).type for name in found.names}
-        x = kinds.get("x", pyarrow.null())
-        is_list = types.is_list(x) or types.is_large_list(x)
-        is_list |= types.is_fixed_size_list(x)
-        if not types.is_integer(kinds.get("row", pyarrow.null())) or not is_list:
+            found = parquet.read_schema(file).remove_metadata()
+        kinds = {"row": pyarrow.null(), **dict(zip(found.names, found.types))}
+        if not types.is_integer(kinds["row"]) or not isinstance(kinds.get("x"), LISTS):
             raise InvalidInputError(
                 "`input` must have the columns `row`, integers, and `x`, lists of "
-                f"floats. Received: {path}, {found.remove_metadata()}".replace(
-                    "\n", ", "
-                )
+                f"floats. Received: {path}, {', '.join(str(found).splitlines())}"
             )
 
 
