@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from iwae_tf.checks import check_choice, check_count
+from iwae_tf.checks import check_choice, check_count, check_integer
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.layout import version_numbers
 from iwae_tf.models.autoencoder import Autoencoder
@@ -52,6 +52,7 @@ def export_saved_model(
       OSError: the disk is full or read-only.
     """
     num_samples = check_count(num_samples, "num_samples")
+    check_integer(num_samples, "num_samples", 1, 2**31 - 1)  # of the signatures: int32
     check_choice(warmup_requests, "warmup_requests", ("auto", True, False))
     if warmup_requests == "auto":
         warmup_requests = warmup.is_available()
