@@ -92,8 +92,7 @@ def read_rows(
         wanted = image_folder.image_format(files, image_size, color, name="input")
         x = to_float(image_folder.read_images(files, wanted, name="input"), "input")
         x = x[..., np.newaxis] if x.ndim == 3 else x
-        names = [os.fsencode(file.relative_to(path)) for file in files]
-        columns["file"] = [name.decode(errors="backslashreplace") for name in names]
+        columns["file"] = [file.relative_to(path).as_posix() for file in files]
     elif path.suffix == ".npz":
         (x, found), own = datasets.load_npz(path, is_table=known is not None)
     else:
