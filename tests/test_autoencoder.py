@@ -18,12 +18,14 @@ from builders import (
     data_of,
     exact_model,
     log_prob_of,
+    networks,
     shared,
 )
 from closed_form import dense
 from running import refusal
 from scipy import special, stats
 
+from iwae_tf import bounds
 from iwae_tf.bounds import iwae
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
@@ -469,6 +471,18 @@ def test_save_refuses_an_unregistered_likelihood(likelihood, shown, tmp_path):
     rule = f"`likelihood` must be registered.*{shown}"
     with pytest.raises(InvalidInputError, match=rule):
         model.save(tmp_path / "model.keras")
+
+
+def test_save_refuses_an_objective_that_its_class_does_not_have(tmp_path):
+    """It was loaded as the bound of the class."""
+    model = build("iwae", objective=bounds.ELBO())
+    with pytest.raises(InvalidInputError, match="`objective` must .*ELBO.* IWAE"):
+        model.save(tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("shape", [(None, None), (None, 4.0), 4, None])
+def test_a_shape_that_is_none_is_refused(shape):
+    assert_refused(["`input_shape` must be"], IWAE(*networks()[:2]).build, shape)
 
 
 # Mistakes -------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from builders import BETA, NAMES, K, run_python
 from closed_form import LinearGaussian, affine_normal
 from scipy import special
 
+from iwae_tf import bounds
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE
 from iwae_tf.networks import MLP
@@ -26,8 +27,8 @@ def images(rows=10, seed=0):
     return builders.binary(rows, EVENT, seed)
 
 
-def grey(rows=10, seed=0):
-    return np.random.default_rng(seed).uniform(size=(rows, *EVENT)).astype("float32")
+def grey(rows=10, seed=0, event=EVENT):
+    return np.random.default_rng(seed).uniform(size=(rows, *event)).astype("float32")
 
 
 def build(name="iwae", rate=0.05, num_layers=1, compiled=EAGER, **kwargs):
@@ -342,12 +343,51 @@ def test_assigning_num_samples_takes_effect():
 
 
 @pytest.mark.parametrize(
-    "name, value, message",
-    [("num_groups", 0, "num_groups"), ("gradient_estimator", "no", "gradient_est")],
+    "name, value",
+    [
+        ("seed", (3, 4)),
+        ("binarization", "dynamic"),
+        ("kl_warmup_steps", 100),
+        ("objective", bounds.ELBO()),
+    ],
 )
-def test_bad_assignments_are_refused(name, value, message):
-    with pytest.raises((InvalidInputError, AttributeError), match=message):
+def test_a_setting_that_is_assigned_after_a_fit_trains_as_one_that_was_given(
+    name, value
+):
+    models, x = (builders.build(), builders.build(**{name: value})), grey(event=(4,))
+    for model in models:
+        model.compile(keras.optimizers.SGD(0.0), **GRAPH)
+        fit(model, x, epochs=1)
+        setattr(model, name, value)
+        model.optimizer.learning_rate = 0.1
+        fit(model, x, epochs=1)
+    assert_same_weights(*models)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("num_groups", 0),
+        ("gradient_estimator", "no"),
+        ("binarization", "fixed"),
+        ("kl_warmup_steps", -1),
+        ("seed", 3),
+        ("objective", bounds.ELBO()),  # which has no groups
+        *(("likelihood", "normal"), ("encoder", []), ("prior", None)),
+        *(("num_classes", 3), ("missing", "marginalize"), ("schema", None)),
+    ],
+)
+def test_bad_assignments_are_refused(name, value):
+    named = "num_groups" if name == "objective" else name
+    with pytest.raises(InvalidInputError, match=f"`{named}` must be"):
         setattr(build("piwae"), name, value)
+
+
+def test_a_parameter_of_the_objective_is_assigned_with_it():
+    model = builders.build("ciwae")
+    model.beta = BETA
+    with pytest.raises(InvalidInputError, match=r"model.objective = Combination.*0\.7"):
+        model.beta = 0.7
 
 
 def test_a_fit_reaches_the_exact_log_likelihood():

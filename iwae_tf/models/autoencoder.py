@@ -1,6 +1,7 @@
 """The autoencoder as a Keras model: what it is made of, and what it can be asked."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,11 @@ from iwae_tf.probability.distributions import (
 )
 from iwae_tf.schema import Schema
 
+# What `latent` and `gate` are made of, once and for all.
+PARTS = (
+    *("encoder", "decoder", "likelihood", "num_classes", "prior"),
+    *("missing", "schema"),
+)
 LATENT_STREAM, IMAGE_STREAM = 3, 4  # of the noise of `sample`
 
 
@@ -97,14 +103,20 @@ class Autoencoder(SavedByKeras):
             encoder, decoder, likelihood, num_classes=num_classes, prior=prior,
             missing=missing, schema=schema,
         )  # fmt: skip
-        self.gate = Gate(self.latent)
         self.likelihood, self.schema = likelihood, schema
         # Keras tracks and saves what is an attribute here, under these names.
         self.encoder, self.decoder = self.latent.encoder, self.latent.decoder
-        if prior is not None:
-            self.prior = prior
+        self.prior = prior
+        self.gate = Gate(self.latent)  # the last one: see `__setattr__`
 
-    prior: keras.Layer | None = None
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuses another part for a model that is made of the first one."""
+        if name in PARTS and "gate" in vars(self):
+            raise InvalidInputError(
+                f"`{name}` must be given when the model is made: make another model, "
+                f"with its weights. Received: {name}={value!r}"
+            )
+        super().__setattr__(name, value)
 
     @property
     def num_classes(self) -> int | None:
@@ -145,9 +157,16 @@ class Autoencoder(SavedByKeras):
         """Creates all variables for x of shape `input_shape` (batch, *event)."""
         if self.built:  # type: ignore[has-type]
             return
-        if self.is_conditional and isinstance(input_shape[0], (list, tuple)):
-            input_shape = input_shape[0]  # of the pair (x, labels)
-        self.latent.build(tuple(int(size) for size in input_shape[1:]))
+        try:
+            if self.is_conditional and isinstance(input_shape[0], (list, tuple)):
+                input_shape = input_shape[0]  # of the pair (x, labels)
+            event_shape = tuple(operator.index(size) for size in input_shape[1:])
+        except TypeError as error:
+            raise InvalidInputError(
+                "`input_shape` must be (batch, *event), event of integers, as "
+                f"(None, 784). Received: input_shape={input_shape}"
+            ) from error
+        self.latent.build(event_shape)
         self.built = True
 
     def check_x(self, x: ArrayLike | tf.Tensor) -> tf.Tensor:

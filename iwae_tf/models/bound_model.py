@@ -11,18 +11,21 @@ import keras
 import tensorflow as tf
 
 from iwae_tf import bounds
-from iwae_tf.checks import check_choice, check_count, check_integer
+from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import gradients, kept_draws, one_pass
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.latent_model import LogWeightParts
 from iwae_tf.models.metrics import JointMeans
-from iwae_tf.models.programs import PaddedBatch
-from iwae_tf.models.replicas import keep_equal
+from iwae_tf.models.replicas import keep_equal, place_in_global_batch
 from iwae_tf.probability import noise
 from iwae_tf.probability.log_weights import DRAW_AXES, effective_sample_size
 
 BINARIZATIONS = ("none", "dynamic")
+SETTINGS = (
+    *("objective", "num_groups", "num_samples", "gradient_estimator"),
+    *("backward_samples", "kl_warmup_steps", "binarization", "seed"),
+)
 TRAIN_STREAM, TEST_STREAM, PIXEL_STREAM = range(3)
 
 
@@ -74,13 +77,17 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         `dtype` of keras.Model.
 
     `fit` takes x, (x,), (x, y) or (x, y, sample_weight). A conditional model needs the
-    integer labels y [batch]; otherwise y is ignored.
+    integer labels y [batch]; otherwise y is ignored. All arguments from `objective` to
+    `seed` can be assigned to later: the compiled steps are then traced anew.
 
     Raises:
       InvalidInputError: an argument out of its range, networks that do not fit.
     """
 
     objective_class: type[bounds.Objective] = bounds.Objective
+    num_groups: int = 1
+    backward_samples: int | None = None
+    _num_kept: int | None = None  # also where the networks do not allow it
 
     def __init__(
         self,
@@ -103,19 +110,14 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             own = {f.name: kwargs.pop(f.name) for f in fields if f.name in kwargs}
             objective, draws = self.objective_class(**own), self.objective_class.draws
         super().__init__(encoder, decoder, **kwargs)
-        check_choice(binarization, "binarization", BINARIZATIONS)
-        gradients.check_free_bits(objective, self.latent)
         self.objective = objective
-        self._backward_samples: int | None = None
-        self._num_kept: int | None = None  # also where the networks do not allow it
         self.num_groups = draws[0] if num_groups is None else num_groups
         self.num_samples = draws[1] if num_samples is None else num_samples
         self.gradient_estimator = gradient_estimator
         self.backward_samples = backward_samples
-        check_integer(kl_warmup_steps, "kl_warmup_steps", 0)
-        self.kl_warmup_steps = int(kl_warmup_steps)
+        self.kl_warmup_steps = kl_warmup_steps
         self.binarization = binarization
-        self.seed = noise.check_seed(seed)
+        self.seed = seed
         self._means = JointMeans(["loss", *self.metric_names()])
         self._trackers = self._means.trackers  # Keras logs metrics that are attributes
 
@@ -139,7 +141,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step up the bound."""
         x, y, example_weights = self._batch(data)
-        first_row, num_rows = _place_in_global_batch(x, data)
+        first_row, num_rows = place_in_global_batch(x, data)
         key = noise.fold_in(self._key(TRAIN_STREAM), self.train_steps.value)
         # Of a mean over the batch of all replicas, whose gradients are then added up.
         scale = self.optimizer.scale_loss(tf.ones([]))
@@ -236,7 +238,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The bound and its parts; noise and binarization repeat at each evaluation."""
         x, y, example_weights = self._batch(data)
-        first_row, num_rows = _place_in_global_batch(x, data)
+        first_row, num_rows = place_in_global_batch(x, data)
         first_row += self._evaluated
         x, draws = self._drawn(x, self._key(TEST_STREAM), first_row)
         parts = self.latent.log_weights(x, draws, y)
@@ -306,56 +308,52 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         """Whether draws outside the log make a difference."""
         return self.objective.has_groups
 
-    @property
-    def num_groups(self) -> int:
-        """Draws outside the log, M. Assigning to it retraces the steps."""
-        return self._num_groups
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Checks a setting and has the steps traced anew; see `Autoencoder` too."""
+        objective = vars(self).get("objective")
+        parameters = getattr(objective, "__dataclass_fields__", ())
+        if name in parameters and value != getattr(objective, name):
+            raise InvalidInputError(
+                f"`{name}` must be assigned with its objective: model.objective = "
+                f"{type(objective).__name__}({name}=...). Received: {name}={value!r}"
+            )
+        if name not in SETTINGS:
+            return super().__setattr__(name, value)
+        super().__setattr__(name, self._checked(name, value))
+        self.retrace()
 
-    @num_groups.setter
-    def num_groups(self, value: int) -> None:
-        value = check_count(value, "num_groups")
-        if value != 1 and not self.has_groups:
+    def _checked(self, name, value):
+        """A setting as it is kept, or what is wrong with it."""
+        match name:
+            case "num_groups":
+                value = check_count(value, name)
+                self._check_groups(value, self.objective)
+            case "num_samples":
+                value = check_count(value, name)
+            case "kl_warmup_steps":
+                value = check_count(value, name, 0)
+            case "gradient_estimator":
+                check_choice(value, name, gradients.GRADIENT_ESTIMATORS)
+            case "binarization":
+                check_choice(value, name, BINARIZATIONS)
+            case "seed":
+                value = noise.check_seed(value)
+            case "backward_samples":
+                if value is not None:
+                    value = check_count(value, name)
+                self._num_kept = kept_draws.possible(value, self.objective, self.latent)
+            case "objective":
+                gradients.check_free_bits(value, self.latent)
+                kept_draws.possible(self.backward_samples, value, self.latent)
+                self._check_groups(self.num_groups, value)
+        return value
+
+    def _check_groups(self, num_groups, objective):
+        if num_groups != 1 and not objective.has_groups:
             raise InvalidInputError(
                 f"`num_groups` must be 1 for {type(self).__name__}, which has no "
-                f"groups: use `num_samples`. Received: num_groups={value}"
+                f"groups: use `num_samples`. Received: num_groups={num_groups}"
             )
-        self._num_groups = value
-        self.retrace()
-
-    @property
-    def num_samples(self) -> int:
-        """Draws inside the log, K. Assigning to it retraces the steps."""
-        return self._num_samples
-
-    @num_samples.setter
-    def num_samples(self, value: int) -> None:
-        value = check_count(value, "num_samples")
-        self._num_samples = value
-        self.retrace()
-
-    @property
-    def gradient_estimator(self) -> str:
-        """Estimator of the encoder's gradient. Assigning to it retraces the steps."""
-        return self._gradient_estimator
-
-    @gradient_estimator.setter
-    def gradient_estimator(self, value: str) -> None:
-        check_choice(value, "gradient_estimator", gradients.GRADIENT_ESTIMATORS)
-        self._gradient_estimator = value
-        self.retrace()
-
-    @property
-    def backward_samples(self) -> int | None:
-        """Draws of a group that go backward, R. Assigning to it retraces the steps."""
-        return self._backward_samples
-
-    @backward_samples.setter
-    def backward_samples(self, value: int | None) -> None:
-        if value is not None:
-            check_count(value, "backward_samples")
-        self._backward_samples = value
-        self._num_kept = kept_draws.possible(value, self.objective, self.latent)
-        self.retrace()
 
     @property
     def rows_per_example(self) -> int:
@@ -369,6 +367,12 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         return self.is_conditional or step.__func__ not in own
 
     def get_config(self) -> dict[str, Any]:
+        if type(self.objective) is not self.objective_class:
+            raise InvalidInputError(
+                "`objective` must be that of the model's class for the model to be "
+                "saved: make a subclass that names it as its objective_class. "
+                f"Received: {self.objective} in a {type(self).__name__}"
+            )
         config = {
             **super().get_config(),
             "num_samples": self.num_samples,
@@ -377,22 +381,8 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             "kl_warmup_steps": self.kl_warmup_steps,
             "binarization": self.binarization,
             "seed": list(self.seed),
+            **dataclasses.asdict(self.objective),
         }
-        if type(self.objective) is self.objective_class:  # which the class knows
-            config |= dataclasses.asdict(self.objective)
-            if self.has_groups:
-                config["num_groups"] = self.num_groups
+        if self.has_groups:
+            config["num_groups"] = self.num_groups
         return config
-
-
-def _place_in_global_batch(x, data):
-    """Index of the first row of `x` in the batch of all replicas, and its size."""
-    if isinstance(data, PaddedBatch):
-        return tf.zeros([], tf.int64), data.num_rows
-    rows = tf.shape(x, out_type=tf.int64)[0]
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return tf.zeros([], tf.int64), rows
-    sizes = context.all_gather(rows[tf.newaxis], axis=0)
-    before = tf.range(context.num_replicas_in_sync) < context.replica_id_in_sync_group
-    return tf.reduce_sum(tf.where(before, sizes, 0)), tf.reduce_sum(sizes)

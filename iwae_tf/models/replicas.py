@@ -1,9 +1,12 @@
-"""Copies of a variable on several devices, kept equal."""
+"""Replicas on several devices: rows of one batch, and variables that are kept equal."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 import tensorflow as tf
+
+from iwae_tf.models.programs import PaddedBatch
 
 
 def keep_equal(variables: Iterable[keras.Variable]) -> None:
@@ -35,3 +38,24 @@ def keep_equal(variables: Iterable[keras.Variable]) -> None:
     # Without it, of workers that have several GPUs each, there is no common graph.
     if context.strategy.extended._use_merge_call():
         context.merge_call(copy_first)
+
+
+def place_in_global_batch(x: tf.Tensor, data: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """Index of the first row of `x` in the batch of all replicas, and its size.
+
+    Args:
+      x: [rows, ...] of this replica.
+      data: the batch that it is from.
+
+    Returns:
+      (first_row, num_rows): int64 scalars.
+    """
+    if isinstance(data, PaddedBatch):
+        return tf.zeros([], tf.int64), data.num_rows
+    rows = tf.shape(x, out_type=tf.int64)[0]
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return tf.zeros([], tf.int64), rows
+    sizes = context.all_gather(rows[tf.newaxis], axis=0)
+    before = tf.range(context.num_replicas_in_sync) < context.replica_id_in_sync_group
+    return tf.reduce_sum(tf.where(before, sizes, 0)), tf.reduce_sum(sizes)
