@@ -21,17 +21,17 @@ BAD = {
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of six, one after the other."""
+    """Batches of `size`, one after the other."""
 
-    def __init__(self, x):
+    def __init__(self, x, size=6):
         super().__init__()
-        self.x = x
+        self.x, self.size = x, size
 
     def __len__(self):
-        return 2
+        return len(self.x) // self.size
 
     def __getitem__(self, index):
-        return (self.x[6 * index : 6 * index + 6],)
+        return (self.x[self.size * index :][: self.size],)
 
 
 def pipeline(x):
@@ -51,6 +51,7 @@ WAYS = {
     "fit shapeless": lambda m, x: m.fit(of_unknown_shape(x), verbose=0),
     "fit PyDataset": lambda m, x: m.fit(Batches(x), verbose=0),
     "fit generator": lambda m, x: m.fit((b for b in [(x[:6],), (x[6:],)]), verbose=0),
+    "fit plain batches": lambda m, x: m.fit((b for b in [x[:6], x[6:]]), verbose=0),
     "validation": lambda m, x: m.fit(GOOD, validation_data=pipeline(x), verbose=0),
     "validation array": lambda m, x: m.fit(GOOD, validation_data=(x,), verbose=0),
     "train_on_batch": lambda m, x: m.train_on_batch(x),
@@ -117,6 +118,8 @@ def test_the_range_is_the_likelihoods():
     assert np.isfinite(history.history["loss"]).all()
     with pytest.raises(InvalidInputError, match="`x` must be finite"):
         model.fit(pipeline(BAD["nan"][0]), verbose=0)
+    with pytest.raises(InvalidInputError, match="`x` must be finite"):
+        model.encode(1e300 * GOOD.astype("float64"))  # infinite in float32
     with pytest.raises(InvalidInputError, match="`x` must be float. Received: dtype=u"):
         model.fit(pipeline(BAD["bytes"][0]), verbose=0)
 
@@ -128,6 +131,38 @@ def test_the_range_is_the_likelihoods():
 def test_what_is_no_array_is_refused(model, x, shown):
     with pytest.raises(InvalidInputError, match=rf"`x` must be .*Received: {shown}"):
         model.fit(x, verbose=0)
+
+
+def test_a_sequence_keeps_its_order_where_nothing_is_trained(model):
+    batches = Batches(GOOD, size=1)
+    expected = model.predict(GOOD, batch_size=1, verbose=0)
+    np.testing.assert_array_equal(model.predict(batches, verbose=0), expected)
+    expected = model.evaluate(GOOD, batch_size=1, verbose=0)
+    assert model.evaluate(batches, verbose=0) == expected
+    history = model.fit(GOOD, validation_data=batches, verbose=0).history
+    assert history["val_loss"] == model.evaluate(batches, verbose=0)[:1]
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, "2"])
+@pytest.mark.parametrize(
+    "method, name",
+    [
+        ("fit", "batch_size"),
+        ("fit", "steps_per_epoch"),
+        ("evaluate", "steps"),
+        ("predict", "batch_size"),
+    ],
+)
+def test_counts_are_positive_integers_of_any_type(model, method, name, count):
+    ask = getattr(model, method)
+    ask(GOOD, **{name: np.int64(2)}, verbose=0)
+    assert f"`{name}` must be" in refusal(ask, GOOD, **{name: count}, verbose=0)
+
+
+@pytest.mark.parametrize("share", [-0.5, 1.0, 1.5])
+def test_a_share_that_is_none_is_refused(model, share):
+    message = refusal(model.fit, GOOD, validation_split=share, verbose=0)
+    assert "`validation_split` must be" in message
 
 
 def test_an_error_of_a_pipeline_stays_its_own(model):

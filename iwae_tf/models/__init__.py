@@ -8,7 +8,8 @@
   autoencoder   what a model is made of, and what it can be asked
   saving        what Keras writes down of a model, and reads back
   inputs        the one gate for data
-  keras_loop    `fit` and `evaluate` as one program; all that is private to Keras
+  keras_loop    `fit` and `evaluate` as one program
+  arguments     what these are called with
   programs      the program: many steps, one after the other
   building      how networks are built and called
   metrics       means over an epoch

@@ -65,11 +65,12 @@ class Gate:
             if not x.shape.is_compatible_with([None, *event_shape]):
                 raise self._wrong_shape(name, tuple(x.shape))
             x = tf.ensure_shape(x, [None, *event_shape])  # of a pipeline: unknown yet
+        x = tf.cast(x, tf.float32)  # where what was finite in float64 may not be
         if tf.executing_eagerly() if has_values is None else has_values:
             self._values.check(x, name)
             if is_scored:
                 self._warn_of_grey(x)
-        return tf.cast(x, tf.float32)
+        return x
 
     def floats(self, x: ArrayLike | tf.Tensor, name: str = "x") -> tf.Tensor:
         """`x` as a tensor, which must be float."""

@@ -1,28 +1,24 @@
 """Keras' `fit`, `evaluate` and `predict` with many steps as one compiled program.
 
-`OneProgramModel` knows nothing of autoencoders. It is the one module that uses what is
-private to Keras: which train function runs, how a model is built before it, data
-adapters, what was chosen at `compile`. `programs` is the program itself.
+`OneProgramModel` knows nothing of autoencoders. It uses what is private to Keras: which
+train function runs, how a model is built before it, data adapters, what was chosen at
+`compile`. `arguments` has what the methods are called with, `programs` the program.
 """
 
 import contextlib
-import inspect
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras.src.trainers import data_adapters
-from keras.src.trainers.data_adapters import array_slicing
 from tensorflow.python.eager import context
 
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import programs
-
-PARTS = ("x", "y", "sample_weight")  # of data, and arguments of `fit`
+from iwae_tf.models.arguments import PARTS, by_name, check, hold_out, holds_arrays
 
 
 class OneProgramModel(keras.Model):
@@ -123,20 +119,20 @@ class OneProgramModel(keras.Model):
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As in Keras; data are checked before a step sees them."""
-        arguments = _arguments(keras.Model.fit, x, args, kwargs)
-        _check(self.gate, x, arguments)
-        if _holds_arrays(x):
-            _hold_out(arguments)  # Keras would do it once the steps are counted
+        arguments = by_name(keras.Model.fit, x, args, kwargs)
+        check(self.gate, x, arguments)
+        if holds_arrays(x):
+            hold_out(arguments)  # Keras would do it once the steps are counted
         x, data = arguments["x"], arguments.get("validation_data")
-        are_checked = _holds_arrays(x) and (data is None or _holds_arrays(data))
-        if data is not None and not _holds_arrays(data):
+        are_checked = holds_arrays(x) and (data is None or holds_arrays(data))
+        if data is not None and not holds_arrays(data):
             arguments["validation_data"] = self._checking(data, {})
         elif data is not None:  # x, (x,), (x, y) or (x, y, sample_weight)
             names = ("validation_data", "y")
             if isinstance(data, (tuple, list)):
                 names = ("validation_data[0]", "validation_data[1]")
             parts = dict(zip(PARTS, keras.utils.unpack_x_y_sample_weight(data)))
-            _check(self.gate, parts["x"], parts, names)
+            check(self.gate, parts["x"], parts, names)
             arguments["validation_data"] = tuple(parts.values())
         steps = arguments.get("steps_per_epoch")
         with self._pass_of(arguments, steps, are_checked), self.gate.told():
@@ -144,7 +140,8 @@ class OneProgramModel(keras.Model):
                 # Keras counts whole calls, and would find the data at an end too soon.
                 batches = x
                 arguments["x"] = tf.data.Dataset.range(1).flat_map(lambda _: batches)
-            arguments["x"] = self._checking(arguments["x"], arguments)
+            shuffle = arguments.get("shuffle", True)
+            arguments["x"] = self._checking(arguments["x"], arguments, shuffle=shuffle)
             return super().fit(**arguments)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -152,17 +149,17 @@ class OneProgramModel(keras.Model):
         if kwargs.get("_use_cached_eval_dataset"):  # `fit` has done the rest
             with self._set(steps_in_pass=kwargs.get("steps")):
                 return super().evaluate(x, *args, **kwargs)
-        arguments = _arguments(keras.Model.evaluate, x, args, kwargs)
-        _check(self.gate, x, arguments)
+        arguments = by_name(keras.Model.evaluate, x, args, kwargs)
+        check(self.gate, x, arguments)
         steps = arguments.get("steps")
-        with self._pass_of(arguments, steps, _holds_arrays(x)), self.gate.told():
+        with self._pass_of(arguments, steps, holds_arrays(x)), self.gate.told():
             arguments["x"] = self._checking(x, arguments)
             return super().evaluate(**arguments)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; data are checked first."""
-        arguments = _arguments(keras.Model.predict, x, args, kwargs)
-        if _holds_arrays(x):
+        arguments = by_name(keras.Model.predict, x, args, kwargs)
+        if holds_arrays(x):
             self.gate.call(x)
         arguments["x"] = self._checking(x, arguments, in_program=False)
         with self.gate.told():
@@ -185,16 +182,17 @@ class OneProgramModel(keras.Model):
         self.gate.call(x)
         return super().predict_on_batch(x)
 
-    def _checking(self, x, arguments, *, in_program=True):
+    def _checking(self, x, arguments, *, in_program=True, shuffle=False):
         """Arrays as they are, and Keras' adapter of what yields batches, to be checked.
 
         By `_prepare`, many at once, where steps are one program and shapes are known;
         otherwise by the pipeline, one by one.
         """
-        if _holds_arrays(x):
+        if holds_arrays(x):
             return x
-        is_sequence = isinstance(x, keras.utils.PyDataset)
-        shuffle = is_sequence and arguments.get("shuffle", True)
+        shuffle &= isinstance(x, keras.utils.PyDataset)
+        if isinstance(x, types.GeneratorType):  # of which Keras takes only tuples
+            x = (part if isinstance(part, tuple) else (part,) for part in x)
         try:
             adapter = data_adapters.get_data_adapter(
                 x, class_weight=arguments.get("class_weight"), shuffle=shuffle
@@ -344,56 +342,6 @@ def attributes(target: Any, **values: Any) -> Iterator[None]:
     finally:
         for name, value in own.items():
             setattr(target, name, value)
-
-
-def _arguments(method, x, args, kwargs):
-    """Of a call of a method of Keras, by name."""
-    arguments = inspect.signature(method).bind(None, x, *args, **kwargs).arguments
-    own = {n: _without_index(v) for n, v in arguments.items() if n != "self"}
-    return {**own, **own.pop("kwargs", {})}
-
-
-def _without_index(value):
-    """A pandas Series as an array [N]: Keras would hand it on as [N, 1]."""
-    if isinstance(value, tuple):
-        return tuple(map(_without_index, value))
-    is_series = hasattr(value, "to_numpy") and value.ndim == 1
-    return value.to_numpy() if is_series else value
-
-
-def _hold_out(arguments):
-    """Turns `validation_split` of a `fit` of arrays into `validation_data`."""
-    share = arguments.pop("validation_split", 0.0)
-    if share and arguments.get("validation_data") is None:
-        parts, arguments["validation_data"] = array_slicing.train_validation_split(
-            tuple(map(arguments.get, PARTS)), validation_split=share
-        )
-        arguments |= zip(PARTS, parts)
-
-
-def _check(gate, x, arguments, names=PARTS[:2]):
-    """Checks arrays, and refuses what Keras would leave out beside batches. It leaves
-    weights out where there is no y: then there is one that means nothing."""
-    y = arguments.get("y")
-    if _holds_arrays(x):
-        gate.arrays(x, y, names)
-        refused, rule = ["class_weight"] * (y is None), "without `y`"
-        if y is None and arguments.get("sample_weight") is not None:
-            arguments["y"] = np.zeros([len(x)], np.int32)
-    else:
-        refused, rule = [*PARTS[1:]], "where `x` yields batches of its own"
-        refused += ["class_weight"] * isinstance(x, types.GeneratorType)
-    for name in refused:
-        if arguments.get(name) is not None:
-            raise InvalidInputError(
-                f"`{name}` must be left out {rule}. "
-                f"Received: {name} beside a {type(x).__name__}"
-            )
-
-
-def _holds_arrays(x):
-    """Whether x is made of arrays, rather than something that yields batches."""
-    return data_adapters.array_data_adapter.can_convert_arrays(x)
 
 
 def _is_finite(logs):
