@@ -113,6 +113,7 @@ def log_likelihood(
         )
     num_samples = check_count(num_samples, "num_samples")
     chunk_size = check_count(chunk_size, "chunk_size")
+    first_row = check_count(first_row, "first_row", 0)
     key = noise.make_key(seed)
     x = model.check_x(x)
     labels = model.check_labels(labels, tf.shape(x)[0])
