@@ -42,6 +42,21 @@ def test_densities_are_scipys(kind, log_mean, log_dispersion):
     np.testing.assert_allclose(distribution.variance()[0], [variance], rtol=1e-3)
 
 
+@pytest.mark.parametrize("extreme", [90.0, 1e4, np.inf, -1e4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_draw_beyond_float32_does_not_spoil_the_gradient_of_the_others(kind, extreme):
+    for place in range(KINDS[kind]):  # the log_mean, the log_dispersion
+        parameters = np.ones([2, KINDS[kind]], "float32")
+        parameters[1, place] = extreme
+        parameters = tf.constant(parameters)
+        with tf.GradientTape() as tape:
+            tape.watch(parameters)
+            log_prob = lib.get_likelihood(kind)(parameters).log_prob([[3.0]])
+            bound = tf.reduce_logsumexp(log_prob)
+        assert np.isfinite(log_prob).all()
+        assert np.isfinite(tape.gradient(bound, parameters)).all()
+
+
 @pytest.mark.parametrize("shift", [-40.0, -0.5, 0.0, 0.01, 0.5, 3.0])
 def test_the_density_of_large_counts_keeps_its_digits(shift):
     x = np.float32([0, 15, 16, 17, 1e3, 1e5, 1e6, 1e7])
@@ -148,8 +163,8 @@ def test_a_config_of_counts_starts_at_their_mean(kind, tmp_path):
     bias = model.decoder[0].out.bias.numpy().reshape(4, 3, -1)
     np.testing.assert_allclose(np.exp(bias[..., 0]), x.mean(axis=0)[..., 0], rtol=1e-5)
     assert bias.shape[-1] == KINDS[kind] and not bias[..., 1:].any()
-    config.binarization = "dynamic"
-    with pytest.raises(
-        InvalidInputError, match=f"`binarization` must be none for {kind}"
-    ):
+    config.binarization, rule = "dynamic", f"`binarization` must be none for {kind}"
+    with pytest.raises(InvalidInputError, match=rule):
         validate(config)
+    with pytest.raises(InvalidInputError, match=rule):
+        model.binarization = "dynamic"

@@ -11,6 +11,9 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.probability.discretized_logistic import NUM_LEVELS, DiscretizedLogistic
 
 MAX_LOG_SCALE = 10.0  # scales stay within exp(-10) and exp(10)
+# log_mean and log_dispersion of counts stay within -40 and 40: the squares of their
+# exponentials, which optimisers take, are finite in float32.
+MAX_LOG_MEAN = 40.0
 LARGE_COUNT = 16.0  # from which on Stirling's series holds
 FACTORS = 14  # terms of a Bernoulli log-likelihood that share one logarithm
 
@@ -38,10 +41,15 @@ def split_loc_scale(parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         )
     parameters = tf.cast(parameters, tf.float32)
     loc, log_scale = tf.split(parameters, 2, axis=-1)
-    clipped = tf.clip_by_value(log_scale, -MAX_LOG_SCALE, MAX_LOG_SCALE)
-    finite = tf.where(tf.math.is_finite(log_scale), log_scale, tf.zeros_like(log_scale))
+    return loc, tf.exp(_bounded(log_scale, MAX_LOG_SCALE))
+
+
+def _bounded(values, most):
+    """`values` clipped to [-most, most], the gradient passed straight through."""
+    clipped = tf.clip_by_value(values, -most, most)
+    finite = tf.where(tf.math.is_finite(values), values, tf.zeros_like(values))
     zero_with_gradient = finite - tf.stop_gradient(finite)
-    return loc, tf.exp(tf.stop_gradient(clipped) + zero_with_gradient)
+    return tf.stop_gradient(clipped) + zero_with_gradient
 
 
 def diagonal_normal(
@@ -166,11 +174,23 @@ def negative_binomial(
     Returns:
       distribution: independent scalars, batch shape [...].
     """
+    log_mean, log_dispersion = (
+        _bounded(values, MAX_LOG_MEAN) for values in (log_mean, log_dispersion)
+    )
     return tfd.NegativeBinomial(
         tf.exp(-log_dispersion),
         logits=log_mean + log_dispersion,
         require_integer_total_count=False,
     )
+
+
+def poisson(log_mean: tf.Tensor) -> tfd.Distribution:
+    """Poisson counts: independent scalars, batch shape [...].
+
+    Args:
+      log_mean: float [...].
+    """
+    return Poisson(log_rate=_bounded(log_mean, MAX_LOG_MEAN))
 
 
 class Poisson(tfd.Poisson):
@@ -203,7 +223,7 @@ class Poisson(tfd.Poisson):
 
 def poisson_likelihood(log_mean: tf.Tensor) -> tfd.Distribution:
     """p(x|z) of counts: independent Poisson, `log_mean` [rows, *event]."""
-    return _over_event(Poisson(log_rate=tf.cast(log_mean, tf.float32)))
+    return _over_event(poisson(tf.cast(log_mean, tf.float32)))
 
 
 def negative_binomial_likelihood(parameters: tf.Tensor) -> tfd.Distribution:

@@ -24,9 +24,9 @@ from tensorflow_probability import distributions as tfd
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.probability.distributions import (
-    Poisson,
     mean_of,
     negative_binomial,
+    poisson,
     split_loc_scale,
 )
 from iwae_tf.schema import Column, Schema
@@ -195,7 +195,7 @@ def _part(run: list[Column], outputs: tf.Tensor) -> tfd.Distribution:
     if kind in ("poisson", "negative_binomial"):
         log_mean = outputs[..., :count] + tf.math.log(tf.maximum(loc, POSITIVE))
         if kind == "poisson":
-            return Poisson(log_rate=log_mean)
+            return poisson(log_mean)
         return negative_binomial(log_mean, outputs[..., count:])
     own_loc, own_scale = split_loc_scale(outputs[..., : 2 * count])
     own_loc, own_scale = loc + scale * own_loc, scale * (own_scale + SCALE_FLOOR)
