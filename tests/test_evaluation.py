@@ -372,6 +372,7 @@ def test_the_compiled_estimator_sees_new_weights_and_lets_the_model_go():
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
         ({"first_row": -1}, "`first_row` must be an integer >= 0"),
         ({"first_row": 1.5}, "`first_row` must be an integer >= 0"),
+        ({"num_steps": 5}, "`num_steps` must be left out unless"),
         ({"seed": 5}, "`seed` must be a pair of integers"),
         ({"x": np.zeros([0, 5], "float32")}, "`x` must not be empty"),
         ({"x": np.zeros([2, 4], "float32")}, "`x` must have the shape"),

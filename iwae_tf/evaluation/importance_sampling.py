@@ -118,6 +118,11 @@ def log_likelihood(
     x = model.check_x(x)
     labels = model.check_labels(labels, tf.shape(x)[0])
     check_choice(proposal, "proposal", PROPOSALS)
+    if num_steps is not None and proposal == "encoder":
+        raise InvalidInputError(
+            "`num_steps` must be left out unless the proposal is refined. "
+            f"Received: num_steps={num_steps!r}"
+        )
     num_steps = check_count(NUM_STEPS if num_steps is None else num_steps, "num_steps")
     first, count = tf.constant(first_row, tf.int64), tf.constant(num_samples)
     steps = tf.constant(num_steps)
