@@ -9,7 +9,6 @@ import tensorflow as tf
 from builders import NAMES, binary, build, classes
 
 from iwae_tf.config import default_config, stages
-from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import gradients
 from iwae_tf.models.bound_model import Batch
 from iwae_tf.networks import MLP
@@ -129,12 +128,6 @@ def test_the_weight_grows_with_the_steps():
         assert history[name][0] == pytest.approx(values[0], rel=1e-5), name
     assert history["bound"][1] != pytest.approx(history["bound"][0])
     assert gradients.kl_weight(tf.constant(3, tf.int64), 0) is None
-
-
-@pytest.mark.parametrize("value", [-1, 2.5, None])
-def test_bad_numbers_of_steps(value):
-    with pytest.raises(InvalidInputError, match="`kl_warmup_steps` must be"):
-        build("iwae", kl_warmup_steps=value)
 
 
 def test_epochs_of_a_config_are_steps_of_its_model():

@@ -367,7 +367,7 @@ def test_a_setting_that_is_assigned_after_a_fit_trains_as_one_that_was_given(
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("num_groups", 0),
+        *(("num_groups", 0), ("num_samples", 0)),
         ("gradient_estimator", "no"),
         ("binarization", "fixed"),
         ("kl_warmup_steps", -1),

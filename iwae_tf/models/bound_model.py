@@ -259,14 +259,11 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         """x, binarized if it has to be, and the noise of its latents."""
         num_rows = tf.shape(x)[0]
         if self.binarization == "dynamic":  # one draw a row of the global batch
-            pixels = tf.reshape(x, [-1, x.shape[1:].num_elements()])
             pixel_key = noise.fold_in(key, PIXEL_STREAM)
-            size = pixels.shape[1]
+            size = x.shape[1:].num_elements()
             uniforms = noise.uniform(pixel_key, first_row, num_rows, size)
-            drawn = tf.where(
-                tf.math.is_nan(pixels), pixels, tf.cast(uniforms < pixels, tf.float32)
-            )
-            x = tf.reshape(drawn, tf.shape(x))
+            pixels = tf.cast(tf.reshape(uniforms, tf.shape(x)) < x, tf.float32)
+            x = tf.where(tf.math.is_nan(x), x, pixels)
         draws = self.latent.draw_noise(
             key, first_row, num_rows, self.num_groups, self.num_samples
         )
@@ -336,6 +333,13 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                 check_choice(value, name, gradients.GRADIENT_ESTIMATORS)
             case "binarization":
                 check_choice(value, name, BINARIZATIONS)
+                takes_bits = not isinstance(self.likelihood, str)
+                takes_bits |= self.likelihood in ("bernoulli", "normal")
+                if value != "none" and not takes_bits:
+                    raise InvalidInputError(
+                        f"`binarization` must be none for {self.likelihood}, which "
+                        f"takes values as they are. Received: binarization={value!r}"
+                    )
             case "seed":
                 value = noise.check_seed(value)
             case "backward_samples":

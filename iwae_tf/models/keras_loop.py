@@ -29,6 +29,7 @@ class OneProgramModel(keras.Model):
     """
 
     gate: Any
+    takes_labels: Callable[[Any], bool]  # of a step: y may be strings where it is false
     train_function: Any  # Keras', None until it is made
     steps_per_execution: int  # Keras'
     # Whether of many training steps in one program none follows a loss that is NaN or
@@ -302,11 +303,6 @@ class OneProgramModel(keras.Model):
         if isinstance(self.distribute_strategy, multi_worker):
             return programs.make_worker_function(self, step)
         return None
-
-    def takes_labels(self, step: Callable[..., Any]) -> bool:
-        """Whether a step may look at y, which may be strings where it does not."""
-        del step
-        return True
 
     def _prepare(self, x, y):
         """Checks a call's batches; creates variables of the model and its optimiser."""

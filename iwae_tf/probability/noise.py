@@ -23,9 +23,10 @@ from iwae_tf.errors import InvalidInputError
 PHILOX = 1  # `alg` of TensorFlow's stateless random ops
 LARGEST_BELOW_ONE = 1.0 - 2.0**-24  # in float32
 WORDS_PER_COUNT = 4  # 32-bit words that one step of the Philox counter yields
-# Taylor coefficients in the square of an angle; the rest is below 3e-8 up to pi / 4.
-SINE = (1.0, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880)
-COSINE = (1.0, -1 / 2, 1 / 24, -1 / 720, 1 / 40320)
+# Taylor coefficients in the square of an angle, the constant last; the rest is below
+# 3e-8 up to pi / 4.
+SINE = [1 / 362880, -1 / 5040, 1 / 120, -1 / 6, 1.0]
+COSINE = [1 / 40320, -1 / 720, 1 / 24, -1 / 2, 1.0]
 
 
 def make_key(seed: Sequence[int] | tf.Tensor) -> tf.Tensor:
@@ -129,8 +130,8 @@ def normal(
     turns = tf.bitcast(words[:, 1:], tf.int32)
     angle = tf.cast(turns, tf.float32) * (0.5 * math.pi * 2.0**-32)
     square = angle * angle
-    sine = angle * _polynomial(SINE, square)
-    cosine = _polynomial(COSINE, square)
+    sine = angle * tf.math.polyval(SINE, square)
+    cosine = tf.math.polyval(COSINE, square)
     # cos and sin of the angle turned onto the diagonal are (cos -+ sin) / sqrt(2), and
     # the missing sqrt(2) of the radius cancels that one.
     coordinate = tf.constant([[[0], [1]]], tf.int32)
@@ -154,14 +155,6 @@ def _to_unit_interval(words: tf.Tensor) -> tf.Tensor:
         tf.bitwise.right_shift(words, tf.constant(1, tf.uint32)), tf.int32
     )
     return (tf.cast(upper, tf.float32) + 0.5) * 2.0**-31
-
-
-def _polynomial(coefficients: Sequence[float], x: tf.Tensor) -> tf.Tensor:
-    """Horner's rule, the constant first."""
-    value = coefficients[-1]
-    for coefficient in coefficients[-2::-1]:
-        value = value * x + coefficient
-    return value
 
 
 def _record_bits(
