@@ -62,9 +62,6 @@ class _Mean(keras.metrics.Metric):
         self._sums = sums
         self._index = index
 
-    def update_state(self, *args, **kwargs):
-        raise NotImplementedError("the means are updated together")
-
     def result(self):
         return self._sums.result()[self._index]
 

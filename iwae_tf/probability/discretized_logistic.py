@@ -62,10 +62,10 @@ class DiscretizedLogistic(tfp.distributions.Distribution):
     ) -> None:
         parameters = dict(locals())
         with tf.name_scope(name) as name:
-            self._loc = tf.convert_to_tensor(loc)
-            self._scale = tf.convert_to_tensor(scale, self._loc.dtype)
+            self.loc = tf.convert_to_tensor(loc)
+            self.scale = tf.convert_to_tensor(scale, self.loc.dtype)
             super().__init__(
-                dtype=self._loc.dtype,
+                dtype=self.loc.dtype,
                 reparameterization_type=tfp.distributions.NOT_REPARAMETERIZED,
                 validate_args=validate_args,
                 allow_nan_stats=allow_nan_stats,
@@ -80,16 +80,6 @@ class DiscretizedLogistic(tfp.distributions.Distribution):
         )
         return {"loc": tfp.util.ParameterProperties(), "scale": positive}
 
-    @property
-    def loc(self) -> tf.Tensor:
-        """Where the logistic is centred, float [...]."""
-        return self._loc
-
-    @property
-    def scale(self) -> tf.Tensor:
-        """Scale of the logistic, float [...]."""
-        return self._scale
-
     def _event_shape_tensor(self):
         return tf.constant([], tf.int32)
 
@@ -103,8 +93,8 @@ class DiscretizedLogistic(tfp.distributions.Distribution):
         over the scale, is not taken as a difference.
         """
         level = _round_to_level(tf.cast(value, self.dtype))
-        width = 1.0 / (HIGHEST * self._scale)
-        centre = (level - HIGHEST * self._loc) * width
+        width = 1.0 / (HIGHEST * self.scale)
+        centre = (level - HIGHEST * self.loc) * width
         log_sigmoid = tf.math.log_sigmoid
         # Not infinite: the gradient of a branch not taken is multiplied by zero.
         below = tf.where(level < HIGHEST, log_sigmoid(centre + 0.5 * width), 0.0)
@@ -121,12 +111,12 @@ class DiscretizedLogistic(tfp.distributions.Distribution):
 
         def add(level, total):
             threshold = (tf.cast(level, self.dtype) - 0.5) / HIGHEST
-            return level + 1, total + tf.sigmoid((self._loc - threshold) / self._scale)
+            return level + 1, total + tf.sigmoid((self.loc - threshold) / self.scale)
 
         _, total = tf.while_loop(
             lambda level, _: level < NUM_LEVELS,
             add,
-            (tf.constant(1), tf.zeros_like(self._loc + self._scale)),
+            (tf.constant(1), tf.zeros_like(self.loc + self.scale)),
             maximum_iterations=NUM_LEVELS - 1,
         )
         return total / HIGHEST
@@ -134,14 +124,14 @@ class DiscretizedLogistic(tfp.distributions.Distribution):
     def _quantile(self, value):
         """The level of the logistic's quantile."""
         logit = tf.math.log(value) - tf.math.log1p(-value)
-        return _round_to_level(self._loc + self._scale * logit) / HIGHEST
+        return _round_to_level(self.loc + self.scale * logit) / HIGHEST
 
     def _sample_n(self, n, seed=None):
         shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
         draws = tfp.distributions.Logistic(
             tf.zeros([], self.dtype), tf.ones([], self.dtype)
         ).sample(shape, seed=seed)
-        return _round_to_level(self._loc + self._scale * draws) / HIGHEST
+        return _round_to_level(self.loc + self.scale * draws) / HIGHEST
 
 
 def _round_to_level(x):

@@ -17,7 +17,6 @@ bound.
 
 import math
 from itertools import groupby
-from typing import Any
 
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
@@ -54,10 +53,6 @@ class Columns(tfd.Distribution):
             allow_nan_stats=True,
             parameters={"parts": parts, "sizes": sizes},
         )
-
-    @classmethod
-    def _parameter_properties(cls, dtype: Any, num_classes: Any = None) -> Any:
-        raise NotImplementedError("columns are not sliced")
 
     def _batch_shape(self):
         return self.parts[0].batch_shape[:-1].concatenate(sum(self.sizes))
