@@ -142,7 +142,8 @@ def run() -> int:
     summary = summarize(result)
     found = summary._asdict() | {"num_samples": _NUM_SAMPLES.value}
     mean = results.mean_in_nats(-summary.nll, found)
-    fields = {"mean log p(x)": mean, "scores": output}
+    what = "log p(x)" if labels is None else "log p(x|y)"
+    fields = {f"mean {what}": mean, "scores": output}
     if imputed:
         fields["imputed"] = imputed
     terminal.print_fields(fields.items())

@@ -341,6 +341,7 @@ def test_the_script_takes_a_file_of_labels(served, tmp_path, capsys):
         assert message in capsys.readouterr().err.splitlines()[-1]
     (tmp_path / "scores.csv.partial").unlink(missing_ok=True)
     assert run_script("score", *flags, f"--labels={tmp_path / 'y.npy'}") == 0
+    assert "mean log p(x|y)" in capsys.readouterr().out
     expected = score(x[..., np.newaxis], saved_model=served, num_samples=20, labels=y)
     rows = np.genfromtxt(output, delimiter=",", names=True)
     np.testing.assert_allclose(rows["log_likelihood"], expected.estimate, rtol=1e-5)
