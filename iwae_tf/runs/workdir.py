@@ -229,7 +229,9 @@ def export(
     """
     version = export_saved_model(model, path, config.eval_num_samples)
     values = config.to_dict()
-    if model.schema is not None:
+    if model.schema is None:
+        (version.parent / SCHEMA).unlink(missing_ok=True)  # of an older version
+    else:
         write_json(version.parent / SCHEMA, model.schema.to_json())
         values["schema"] = SCHEMA
     write_json(version.parent / "config.json", values)
