@@ -158,6 +158,20 @@ def test_a_table_in_an_npz_file_is_read_as_in_training(dtype, has_given, tmp_pat
     assert words.startswith("`x_test` must have as many columns as x_train")
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".npy"])
+def test_no_row_is_said(suffix, tmp_path):
+    path, schema = tmp_path / f"t{suffix}", tmp_path / "schema.json"
+    path.write_text("a,t\n")
+    if suffix == ".npy":
+        np.save(path, np.zeros([0, 2]))
+    found = tables.infer_schema({"a": [1.0, 2.5], "t": ["x", "y"]})
+    schema.write_text(json.dumps(found.to_json()))
+    text = refusal(rows.read_rows, path, schema=schema)
+    assert (
+        text == f"`input` must have at least one row. Received: {path}, which has none"
+    )
+
+
 def test_labels_that_are_given_need_no_column_of_them(tmp_path):
     path, schema = tmp_path / "t.csv", tmp_path / "s.json"
     frame = pd.DataFrame({"a": np.arange(12.0), "y": ["u", "v"] * 6})

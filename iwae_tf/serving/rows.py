@@ -97,6 +97,10 @@ def read_rows(
         (x, found), own = datasets.load_npz(path, is_table=known is not None)
     else:
         x = _read_npy(path, "input")
+    if len(x) == 0:
+        raise InvalidInputError(
+            f"`input` must have at least one row. Received: {path}, which has none"
+        )
     if known is not None and not path.is_dir():
         wants_labels = is_conditional and labels is None
         x, found = _encoded(x, found, known, wants_labels)
