@@ -148,8 +148,9 @@ def test_all_that_does_not_fit_is_told_at_once(folder):
     text = refusal(datasets.load_arrays, "images", split="train", data_dir=folder)
     assert text.endswith(
         "without transparency; --config.image_size=HEIGHT,WIDTH resizes and "
-        "--config.color=gray or rgb converts. Received: most of 50 images are 6 x 5 "
-        "(height x width) grey, 4 of another size (z0.png 5 x 6, z1.png 9 x 9, z2.png "
+        "--config.color=gray or rgb converts and an image editor saves those of "
+        "another mode as RGB. Received: most of 50 images are 6 x 5 (height x width) "
+        "grey, 4 of another size (z0.png 5 x 6, z1.png 9 x 9, z2.png "
         "9 x 9, ...), 1 transparent (z4.png), 1 in colour (z5.png), 1 of more than 8 "
         "bits (z6.png), 1 damaged (z7.png: no image), 1 of mode CMYK (z8.jpg), 1 "
         "animated (z9.gif)"

@@ -206,6 +206,16 @@ def test_a_category_does_not_depend_on_the_other_rows(
         np.testing.assert_array_equal(tables.encode_labels(path, as_label), codes)
 
 
+def test_a_blank_before_a_name_in_the_header_need_not_be_typed(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a, b, c\n" + "".join(f"{i},0{i % 2},{i % 3}\n" for i in range(9)))
+    schema = tables.infer_schema(
+        path, {"a": "poisson", "b": "categorical", "c": "drop"}
+    )
+    assert schema.names == ["a", " b"]
+    assert schema.columns[1].categories == ("00", "01")
+
+
 @pytest.mark.parametrize(
     "categories, cells, codes",
     [  # what the types of pyarrow made of the cells before they stayed texts
@@ -479,7 +489,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_from_a_table_to_scores(trained, tmp_path):
+def test_from_a_table_to_scores(trained, tmp_path, capsys):
     results = read_json(trained / "run/results.json")
     for model in (
         f"--workdir={trained / 'run'}",
@@ -488,6 +498,8 @@ def test_from_a_table_to_scores(trained, tmp_path):
         output = tmp_path / f"{len(model)}.json"
         flags = (model, f"--output={output}", "--num_samples=30")
         assert run_script("evaluate", *flags) == 0
+        told = capsys.readouterr().out
+        assert "for these rows" in told and "images" not in told
         assert read_json(output)["nll"] == pytest.approx(results["nll"], abs=1e-4)
     assert (
         run_script("export", f"--workdir={trained}/run", f"--output={tmp_path}/e") == 0

@@ -307,6 +307,8 @@ def _refusal(name, what, offenders):
         remedies.append(f"{flag}image_size=HEIGHT,WIDTH resizes")
     if {*offenders} & {*IN_WORDS.values()}:
         remedies.append(f"{flag}color=gray or rgb converts")
+    if any(kind.startswith("of mode ") for kind in offenders):
+        remedies.append("an image editor saves those of another mode as RGB")
     remedy = f"; {' and '.join(remedies)}" if remedies else ""
     return InvalidInputError(
         f"`{name}` must hold images of one size, all grey or all in colour, of 8 bits "

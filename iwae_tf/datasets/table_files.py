@@ -106,7 +106,8 @@ def read_csv(
     import pyarrow as pa
     from pyarrow import csv
 
-    types = dict.fromkeys(as_text, pa.string())
+    spellings = [*as_text, *(f" {column}" for column in as_text)]  # header `a, b`
+    types = dict.fromkeys(spellings, pa.string())
     options = csv.ConvertOptions(null_values=EMPTY, column_types=types)
     parsing = csv.ParseOptions(newlines_in_values=True)
     with readable(path, f"`{name}` must be a readable table"):

@@ -55,8 +55,11 @@ def infer_schema(
       InvalidInputError: a column of one value, of too many categories, or not of its
         kind; a name in `kinds` that the table does not have.
     """
-    kinds = dict(kinds or {})
-    table = as_table(data, text_columns(kinds))
+    table = as_table(data, text_columns(kinds or {}))
+    # A header `a, b` names the second column " b", which `b` means too.
+    names = {name.strip(): name for name in table.column_names}
+    names |= {name: name for name in table.column_names}
+    kinds = {names.get(name, name): kind for name, kind in (kinds or {}).items()}
     for name, kind in kinds.items():
         check_choice(name, "column", table.column_names)
         check_choice(kind, f"kind of column {name}", (*KINDS, DROP, LABEL))
@@ -69,15 +72,13 @@ def infer_schema(
         raise InvalidInputError(
             f"`kinds` must have one label at most. Received: {', '.join(labels)}"
         )
-    names = [
-        name for name in table.column_names if kinds.get(name) not in (DROP, LABEL)
-    ]
-    if not names:
+    kept = [name for name in table.column_names if kinds.get(name) not in (DROP, LABEL)]
+    if not kept:
         raise InvalidInputError("`kinds` must leave a column. Received: none is left")
     kinds |= dict.fromkeys(labels, "categorical")
     found = {
         name: describe(name, _column(table, name), kinds.get(name), rows)
-        for name in (*names, *labels)
+        for name in (*kept, *labels)
     }
     constant = [name for name, column in found.items() if column is None]
     if constant:
