@@ -141,9 +141,10 @@ def run() -> int:
         raise KeyboardInterrupt
     summary = summarize(result)
     found = summary._asdict() | {"num_samples": _NUM_SAMPLES.value}
-    mean = results.mean_in_nats(-summary.nll, found)
-    what = "log p(x)" if labels is None else "log p(x|y)"
-    fields = {f"mean {what}": mean, "scores": output}
+    examples = "rows" if schema else "images"
+    mean = results.mean_in_nats(-summary.nll, found, what=examples)
+    given = "" if labels is None else "|y"
+    fields = {f"mean log p(x{given})": mean, "scores": output}
     if imputed:
         fields["imputed"] = imputed
     terminal.print_fields(fields.items())

@@ -11,6 +11,11 @@ def data_options(config: ConfigDict) -> dict[str, Any]:
     return {name: config[name] for name in names}
 
 
+def examples_in_words(dataset: str) -> str:
+    """What messages call the examples of a data set."""
+    return "rows" if dataset == "table" else "images"
+
+
 def scored_as(config: ConfigDict) -> dict[str, Any]:
     """More arguments of `datasets.load_arrays`, for rows that the model scores.
 

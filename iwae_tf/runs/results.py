@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from iwae_tf import datasets, evaluation
+from iwae_tf.config.data import examples_in_words
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation.classes import class_log_likelihoods
 from iwae_tf.io import terminal
@@ -200,13 +201,16 @@ def _describe(model, config, images, labels, num_samples, seed, result):
     return found
 
 
-def mean_in_nats(mean: float, found: dict[str, Any], prefix: str = "") -> str:
+def mean_in_nats(
+    mean: float, found: dict[str, Any], prefix: str = "", what: str = "images"
+) -> str:
     """A mean with its two errors, and a caveat where the first of them is too small.
 
     Args:
       mean: in nats, of any sign.
       found: fields of a `Summary` and `num_samples`.
       prefix: of the names of fields of the estimate.
+      what: the mean is of, in words.
     """
     error = found[f"{prefix}jackknife_error"]
     if not math.isfinite(error):  # an older export
@@ -216,29 +220,29 @@ def mean_in_nats(mean: float, found: dict[str, Any], prefix: str = "") -> str:
         f"{mean:.2f} nats (+- {error:.3f} of {found['num_samples']:,} samples"
         f"{', too small because k is high' * is_small}, "
         f"+- {found['data_standard_error'] or math.nan:.2f} "
-        f"of {found['num_examples']:,} images)"
+        f"of {found['num_examples']:,} {what})"
     )
 
 
 def summary_fields(results: dict[str, Any]) -> dict[str, str]:
     """Name to text of what matters in `results.json`, for `terminal.print_fields`."""
-    fields = {}
+    fields, what = {}, examples_in_words(results["config"]["dataset"])
     for prefix, name in (("", "NLL"), ("refined_", "refined NLL")):
         if f"{prefix}nll" not in results:
             continue
         fields[f"{results['split']} {name}"] = mean_in_nats(
-            results[f"{prefix}nll"], results, prefix
+            results[f"{prefix}nll"], results, prefix, what
         )
         low, high = results[f"{prefix}interval"]
         if math.isfinite(low) and math.isfinite(high):  # not of a few draws
             fields[f"{prefix.replace('_', ' ')}95 % interval"] = (
-                f"{low:.2f} to {high:.2f} nats for these images, bias included"
+                f"{low:.2f} to {high:.2f} nats for these {what}, bias included"
             )
         unreliable = results[f"{prefix}unreliable"]
         if math.isfinite(unreliable):
             size = results[f"{prefix}effective_sample_size_quantiles"][1]
             fields[f"{prefix.replace('_', ' ')}Pareto k"] = (
-                f"above 0.7 for {unreliable:.1%} of the images, median effective "
+                f"above 0.7 for {unreliable:.1%} of the {what}, median effective "
                 f"sample size {size:,.0f}"
             )
     if "bits_per_dim" in results:
@@ -254,7 +258,7 @@ def summary_fields(results: dict[str, Any]) -> dict[str, str]:
         fields["by class"] = (
             f"{classes['accuracy']:.1%} right by Bayes' rule, NLL of x alone "
             f"{classes['nll']:.2f} nats ({classes['num_samples']:,} samples, "
-            f"{classes['num_examples']:,} images)"
+            f"{classes['num_examples']:,} {what})"
         )
     return fields
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from iwae_tf import datasets
 from iwae_tf.bounds import OBJECTIVES
 from iwae_tf.config import build_model, build_optimizer, set_draws, stages
+from iwae_tf.config.data import examples_in_words
 from iwae_tf.datasets import image_folder
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import save_arrays
@@ -346,6 +347,7 @@ def describe(
     fields = {field.name: config[field.name] for field in dataclasses.fields(objective)}
     bound = objective(**fields).describe(groups, draws)
     layers = "-".join(map(str, config.latent_dims))
+    data = f"{config.dataset}, {num_images:,} {examples_in_words(config.dataset)}"
     few = config.backward_samples
     kept = f", {few} draws a group backward" if few else ""
     resumed = f", resumed after epoch {start.epoch}" if any(start[:2]) else ""
@@ -353,6 +355,6 @@ def describe(
     return (
         f"{'conditional ' if config.conditional else ''}{config.model.upper()} "
         f"(latent {layers}, {config.gradient_estimator}{kept}) on "
-        f"{config.dataset}, {num_images:,} images: maximises {bound}, for "
-        f"{config.epochs} epochs of {steps} steps on {where}{resumed}"
+        f"{data}: maximises {bound}, for {config.epochs} epochs of {steps} steps on "
+        f"{where}{resumed}"
     )
