@@ -14,6 +14,7 @@ from running import refusal
 
 from iwae_tf import bounds
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.models import gradients
 from iwae_tf.probability.log_weights import standard_error
 
 M, K, B = 2, 3, 5
@@ -391,6 +392,17 @@ def test_beta_may_be_a_numpy_number(beta):
 def test_bad_alpha_is_refused(alpha):
     with pytest.raises(InvalidInputError, match="`alpha` must be"):
         bounds.renyi(EXAMPLES, alpha)
+
+
+@pytest.mark.parametrize("axes, shape", [(None, "()"), (1, "(2, 5)")])
+def test_a_bound_of_ones_own_is_one_value_for_each_example(axes, shape):
+    class Own(bounds.Objective):
+        def bound(self, log_weights):
+            return tf.reduce_mean(log_weights, axes)
+
+    text = refusal(gradients.bound_of, Own(), tf.zeros([2, 3, 5]))
+    assert text.startswith("`bound` of Own must return one value for each example")
+    assert text.endswith(f"Received: shape={shape}")
 
 
 @each_bound

@@ -8,11 +8,13 @@ import sys
 import children
 import numpy as np
 import pytest
+import tensorflow as tf
 from running import REPOSITORY, history, run_process
 
 from benchmarks.scaling import step_of
 from iwae_tf import datasets
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.runs import devices
 from iwae_tf.runs.devices import make_distribution, read_cluster
 from iwae_tf.runs.workdir import read_json
 from torture import processes
@@ -99,6 +101,20 @@ def test_one_device_needs_no_strategy():
         make_distribution("tpu")
     with pytest.raises(InvalidInputError, match="`num_devices` must be left out"):
         make_distribution("none", 2)
+
+
+def test_a_cluster_of_one_worker_has_all_devices_of_its_machine(monkeypatch):
+    cluster = {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    monkeypatch.setattr(devices, "_devices", lambda n: [f"CPU:{i}" for i in range(n)])
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda devices: devices)
+    distribution = make_distribution("multi_worker", 3)
+    assert distribution.num_replicas == 3 and distribution.num_workers == 1
+    assert distribution.strategy == distribution.devices
+    cluster["cluster"]["worker"] += ["b:1"]
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    with pytest.raises(InvalidInputError, match="`num_devices` must be left out"):
+        make_distribution("multi_worker", 3)
 
 
 # Whole runs ------------------------------------------------------------------------

@@ -245,7 +245,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         self._evaluated.assign_add(num_rows)
         penalty = gradients.penalty(self.encoder)
         penalty += gradients.penalty(self.latent.generative_networks, self.encoder)
-        bound = self.objective(parts.log_weights)
+        bound = gradients.bound_of(self.objective, parts.log_weights)
         return self._update_metrics(parts, bound, penalty, example_weights)
 
     def _batch(self, data):

@@ -124,6 +124,23 @@ def units_that_cost(
     return [UnitMask(total > 0, tf.zeros_like(total))]
 
 
+def bound_of(objective: Objective, log_weights: tf.Tensor) -> Bound:
+    """`objective(log_weights)`, which a user may have written.
+
+    Raises:
+      InvalidInputError: it is not one value for each example.
+    """
+    bound = objective(log_weights)
+    for value in bound:
+        if not value.shape.is_compatible_with(log_weights.shape[2:]):
+            raise InvalidInputError(
+                f"`bound` of {type(objective).__name__} must return one value for each "
+                "example, [B], from log-weights [M, K, B]. "
+                f"Received: shape={tuple(value.shape)}"
+            )
+    return bound
+
+
 def draw_weights(
     objective: Objective,
     estimator: str,
@@ -142,7 +159,7 @@ def draw_weights(
     """
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(log_weights)
-        bound = objective(log_weights)
+        bound = bound_of(objective, log_weights)
     generative = tape.gradient(bound.generative, log_weights, example_weights)
     base, share = generative, None
     if bound.inference is not bound.generative:

@@ -226,17 +226,18 @@ def make_distribution(
     """
     check_choice(kind, "distribute", KINDS)
     strategy, devices, cluster = tf.distribute.get_strategy(), ["CPU:0"], (0, 1)
-    allowed = kind == "mirrored"
+    taken = None  # how many devices there are without a choice
     if kind == "multi_worker":
         cluster = read_cluster(os.environ.get("TF_CONFIG"))
-        allowed = 1 in (num_devices, cluster[1])
-    if num_devices is not None and not allowed:
+        taken = max(1, len(tf.config.list_physical_devices("GPU")))
+    is_alone = kind == "mirrored" or (kind == "multi_worker" and cluster[1] == 1)
+    if num_devices not in (None, taken) and not is_alone:
         raise InvalidInputError(
             "`num_devices` must be left out unless distribute=mirrored (multi_worker "
             "takes every GPU of a machine, or its CPU). "
             f"Received: num_devices={num_devices}, distribute={kind}"
         )
-    if kind == "mirrored":
+    if is_alone:
         devices = _devices(num_devices)
         if len(devices) > 1:
             strategy = tf.distribute.MirroredStrategy(devices)
