@@ -1,11 +1,12 @@
 """The version of the package, and the libraries that made a number or a model."""
 
 import configparser
+import importlib
 import importlib.metadata
 import pathlib
 import platform
 
-VERSIONED = ("tensorflow", "keras", "tensorflow-probability", "numpy")
+VERSIONED = ("tensorflow", "keras", "tensorflow-probability", "numpy")  # by pip's name
 NAME = "iwae_tf"
 SETUP = pathlib.Path(__file__).parents[1] / "setup.cfg"  # of a checkout
 
@@ -25,6 +26,10 @@ def package_version() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Dict of library to its version, Python and this package first."""
-    found = {name: importlib.metadata.version(name) for name in VERSIONED}
+    """Dict of library to its version, Python and this package first.
+
+    The modules say it themselves: TensorFlow may be installed as `tensorflow-cpu`.
+    """
+    modules = [importlib.import_module(name.replace("-", "_")) for name in VERSIONED]
+    found = {name: module.__version__ for name, module in zip(VERSIONED, modules)}
     return {"python": platform.python_version(), NAME: package_version(), **found}

@@ -31,6 +31,16 @@ def test_version_is_that_of_setup_cfg():
     assert versions.library_versions()["iwae_tf"] == VERSION
 
 
+def test_a_library_may_be_installed_under_another_name(monkeypatch):
+    found = versions.library_versions()
+
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert versions.library_versions() == found
+
+
 def test_version_is_written_in_no_module():
     for path in [*ROOT.glob("iwae_tf/**/*.py"), ROOT / "pyproject.toml"]:
         assert not re.search(rf"\b{re.escape(VERSION)}\b", path.read_text()), path
