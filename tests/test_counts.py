@@ -75,6 +75,32 @@ def test_the_density_of_large_counts_keeps_its_digits(shift):
     np.testing.assert_allclose(mixed.log_prob(x[:, np.newaxis]), log_prob, rtol=1e-6)
 
 
+@pytest.mark.parametrize("log_dispersion", [-100.0, -40.0, -20.0, -15.0])
+def test_negative_binomials_near_poisson_keep_their_digits(log_dispersion):
+    x = np.float32([0, 1, 5, 15, 16, 1e3, 1e5])
+    log_mean = np.float32(np.log(np.maximum(x, 0.5)) + [0, -3, 0.5, 0, 0.5, 0.3, 0])
+    parameters = tf.stack([log_mean, tf.fill(x.shape, log_dispersion)], axis=1)
+    with tf.GradientTape() as tape:
+        tape.watch(parameters)
+        distribution = lib.negative_binomial_likelihood(parameters)
+        log_prob = distribution.log_prob(x[:, np.newaxis])
+    x64, mean = x.astype(np.float64), np.exp(log_mean.astype(np.float64))
+    dispersion = np.exp(max(log_dispersion, -lib.MAX_LOG_DISPERSION))
+    added = 0.5 * ((x64 - mean) ** 2 - x64) * dispersion  # the first order's
+    expected = x64 * log_mean - mean - special.gammaln(x64 + 1.0) + added
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-4, atol=0.01)
+    np.testing.assert_allclose(distribution.mean()[:, 0], mean, rtol=1e-5)
+    slopes = tape.gradient(log_prob, parameters)
+    assert np.all(np.abs(slopes[:, 0] - (x64 - mean)) <= 1e-2 * np.abs(x64 - mean) + 1)
+    assert np.all(np.abs(slopes[:, 1] - added) <= 0.01 + 0.05 * np.abs(added))
+
+
+def test_a_dispersion_out_of_range_is_cut_off():
+    ends = [[1.0, end] for end in (lib.MAX_LOG_DISPERSION, 100.0)]
+    log_prob = lib.negative_binomial_likelihood(tf.constant(ends)).log_prob([[5.0]] * 2)
+    np.testing.assert_allclose(log_prob, [-41.609438] * 2, rtol=1e-6)
+
+
 def build(kind, seed=(0, 0), **kwargs):
     keras.utils.set_random_seed(3)
     nets = MLP([6], (4,)), MLP([6], (5 * KINDS[kind],))

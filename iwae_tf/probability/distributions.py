@@ -1,6 +1,5 @@
 """From the plain tensors that networks return to TFP distributions."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,13 +7,13 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.probability.counts import NegativeBinomial, Poisson
 from iwae_tf.probability.discretized_logistic import NUM_LEVELS, DiscretizedLogistic
 
 MAX_LOG_SCALE = 10.0  # scales stay within exp(-10) and exp(10)
 # log_mean and log_dispersion of counts stay within -40 and 40: the squares of their
 # exponentials, which optimisers take, are finite in float32.
 MAX_LOG_MEAN = 40.0
-LARGE_COUNT = 16.0  # from which on Stirling's series holds
 FACTORS = 14  # terms of a Bernoulli log-likelihood that share one logarithm
 
 
@@ -169,7 +168,7 @@ def negative_binomial(
 
     Args:
       log_mean: float [...].
-      log_dispersion: float [...].
+      log_dispersion: float [...]; it counts as -40 or 40 beyond these.
 
     Returns:
       distribution: independent scalars, batch shape [...].
@@ -177,7 +176,7 @@ def negative_binomial(
     log_mean, log_dispersion = (
         _bounded(values, MAX_LOG_MEAN) for values in (log_mean, log_dispersion)
     )
-    return tfd.NegativeBinomial(
+    return NegativeBinomial(
         tf.exp(-log_dispersion),
         logits=log_mean + log_dispersion,
         require_integer_total_count=False,
@@ -191,34 +190,6 @@ def poisson(log_mean: tf.Tensor) -> tfd.Distribution:
       log_mean: float [...].
     """
     return Poisson(log_rate=_bounded(log_mean, MAX_LOG_MEAN))
-
-
-class Poisson(tfd.Poisson):
-    """Poisson counts whose log density keeps its digits in float32.
-
-    x log rate - rate - log x! is a difference of large numbers: of a million it was off
-    by 0.7 nats. With u = (rate - x) / x and Stirling's series it is, for a large x,
-
-    x (log(1 + u) - u) - log(2 pi x) / 2 - 1 / (12 x) + 1 / (360 x^3)
-
-    References:
-      Loader, 2000. Fast and accurate computation of binomial probabilities.
-    """
-
-    def _log_prob(self, x):
-        log_rate, rate = self.log_rate, tf.exp(self.log_rate)
-        is_large = x >= LARGE_COUNT
-        large = tf.where(is_large, x, LARGE_COUNT)
-        log_large, inverse = tf.math.log(large), 1.0 / large
-        u = (rate - large) * inverse
-        is_near = tf.abs(u) < 0.5
-        near = tf.where(is_near, u, 0.0)
-        far = log_rate - log_large - u
-        deviance = large * tf.where(is_near, tf.math.log1p(near) - near, far)
-        stirling = inverse * (1.0 / 12.0 - inverse**2 / 360.0)
-        stirling += 0.5 * (log_large + math.log(2.0 * math.pi))
-        plain = x * log_rate - rate - tf.math.lgamma(x + 1.0)
-        return tf.where(is_large, deviance - stirling, plain)
 
 
 def poisson_likelihood(log_mean: tf.Tensor) -> tfd.Distribution:

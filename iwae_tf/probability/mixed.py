@@ -22,6 +22,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.probability.counts import Poisson
 from iwae_tf.probability.distributions import (
     mean_of,
     negative_binomial,
