@@ -117,6 +117,8 @@ def test_means_and_draws_are_those_of_the_columns():
     assert (np.abs(mean - means) < 4 * error)[~is_code].all()
     modes = [np.bincount(codes.astype(int)).argmax() for codes in drawn[:, is_code].T]
     np.testing.assert_array_equal(means[is_code], modes)
+    for seed in (None, 3):  # as of any TFP distribution
+        assert distribution.sample(seed=seed).shape == drawn.shape
 
 
 def test_the_encoder_is_given_standardised_numbers_and_one_hot_codes():

@@ -19,6 +19,7 @@ import math
 from itertools import groupby
 
 import tensorflow as tf
+import tensorflow_probability as tfp
 from tensorflow_probability import distributions as tfd
 
 from iwae_tf.errors import InvalidInputError
@@ -73,6 +74,7 @@ class Columns(tfd.Distribution):
         return tf.concat([part.log_prob(value) for part, value in values], axis=-1)
 
     def _sample_n(self, n, seed=None):
+        seed = tfp.random.sanitize_seed(seed)  # of an integer, or of None
         seeds = tf.unstack(
             tf.random.experimental.stateless_split(seed, len(self.parts))
         )
