@@ -247,6 +247,8 @@ def test_k_of_a_known_tail(shape):
     assert found.mean() == pytest.approx(shape, abs=0.06)
     assert np.all(np.isfinite(pareto_k(np.log(weights[:25]))))
     assert np.all(pareto_k(np.full([100, 2], -80.0)) == -np.inf)  # there is no tail
+    wide = stats.norm.ppf(uniforms, scale=3000.0)  # beyond float64
+    assert np.all(pareto_k(wide) > 1.0)
     assert trusted_k(5000) == 0.7 and trusted_k(100) == 0.5
 
 

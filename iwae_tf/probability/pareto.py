@@ -8,6 +8,7 @@ knows nothing of modes that no draw visited.
 References:
   Vehtari, Simpson, Gelman, Yao and Gabry, 2024. https://arxiv.org/abs/1507.02646
   Zhang and Stephens, 2009 (the fit). https://doi.org/10.1198/tech.2009.08017
+  Hill, 1975. https://doi.org/10.1214/aos/1176343247
 """
 
 import math
@@ -18,6 +19,7 @@ GOOD_K = 0.7  # up to which an estimate can be relied on
 LARGEST_K = 0.95  # in `bias_allowance`; at 1 the fitted tail has no mean
 FLAT = 1e-3  # nats between the ends of a tail that is none
 RELATIVE_FLAT = 2.0**-20  # or of the log-weights: eight steps of float32 and more
+WIDE = 700.0  # nats between the ends of a tail whose small weights are zero in float64
 LEAST_TAIL = 5  # weights; a fifth of 25 draws
 PRIOR_WEIGHTS, PRIOR_K = 10.0, 0.5  # what steadies the fit of a short tail
 
@@ -37,6 +39,9 @@ def tail_size(num_samples: tf.Tensor) -> tf.Tensor:
 
 def pareto_k(largest: tf.Tensor) -> tf.Tensor:
     """Shape k of the generalised Pareto fitted to the largest weights, as in ArviZ.
+
+    Of a tail wider than float64, in which ArviZ finds a small k, it is Hill's estimate,
+    the mean of log w less where the tail begins: a large k fits the same.
 
     Args:
       largest: log-weights float64 [B, T + 1], the largest ones in falling order:
@@ -74,6 +79,9 @@ def pareto_k(largest: tf.Tensor) -> tf.Tensor:
     posterior *= tf.cast(posterior >= 10.0 * 2.0**-52, tf.float64)
     rate = tf.reduce_sum(rates * posterior, axis=1) / tf.reduce_sum(posterior, axis=1)
     k = shapes(rate[:, tf.newaxis])[:, 0]
+    logs = largest[:, :-1] - largest[:, -1:]
+    is_wide = (logs[:, 0] > WIDE) & tf.math.is_finite(logs[:, 0])
+    k = tf.where(is_wide, tf.reduce_mean(logs, axis=1), k)
     k = (count * k + PRIOR_WEIGHTS * PRIOR_K) / (count + PRIOR_WEIGHTS)
     k = tf.where(is_flat, tf.constant(-math.inf, tf.float64), k)
     return tf.where(size < LEAST_TAIL, tf.constant(math.nan, tf.float64), k)
