@@ -85,7 +85,7 @@ def test_negative_binomials_near_poisson_keep_their_digits(log_dispersion):
         distribution = lib.negative_binomial_likelihood(parameters)
         log_prob = distribution.log_prob(x[:, np.newaxis])
     x64, mean = x.astype(np.float64), np.exp(log_mean.astype(np.float64))
-    dispersion = np.exp(max(log_dispersion, -lib.MAX_LOG_DISPERSION))
+    dispersion = np.exp(max(log_dispersion, -lib.MAX_LOG_COUNT))
     added = 0.5 * ((x64 - mean) ** 2 - x64) * dispersion  # the first order's
     expected = x64 * log_mean - mean - special.gammaln(x64 + 1.0) + added
     np.testing.assert_allclose(log_prob, expected, rtol=1e-4, atol=0.01)
@@ -96,7 +96,7 @@ def test_negative_binomials_near_poisson_keep_their_digits(log_dispersion):
 
 
 def test_a_dispersion_out_of_range_is_cut_off():
-    ends = [[1.0, end] for end in (lib.MAX_LOG_DISPERSION, 100.0)]
+    ends = [[1.0, end] for end in (lib.MAX_LOG_COUNT, 100.0)]
     log_prob = lib.negative_binomial_likelihood(tf.constant(ends)).log_prob([[5.0]] * 2)
     np.testing.assert_allclose(log_prob, [-41.609438] * 2, rtol=1e-6)
 

@@ -13,7 +13,7 @@ from iwae_tf.probability.discretized_logistic import NUM_LEVELS, DiscretizedLogi
 MAX_LOG_SCALE = 10.0  # scales stay within exp(-10) and exp(10)
 # log_mean and log_dispersion of counts stay within -40 and 40: the squares of their
 # exponentials, which optimisers take, are finite in float32.
-MAX_LOG_MEAN = 40.0
+MAX_LOG_COUNT = 40.0
 FACTORS = 14  # terms of a Bernoulli log-likelihood that share one logarithm
 
 
@@ -174,7 +174,7 @@ def negative_binomial(
       distribution: independent scalars, batch shape [...].
     """
     log_mean, log_dispersion = (
-        _bounded(values, MAX_LOG_MEAN) for values in (log_mean, log_dispersion)
+        _bounded(values, MAX_LOG_COUNT) for values in (log_mean, log_dispersion)
     )
     return NegativeBinomial(
         tf.exp(-log_dispersion),
@@ -189,7 +189,7 @@ def poisson(log_mean: tf.Tensor) -> tfd.Distribution:
     Args:
       log_mean: float [...].
     """
-    return Poisson(log_rate=_bounded(log_mean, MAX_LOG_MEAN))
+    return Poisson(log_rate=_bounded(log_mean, MAX_LOG_COUNT))
 
 
 def poisson_likelihood(log_mean: tf.Tensor) -> tfd.Distribution:

@@ -23,7 +23,6 @@ import tensorflow_probability as tfp
 from tensorflow_probability import distributions as tfd
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.probability.counts import Poisson
 from iwae_tf.probability.distributions import (
     mean_of,
     negative_binomial,
