@@ -1,6 +1,7 @@
 """What saves the tests time: graphs for XLA's programs, and the long files first."""
 
 import contextlib
+import functools
 import gc
 
 import pytest
@@ -30,6 +31,13 @@ def rare_collections():
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collection_after_each_file():
+    """The exports that a file has loaded would otherwise fill gigabytes in the end."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -81,6 +89,18 @@ def digits(tmp_path_factory):
     from builders import export_digits
 
     return export_digits(tmp_path_factory.mktemp("served") / "digits")
+
+
+@pytest.fixture(scope="module")
+def loaded_once():
+    """Each export is loaded once in a file, however often it scores."""
+    from iwae_tf.serving import endpoints, imputed
+
+    load = functools.cache(endpoints.InProcessScorer)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (endpoints, imputed):
+            patch.setattr(module, "InProcessScorer", load)
+        yield
 
 
 def pytest_collection_modifyitems(items):

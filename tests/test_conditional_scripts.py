@@ -21,6 +21,7 @@ from iwae_tf.runs import splits, training
 from iwae_tf.runs.workdir import Workdir, load_exported
 from iwae_tf.serving import batch_seed, score
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 CLASSES = 3
 
 

@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import csv
-import functools
 import gzip
 import hashlib
 import itertools
@@ -70,12 +69,10 @@ def expected(folder, x):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_waiting():
-    """No pause before another attempt, and each model is loaded once."""
+def no_waiting(loaded_once):
+    """No pause before another attempt."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(answers, "FIRST_DELAY", 0.0)
-        load = functools.cache(endpoints.InProcessScorer)
-        patch.setattr(endpoints, "InProcessScorer", load)
         yield
 
 

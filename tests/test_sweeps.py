@@ -91,7 +91,11 @@ STAGES = {"stages": [[2, 1, 1e-3, 1e-4]]}
     "settings, axis, where",
     [
         (STAGES, "learning_rate=1e-3,1e-4", "the config has stages"),
-        ({"optimizer": "burda_adam"}, "adam_epsilon=1e-4,1e-8", "burda_adam has"),
+        (
+            {"optimizer": "burda_adam"},
+            "adam_epsilon=1e-4,1e-8",
+            "the optimizer is burda_adam",
+        ),
         ({"network": "mlp"}, "conv_channels=[4,8]", "the network is mlp"),
     ],
 )

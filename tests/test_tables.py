@@ -20,6 +20,7 @@ from iwae_tf.serving import shards
 from iwae_tf.serving.imputed import write_imputed
 from iwae_tf.serving.rows import read_rows
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 ROWS, CONFIG = 60, f"--config={REPOSITORY}/configs/tabular.py"
 KINDS = {"income": "lognormal", "visits": "poisson", "id": "drop"}
 SCHEMA = ",".join(f"{name}={kind}" for name, kind in KINDS.items())
