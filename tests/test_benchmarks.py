@@ -252,6 +252,10 @@ def test_a_script_that_fails_has_a_row_and_an_exit_code(tmp_path, monkeypatch, c
     assert row["script"] == "no_such_benchmark" and "failed" in row["note"]
     assert "failed" in output.with_suffix(".md").read_text()
     assert "no_such_benchmark" in capsys.readouterr().out
+    monkeypatch.setattr(run, "OUTPUT", tmp_path / "kept.json")
+    for flags, is_written in ((["--quick"], False), ([], True)):
+        assert run.main(flags) == 1
+        assert run.OUTPUT.exists() is is_written
 
 
 @pytest.fixture(scope="module")
