@@ -54,6 +54,11 @@ def check_choice(value: object, name: str, choices: Iterable[object]) -> None:
         )
 
 
+def float_hint(dtype: str) -> str:
+    """What to do with values of another type than float, by the name of the type."""
+    return "divide by 255" if dtype == "uint8" else "use astype('float32')"
+
+
 def absence(path: str | os.PathLike[str] | None) -> str:
     """The end of a message about a path that does not exist."""
     exists = path is None or os.path.exists(path)

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from iwae_tf.checks import float_hint
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.latent_model import LatentModel
 from iwae_tf.models.values import LevelWarning, Values
@@ -83,12 +84,10 @@ class Gate:
                 f"Received: a {type(x).__name__}{hint}"
             ) from error
         if not x.dtype.is_floating:
-            is_bytes = x.dtype == tf.uint8
-            hint = "divide by 255" if is_bytes else "use astype('float32')"
             interval = " in [0, 1]" if self.in_unit_interval else ""
             raise InvalidInputError(
                 f"`{name}` must be float{interval}. "
-                f"Received: dtype={x.dtype.name}, {hint}"
+                f"Received: dtype={x.dtype.name}, {float_hint(x.dtype.name)}"
             )
         return x
 

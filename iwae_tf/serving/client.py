@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from iwae_tf.checks import check_count, check_integer, is_number
+from iwae_tf.checks import check_count, check_integer, float_hint, is_number
 from iwae_tf.datasets import readers
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood, concatenate
@@ -195,8 +195,9 @@ def checked_batches(
       InvalidInputError: as `check_images` does.
     """
     if not np.issubdtype(x.dtype, np.floating):
-        hint = "divide by 255" if x.dtype == np.uint8 else "use astype('float32')"
-        raise InvalidInputError(f"`x` must be float. Received: dtype={x.dtype}, {hint}")
+        raise InvalidInputError(
+            f"`x` must be float. Received: dtype={x.dtype}, {float_hint(x.dtype.name)}"
+        )
     if x.ndim == 0 or x.shape[1:] != scorer.event_shape or len(x) == 0:
         raise InvalidInputError(
             f"`x` must have the shape [batch, *event], event {scorer.event_shape}, and "
