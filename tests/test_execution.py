@@ -313,7 +313,8 @@ def test_the_choice_survives_a_reload(tmp_path):
 COMPILATIONS = """
     import os, pathlib, sys
     dump = pathlib.Path(sys.argv[1])
-    os.environ["XLA_FLAGS"] = f"--xla_dump_to={dump} --xla_dump_hlo_as_text"
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_dump_to={dump} --xla_dump_hlo_as_text"
     import numpy as np
     import iwae_tf
     from iwae_tf.networks import MLP

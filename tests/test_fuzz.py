@@ -92,7 +92,7 @@ KEYS = st.sampled_from(sorted(default_config())) | st.text(max_size=8)
 # Configs ---------------------------------------------------------------------------
 
 
-@cases(0.25)
+@cases(0.1)
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
 def test_any_config_is_valid_or_refused(values):
     config = default_config()

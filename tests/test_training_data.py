@@ -63,6 +63,12 @@ def flags(folder, **changes):
 
 
 @pytest.fixture
+def no_export(monkeypatch):
+    """Trains without the export that half of a small run is spent on."""
+    monkeypatch.setattr("iwae_tf.runs.workdir.export", lambda *_: "saved_model")
+
+
+@pytest.fixture
 def moved(made, tmp_path):
     """A copy of that run whose config names the copy of its photos."""
     folder = shutil.copytree(made, tmp_path / "copy")
@@ -155,6 +161,7 @@ def models_of(folder):
     yield f"--saved_model={folder / 'run/saved_model'}"
 
 
+@pytest.mark.usefixtures("no_export")
 def test_a_photo_more_moves_others_between_splits(moved, capsys):
     photos = moved / "photos"
     before = split_of(photos)
@@ -221,6 +228,7 @@ def test_classes_are_told_by_their_names(moved, capsys):
         assert code == 0
 
 
+@pytest.mark.usefixtures("no_export")
 def test_a_run_of_an_earlier_version_goes_on_as_before(moved, capsys):
     (moved / "run" / TRAINING_DATA).unlink()
     for path in (moved / "run/checkpoints").glob("*.npz"):

@@ -1,8 +1,8 @@
 """Gradients of a bound: one tape for the encoder, one for the decoder.
 
-`BoundModel.gradients` records both. Tape E holds x -> z and log q(z|x), tape D watches
-z and holds log p(x, z). With u = d bound / d log w, D gives the decoder's gradient and
-the pull on z, and E turns the pull on z into the encoder's gradient:
+`bound_model` records both in `loss_gradients`. Tape E holds x -> z and log q(z|x), tape
+D watches z and holds log p(x, z). With u = d bound / d log w, D gives the decoder's
+gradient and the pull on z, and E turns the pull on z into the encoder's gradient:
 
   reparameterized  encoder: E.gradient([z, log q], pull=[u * d log p / dz, -u])
   stl, dreg        encoder: E.gradient(z, pull=v * d (log p - log q) / dz)
