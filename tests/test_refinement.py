@@ -174,8 +174,12 @@ def test_draws_come_from_the_density_that_divides_them(num_samples):
 
 
 @pytest.mark.xla
-def test_batches_chunks_and_modes_do_not_change_the_estimate():
-    model, x, y = build("iwae", 2, labels=True), binary(7), classes(7)
+@pytest.mark.parametrize(
+    "num_layers, labels", [(1, False), pytest.param(2, True, marks=pytest.mark.slow)]
+)
+def test_batches_chunks_and_modes_do_not_change_the_estimate(num_layers, labels):
+    model, x = build("iwae", num_layers, labels=labels), binary(7)
+    y = classes(7) if labels else None
 
     def score(first=0, last=7, **settings):
         return iwae_tf.log_likelihood(
@@ -183,7 +187,7 @@ def test_batches_chunks_and_modes_do_not_change_the_estimate():
             x[first:last],
             45,
             (3, 4),
-            labels=y[first:last],
+            labels=None if y is None else y[first:last],
             proposal="refined",
             first_row=first,
             **settings,
