@@ -25,6 +25,7 @@ from iwae_tf.config import (
     validate,
 )
 from iwae_tf.config.keys import override
+from iwae_tf.config.optimizers import last_learning_rate
 from iwae_tf.config.stages import with_epochs
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.gradients import GRADIENT_ESTIMATORS
@@ -403,6 +404,12 @@ def test_an_optimizer_follows_the_stages(optimizer):
     assert [rates[6], rates[9], rates[12], rates[13]] == pytest.approx(
         [1e-3, middle, 1e-4, 1e-4]
     )
+    # What is recorded of an epoch is the rate of its last step.
+    for around in (made, keras.optimizers.LossScaleOptimizer(made)):
+        for done, rate in ((0, 1e-2), (6, 1e-2), (10, middle)):
+            made.iterations.assign(done)
+            assert last_learning_rate(around) == pytest.approx(rate)
+    assert last_learning_rate(constant(learning_rate=0.5)) == 0.5
 
 
 # Optimisers ------------------------------------------------------------------------

@@ -114,9 +114,11 @@ def test_metrics_have_a_row_an_epoch(finished):
     for row in rows:
         assert {"bound", "elbo", "iwae", "kl", "ess", "val_bound"} <= set(row)
         assert row["num_samples"] == "3"
-    # Half a cosine over two epochs of three steps, from 1e-2 to a hundredth.
+    # Half a cosine over two epochs of three steps, from 1e-2 to a hundredth, at the
+    # last step of each.
+    cosines = np.cos(np.pi * np.array([2, 5]) / 6)
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx(
-        [0.505e-2, 1e-4]
+        1e-4 + 0.5 * (1e-2 - 1e-4) * (1 + cosines)
     )
 
 

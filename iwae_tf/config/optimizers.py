@@ -146,3 +146,15 @@ class PiecewiseCosine(Schedule):
 
     def get_config(self) -> dict[str, Any]:
         return {"pieces": self.pieces}
+
+
+def last_learning_rate(optimizer: keras.Optimizer) -> float:
+    """The learning rate of the last step; a schedule is at that of the next one.
+
+    Where a stage ends the two differ: the next step is one of the next stage.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of float16
+    schedule = optimizer._learning_rate
+    if not isinstance(schedule, Schedule):
+        return float(optimizer.learning_rate)
+    return float(schedule(max(int(optimizer.iterations.numpy()) - 1, 0)))

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from iwae_tf.config.optimizers import last_learning_rate
 from iwae_tf.io import terminal
 from iwae_tf.runs.checkpoints import CheckpointStore
 from iwae_tf.runs.devices import Distribution
@@ -178,7 +179,7 @@ class Record(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "num_groups": self.model.num_groups,
             "num_samples": self.model.num_samples,
-            "learning_rate": float(self.model.optimizer.learning_rate),
+            "learning_rate": last_learning_rate(self.model.optimizer),
             "seconds": self._sitting.seconds,
         }
         row |= {name: float(value) for name, value in (logs or {}).items()}

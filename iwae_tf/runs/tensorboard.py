@@ -25,6 +25,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from iwae_tf import evaluation
 from iwae_tf.checks import check_count
+from iwae_tf.config.optimizers import last_learning_rate
 from iwae_tf.diagnostics.representation import kl_per_unit
 from iwae_tf.io.files import write_atomically
 from iwae_tf.plots.drawing import GAP, PAIR_GAP, mosaic, most_in_grid, split_rows
@@ -115,7 +116,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     def _write_training(self, logs, is_drawn):
         _write_metrics({k: v for k, v in logs.items() if not k.startswith("val_")})
-        _scalar("optimizer/learning_rate", self.model.optimizer.learning_rate)
+        _scalar("optimizer/learning_rate", last_learning_rate(self.model.optimizer))
         for name in ("num_groups", "num_samples"):
             _scalar(f"draws/{name}", getattr(self.model, name))
         for variable in self.model.trainable_variables if is_drawn else ():
