@@ -173,8 +173,12 @@ def test_jackknife_by_hand():
     bias, same_error = leave_one_out(values[0])
     np.testing.assert_allclose(first, l0 - bias, rtol=1e-12)
     np.testing.assert_allclose(error, same_error, rtol=1e-12)
-    # No divisor to make blocks of, and nothing left.
-    assert np.all(np.isnan(jackknife(bounds.iwae, np.zeros([1, 11, 2]))))
+    # No divisor to make blocks of: the eleventh draw is left aside.
+    prime = np.concatenate([values[:, :5], values], axis=1)
+    for each, same in zip(*(jackknife(bounds.iwae, prime[:, :n]) for n in (10, 11))):
+        np.testing.assert_allclose(each, same, rtol=1e-12)
+    # Nothing left.
+    assert np.all(np.isnan(jackknife(bounds.iwae, np.zeros([1, 2, 2]), 2)))
     assert np.all(np.isnan(leave_one_out(np.zeros([1, 2]))))
 
 

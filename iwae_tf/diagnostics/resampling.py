@@ -28,7 +28,8 @@ def jackknife(
     c_j = (-1)^j (n - j)^m / ((m - j)! j!)
 
     which removes the terms 1/K, ..., 1/K^m of the bias. The n blocks are single draws
-    for up to 10 of them, and above that n is the largest divisor of K up to 10.
+    for up to 10 of them, and above that n is the largest divisor of K up to 10. Where
+    there is none, the last few draws are left aside, so that there are ten blocks.
 
     Args:
       bound: function of log-weights [1, K, B] to [B], such as `bounds.iwae`.
@@ -37,8 +38,7 @@ def jackknife(
 
     Returns:
       (corrected, standard_error): float64 NumPy arrays [B]; the error is the
-        jackknife's of the bound itself. NaN where K has no divisor in 2 to 10 that
-        is larger than m.
+        jackknife's of the bound itself. NaN where K is not larger than m.
 
     References:
       Nowozin, 2018. https://openreview.net/forum?id=HyZoi-WRb
@@ -47,11 +47,12 @@ def jackknife(
         raise InvalidInputError(f"`order` must be 1 or 2. Received: order={order!r}")
     log_weights = np.asarray(log_weights, np.float64)
     _, num_draws, num_rows = log_weights.shape
-    divisors = [n for n in range(order + 1, MOST_BLOCKS + 1) if num_draws % n == 0]
-    if not divisors:
+    if num_draws <= order:
         return np.full(num_rows, np.nan), np.full(num_rows, np.nan)
-    count = divisors[-1]
-    blocks = log_weights[0].reshape(count, -1, num_rows)
+    divisors = [n for n in range(order + 1, MOST_BLOCKS + 1) if num_draws % n == 0]
+    count = divisors[-1] if divisors else MOST_BLOCKS
+    used = log_weights[0, : num_draws - num_draws % count]
+    blocks = used.reshape(count, -1, num_rows)
     corrected = np.zeros(num_rows)
     for j in range(order + 1):
         values = np.stack(
