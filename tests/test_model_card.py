@@ -99,6 +99,28 @@ def test_what_was_not_measured_is_said(tmp_path):
         errors = {"standard_error": unknown, "jackknife_error": unknown}
         one = rows(card(tmp_path, results(**errors)))
         assert one["NLL"] == "103.46 nats an image (+- 0.46 of the images)"
+        # Of fewer than 25 draws there is no Pareto k, and so no interval.
+        few = {"nll": 103.0, "jackknife_error": unknown, "unreliable": unknown}
+        refined = {f"refined_{n}": v for n, v in few.items()}
+        for interval in ([unknown, unknown], None):
+            refined["refined_interval"] = interval
+            text = card(tmp_path, results(**refined))
+            start = "103.00 nats an image, by proposals fitted to each image"
+            assert rows(text)["refined NLL"] == start and "nan" not in text
+
+
+def test_refined_proposals_are_measured_beside_the_encoders(tmp_path):
+    refined = {
+        "refined_nll": 103.0,
+        "refined_jackknife_error": 0.0021,
+        "refined_unreliable": 0.0123,
+        "refined_interval": [102.5, 103.004],
+    }
+    assert rows(card(tmp_path, results(**refined)))["refined NLL"] == (
+        "103.00 nats an image (+- 0.002 of the draws), by proposals fitted to each "
+        "image; 102.50 to 103.00 with probability 95 %, bias included; Pareto k above "
+        "0.7 for 1.2% of the images"
+    )
 
 
 def test_the_likelihood_and_the_networks_are_described(tmp_path):

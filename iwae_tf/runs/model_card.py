@@ -161,24 +161,28 @@ def _measured(results: Mapping[str, Any] | None) -> str:
     if draws_error is None:  # of an older run
         draws_error = results["standard_error"]
     errors = [
-        f"+- {error:{form}} of the {what}"
-        for error, form, what in (
-            (draws_error, ".3f", "draws"),
-            (results["data_standard_error"], ".2f", "images"),
-        )
-        if error is not None and math.isfinite(error)
+        _known("+- {:.3f} of the draws", draws_error),
+        _known("+- {:.2f} of the images", results["data_standard_error"]),
     ]
+    shown = ", ".join(filter(None, errors))
     rows = {
         "protocol": f"{protocol}; {results['num_samples']:,} draws an image",
-        "NLL": f"{results['nll']:.2f} nats an image"
-        + (f" ({', '.join(errors)})" if errors else ""),
+        "NLL": f"{results['nll']:.2f} nats an image" + (shown and f" ({shown})"),
     }
     if results.get("refined_nll") is not None:
+        error, low_high, unreliable = (
+            results.get(f"refined_{name}")
+            for name in ("jackknife_error", "interval", "unreliable")
+        )
         rows["refined NLL"] = (
-            f"{results['refined_nll']:.2f} nats an image (+- "
-            f"{results['refined_jackknife_error']:.3f} of the draws), by proposals "
-            f"fitted to each image; {_interval(results)}Pareto k above 0.7 for "
-            f"{results['refined_unreliable']:.1%} of the images"
+            f"{results['refined_nll']:.2f} nats an image"
+            + _known(" (+- {:.3f} of the draws)", error)
+            + ", by proposals fitted to each image"
+            + _known(
+                "; {:.2f} to {:.2f} with probability 95 %, bias included",
+                *(low_high or [None]),
+            )
+            + _known("; Pareto k above 0.7 for {:.1%} of the images", unreliable)
         )
     if results.get("bits_per_dim") is not None:  # 8-bit images
         rows["bits per dimension"] = f"{results['bits_per_dim']:.3f}"
@@ -190,12 +194,10 @@ def _measured(results: Mapping[str, Any] | None) -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 
-def _interval(results: Mapping[str, Any]) -> str:
-    """The 95 % interval of the refined NLL, where the results have it."""
-    low, high = results.get("refined_interval") or (None, None)
-    if any(end is None or not math.isfinite(end) for end in (low, high)):
-        return ""
-    return f"{low:.2f} to {high:.2f} with probability 95 %, bias included; "
+def _known(text: str, *numbers: float | None) -> str:
+    """`text` with the numbers in it; "" where one of them is not known."""
+    known = [n for n in numbers if n is not None and math.isfinite(n)]
+    return text.format(*known) if len(known) == len(numbers) else ""
 
 
 def _joined(values: Iterable[object]) -> str:
