@@ -374,6 +374,18 @@ def test_an_epoch_has_the_steps_asked_for(mode, steps):
     assert logs["bound"] == pytest.approx(all_of_them["bound"], rel=1e-5)
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_data_that_end_between_epochs_or_within_one_begin_anew(is_known):
+    """An epoch without a step had a bound of 0, and trained nothing."""
+    data = indexed().batch(11)
+    data = data if is_known else data.filter(lambda *_: True)
+    for steps in (1, 3):
+        model = build(mode="graph")
+        history = fit(model, data, epochs=3, steps_per_epoch=steps)
+        assert int(model.train_steps) == 3 * steps
+        assert max(history["bound"]) < 0.0
+
+
 @pytest.mark.parametrize("mode, steps", [("default", 3), ("four steps", 7)])
 def test_an_epoch_of_arrays_has_the_steps_asked_for(mode, steps):
     """Keras begins with an array anew where calls, not steps, have gone through it."""

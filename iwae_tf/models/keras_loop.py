@@ -138,9 +138,9 @@ class OneProgramModel(keras.Model):
         steps = arguments.get("steps_per_epoch")
         with self._pass_of(arguments, steps, are_checked), self.gate.told():
             if steps is not None and isinstance(x, tf.data.Dataset):
-                # Keras counts whole calls, and would find the data at an end too soon.
-                batches = x
-                arguments["x"] = tf.data.Dataset.range(1).flat_map(lambda _: batches)
+                # Keras counts whole calls: it would find the data at an end too soon,
+                # or too late, with an epoch of no steps.
+                arguments["x"] = x.repeat()
             shuffle = arguments.get("shuffle", True)
             arguments["x"] = self._checking(arguments["x"], arguments, shuffle=shuffle)
             return super().fit(**arguments)
