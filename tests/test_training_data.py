@@ -177,8 +177,10 @@ def test_a_photo_more_moves_others_between_splits(moved, capsys):
         assert code == 0
         assert f"note: {photos} is not what the model was trained on" in text_of(capsys)
     kept = {name: (moved / "run" / name).read_bytes() for name in KEPT}
-    code = run_script("train", *flags(moved, epochs=2))
-    assert_one_line(code, capsys, "the training data have changed since", "another one")
+    for epochs in (1, 2):  # finished, and to go on
+        code = run_script("train", *flags(moved, epochs=epochs))
+        words = "the training data have changed since", "another one"
+        assert_one_line(code, capsys, *words)
     assert {name: (moved / "run" / name).read_bytes() for name in KEPT} == kept
     (photos / "a/000a.png").unlink()
     assert run_script("train", *flags(moved, epochs=2)) == 0

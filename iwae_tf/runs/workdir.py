@@ -104,7 +104,8 @@ class Workdir:
             self._lock.release()
 
     def check(self, config: ConfigDict) -> None:
-        """Raises InvalidInputError where this is the folder of another config.
+        """Raises InvalidInputError where this is the folder of another config, or a
+        finished run of other data: the checkpoints of an unfinished one say so.
 
         More epochs are no other config, unless the learning rates depend on them.
         """
@@ -120,6 +121,12 @@ class Workdir:
                 f"--config.start_from={self.path}. Received: epochs={config.epochs}"
             )
         check_same(ours, theirs, "be new or hold a run of this config", self.path)
+        if self.results.exists() and has_changed(self.path, config):
+            raise InvalidInputError(
+                "`workdir` must hold a run of these training data: give another one, "
+                "or put the data back as they were. Received: the training data have "
+                f"changed since {self.results} was written"
+            )
 
     def is_finished(self, config: ConfigDict) -> bool:
         """Whether there are results of as many epochs as a config has."""
