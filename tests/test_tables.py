@@ -361,6 +361,10 @@ def test_a_file_whose_first_line_is_no_names(tmp_path):
         table_files.read_table(path)
     path.write_bytes(b"a,b\n1\n2,3,4\n")
     assert "must be a readable table" in refusal(table_files.read_table, path)
+    for separator in (";", "\t"):
+        path.write_text(f"a{separator}b\n1{separator}2\n3{separator}4\n")
+        words = f"must have commas between its columns. Received: {path}"
+        assert words in refusal(table_files.read_table, path)
 
 
 @pytest.mark.parametrize(

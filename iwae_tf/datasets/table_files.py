@@ -113,6 +113,11 @@ def read_csv(
     with readable(path, f"`{name}` must be a readable table"):
         table = csv.read_csv(file, parse_options=parsing, convert_options=options)
         names = table.column_names
+    if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
+        raise InvalidInputError(
+            f"`{name}` must have commas between its columns. "
+            f"Received: {path}, whose first line is {names[0]!r}"
+        )
     given = [column for column in names if is_numeric(column)]
     if len(given) == len(names):
         raise InvalidInputError(
