@@ -515,6 +515,14 @@ def test_from_a_table_to_scores(trained, tmp_path, capsys):
     assert read_json(tmp_path / "e/config.json")["schema"] == "schema.json"
 
 
+def test_an_export_into_a_run_would_replace_its_config(trained, capsys):
+    before = (trained / "run/config.json").read_bytes()
+    flags = (f"--workdir={trained}/run", f"--output={trained}/run")
+    code = run_script("export", *flags)
+    assert_one_line(code, capsys, "`output` must not be the folder of a run")
+    assert (trained / "run/config.json").read_bytes() == before
+
+
 def test_a_diagnosis_takes_rows_with_holes(trained, tmp_path):
     code = run_script(
         "diagnose",

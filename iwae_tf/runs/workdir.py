@@ -233,7 +233,15 @@ def export(
 
     Returns:
       path: pathlib.Path of the new version.
+
+    Raises:
+      InvalidInputError: a run is in that folder, whose config would be replaced.
     """
+    if Workdir(path).checkpoints.exists() or Workdir(path).model.exists():
+        raise InvalidInputError(
+            "`output` must not be the folder of a run, such as runs/a: give another "
+            f"one, such as saved_models/a. Received: {path}"
+        )
     version = export_saved_model(model, path, config.eval_num_samples)
     values = config.to_dict()
     if model.schema is None:
