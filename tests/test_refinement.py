@@ -1,5 +1,7 @@
 """Refined proposals: exact posteriors, NumPy's mixture, invariance; Pareto k."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -243,6 +245,23 @@ def test_a_fit_that_fails_falls_back_on_the_encoder_and_says_so():
     error = np.hypot(result.standard_error, expected.standard_error)
     assert np.all(np.abs(result.estimate - expected.estimate) < 5.0 * error)
     assert np.all(np.isfinite(result.estimate))
+
+
+def test_rounding_of_large_values_leaves_no_spread_below_zero(monkeypatch):
+    """The mean of equal log-weights may be above them; NaN was what came of it."""
+    values = -np.geomspace(1e7, 1e10, 200, dtype=np.float32)
+
+    def log_target(latent, x, u, *_):
+        return x[:, 0] + 0.0 * tf.reduce_sum(u, axis=-1)
+
+    monkeypatch.setattr(refinement, "log_target", log_target)
+    latent = types.SimpleNamespace(latent_dims=[2])
+    directions = refinement.directions(tf.constant(2), 2)
+    x = tf.constant(values[:, np.newaxis])
+    found = refinement.fit(latent, x, None, None, None, directions)
+    assert np.all(found.spread.numpy() >= 0.0)
+    u = found.draw(tf.zeros([1, 10, len(values), 2]), 0)
+    assert np.all(np.isfinite(found.log_prob(u, tf.constant(10))))
 
 
 @pytest.mark.parametrize(

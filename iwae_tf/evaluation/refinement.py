@@ -227,7 +227,9 @@ def _step(measure, stage, e, is_diagonal, index, state):
     log_weights = value + 0.5 * tf.reduce_sum(e**2, axis=-1)[:, tf.newaxis]
     h = tf.einsum("sbe,bed->sbd", gradient, factor) + e[:, tf.newaxis]
     mean = tf.reduce_mean(log_weights, axis=0)
-    spread = (tf.reduce_max(log_weights, axis=0) - mean) / LARGEST_OF_A_STEP
+    # Not below zero: rounding may take the mean of large values above all of them.
+    above = tf.maximum(tf.reduce_max(log_weights, axis=0) - mean, 0.0)
+    spread = above / LARGEST_OF_A_STEP
     elbo = mean + log_det
     if stage == 0:
         power, rate = tf.zeros_like(spread), FIRST_RATE
