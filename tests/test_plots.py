@@ -403,6 +403,15 @@ def test_active_units_show_zeros_on_the_log_axis(png, figures, zeros):
     assert has(inside, GREY) == (zeros > 0)
 
 
+@pytest.mark.parametrize("variances", [[0.9, 0.3], [0.9, 0.3, 1e-5], [1e-3, 1e-5]])
+def test_the_threshold_is_named_inside_the_axes(png, figures, variances):
+    """Below its line where units lie below, and not across the axis where none do."""
+    plots.active_units(png, [variances])
+    ax = figures[0].axes[0]
+    (note,) = ax.texts
+    assert note.get_window_extent().y0 > ax.get_window_extent().y0
+
+
 def test_active_units_of_three_layers(png, figures):
     plots.active_units(png, [np.full(n + 1, 0.1) for n in range(3)])
     shown = [ax.get_title("left") for ax in figures[0].axes if ax.get_visible()]

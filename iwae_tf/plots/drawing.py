@@ -240,8 +240,9 @@ def draw_variances(ax: Axes, variances: np.ndarray, threshold: float) -> None:
         corner = {"xy": (ranks[-1], floor), "xytext": (2, 5), "ha": "right"}
         ax.annotate(note, **corner, **font, color=GREY)
     ax.axhline(threshold, color=ORANGE, linewidth=1.2, linestyle="--")
-    note = f"threshold {threshold:g}"  # Below the large ones, or above all.
-    place = {"xytext": (0, -4), "va": "top"} if active.any() else {"xytext": (0, 3)}
+    note = f"threshold {threshold:g}"  # between the large and the small, if both are
+    is_between = active.any() and not active.all()
+    place = {"xytext": (0, -4), "va": "top"} if is_between else {"xytext": (0, 3)}
     ax.annotate(note, xy=(1, threshold), **place, **font, color=ORANGE)
     ax.xaxis.set_major_locator(whole_numbers())
 
