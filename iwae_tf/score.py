@@ -25,7 +25,8 @@ _ENDPOINT = flags.DEFINE_string(
 )
 _INPUT = cli.path_flag(
     "input",
-    "NAME.npy of images [N, *event], NAME.npz, a folder of images, or NAME.csv.",
+    "NAME.npy of images [N, *event], NAME.npz, a folder of images, NAME.csv or "
+    "NAME.parquet.",
     must_exist=True,
     check=check_rows,
 )

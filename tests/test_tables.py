@@ -13,8 +13,10 @@ from running import REPOSITORY, assert_one_line, read_json, refusal, run_script
 
 import iwae_tf
 from iwae_tf import datasets
+from iwae_tf.config.files import read_config
 from iwae_tf.datasets import table_files, tables
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.runs.workdir import Workdir
 from iwae_tf.schema import Column, Schema
 from iwae_tf.serving import shards
 from iwae_tf.serving.imputed import write_imputed
@@ -513,6 +515,19 @@ def test_from_a_table_to_scores(trained, tmp_path, capsys):
     assert exported == read_json(trained / "run/schema.json")
     assert exported["columns"][2]["categories"] == ["Aachen", "Bonn", "Ulm"]
     assert read_json(tmp_path / "e/config.json")["schema"] == "schema.json"
+
+
+def test_a_finished_run_is_not_one_of_other_kinds(trained, tmp_path):
+    """`schema` may be a file, whose name the config keeps."""
+    (tmp_path / "kinds.json").write_text(json.dumps(KINDS))
+    run = Workdir(shutil.copytree(trained / "run", tmp_path / "run"))
+    config = json.loads(run.config.read_text())
+    config |= {"schema": str(tmp_path / "kinds.json")}
+    run.config.write_text(json.dumps(config))
+    config = read_config(run.config)
+    run.check(config)
+    (tmp_path / "kinds.json").write_text(json.dumps(KINDS | {"visits": "normal"}))
+    assert "the kinds of columns have changed" in refusal(run.check, config)
 
 
 def test_an_export_into_a_run_would_replace_its_config(trained, capsys):

@@ -59,6 +59,14 @@ def training_data(config: ConfigDict) -> dict[str, Any] | None:
     return found
 
 
+def kinds_of_columns(config: ConfigDict) -> list[tuple[str, str]]:
+    """Name and kind of each column of a config's table; none of other data."""
+    if config.dataset != "table":
+        return []
+    schema = datasets.table_schema(config.data_dir, config.schema)
+    return [(column.name, column.kind) for column in schema.columns]
+
+
 def what_is_few(config: ConfigDict, num_examples: int) -> list[str]:
     """Lines on data or steps that are too few for a model to be good."""
     steps = datasets.num_batches(num_examples, config.batch_size)

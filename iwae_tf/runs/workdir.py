@@ -31,7 +31,7 @@ from iwae_tf.io.files import (
 )
 from iwae_tf.io.layout import find_version, model_file
 from iwae_tf.runs import model_card
-from iwae_tf.runs.splits import training_data
+from iwae_tf.runs.splits import kinds_of_columns, training_data
 from iwae_tf.saved_model import (
     export_saved_model,
     restore_weights,
@@ -121,11 +121,19 @@ class Workdir:
                 f"--config.start_from={self.path}. Received: epochs={config.epochs}"
             )
         check_same(ours, theirs, "be new or hold a run of this config", self.path)
-        if self.results.exists() and has_changed(self.path, config):
+        if not self.results.exists():
+            return
+        known = self.read_config()
+        known.data_dir, changed = config.data_dir, ""
+        if has_changed(self.path, config):
+            changed = "training data"
+        elif kinds_of_columns(known) != kinds_of_columns(config):  # in a file
+            changed = "kinds of columns"
+        if changed:
             raise InvalidInputError(
-                "`workdir` must hold a run of these training data: give another one, "
-                "or put the data back as they were. Received: the training data have "
-                f"changed since {self.results} was written"
+                f"`workdir` must hold a run of these {changed}: give another one, or "
+                f"put them back as they were. Received: the {changed} have changed "
+                f"since {self.results} was written"
             )
 
     def is_finished(self, config: ConfigDict) -> bool:
