@@ -596,6 +596,8 @@ TOLD = {  # command: how the one line begins
     f"sweep {MNIST} --folder=x --grid=num_sample=1,5": "`num_sample` must be a config "
     "key, one of adam",
     "evaluate --workdir=nowhere": "`--workdir` must be a path that exists",
+    f"evaluate --saved_model={EXPORT} --output={EXPORT}/config.json": "`--output` must "
+    "not be a file of a run",
     "diagnose --parts=toy,tyo --output=x": "`--parts` must be one of proposal",
     "diagnose --workdir=docs": "`config.json` must exist",
     "explore --saved_model=docs": "`saved_model` must be a folder NAME or NAME/1",

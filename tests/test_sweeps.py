@@ -72,6 +72,7 @@ def test_a_grid_is_every_combination(config):
         (["seed=1,1"], "must not repeat"),
         (["seed=1", "seed=2"], "each key once"),
         (["seed=many"], "`seed` must have the type of 0"),
+        (["seed=1,x"], "Received: seed='x'"),
         (["seed=__import__('os')"], "`seed` must have the type"),
         (["seed=0,1", "model=vae,vaeX"], "Received: model='vaeX'. Did you mean vae"),
         (["num_groups=1,2"], "`num_groups` must be 1 for iwae"),

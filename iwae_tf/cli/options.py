@@ -15,7 +15,7 @@ from iwae_tf.config.files import read_json
 from iwae_tf.config.keys import check_paths
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import check_place
-from iwae_tf.io.layout import find_version, model_file, shipped
+from iwae_tf.io.layout import OF_RUN, find_version, model_file, shipped
 
 TOO_MANY_DEVICES = 257  # for one machine: TensorFlow takes minutes to make more
 
@@ -157,12 +157,17 @@ def new_path_flag(
 ) -> flags.FlagHolder[Any]:
     """Defines a flag for a folder or a file that can be written.
 
-    A finished run is only read. Of several workers the first alone writes.
+    A finished run is only read, and none of its files is written over. Of several
+    workers the first alone writes.
     """
 
     def check(path):
         if "://" in path:  # Beam writes to buckets too
             return
+        if is_file and os.path.basename(path) in OF_RUN and os.path.exists(path):
+            raise InvalidInputError(
+                f"`--{name}` must not be a file of a run. Received: --{name}={path}"
+            )
         values = flags.FLAGS.flag_values_dict()
         is_done = os.path.isfile(os.path.join(path, "results.json"))
         will_write = not is_done and values.get("distribute") != "multi_worker"

@@ -9,6 +9,8 @@ from iwae_tf.checks import absence
 from iwae_tf.errors import InvalidInputError
 
 TABLES = (".csv", ".parquet")
+# What a run writes about itself in JSON, and reads again.
+OF_RUN = ("config.json", "results.json", "schema.json", "training_data.json")
 BEGINNINGS = {".npy": b"\x93NUMPY", ".npz": b"PK"}  # of files of arrays
 
 

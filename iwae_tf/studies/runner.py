@@ -335,7 +335,14 @@ def _parse_axis(axis: str) -> tuple[str, tuple[Any, ...]]:
     try:
         values = ast.literal_eval(f"({text},)")
     except (ValueError, SyntaxError):
-        values = tuple(text.split(","))
+        values = tuple(map(_literal_or_word, text.split(",")))
     if any(values.count(value) > 1 for value in values):
         raise InvalidInputError(f"`grid` must not repeat a value. Received: {axis!r}")
     return key, values
+
+
+def _literal_or_word(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
