@@ -1,5 +1,6 @@
 """The folder of one training run: what lies where, and reading it back."""
 
+import contextlib
 import csv
 import io
 import os
@@ -107,7 +108,8 @@ class Workdir:
         """Raises InvalidInputError where this is the folder of another config, or a
         finished run of other data: the checkpoints of an unfinished one say so.
 
-        More epochs are no other config, unless the learning rates depend on them.
+        More epochs are no other config, unless the learning rates depend on them. A
+        finished run needs no data: those that cannot be read are not compared.
         """
         if not self.config.exists():
             return
@@ -121,20 +123,22 @@ class Workdir:
                 f"--config.start_from={self.path}. Received: epochs={config.epochs}"
             )
         check_same(ours, theirs, "be new or hold a run of this config", self.path)
-        if not self.results.exists():
-            return
-        known = self.read_config()
-        known.data_dir, changed = config.data_dir, ""
-        if has_changed(self.path, config):
-            changed = "training data"
-        elif kinds_of_columns(known) != kinds_of_columns(config):  # in a file
-            changed = "kinds of columns"
-        if changed:
+        if self.results.exists() and (changed := self._changed_data(config)):
             raise InvalidInputError(
                 f"`workdir` must hold a run of these {changed}: give another one, or "
                 f"put them back as they were. Received: the {changed} have changed "
                 f"since {self.results} was written"
             )
+
+    def _changed_data(self, config):
+        """What a finished run's data and a config's are known to differ in, or ""."""
+        with contextlib.suppress(InvalidInputError):
+            known = override(self.read_config(), data_dir=config.data_dir)
+            if has_changed(self.path, config):
+                return "training data"
+            if kinds_of_columns(known) != kinds_of_columns(config):  # in a file
+                return "kinds of columns"
+        return ""
 
     def is_finished(self, config: ConfigDict) -> bool:
         """Whether there are results of as many epochs as a config has."""
