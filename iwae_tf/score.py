@@ -14,7 +14,7 @@ from absl import flags
 
 from iwae_tf import cli
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.io.layout import beside_export, check_rows
+from iwae_tf.io.layout import SCHEMA, beside_export, check_rows
 
 _SAVED_MODEL = cli.export_flag("Export, NAME or NAME/1.")
 _ENDPOINT = flags.DEFINE_string(
@@ -90,7 +90,7 @@ def run() -> int:
     from iwae_tf.evaluation import summarize
     from iwae_tf.io import terminal
     from iwae_tf.runs import results
-    from iwae_tf.runs.workdir import SCHEMA, data_in, has_changed
+    from iwae_tf.runs.workdir import data_in, has_changed
     from iwae_tf.serving import rows
     from iwae_tf.serving.imputed import write_imputed
     from iwae_tf.serving.score_files import PARTIAL

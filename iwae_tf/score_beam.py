@@ -22,7 +22,7 @@ from absl import flags
 from iwae_tf import cli
 from iwae_tf.checks import needing
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.io.layout import beside_export
+from iwae_tf.io.layout import SCHEMA, beside_export
 from iwae_tf.io.processes import stderr_to
 
 _SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.", must_exist=True)
@@ -127,8 +127,6 @@ def _on_spark(**model):
 
 def _schema():
     """The schema of a table's model, None where there is none beside the export."""
-    from iwae_tf.runs.workdir import SCHEMA
-
     return beside_export(_SAVED_MODEL.value, SCHEMA)
 
 

@@ -17,8 +17,8 @@ from running import REPOSITORY, assert_one_line, read_json, run_script
 import iwae_tf
 from iwae_tf import datasets
 from iwae_tf.datasets.sources import splits_of_rows
+from iwae_tf.io.layout import TRAINING_DATA
 from iwae_tf.runs.splits import decide_epochs
-from iwae_tf.runs.workdir import TRAINING_DATA
 
 CLASSES, EACH = ("a", "b", "c"), 20
 KEPT = ("config.json", "results.json", "training_data.json", "model.keras")

@@ -9,8 +9,10 @@ from iwae_tf.checks import absence
 from iwae_tf.errors import InvalidInputError
 
 TABLES = (".csv", ".parquet")
+SCHEMA = "schema.json"  # of a model of a table, whole, beside it
+TRAINING_DATA = "training_data.json"  # `splits.training_data`, beside the config
 # What a run writes about itself in JSON, and reads again.
-OF_RUN = ("config.json", "results.json", "schema.json", "training_data.json")
+OF_RUN = ("config.json", "results.json", SCHEMA, TRAINING_DATA)
 BEGINNINGS = {".npy": b"\x93NUMPY", ".npz": b"PK"}  # of files of arrays
 
 

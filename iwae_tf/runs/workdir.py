@@ -30,7 +30,7 @@ from iwae_tf.io.files import (
     write_text,
     write_through,
 )
-from iwae_tf.io.layout import find_version, model_file
+from iwae_tf.io.layout import SCHEMA, TRAINING_DATA, find_version, model_file
 from iwae_tf.runs import model_card
 from iwae_tf.runs.splits import kinds_of_columns, training_data
 from iwae_tf.saved_model import (
@@ -40,8 +40,6 @@ from iwae_tf.saved_model import (
 )
 from iwae_tf.versions import library_versions
 
-SCHEMA = "schema.json"  # of a model of a table, whole, beside it
-TRAINING_DATA = "training_data.json"  # `splits.training_data`, beside the config
 # Where the data lie, how far the run goes, and what is done with it afterwards.
 NOT_DECIDING = {
     *("data_dir", "epochs"),
@@ -133,9 +131,9 @@ class Workdir:
     def _changed_data(self, config):
         """What a finished run's data and a config's are known to differ in, or ""."""
         with contextlib.suppress(InvalidInputError):
-            known = override(self.read_config(), data_dir=config.data_dir)
             if has_changed(self.path, config):
                 return "training data"
+            known = override(self.read_config(), data_dir=config.data_dir)
             if kinds_of_columns(known) != kinds_of_columns(config):  # in a file
                 return "kinds of columns"
         return ""
@@ -249,7 +247,8 @@ def export(
     Raises:
       InvalidInputError: a run is in that folder, whose config would be replaced.
     """
-    if Workdir(path).checkpoints.exists() or Workdir(path).model.exists():
+    run = Workdir(path)
+    if run.checkpoints.exists() or run.model.exists():
         raise InvalidInputError(
             "`output` must not be the folder of a run, such as runs/a: give another "
             f"one, such as saved_models/a. Received: {path}"
