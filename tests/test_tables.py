@@ -306,6 +306,24 @@ def test_words_that_are_missing_values_are_counted(tmp_path):
     np.testing.assert_array_equal(x, [np.nan, 1, 0, *[np.nan] * 4])
 
 
+def test_blanks_around_a_missing_value_and_empty_lines_of_one_column(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a, b, c\n1, ?, x\n n/a, 2, ?\n , NULL , NA \n4,3, y\n,<NA>,x\n")
+    with pytest.warns(UserWarning, match="column  c has 1 NA: taken as missing"):
+        schema = tables.infer_schema(path)
+    assert [c.kind for c in schema.columns] == ["normal"] * 2 + ["categorical"]
+    holes = np.isnan(tables.encode(path, schema)).astype(int)
+    assert holes.tolist() == [[0, 1, 0], [1, 0, 1], [1, 1, 1], [0, 0, 0], [1, 1, 0]]
+    for word, values in ("2.5", [1.0, None, 2.5, None]), ("b", ["1", None, "b", None]):
+        path.write_text(f"a\n1\n\n{word}\n\n")
+        opened = io.BytesIO(path.read_bytes())
+        for table in (
+            table_files.read_table(path),
+            table_files.read_csv(opened, path, "input"),
+        ):
+            assert table.column("a").to_pylist() == values
+
+
 HOLED = """id,f,count,flag,holed,code,big
 16777217,0.1257302210933933,3,False,True,01,9007199254740993
 16777219,NA,,True,,,
@@ -364,9 +382,13 @@ def test_a_file_whose_first_line_is_no_names(tmp_path):
     path.write_bytes(b"a,b\n1\n2,3,4\n")
     assert "must be a readable table" in refusal(table_files.read_table, path)
     for separator in (";", "\t"):
-        path.write_text(f"a{separator}b\n1{separator}2\n3{separator}4\n")
-        words = f"must have commas between its columns. Received: {path}"
-        assert words in refusal(table_files.read_table, path)
+        for point in (".", ","):
+            path.write_text(separator.join(["a", "b\n1" + point + "5", "2\n"]))
+            words = refusal(table_files.read_table, path)
+            assert "must have commas between its columns, and points in" in words
+            assert f"Received: {path}, whose first line is" in words
+    path.write_text('"a;b;c",d\n1,2\n')
+    assert table_files.read_table(path).column_names == ["a;b;c", "d"]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,11 @@ FEW = 10  # distinct values, up to which a density of them gets a warning
 MOST_CATEGORIES = 1000
 # Of a scale to the largest value, below which float32 cannot tell values apart.
 RESOLUTION = 1e-5
-# Cells of a CSV file that are missing values.
-EMPTY = ("", "?", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
+# Cells of a CSV file that are missing values, with or without a blank on each side.
+EMPTY = (
+    *("", "?", "NA", "N/A", "n/a", "#N/A", "<NA>"),
+    *("NaN", "nan", "NULL", "null", "None"),
+)
 NAMED = EMPTY[2:]  # of these, those that could be a category
 
 

@@ -3,8 +3,9 @@
 import functools
 import os
 import pathlib
+import re
 import warnings
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -80,11 +81,12 @@ def _read_table(path, name, as_text, *_state):
             from pyarrow import parquet
 
             return parquet.read_table(path)
-    return read_csv(path, path, name, as_text)
+        with open(path, "rb") as file:
+            return read_csv(file, path, name, as_text)
 
 
 def read_csv(
-    file: Any,
+    file: IO[bytes],
     path: str | os.PathLike[str],
     name: str,
     as_text: tuple[str, ...] = (),
@@ -92,10 +94,11 @@ def read_csv(
     """The table in a CSV file with a line of names.
 
     The type of a column is guessed from all of its cells. So a category 01 would be a
-    number in a file that has no words beside it: name these columns in `as_text`.
+    number in a file that has no words beside it: name these columns in `as_text`. Where
+    there is but one column, an empty line is a row whose value is missing.
 
     Args:
-      file: path of it, or the file itself, open.
+      file: the file, open, at its start.
       path: what a message calls it.
       name: the argument that it comes from.
       as_text: names of columns whose cells stay as they are written.
@@ -107,17 +110,32 @@ def read_csv(
     from pyarrow import csv
 
     spellings = [*as_text, *(f" {column}" for column in as_text)]  # header `a, b`
-    types = dict.fromkeys(spellings, pa.string())
-    options = csv.ConvertOptions(null_values=EMPTY, column_types=types)
-    parsing = csv.ParseOptions(newlines_in_values=True)
+    options = csv.ConvertOptions(
+        null_values=[
+            a + word + b for word in EMPTY for a in ("", " ") for b in ("", " ")
+        ],
+        column_types=dict.fromkeys(spellings, pa.string()),
+    )
     with readable(path, f"`{name}` must be a readable table"):
-        table = csv.read_csv(file, parse_options=parsing, convert_options=options)
-        names = table.column_names
-    if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
-        raise InvalidInputError(
-            f"`{name}` must have commas between its columns. "
-            f"Received: {path}, whose first line is {names[0]!r}"
-        )
+        head = file.readline().decode(errors="replace").strip()
+        unquoted = re.sub('"[^"]*"', "", head)
+        if unquoted.count(",") < max(map(unquoted.count, ";\t")):
+            raise InvalidInputError(
+                f"`{name}` must have commas between its columns, and points in its "
+                "numbers: pandas.read_csv(..., sep=';', decimal=',').to_csv(..., "
+                f"index=False) writes such a file. Received: {path}, whose first line "
+                f"is {head[:200]!r}"
+            )
+
+        def parse(**more):
+            file.seek(0)
+            parsing = csv.ParseOptions(newlines_in_values=True, **more)
+            return csv.read_csv(file, parse_options=parsing, convert_options=options)
+
+        table = parse()
+        if table.num_columns == 1:
+            table = parse(ignore_empty_lines=False)
+    names = table.column_names
     given = [column for column in names if is_numeric(column)]
     if len(given) == len(names):
         raise InvalidInputError(
@@ -142,8 +160,9 @@ def _without_words(table):
         if not is_text(field.type):
             continue
         column = table.column(place)
-        is_missing = compute.is_in(column, pa.array(EMPTY))
-        counts = column.filter(is_missing).value_counts().to_pylist()
+        trimmed = compute.utf8_trim_whitespace(column)
+        is_missing = compute.is_in(trimmed, pa.array(EMPTY))
+        counts = trimmed.filter(is_missing).value_counts().to_pylist()
         words = [f"{c['counts']} {c['values']}" for c in counts if c["values"] in NAMED]
         if words:
             field = field.with_metadata({WORDS: ", ".join(words)})
