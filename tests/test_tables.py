@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 from running import REPOSITORY, assert_one_line, read_json, refusal, run_script
@@ -145,10 +146,11 @@ SMALL = Schema(
         (
             {**AGES, "one": [1.0] * 3, "empty": [None] * 3},
             {},
-            "one value in one, empty",
+            "one value, or none, in one, empty",
         ),
-        ({"a": [1e8, 1e8 + 1, 1e8]}, {}, "one value in a"),
-        ({"a": ["x", "x", None]}, {}, "one value in a"),
+        ({"a": [1e8, 1e8 + 1, 1e8]}, {}, "one value, or none, in a"),
+        ({"a": ["x", "x", None]}, {}, "one value, or none, in a"),
+        ({"a": pa.array([], "double")}, {}, "`data` must have at least one row"),
         (AGES, {"ages": "normal"}, "`column` must be one of age"),
         (AGES, {"age": "gamma"}, "`kind of column age` must be one of normal, student"),
         (AGES, {"age": "drop"}, "must leave a column"),
@@ -703,3 +705,14 @@ def test_mistakes_of_configs(trained, tmp_path, capsys, changes, words):
     flags = (f"--config.{name}={value}" for name, value in values.items())
     code = run_script("train", CONFIG, f"--workdir={tmp_path}/r", *flags)
     assert_one_line(code, capsys, words)
+
+
+def test_a_warning_of_a_script_is_one_line(tmp_path, capsys):
+    table = frame().assign(age=np.arange(ROWS) % 3)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    values = {"data_dir": tmp_path / "t.csv", "schema": SCHEMA, "missing": "refuse"}
+    flags = (f"--config.{name}={value}" for name, value in values.items())
+    assert run_script("train", CONFIG, f"--workdir={tmp_path}/r", *flags) == 2
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: column age has only 3 distinct values, so")
+    assert error.startswith("error: ")

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 
 from absl import app, flags
@@ -18,6 +19,7 @@ from iwae_tf.cli.options import config_path
 from iwae_tf.config import check_key
 from iwae_tf.config.keys import NAMES
 from iwae_tf.errors import InvalidInputError, WorkerLostError
+from iwae_tf.io import terminal
 from iwae_tf.io.processes import follow_parent
 from iwae_tf.versions import NAME, package_version
 
@@ -45,7 +47,8 @@ def run(main: Callable[[], int]) -> None:
             from iwae_tf import startup  # noqa: F401, before anything imports TensorFlow
 
             follow_parent()
-            return main()
+            with _plain_warnings():
+                return main()
         except BrokenPipeError:
             raise
         except (InvalidInputError, OSError) as error:
@@ -82,6 +85,22 @@ def stop_at_sigterm() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _plain_warnings():
+    """Prints a warning of what the user gave as one line, others as Python does."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_plainly(message, category, *place):
+            if not issubclass(category, UserWarning):
+                return show(message, category, *place)
+            line = terminal.wrap(f"warning: {message}", sys.stderr, indent=2)
+            print(line, file=sys.stderr, flush=True)
+
+        warnings.showwarning = show_plainly
+        yield
 
 
 def _parse_flags(argv, module):

@@ -56,6 +56,8 @@ def infer_schema(
         kind; a name in `kinds` that the table does not have.
     """
     table = as_table(data, text_columns(kinds or {}))
+    if not table.num_rows:
+        raise InvalidInputError("`data` must have at least one row. Received: none")
     # A header `a, b` names the second column " b", which `b` means too.
     names = {name.strip(): name for name in table.column_names}
     names |= {name: name for name in table.column_names}
@@ -86,7 +88,7 @@ def infer_schema(
         raise InvalidInputError(
             "`data` must have columns with at least two categories, or two numbers in "
             "the training rows that differ in float32: leave the others out, "
-            f"schema={drop!r}. Received: one value in {', '.join(constant)}"
+            f"schema={drop!r}. Received: one value, or none, in {', '.join(constant)}"
         )
     for name, column in found.items():
         words = (table.field(name).metadata or {}).get(WORDS)
