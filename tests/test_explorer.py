@@ -321,3 +321,12 @@ def test_the_page_in_a_browser(session, tmp_path):
         assert [found["url"] for found in page.complaints] == [f"{url}weights"]
         elsewhere = [at for at in page.requests if not at.startswith((url, "data:"))]
         assert elsewhere == [] and len(page.requests) > 10
+
+
+def test_counts_are_drawn_from_black_to_white():
+    counts = np.random.default_rng(0).poisson(3, (6, *EVENT)).astype(np.float32)
+    found = Session(shared("iwae", event=EVENT, likelihood="poisson"), counts)
+    shown, most = pixels(found.about()["images"][4]), counts.max()
+    np.testing.assert_allclose(shown, drawn(counts[4] / most), atol=1)
+    values = (counts[4] / most).ravel().tolist()
+    assert found.score(values, 20) == found.score(4, 20)

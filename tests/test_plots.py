@@ -112,6 +112,14 @@ def test_image_grid_holds_every_pixel(png, shape, num_columns):
         assert np.all(drawn == drawn[..., :1])
 
 
+def test_values_beyond_the_unit_interval_are_drawn_from_black_to_white():
+    x = np.array([0.0, 0.25, 1.0, np.nan])
+    np.testing.assert_array_equal(plots.in_range(x), [0, 0.25, 1, 0.5])
+    np.testing.assert_array_equal(plots.in_range(x, x), [0, 0.25, 1, 0.5])
+    data = [np.nan, -1.0, 3.0]
+    np.testing.assert_array_equal(plots.in_range([-1, 1, 3, 9], data), [0, 0.5, 1, 1])
+
+
 def test_image_grid_is_about_square_and_frames_only_images(png):
     plots.image_grid(png, np.zeros((10, 28, 28, 1)))
     pixels = read(png)

@@ -16,7 +16,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation.traversals import interpolate
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.plots.drawing import CATEGORIES
-from iwae_tf.plots.inputs import as_images, in_range
+from iwae_tf.plots.inputs import as_images, in_range, value_range
 from iwae_tf.probability.distributions import mean_of
 from iwae_tf.probability.log_weights import effective_sample_size
 from iwae_tf.probability.pareto import GOOD_K
@@ -84,7 +84,7 @@ class Session:
         model, spread = self._model, self._means.std(axis=0)
         units = np.sort(np.argsort(-spread, kind="stable")[:MOST_SLIDERS])
         reach = np.maximum(3.0, np.abs(self._means).max(axis=0))
-        pictures = _pictures(self._images)
+        pictures = self._pictures(self._images)
         is_plane = self._means.shape[1] == 2
         return {
             "title": self._title,
@@ -128,7 +128,7 @@ class Session:
         labels = None if label is None else [int(label)]
         means = mean_of(self._model.decode(z[np.newaxis], labels=labels)).numpy()
         return {
-            "picture": _png(_pictures(means)[0]),
+            "picture": _png(self._pictures(means)[0]),
             "z": z.tolist(),
             "point": here.tolist(),
         }
@@ -145,7 +145,7 @@ class Session:
         found = self._log_likelihood(x, num_samples, labels=y, proposal=proposal)
         copy = self._model.reconstruct(x, self._seed, labels=y).numpy()
         values = {name: _finite(value[0]) for name, value in found._asdict().items()}
-        return values | {"reconstruction": _png(_pictures(copy)[0])}
+        return values | {"reconstruction": _png(self._pictures(copy)[0])}
 
     def weights(
         self,
@@ -207,7 +207,7 @@ class Session:
         x, y = self._example(image, label)
         end, _ = self._example(other, label)
         steps = interpolate(self._model, x, end, num_steps, labels=y)[0]
-        return [_png(picture) for picture in _pictures(steps)]
+        return [_png(picture) for picture in self._pictures(steps)]
 
     def scores(self, num_samples: int = 500) -> dict[str, list[float | None]]:
         """What the images can be sorted by, a list of N numbers each."""
@@ -222,12 +222,21 @@ class Session:
             self._model, x, num_samples, self._seed, **options
         )
 
+    def _pictures(self, images):
+        """Bytes [N, H, W, 3]."""
+        return as_images(in_range(images, self._images), "images")
+
     def _example(self, image, label):
         """x [1, *event] and labels [1] or None."""
         shape = self._model.event_shape
         is_drawn = isinstance(image, list)
         if is_drawn:
             x = _numbers(image, "image", [math.prod(shape)]).reshape(shape)
+            low, high = value_range(self._images)
+            if (low, high) != (0.0, 1.0):
+                whole = np.rint(self._images)
+                x = low + (high - low) * x
+                x = np.rint(x) if np.array_equal(whole, self._images, True) else x
             x = (x >= 0.5).astype(np.float32) if self._is_binary else x
         else:
             check_integer(image, "image", 0, len(self._images) - 1)
@@ -255,11 +264,6 @@ def _numbers(values, name, shape):
 def _finite(value):
     """A number for JSON, which has none for what is not known."""
     return float(value) if math.isfinite(value) else None
-
-
-def _pictures(images):
-    """Bytes [N, H, W, 3]."""
-    return as_images(in_range(images), "images")
 
 
 def _png(picture):

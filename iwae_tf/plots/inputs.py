@@ -69,9 +69,24 @@ def makes_images(model: Any) -> bool:
     return not is_table and is_image(model.event_shape) and model.has_mean
 
 
-def in_range(images: ArrayLike) -> np.ndarray:
-    """Values of images or means as they are drawn: in [0, 1], missing ones grey."""
-    return np.clip(np.nan_to_num(images, nan=0.5), 0.0, 1.0)
+def in_range(images: ArrayLike, data: ArrayLike = ()) -> np.ndarray:
+    """Values of images or means as they are drawn: in [0, 1], missing ones grey.
+
+    Args:
+      images: float [...].
+      data: float [...], images whose values may be beyond [0, 1], such as counts: their
+        lowest is black then, and their highest white.
+    """
+    low, high = value_range(data)
+    scaled = (np.asarray(images) - low) / (high - low)
+    return np.clip(np.nan_to_num(scaled, nan=0.5), 0.0, 1.0)
+
+
+def value_range(data: ArrayLike) -> tuple[float, float]:
+    """The values that are drawn black and white: 0 and 1, or those of data beyond."""
+    known = np.ravel(data)
+    known = known[~np.isnan(known)]
+    return float(known.min(initial=0.0)), float(known.max(initial=1.0))
 
 
 def as_images(images: ArrayLike, name: str) -> np.ndarray:

@@ -63,8 +63,8 @@ def _draw_images(model, images, labels, seed, folder):
     columns = min(NUM_COLUMNS, most_columns)
     rows, classes = min(NUM_ROWS, most_rows), None
 
-    def grid(name, images, title, num_columns=columns):
-        path, means = folder / f"{name}.png", plots.in_range(images)
+    def grid(name, means, title, num_columns=columns):
+        path, means = folder / f"{name}.png", plots.in_range(means, images)
         return plots.image_grid(path, means, title=title, num_columns=num_columns)
 
     originals = images[: columns * min(NUM_ROWS // 2, max(most_rows // 2, 1))]
@@ -77,7 +77,7 @@ def _draw_images(model, images, labels, seed, folder):
     samples = model.sample(rows * columns, seed, labels=classes, mean=True)
     copies = model.reconstruct(originals, seed, labels=given)
     path = folder / "reconstructions.png"
-    shown = plots.in_range(originals), plots.in_range(copies)
+    shown = plots.in_range(originals, images), plots.in_range(copies, images)
     paths = [
         plots.reconstructions(path, *shown, num_columns=columns),
         grid("samples", samples, title),

@@ -171,7 +171,7 @@ class TensorBoard(keras.callbacks.Callback):
         if model.is_conditional:  # one after the other
             classes = np.arange(NUM_SAMPLES) % model.num_classes
         samples = model.sample(NUM_SAMPLES, seed, labels=classes, mean=True)
-        rows = _rows(samples, columns)[: min(math.isqrt(NUM_SAMPLES), most_rows)]
+        rows = self._rows(samples, columns)[: min(math.isqrt(NUM_SAMPLES), most_rows)]
         yield "pictures/samples", _canvas(rows, [GAP] * len(rows))
         if self._images is None:
             return
@@ -180,10 +180,15 @@ class TensorBoard(keras.callbacks.Callback):
         originals = self._images[: columns * pairs]
         labels = self._first_labels(len(originals))
         copies = model.reconstruct(originals, seed, labels=labels)
-        above_below = zip(_rows(originals, columns), _rows(copies, columns))
+        above_below = zip(self._rows(originals, columns), self._rows(copies, columns))
         rows = [row for pair in above_below for row in pair]
         gaps = [PAIR_GAP, GAP] * (len(rows) // 2)
         yield "pictures/originals_above_reconstructions", _canvas(rows, gaps)
+
+    def _rows(self, images, num_columns):
+        """Images or means as rows of pictures."""
+        shown = in_range(images, () if self._images is None else self._images)
+        return split_rows(as_images(shown, "images"), num_columns)
 
     def on_train_end(self, logs: Any = None) -> None:
         self.close()
@@ -266,11 +271,6 @@ def _write_metrics(logs):
 
 def _scalar(tag, value):
     tf.summary.scalar(tag, float(value))
-
-
-def _rows(images, num_columns):
-    """Images or means as rows of pictures."""
-    return split_rows(as_images(in_range(images), "images"), num_columns)
 
 
 def _canvas(rows, gaps):

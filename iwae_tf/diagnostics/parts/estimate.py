@@ -68,7 +68,8 @@ class Proposal(Part):
             order = np.argsort(values)[:NUM_SHOWN]
             shown = subject.images[order]
             means = subject.model(subject.model.check_x(shown)).numpy()
-            path, pairs = folder / f"{name}.png", map(plots.in_range, (shown, means))
+            path = folder / f"{name}.png"
+            pairs = (plots.in_range(i, subject.images) for i in (shown, means))
             yield (
                 plots.reconstructions(path, *pairs),
                 f"{name.replace('_', ' ').capitalize()}: the images with the "
