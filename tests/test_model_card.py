@@ -155,6 +155,13 @@ def test_of_data_of_ones_own_no_licence_is_claimed(tmp_path):
     )
 
 
+def test_a_table_has_rows(tmp_path):
+    text = card(tmp_path, results(refined_nll=103.0), dataset="table")
+    assert "image" not in text and "a row with missing values" in text
+    assert rows(text)["NLL"].startswith("103.46 nats a row (+- 0.012 of the draws, +- ")
+    assert "Simple\n  images, above all empty" in card(tmp_path, dataset="images")
+
+
 def test_every_data_set_and_binarization_has_words(tmp_path):
     assert all(rows(card(tmp_path, dataset=n))["training data"] for n in DATASETS)
     assert set(model_card.BINARIZATIONS) == set(BINARIZATIONS)

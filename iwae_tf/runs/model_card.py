@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from iwae_tf.config.data import examples_in_words
 from iwae_tf.io.files import write_text
 
 FILE = "MODEL_CARD.md"
@@ -63,8 +64,7 @@ seed {c[seed]} |
   to each image. `standard_error` is the delta-method error of importance sampling; it
   is too small if `effective_sample_size` is only a few draws. Then `jackknife_error` is
   larger and close to the spread between seeds.
-- A high log-likelihood does not mean that an image is like the training data. Simple
-  images, above all empty ones, can score higher than every image of the test split.
+- A high log-likelihood does not mean that an image is like the training data. {simple}
 - The model knows only the images of its training split. Do not compare scores of
   another source, size or preprocessing with the NLL above.
 """
@@ -84,6 +84,12 @@ LIMITS = {
     "nearest level.",
     "poisson": COUNT_LIMIT,
     "negative_binomial": COUNT_LIMIT,
+}
+SIMPLE = {
+    "images": "Simple\n  images, above all empty ones, can score higher than every image "
+    "of the test split.",
+    "rows": "The\n  score of a row with missing values is that of fewer values: compare it "
+    "with rows\n  that have the same ones.",
 }
 LICENCE = "code and weights MIT; for the data see above"
 OWN_LICENCE = "code MIT; the owner of the data decides on that of the weights"
@@ -116,7 +122,8 @@ def write(
     data = DATA.get(config["dataset"])
     own = f"a file of the user's (`{config['dataset']}`)"
     takes_missing = config.get("missing", "refuse") != "refuse"
-    text = TEMPLATE.format(
+    words = examples_in_words(config["dataset"])
+    text = _about(words, TEMPLATE).format(
         c=config,
         epochs=(results or {}).get("epochs", config["epochs"]),
         name=path.resolve().name,
@@ -132,12 +139,20 @@ def write(
         licence=LICENCE if data else OWN_LICENCE,
         binarization=BINARIZATIONS[config["binarization"]],
         start=f" from the weights of the run `{name}`" if run else "",
-        measured=_measured(results),
+        measured=_about(words, _measured(results)),
+        simple=SIMPLE[words],
         warmup="one of each signature" if has_warmup else "none",
         versions=", ".join(f"{name} {number}" for name, number in versions.items()),
         limit=LIMITS.get(likelihood, REAL_LIMIT),
     )
     write_text(path / FILE, text)
+
+
+def _about(words: str, text: str) -> str:
+    """A text about images as one about what messages call the examples."""
+    if words == "rows":
+        text = text.replace("an image", "a row").replace("image", "row")
+    return text
 
 
 def _hidden_units(config: Mapping[str, Any]) -> str:
