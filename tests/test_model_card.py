@@ -156,7 +156,8 @@ def test_of_data_of_ones_own_no_licence_is_claimed(tmp_path):
 
 
 def test_a_table_has_rows(tmp_path):
-    text = card(tmp_path, results(refined_nll=103.0), dataset="table")
+    settings = {"dataset": "table", "likelihood": "mixed", "binarization": "none"}
+    text = card(tmp_path, results(refined_nll=103.0), **settings)
     assert "image" not in text and "a row with missing values" in text
     assert rows(text)["NLL"].startswith("103.46 nats a row (+- 0.012 of the draws, +- ")
     assert "Simple\n  images, above all empty" in card(tmp_path, dataset="images")

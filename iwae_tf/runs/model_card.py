@@ -86,10 +86,10 @@ LIMITS = {
     "negative_binomial": COUNT_LIMIT,
 }
 SIMPLE = {
-    "images": "Simple\n  images, above all empty ones, can score higher than every image "
-    "of the test split.",
-    "rows": "The\n  score of a row with missing values is that of fewer values: compare it "
-    "with rows\n  that have the same ones.",
+    "images": "Simple\n  images, above all empty ones, can score higher than every "
+    "image of the test split.",
+    "rows": "The score of\n  a row with missing values is that of fewer values, and "
+    "often higher.",
 }
 LICENCE = "code and weights MIT; for the data see above"
 OWN_LICENCE = "code MIT; the owner of the data decides on that of the weights"
