@@ -4,9 +4,12 @@ python -m iwae_tf.export --workdir=runs/a --output=saved_models/NAME
 """
 
 from iwae_tf import cli
+from iwae_tf.io.layout import check_no_run
 
 _WORKDIR = cli.run_flag()
-_OUTPUT = cli.new_path_flag("output", "Folder for the versions of the SavedModel.")
+_OUTPUT = cli.new_path_flag(
+    "output", "Folder for the versions of the SavedModel.", refuse=check_no_run
+)
 cli.require("workdir", "output")
 
 

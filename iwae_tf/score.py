@@ -6,8 +6,10 @@ python -m iwae_tf.score --endpoint=http://HOST:8501/v1/models/NAME ...
 Run it again with the same flags to continue after the last finished batch.
 """
 
+import contextlib
 import functools
 import os
+import pathlib
 import sys
 
 from absl import flags
@@ -98,10 +100,11 @@ def run() -> int:
     schema, export = _SCHEMA.value, _SAVED_MODEL.value
     output, imputed = _OUTPUT.value, _IMPUTED.value
     is_begun = os.path.exists(output + PARTIAL)
-    if imputed and os.path.exists(imputed) and not is_begun:
-        raise InvalidInputError(
-            f"`imputed` must be a new file. Received: {imputed}, which exists"
-        )
+    for name, path in {"output": output, "imputed": imputed}.items():
+        if path and os.path.exists(path) and not (is_begun and name == "imputed"):
+            raise InvalidInputError(
+                f"`{name}` must be a new file. Received: {path}, which exists"
+            )
     config = path = trained_on = None
     if export:
         schema = schema or beside_export(export, SCHEMA)
@@ -125,15 +128,17 @@ def run() -> int:
             f"note: {_INPUT.value} has changed since the model was trained on it, so "
             "there is no column split"
         )
-    if imputed and not os.path.exists(imputed):
-        write_imputed(
-            imputed, x, export, schema, _INPUT.value,
-            observed=stored, labels=labels, num_samples=_NUM_SAMPLES.value,
-            seed=_SEED.value, proposal=_PROPOSAL.value,
-        )  # fmt: skip
-    arguments = cli.values_of(_ARGUMENTS) | {"labels": labels}
+    arguments = cli.values_of(_ARGUMENTS) | {"labels": labels, "name": "input"}
     score = functools.partial(serving.score, x, columns=columns, **arguments)
-    result, is_complete = results.score(score, len(x), _NUM_SAMPLES.value)
+    with contextlib.ExitStack() as stack:
+        if imputed and not os.path.exists(imputed):
+            stack.callback(_remove_unless, imputed, output, output + PARTIAL)
+            write_imputed(
+                imputed, x, export, schema, _INPUT.value,
+                observed=stored, labels=labels, num_samples=_NUM_SAMPLES.value,
+                seed=_SEED.value, proposal=_PROPOSAL.value, name="input",
+            )  # fmt: skip
+        result, is_complete = results.score(score, len(x), _NUM_SAMPLES.value)
     if result is None or not (is_complete and os.path.exists(output)):
         print(
             f"run again with the same flags to continue: {output}.partial",
@@ -161,6 +166,12 @@ def run() -> int:
             f"note: {count:,} rows are in the training split, see the column split"
         )
     return 0
+
+
+def _remove_unless(imputed, *scores):
+    """Takes back what a repeated command would be refused for, where no score is."""
+    if not any(map(os.path.exists, scores)):
+        pathlib.Path(imputed).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import iwae_tf
 from iwae_tf.config import build_model, default_config, validate
+from iwae_tf.config.networks import build_networks
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP
 from iwae_tf.networks.conv import ConvDecoder, ConvEncoder
@@ -80,6 +81,16 @@ def test_the_output_starts_at_its_bias():
         (
             lambda: ConvDecoder((8, 8, 2), output_bias=np.zeros([8, 8, 1])),
             "`output_bias`",
+        ),
+        (
+            lambda: build_networks(conv_config(), (7, 9, 2), None, None),
+            "`network` must be mlp unless .* 4 divides.* Received: .* x of 7 x 9$",
+        ),
+        (
+            lambda: build_networks(
+                conv_config(dataset="images"), (7, 1, 2), None, None
+            ),
+            "--config.image_size=8,4 resizes them",
         ),
         (lambda: conv_config(network="resnet"), "`network` must be one of mlp, conv"),
         (

@@ -15,7 +15,13 @@ import pytest
 from builders import DIGITS as EVENT
 from builders import DRAWS
 from pyarrow import parquet
-from running import REPOSITORY, assert_one_line, assert_same_weights, run_script
+from running import (
+    REPOSITORY,
+    assert_one_line,
+    assert_same_weights,
+    refusal,
+    run_script,
+)
 
 from iwae_tf.config.files import config_from, read_json
 from iwae_tf.errors import InvalidInputError
@@ -193,6 +199,12 @@ def test_a_task_of_ray_waits_for_the_training_before_it_and_stops_when_asked(
         assert on_ray._task(run, tmp_path, threads=3) == stopped
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def test_the_master_of_spark_is_no_option():
+    settings = {"master": "local[1]", "options": ["spark.master=spark://x"]}
+    words = refusal(spark.Job, "x-*.npy", "s.csv", None, **settings)
+    assert "`option` must be an option of Spark" in words and "--master=URL" in words
 
 
 # Real clusters, in `.ci/nightly` ---------------------------------------------------

@@ -20,7 +20,7 @@ import pytest
 import tensorflow as tf
 from builders import DIGITS as EVENT
 from builders import DRAWS, build, export_digits, save_function
-from running import run_script
+from running import refusal, run_script
 
 import iwae_tf
 from examples.loopback_server import LoopbackServer
@@ -302,6 +302,23 @@ def test_a_job_goes_on_with_the_version_that_it_has_begun_with(
 # What grey pixels are told ---------------------------------------------------------
 
 GREY = "`x` has values between 0 and 1, which a Bernoulli likelihood"
+
+
+@pytest.mark.parametrize(
+    "shape, hint",
+    [
+        ((2, 6, 9, 1), "; of a folder, --image_size={0},{1} gives that shape"),
+        ((2, 6, 9, 3), "; of a folder, --image_size={0},{1} --color=gray gives that"),
+        ((2, 54), ""),
+    ],
+)
+def test_a_script_says_what_to_type_for_images_of_another_size(digits, shape, hint):
+    scorer, x = endpoints.InProcessScorer(digits[1]), np.zeros(shape, np.float32)
+    words = refusal(client.check_images, x, scorer, 4, "input")
+    assert words.startswith("`input` must have the shape")
+    start = f"Received: shape={shape}" + hint.format(*scorer.event_shape)
+    assert start in words and ("folder" in words) == bool(hint)
+    assert "folder" not in refusal(client.check_images, x, scorer, 4)
 
 
 def warned(function, *arguments, **options):

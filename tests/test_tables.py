@@ -17,6 +17,7 @@ from iwae_tf import datasets
 from iwae_tf.config.files import read_config
 from iwae_tf.datasets import table_files, tables
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.runs import workdir
 from iwae_tf.runs.workdir import Workdir
 from iwae_tf.schema import Column, Schema
 from iwae_tf.serving import shards
@@ -472,7 +473,8 @@ def test_a_column_of_labels_makes_a_conditional_model(tmp_path, capsys):
     pd.testing.assert_frame_equal(scores, expected)
     table.assign(kind=[None, *table.kind[1:]]).to_csv(path, index=False)
     capsys.readouterr()
-    assert_one_line(run_script(*score), capsys, "`kind` must have a label in every row")
+    code = run_script(*score[:-1], f"--output={tmp_path}/b.csv")
+    assert_one_line(code, capsys, "`kind` must have a label in every row")
 
 
 def test_a_table_is_a_stream_as_well(tmp_path):
@@ -558,7 +560,10 @@ def test_an_export_into_a_run_would_replace_its_config(trained, capsys):
     before = (trained / "run/config.json").read_bytes()
     flags = (f"--workdir={trained}/run", f"--output={trained}/run")
     code = run_script("export", *flags)
-    assert_one_line(code, capsys, "`output` must not be the folder of a run")
+    assert_one_line(code, capsys, "`--output` must not be the folder of a run")
+    run, path = Workdir(f"{trained}/run"), f"{trained}/run"
+    words = refusal(workdir.export, None, run.read_config(), path)
+    assert "`output` must not be the folder of a run" in words
     assert (trained / "run/config.json").read_bytes() == before
 
 
@@ -676,6 +681,24 @@ def test_rows_with_holes_are_scored_and_filled_in(trained, tmp_path, capsys):
     capsys.readouterr()
     code = run_script("score", *flags, *saved, f"--imputed={tmp_path}/filled.txt")
     assert code == 2 and "`imputed` must be NAME.npy" in capsys.readouterr().err
+
+
+def test_an_interrupt_between_the_two_files_leaves_neither(
+    trained, tmp_path, monkeypatch, capsys
+):
+    def interrupt(*args, **kwargs):
+        assert (tmp_path / "filled.csv").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("iwae_tf.serving.score", interrupt)
+    flags = (f"--saved_model={trained}/run/saved_model", f"--input={trained}/table.csv")
+    outputs = (f"--output={tmp_path}/s.csv", f"--imputed={tmp_path}/filled.csv")
+    assert run_script("score", *flags, *outputs, "--num_samples=5") == 130
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "s.csv").write_text("mine")
+    capsys.readouterr()
+    code = run_script("score", *flags, *outputs, "--num_samples=5")
+    assert_one_line(code, capsys, "`output` must be a new file", "s.csv, which exists")
 
 
 def test_an_endpoint_does_not_fill_in(tmp_path, monkeypatch, capsys):

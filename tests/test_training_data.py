@@ -250,6 +250,12 @@ def test_a_run_of_an_earlier_version_goes_on_as_before(moved, capsys):
 # Options of the data ---------------------------------------------------------------
 
 
+def test_a_finished_run_says_that_its_record_is_damaged(moved, capsys):
+    (moved / "run" / TRAINING_DATA).write_text("{")
+    code = run_script("train", *flags(moved, epochs=1))
+    assert_one_line(code, capsys, "`training_data.json` must be intact JSON")
+
+
 def test_the_number_of_epochs_needs_no_schema(tmp_path):
     path, rng = tmp_path / "t.csv", np.random.default_rng(0)
     with open(path, "w", newline="") as file:

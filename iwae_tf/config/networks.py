@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP, with_labels
 from iwae_tf.networks.conv import ConvDecoder, ConvEncoder
 from iwae_tf.probability.distributions import LIKELIHOODS
@@ -38,6 +39,8 @@ def build_networks(
     Raises:
       InvalidInputError: images that a convolutional network cannot halve that often.
     """
+    if config.network == "conv":
+        _check_halvings(config, output_shape)
     latent_dims = list(config.latent_dims)
     bias = _output_bias(mean_image, config.likelihood)
     encoder, decoder = [], []
@@ -76,6 +79,23 @@ def build_prior(config: ConfigDict, policy: keras.dtype_policies.DTypePolicy) ->
     seeds = np.random.SeedSequence((config.seed, len(config.latent_dims)))
     size, seed = 2 * config.latent_dims[-1], int(seeds.generate_state(1)[0])
     return MLP([], (size,), seed=seed, name="prior", dtype=policy)
+
+
+def _check_halvings(config, output_shape):
+    """Refuses images that are not halved that often, with what to type instead."""
+    count = len(config.conv_channels)
+    factor, sides = 2**count, output_shape[:-1]
+    if len(sides) == 2 and not any(side % factor for side in sides):
+        return
+    hint = ""
+    if config.dataset == "images":
+        nearest = (str(max(1, round(side / factor)) * factor) for side in sides)
+        hint = f": --config.image_size={','.join(nearest)} resizes them"
+    raise InvalidInputError(
+        f"`network` must be mlp unless x is images whose sides {factor} divides, for "
+        f"the {count} `conv_channels`{hint}. Received: network=conv, x of "
+        f"{' x '.join(map(str, sides))}"
+    )
 
 
 def _output_bias(mean_image, likelihood):

@@ -35,6 +35,20 @@ def model_file(workdir: str | os.PathLike[str], name: str = "workdir") -> pathli
     return path
 
 
+def check_no_run(path: str | os.PathLike[str], name: str = "output") -> None:
+    """Refuses the folder of a run for an export, which would replace its config.
+
+    Args:
+      path: of the folder.
+      name: what a message calls it.
+    """
+    if any((pathlib.Path(path) / n).exists() for n in ("checkpoints", "model.keras")):
+        raise InvalidInputError(
+            f"`{name}` must not be the folder of a run, such as runs/a: give another "
+            f"one, such as saved_models/a. Received: {path}"
+        )
+
+
 def version_numbers(folder: pathlib.Path) -> list[int]:
     """Numbers of the versions in the folder of an export."""
     names = (entry.name for entry in folder.glob("*"))

@@ -30,7 +30,13 @@ from iwae_tf.io.files import (
     write_text,
     write_through,
 )
-from iwae_tf.io.layout import SCHEMA, TRAINING_DATA, find_version, model_file
+from iwae_tf.io.layout import (
+    SCHEMA,
+    TRAINING_DATA,
+    check_no_run,
+    find_version,
+    model_file,
+)
 from iwae_tf.runs import model_card
 from iwae_tf.runs.splits import kinds_of_columns, training_data
 from iwae_tf.saved_model import (
@@ -130,10 +136,11 @@ class Workdir:
 
     def _changed_data(self, config):
         """What a finished run's data and a config's are known to differ in, or ""."""
+        data_in(self.path)  # which says that it is damaged
+        known = override(self.read_config(), data_dir=config.data_dir)
         with contextlib.suppress(InvalidInputError):
             if has_changed(self.path, config):
                 return "training data"
-            known = override(self.read_config(), data_dir=config.data_dir)
             if kinds_of_columns(known) != kinds_of_columns(config):  # in a file
                 return "kinds of columns"
         return ""
@@ -150,11 +157,7 @@ class Workdir:
         )
 
     def read_config(self) -> ConfigDict:
-        """The run's ConfigDict.
-
-        Raises:
-          InvalidInputError: there is none, or it is damaged.
-        """
+        """The run's ConfigDict; raises as `config_in`."""
         return config_in(self.path)
 
     def export(
@@ -247,12 +250,7 @@ def export(
     Raises:
       InvalidInputError: a run is in that folder, whose config would be replaced.
     """
-    run = Workdir(path)
-    if run.checkpoints.exists() or run.model.exists():
-        raise InvalidInputError(
-            "`output` must not be the folder of a run, such as runs/a: give another "
-            f"one, such as saved_models/a. Received: {path}"
-        )
+    check_no_run(path)
     version = export_saved_model(model, path, config.eval_num_samples)
     values = config.to_dict()
     if model.schema is None:

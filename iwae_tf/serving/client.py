@@ -43,6 +43,7 @@ def score(
     output: str | os.PathLike[str] | None = None,
     columns: Mapping[str, Sequence[str]] | None = None,
     on_batch: Callable[[LogLikelihood], object] | None = None,
+    name: str = "x",
 ) -> LogLikelihood:
     """Estimates log p(x) of images with a SavedModel, in this process or on a server.
 
@@ -72,6 +73,7 @@ def score(
         interrupted job are not scored again.
       columns: optional names and values, one a row, of columns that follow them.
       on_batch: optional function of the `LogLikelihood` of each finished batch.
+      name: what messages call x; "input" has those of a script.
 
     Returns:
       LogLikelihood of float32 arrays [N], in the order of `x`.
@@ -100,7 +102,7 @@ def score(
         retries=retries,
     )
     x = np.asanyarray(x)
-    digest = check_images(x, scorer, batch_size)
+    digest = check_images(x, scorer, batch_size, name)
     labels = check_labels(labels, len(x), scorer.takes_labels)
     settings = {
         "num_rows": len(x),
@@ -165,13 +167,16 @@ def batch_seed(seed: Sequence[int], first_row: int) -> tuple[int, int]:
     return struct.unpack("<ii", digest[:8])
 
 
-def check_images(x: np.ndarray, scorer: Scorer, batch_size: int = BATCH_SIZE) -> str:
+def check_images(
+    x: np.ndarray, scorer: Scorer, batch_size: int = BATCH_SIZE, name: str = "x"
+) -> str:
     """Finds images fit to be sent, and returns a digest of them.
 
     Args:
       x: array.
       scorer: of the model; warns of what it would not score as images of its data.
       batch_size: images to look at together.
+      name: what messages call x.
 
     Returns:
       digest: str.
@@ -180,14 +185,14 @@ def check_images(x: np.ndarray, scorer: Scorer, batch_size: int = BATCH_SIZE) ->
       InvalidInputError: another type or shape, no image, NaN or infinity.
     """
     digest = hashlib.sha256()
-    for batch in checked_batches(x, scorer, batch_size):
+    for batch in checked_batches(x, scorer, batch_size, name):
         scorer.warn_of_grey(batch)
         digest.update(batch.tobytes())
     return digest.hexdigest()
 
 
 def checked_batches(
-    x: np.ndarray, scorer: Scorer, batch_size: int = BATCH_SIZE
+    x: np.ndarray, scorer: Scorer, batch_size: int = BATCH_SIZE, name: str = "x"
 ) -> Iterator[np.ndarray]:
     """Yields batches of images in float32, each once it is found fit to be sent.
 
@@ -196,12 +201,15 @@ def checked_batches(
     """
     if not np.issubdtype(x.dtype, np.floating):
         raise InvalidInputError(
-            f"`x` must be float. Received: dtype={x.dtype}, {float_hint(x.dtype.name)}"
+            f"`{name}` must be float. Received: dtype={x.dtype}, "
+            f"{float_hint(x.dtype.name)}"
         )
     if x.ndim == 0 or x.shape[1:] != scorer.event_shape or len(x) == 0:
+        hint = _flags_to(scorer.event_shape, x.shape[1:]) if name == "input" else ""
         raise InvalidInputError(
-            f"`x` must have the shape [batch, *event], event {scorer.event_shape}, and "
-            f"at least one row. Received: shape={x.shape}"
+            f"`{name}` must have the shape [batch, *event], event "
+            f"{scorer.event_shape}, and at least one row. Received: shape={x.shape}"
+            f"{hint}"
         )
     for start in range(0, len(x), batch_size):
         batch = as_float32(x[start : start + batch_size])
@@ -209,9 +217,20 @@ def checked_batches(
         bad = np.flatnonzero(~fits.reshape(len(batch), -1).all(axis=1))
         if len(bad):
             raise InvalidInputError(
-                f"`x` must be finite. Received: NaN or infinity in row {start + bad[0]}"
+                f"`{name}` must be finite. Received: NaN or infinity in row "
+                f"{start + bad[0]}"
             )
         yield batch
+
+
+def _flags_to(wanted, found):
+    """The end of a message: the flags that have a folder's images read as wanted."""
+    if len(wanted) != 3 or len(found) != 3:
+        return ""
+    size = f" --image_size={wanted[0]},{wanted[1]}" * (wanted[:2] != found[:2])
+    color = f" --color={'gray' if wanted[2] == 1 else 'rgb'}"
+    color *= wanted[2] != found[2] and wanted[2] in (1, 3)
+    return f"; of a folder,{size}{color} gives that shape" if size or color else ""
 
 
 def check_labels(

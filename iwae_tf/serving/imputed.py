@@ -38,6 +38,7 @@ def write_imputed(
     num_samples: int = 1000,
     seed: Sequence[int] = (0, 0),
     proposal: str = "encoder",
+    name: str = "x",
 ) -> None:
     """Writes rows, each missing value in them replaced by its estimated mean.
 
@@ -54,6 +55,7 @@ def write_imputed(
       num_samples: K.
       seed: pair of integers.
       proposal: "encoder", or "refined" for proposals fitted to each row.
+      name: what messages call x.
 
     Raises:
       InvalidInputError: a model that takes no missing values; images or labels that
@@ -77,12 +79,12 @@ def write_imputed(
             "likelihood that has a mean. "
             f"Received: {find_version(saved_model)}, without the signature impute"
         )
-    name = "refined_impute" if proposal == "refined" else "impute"
-    impute = signature_of(scorer.signatures, name)
+    signature = "refined_impute" if proposal == "refined" else "impute"
+    impute = signature_of(scorer.signatures, signature)
     names = impute.structured_input_signature[1]
     labels = check_labels(labels, len(x), scorer.takes_labels)
     filled: list[np.ndarray] = []
-    for batch in checked_batches(x, scorer):
+    for batch in checked_batches(x, scorer, name=name):
         start = len(filled) * BATCH_SIZE
         rows = slice(start, start + len(batch))
         y = None if labels is None else labels[rows]

@@ -192,9 +192,10 @@ def _options(master, options):
     found = dict(QUIET, **{"spark.master": master})
     for option in options:
         name, equals, found[name] = option.partition("=")
-        if not (equals and re.fullmatch(r"spark(\.[\w-]+)+", name)):
+        is_known = equals and re.fullmatch(r"spark(\.[\w-]+)+", name)
+        if not is_known or name == "spark.master":
             raise InvalidInputError(
-                "`option` must be an option of Spark, spark.NAME=VALUE. "
-                f"Received: option={option}"
+                "`option` must be an option of Spark, spark.NAME=VALUE; its master is "
+                f"given as --master=URL. Received: option={option}"
             )
     return found
