@@ -213,6 +213,16 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
     files = image_folder.list_images(tmp_path)
     assert len(files.paths) == 12 and set(files.labels) == {0, 1}
     assert files.left_out == {".heic": 2, "hidden": 4}
+    write(tmp_path / "a" / "more" / "0.png", grey(1, (2, 2)))
+    line = image_folder.describe(tmp_path)
+    assert line.endswith("2 .heic, 4 hidden, 1 in folders that are not read")
+    write(tmp_path / "preview.PNG", grey(1))
+    line = image_folder.describe(tmp_path)
+    assert line.endswith("left out: 13 in folders that are not read")
+    text = refusal(datasets.load_arrays, "images", split="train", data_dir=tmp_path)
+    assert text.endswith(
+        f"1 images in {tmp_path}; left out: 13 in folders that are not read"
+    )
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "only.tiff").write_text("")
     text = refusal(image_folder.list_images, tmp_path / "c")

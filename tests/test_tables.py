@@ -160,13 +160,18 @@ SMALL = Schema(
         ({"a": [0.0, 2.0]}, {"a": "lognormal"}, "`a` must be positive"),
         ({"a": [np.inf, 2.0]}, {}, "`a` must be finite"),
         ({"a": ["x", "y"]}, {"a": "normal"}, "`a` must be a column of numbers"),
+        (
+            {"a": ["1", "1.5", "12a", None]},
+            {"a": "normal"},
+            "string, one cell is '12a'",
+        ),
         ({"a": pd.to_datetime(["2020", "2021"])}, {}, "schema='a=drop'"),
         ({"a": [*map(str, range(1000)), "-"]}, {}, "at most 1000 categories"),
         ({"a": [*map(str, range(1000)), "-"]}, {}, "Received: 1001, one is '-'"),
         (3, {}, "`data` must be a table"),
         (np.zeros(3), {}, "`data` must be numbers [rows, columns]"),
         (np.zeros([3, 2], np.longdouble), {}, "`data` must be a table"),
-        ("no.csv", {}, "`data_dir` must be a .csv"),
+        ("no.csv", {}, "Received: no.csv, which does not exist"),
     ],
 )
 def test_what_is_no_table_of_such_columns(data, kinds, words):

@@ -1,6 +1,7 @@
 """One Arrow column of a table: what it is, and its values as numbers."""
 
 import io
+import itertools
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -200,6 +201,9 @@ def _wrong_type(name: str, column: Any) -> InvalidInputError:
     import pyarrow as pa
 
     what = " (in a CSV file: not UTF-8)" if pa.types.is_binary(column.type) else ""
+    if is_text(column.type):
+        words = (text for text in column.to_pylist() if text and not is_numeric(text))
+        what = "".join(f", one cell is {text!r}" for text in itertools.islice(words, 1))
     return InvalidInputError(
         f"`{name}` must be a column of numbers, or of text that is categorical: leave "
         f"it out, schema='{name}={DROP}'. Received: {column.type}{what}"

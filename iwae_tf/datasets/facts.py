@@ -117,9 +117,10 @@ def training_digest(
 
 def _training_files(folder):
     """The files of a folder that are its training images, in the order of the split."""
-    files = image_folder.list_images(folder).paths
-    splits = sources.splits_of_rows(len(files), f"images in {folder}")
-    return [files[row] for row in np.flatnonzero(splits == "train")]
+    files = image_folder.list_images(folder)
+    what = f"images in {folder}{files.without}"
+    splits = sources.splits_of_rows(len(files.paths), what)
+    return [files.paths[row] for row in np.flatnonzero(splits == "train")]
 
 
 def table_schema(data_dir: Path | None, schema: str | None = None) -> Schema:

@@ -40,6 +40,11 @@ class ImageFiles(NamedTuple):
         names = dict.fromkeys(path.parent.name for path in self.paths)
         return [] if self.labels is None else [*names]
 
+    @property
+    def without(self) -> str:
+        """The end of a line about them: what was left out."""
+        return f"; left out: {_counted(self.left_out)}" if self.left_out else ""
+
 
 class ImageFormat(NamedTuple):
     """What all images of a folder are, or become."""
@@ -81,12 +86,12 @@ def list_images(
     left_out: collections.Counter = collections.Counter()
     if folder is not None and pathlib.Path(folder).is_dir():
         path = pathlib.Path(folder)
-        own = _images_in(path, left_out)
+        own, below = _images_in(path, left_out), _folders_in(path)
         if own:
+            left_out += _deeper(below)
             return ImageFiles(own, None, left_out)
-        classes = sorted(entry for entry in path.iterdir() if entry.is_dir())
-        shown = [entry for entry in classes if not _is_hidden(entry)]
-        found = [images for entry in shown if (images := _images_in(entry, left_out))]
+        found = [images for entry in below if (images := _images_in(entry, left_out))]
+        left_out += _deeper(entry for folder in below for entry in _folders_in(folder))
         if found:
             labels = np.repeat(np.arange(len(found)), [len(images) for images in found])
             paths = [path for images in found for path in images]
@@ -209,11 +214,24 @@ def describe(
     size = f"{_by(wanted[:2])} (height x width)"
     text = f"{len(headers):,} images, {size} {IN_WORDS[wanted.color]}"
     text += "".join(f", {n:,} of them {how}" for how, n in changed.items() if n)
-    return text + (f"; left out: {_counted(files.left_out)}" if files.left_out else "")
+    return text + files.without
 
 
 def _is_hidden(path):
     return path.name.startswith((".", "__MACOSX"))
+
+
+def _folders_in(folder):
+    entries = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    return [entry for entry in entries if not _is_hidden(entry)]
+
+
+def _deeper(folders):
+    """How many images are in folders, however deep, that no image is read from."""
+    paths = (path for folder in folders for path in folder.rglob("*"))
+    images = (path for path in paths if path.suffix.lower() in SUFFIXES)
+    count = sum(not _is_hidden(path) for path in images)
+    return collections.Counter({"in folders that are not read": count})
 
 
 def _images_in(folder, left_out):

@@ -284,7 +284,7 @@ def read_image_folder(
     """Read picture files: 80, 10 and 10 % of one permutation of their names."""
     files = image_folder.list_images(data_dir)
     wanted = image_folder.image_format(files.paths, image_size, color)
-    splits = splits_of_rows(len(files.paths), f"images in {data_dir}")
+    splits = splits_of_rows(len(files.paths), f"images in {data_dir}{files.without}")
     rows = np.flatnonzero(splits == split)
     images = image_folder.read_images([files.paths[row] for row in rows], wanted)
     labels = None if files.labels is None else files.labels[rows]

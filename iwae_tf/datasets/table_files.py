@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from iwae_tf.checks import readable
+from iwae_tf.checks import absence, readable
 from iwae_tf.datasets.columns import EMPTY, NAMED, is_numeric, is_text
 from iwae_tf.errors import InvalidInputError
 
@@ -65,7 +65,8 @@ def read_table(
     path = pathlib.Path(path)
     if path.suffix not in SUFFIXES[:3] or not path.is_file():
         raise InvalidInputError(
-            f"`{name}` must be a {', '.join(SUFFIXES)} file. Received: {path}"
+            f"`{name}` must be a {', '.join(SUFFIXES)} file. Received: "
+            f"{path}{absence(path)}"
         )
     stat = path.stat()
     return _read_table(path, name, as_text, stat.st_mtime_ns, stat.st_size)
