@@ -135,6 +135,10 @@ def test_a_finished_run_is_left_as_it_is(finished, tiny, tmp_path, capsys):
         ([*tiny, f"--config.data_dir={tmp_path}"], ""),
         ([*tiny, "--config.seed=5"], "whose seed is 0, not 5"),
         ([own, "--config.seed=3"], "whose seed is 0, not 3"),
+        (
+            [own, "--config.epochs=9", "--config.seed=3"],
+            "whose epochs is 2, not 9; seed is 0, not 3",
+        ),
     ):
         code = run_script("train", *options, f"--workdir={finished}")
         if refusal:
@@ -298,6 +302,9 @@ def test_an_error_that_is_too_small_says_so(share, caveat):
     found |= {"num_samples": 5000, "num_examples": 9}
     expected = f"80.00 nats (+- 0.100 of 5,000 samples{caveat}, +- 1.00 of 9 images)"
     assert mean_in_nats(80.0, found) == expected
+    unknown = {"jackknife_error": np.nan, "standard_error": np.nan, "unreliable": 0.0}
+    words = mean_in_nats(80.0, found | unknown | {"data_standard_error": None})
+    assert words == "80.00 nats (of 5,000 samples, of 9 images)"
 
 
 def test_an_interrupt_before_the_first_checkpoint_says_that_there_is_none(
@@ -506,6 +513,7 @@ MISTAKES = [  # (command, words of the one line)
             "the model's shape (8, 8, 1). Received: dataset=npz, of shape (5, 8, 1)",
             "--workdir={tmp}": "`config.json` must exist",
             "--saved_model={tmp}": "must be a folder NAME or NAME/1",
+            "--saved_model={run}": "Did you mean {run}/saved_model?",
             "--workdir={bad}/begun": "must hold a finished run",
             "--workdir={bad}/damaged": "intact model.keras",
         }.items()
@@ -520,6 +528,7 @@ def test_a_mistake_is_one_line(finished, bad, tiny, tmp_path, capsys, command, w
     places = {"run": finished, "bad": bad, "tmp": tmp_path, "configs": CONFIGS}
     places["tiny"] = " ".join([*tiny, f"--workdir={tmp_path / 'run'}"])
     name, *options = command.format(**places).split()
+    words = words.replace("{run}", str(finished))
     assert_one_line(run_script(name, *options), capsys, words)
     assert list(tmp_path.iterdir()) == []
     assert (bad / "file").read_text() == "mine"

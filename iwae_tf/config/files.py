@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from iwae_tf.config.keys import default_config, validate
 from iwae_tf.errors import InvalidInputError
 
+SHOWN = 4  # of the keys in which two configs differ
+
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The object in a JSON file, or one line on what is wrong with it."""
@@ -96,8 +98,10 @@ def check_same(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], rule: str, place: object
 ) -> None:
     """Raises InvalidInputError where two configs, as JSON, are different runs."""
-    for key in different_keys(ours, theirs):
+    keys = different_keys(ours, theirs)
+    shown = [f"{k} is {theirs.get(k)!r}, not {ours.get(k)!r}" for k in keys[:SHOWN]]
+    if keys:
         raise InvalidInputError(
-            f"`workdir` must {rule}. Received: {place}, whose {key} is "
-            f"{theirs.get(key)!r}, not {ours.get(key)!r}"
+            f"`workdir` must {rule}. Received: {place}, whose {'; '.join(shown)}"
+            f"{'; ...' if keys[SHOWN:] else ''}"
         )

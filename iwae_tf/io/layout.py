@@ -66,9 +66,11 @@ def find_version(path: str | os.PathLike[str]) -> pathlib.Path:
         return folder
     versions = version_numbers(folder)
     if not versions:
+        own = folder / "saved_model"  # of a run
+        hint = f". Did you mean {pathlib.Path(path) / own.name}?" * own.is_dir()
         raise InvalidInputError(
             "`saved_model` must be a folder NAME or NAME/1 of an export. "
-            f"Received: {path}"
+            f"Received: {path}{absence(path)}{hint}"
         )
     return folder / str(max(versions))
 

@@ -216,10 +216,12 @@ def mean_in_nats(
     if not math.isfinite(error):  # an older export
         error = found[f"{prefix}standard_error"]
     is_small = found[f"{prefix}unreliable"] > FEW_UNRELIABLE
+    of_data = found["data_standard_error"] or math.nan
     return (
-        f"{mean:.2f} nats (+- {error:.3f} of {found['num_samples']:,} samples"
+        f"{mean:.2f} nats ({f'+- {error:.3f} ' * math.isfinite(error)}"
+        f"of {found['num_samples']:,} samples"
         f"{', too small because k is high' * is_small}, "
-        f"+- {found['data_standard_error'] or math.nan:.2f} "
+        f"{f'+- {of_data:.2f} ' * math.isfinite(of_data)}"
         f"of {found['num_examples']:,} {what})"
     )
 
