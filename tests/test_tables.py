@@ -374,6 +374,11 @@ def test_only_empty_cells_are_filled(tmp_path):
             "`t` must be one of its 2 categories, x, y. Received: 'z'",
         ),
         ({"age": [-1], "t": ["x"]}, "`age` must be a count where it is poisson"),
+        (
+            {"age": ["1", "old"], "t": ["x", "y"]},
+            "`age` must be a column of numbers, as the model's schema has it. Received: "
+            "string, one cell is 'old'",
+        ),
     ],
 )
 def test_what_does_not_go_with_a_schema(data, words):

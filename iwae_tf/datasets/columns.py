@@ -104,7 +104,7 @@ def _in_order(text: str) -> tuple[bool, float, str]:
 def encoded(column: Any, of: Column) -> np.ndarray:
     """Float values of an Arrow column, NaN for what is empty."""
     if of.kind != "categorical":
-        return numbers(of.name, column)
+        return numbers(of.name, column, is_known=True)
     import pyarrow as pa
     from pyarrow import compute
 
@@ -165,17 +165,23 @@ def texts(name: str, column: Any) -> Any:
         raise _wrong_type(name, column) from error
 
 
-def numbers(name: str, column: Any) -> np.ndarray:
-    """An Arrow column as float64, NaN for what is empty."""
+def numbers(name: str, column: Any, is_known: bool = False) -> np.ndarray:
+    """An Arrow column as float64, NaN for what is empty.
+
+    Args:
+      name: of the column.
+      column: pyarrow.ChunkedArray or Array.
+      is_known: whether a schema has the column already: no advice to leave it out.
+    """
     import pyarrow as pa
 
     kind = column.type
     if is_text(kind) or pa.types.is_temporal(kind):  # "3" is no number by mistake
-        raise _wrong_type(name, column)
+        raise _wrong_type(name, column, is_known)
     try:
         return column.cast(pa.float64(), safe=False).to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise _wrong_type(name, column) from error
+        raise _wrong_type(name, column, is_known) from error
 
 
 def filled(column: Any, values: Any, is_missing: np.ndarray) -> Any:
@@ -197,16 +203,19 @@ def filled(column: Any, values: Any, is_missing: np.ndarray) -> Any:
     return compute.if_else(pa.array(is_missing), values, column)
 
 
-def _wrong_type(name: str, column: Any) -> InvalidInputError:
+def _wrong_type(name: str, column: Any, is_known: bool = False) -> InvalidInputError:
     import pyarrow as pa
 
     what = " (in a CSV file: not UTF-8)" if pa.types.is_binary(column.type) else ""
     if is_text(column.type):
         words = (text for text in column.to_pylist() if text and not is_numeric(text))
         what = "".join(f", one cell is {text!r}" for text in itertools.islice(words, 1))
+    rule = ", as the model's schema has it"
+    if not is_known:
+        rule = ", or of text that is categorical: leave it out, "
+        rule += f"schema='{name}={DROP}'"
     return InvalidInputError(
-        f"`{name}` must be a column of numbers, or of text that is categorical: leave "
-        f"it out, schema='{name}={DROP}'. Received: {column.type}{what}"
+        f"`{name}` must be a column of numbers{rule}. Received: {column.type}{what}"
     )
 
 

@@ -87,6 +87,8 @@ def evaluate(
     """
     start, seed = time.monotonic(), (config.eval_seed, 0)
     images, labels = load_eval_split(config, split, limit)
+    if model is not None:
+        _check_shape(images, model.event_shape, config.dataset)
     labels = labels if config.conditional else None
     results, result = {"split": split, "num_samples": num_samples}, None
     for name in _each(proposal):
@@ -126,6 +128,14 @@ def _each(proposal):
     return ("encoder", "refined") if proposal == "both" else (proposal,)
 
 
+def _check_shape(images, event_shape, dataset):
+    if images.shape[1:] != tuple(event_shape):
+        raise InvalidInputError(
+            f"`dataset` must have images of the model's shape {tuple(event_shape)}. "
+            f"Received: dataset={dataset}, of shape {images.shape[1:]}"
+        )
+
+
 def export_scorer(
     signatures: Mapping[str, Any], dataset: str, proposal: str = "encoder"
 ) -> Callable[..., None]:
@@ -153,11 +163,7 @@ def export_scorer(
         function = signatures[names[proposal]]
         specs = function.structured_input_signature[1]
         event_shape = tuple(specs["x"].shape[1:])
-        if x.shape[1:] != event_shape:
-            raise InvalidInputError(
-                f"`dataset` must have images of the model's shape {event_shape}. "
-                f"Received: dataset={dataset}, of shape {x.shape[1:]}"
-            )
+        _check_shape(x, event_shape, dataset)
         batch_size = max(1, evaluation.SCORES_PER_CALL // num_samples)
         for first in range(0, len(x), batch_size):
             rows = slice(first, first + batch_size)
