@@ -605,7 +605,9 @@ AT = "first at index (0, 5, 2)"
         (np.zeros((0, 28, 1)), "hold at least one example", "shape=(0, 28, 1)"),
         (
             images_with(np.nan, count=3),
-            *("be finite", f"3 NaN or infinite values, {AT}"),
+            "be finite",
+            f"3 NaN or infinite values, {AT}. "
+            "With missing=marginalize a model takes NaN",
         ),
         (images_with(-np.inf), "be finite", f"1 NaN or infinite values, {AT}"),
         (images_with(255), "be in [0, 1]", "0.5 to 255"),
@@ -709,7 +711,9 @@ def test_bad_streams(npz, name, value, limit):
         ),
         (
             {"x_train": images_with(np.nan)},
-            *("`x_train` must be finite", f"1 NaN or infinite values, {AT}"),
+            "`x_train` must be finite",
+            f"1 NaN or infinite values, {AT}. With missing=marginalize a model takes "
+            "NaN",
         ),
         (
             {"x_train": np.zeros((1, 4))},

@@ -417,10 +417,10 @@ def drip(wfile, start, byte):
         (True, "` is not a list of numbers"),
         ("1.0", "` is not a list of numbers"),
         ([1.0], "` is not a list of numbers"),
-        (float("nan"), "` of an image is nan"),
-        (float("inf"), "` of an image is inf"),
-        (float("-inf"), "` of an image is -inf"),
-        (1e300, "` of an image is inf"),
+        (float("nan"), "` of row 1 of these is nan"),
+        (float("inf"), "` of row 1 of these is inf"),
+        (float("-inf"), "` of row 1 of these is -inf, as of values far"),
+        (1e300, "` of row 1 of these is inf"),
         (10**400, "OverflowError"),
         ("5000 digits", "ValueError: Exceeds the limit"),
         (..., "` is not 2 numbers, one for each image"),
@@ -442,10 +442,10 @@ def test_what_is_no_number_is_no_score(
 @pytest.mark.parametrize(
     ("name", "value", "draws", "message"),
     [
-        ("standard_error", -0.5, 2, "`standard_error` of an image is -0.5"),
-        ("standard_error", np.nan, 2, "`standard_error` of an image is nan"),
-        ("standard_error", np.inf, 1, "`standard_error` of an image is inf"),
-        ("effective_sample_size", np.nan, 1, "of an image is nan"),
+        ("standard_error", -0.5, 2, "`standard_error` of row 1 of these is -0.5"),
+        ("standard_error", np.nan, 2, "`standard_error` of row 1 of these is nan"),
+        ("standard_error", np.inf, 1, "`standard_error` of row 1 of these is inf"),
+        ("effective_sample_size", np.nan, 1, "of row 1 of these is nan"),
         ("standard_error", np.nan, 1, None),
         ("standard_error", 0, 2, None),
         ("log_likelihood", -7, 2, None),
@@ -901,7 +901,7 @@ def test_grpc_says_what_the_process_says(grpc_server, x, expected):
     with pytest.raises(InvalidInputError, match="NOT_FOUND, Servable not found"):
         score(x, endpoint=f"{endpoint}s", **arguments)
     for value, message in (
-        (tf.constant([np.nan] * 4), "`standard_error` of an image is nan"),
+        (tf.constant([np.nan] * 4), "`standard_error` of row 0 of these is nan"),
         (tf.constant([True] * 4), "`standard_error` is not 4 numbers"),
         (tf.zeros([3]), r"shapes .*\[3\].* for 4 images"),
         (tf.zeros([answers.MAX_ANSWER // 4]), "RESOURCE_EXHAUSTED"),

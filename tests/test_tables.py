@@ -376,8 +376,8 @@ def test_only_empty_cells_are_filled(tmp_path):
         ({"age": [-1], "t": ["x"]}, "`age` must be a count where it is poisson"),
         (
             {"age": ["1", "old"], "t": ["x", "y"]},
-            "`age` must be a column of numbers, as the model's schema has it. Received: "
-            "string, one cell is 'old'",
+            "`age` must be a column of numbers, as the model's schema has it. "
+            "Received: string, one cell is 'old'",
         ),
     ],
 )

@@ -251,7 +251,8 @@ def _problem_of(images, in_unit_interval):
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         bad = np.argwhere(~np.isfinite(images))
         found = f"{len(bad)} NaN or infinite values, first at index "
-        return "be finite", f"{found}{tuple(bad[0].tolist())}"
+        hint = ". With missing=marginalize a model takes NaN" * bool(np.isnan(lowest))
+        return "be finite", f"{found}{tuple(bad[0].tolist())}{hint}"
     if in_unit_interval and (lowest < 0 or highest > 1):
         return "be in [0, 1]", f"{lowest:g} to {highest:g}"
     return None

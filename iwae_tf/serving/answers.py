@@ -144,7 +144,10 @@ def checked_scores(
             is_good &= array >= 0
             is_good |= np.isnan(array) & (num_samples == 1)
         if not is_good.all():
-            raise ValueError(f"`{name}` of an image is {array[~is_good][0]}")
+            row = np.flatnonzero(~is_good)[0]
+            far = ", as of values far beyond those of the training"
+            far *= bool(np.isneginf(array[row]))
+            raise ValueError(f"`{name}` of row {row} of these is {array[row]}{far}")
         arrays.append(array)
     return LogLikelihood(*arrays)
 
