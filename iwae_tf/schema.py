@@ -24,6 +24,7 @@ NUM_PARAMETERS = {
     "negative_binomial": 2,
 }
 KINDS = tuple(NUM_PARAMETERS)
+SHOWN = 10  # columns of a kind in a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,23 @@ class Schema:
     def num_parameters(self) -> int:
         """Width of the decoder's output under `likelihood="mixed"`."""
         return sum(column.num_parameters for column in self.columns)
+
+    def describe(self) -> str:
+        """One line: the columns of each kind, with the numbers of categories."""
+
+        def named(columns):
+            texts = [
+                f"{c.name} of {len(c.categories)}" if c.categories else c.name
+                for c in columns[:SHOWN]
+            ]
+            return ", ".join([*texts, *["..."] * bool(columns[SHOWN:])])
+
+        parts = []
+        for kind in dict.fromkeys(column.kind for column in self.columns):
+            columns = [column for column in self.columns if column.kind == kind]
+            parts.append(f"{len(columns)} {kind} ({named(columns)})")
+        label = f"; label {named([self.label])}" if self.label else ""
+        return f"{len(self.columns)} columns: {', '.join(parts)}{label}"
 
     def to_json(self) -> dict[str, Any]:
         """The schema as JSON values; `from_json` reads it."""

@@ -109,6 +109,16 @@ def test_a_category_of_an_array_is_its_number_and_nan_is_none():
     assert truths.columns[0].categories == ("0", "1")
 
 
+def test_the_kinds_are_told_in_one_line():
+    columns = [Column(f"n{i}", "normal") for i in range(12)]
+    columns[1:1] = [Column("t", "categorical", categories=("a", "b", "c"))]
+    label = Column("y", "categorical", categories=("0", "1"))
+    assert Schema(tuple(columns), label).describe() == (
+        "13 columns: 12 normal (n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, ...), "
+        "1 categorical (t of 3); label y of 2"
+    )
+
+
 def test_codes_that_are_numbers_sort_as_numbers():
     schema = tables.infer_schema({"a": [10, 9, 9, None]}, {"a": "categorical"})
     assert schema.columns[0].categories == ("9", "10")

@@ -117,6 +117,8 @@ def train(
             if config.dataset == "images":
                 read = config.data_dir, config.image_size, config.color
                 report(image_folder.describe(*read))
+            if model.schema is not None:
+                report(model.schema.describe())
             report(describe(config, len(examples.images), steps, start, where))
             for line in what_is_few(config, len(examples.images)):
                 report(line)
