@@ -145,6 +145,18 @@ def test_a_column_of_as_many_categories_as_cells_gets_a_warning(tmp_path, last):
         tables.infer_schema(path, {"c": "categorical"})
 
 
+def test_words_that_make_numbers_categories_get_a_warning(tmp_path):
+    cells = [*map(str, range(30)), "unknown"] * 3
+    path = write_cells(tmp_path / "t.csv", cells)
+    match = "column c is categorical because of unknown; its other cells are numbers"
+    with pytest.warns(UserWarning, match=match):
+        tables.infer_schema(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tables.infer_schema(path, {"c": "categorical"})
+        tables.infer_schema(write_cells(path, ["1", "2", "3", "x"] * 9))
+
+
 AGES = {"age": [1.0, 2.0, 4.0]}
 SMALL = Schema(
     (Column("age", "poisson", 2.0), Column("t", "categorical", 0, 1, ("x", "y")))

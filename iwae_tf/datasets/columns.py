@@ -13,7 +13,7 @@ from iwae_tf.schema import Column
 
 DROP = "drop"  # in place of a kind: a column that is left out
 FEW = 10  # distinct values, up to which a density of them gets a warning
-MOST_CATEGORIES = 1000
+MOST_CATEGORIES, SHOWN = 1000, 3  # of a column, and in a message
 # Of a scale to the largest value, below which float32 cannot tell values apart.
 RESOLUTION = 1e-5
 # Cells of a CSV file that are missing values, with or without a blank on each side.
@@ -41,11 +41,19 @@ def describe(name: str, column: Any, kind: str | None, rows: Any) -> Column | No
                 f"being a column of numbers. Received: {len(known)}, one is "
                 f"{known[-1]!r}"
             )
+        words = [text for text in known if not is_numeric(text)]
         if is_guess and FEW < len(cells) < 2 * len(known):
             warnings.warn(
                 f"column {name} has {len(known)} categories in {len(cells)} cells, one "
                 f"is {known[-1]!r}: leave it out, schema='{name}={DROP}', or change "
                 "the cells that keep it from being a column of numbers",
+                stacklevel=3,
+            )
+        elif is_guess and words and len(known) - len(words) > FEW * len(words):
+            warnings.warn(
+                f"column {name} is categorical because of {', '.join(words[:SHOWN])}; "
+                "its other cells are numbers: leave such cells empty if they are "
+                "missing values",
                 stacklevel=3,
             )
         _warn_of_twins(name, known)
