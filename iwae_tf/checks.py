@@ -54,6 +54,27 @@ def check_choice(value: object, name: str, choices: Iterable[object]) -> None:
         )
 
 
+def check_memory(num_bytes: float, name: str, what: str, flag: str) -> None:
+    """Refuses what the system would end this process for without a word.
+
+    Args:
+      num_bytes: at least so many are needed.
+      name: of the argument.
+      what: was received.
+      flag: that has images resized.
+
+    Raises:
+      InvalidInputError: the machine has less.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > memory:
+        raise InvalidInputError(
+            f"`{name}` must fit into the memory of this machine, "
+            f"{memory / 2**30:.0f} GiB: images of a folder are resized by "
+            f"{flag}=64,64. Received: {what}, which need {num_bytes / 2**30:,.0f} GiB"
+        )
+
+
 def float_hint(dtype: str) -> str:
     """What to do with values of another type than float, by the name of the type."""
     return "divide by 255" if dtype == "uint8" else "use astype('float32')"

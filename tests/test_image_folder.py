@@ -10,6 +10,8 @@ from running import refusal
 
 import iwae_tf
 from iwae_tf import datasets
+from iwae_tf.config import default_config
+from iwae_tf.config.networks import build_networks
 from iwae_tf.datasets import image_folder
 from iwae_tf.serving.rows import read_rows
 
@@ -63,6 +65,17 @@ def test_of_other_splits_no_more_than_headers_are_read(folder):
     np.testing.assert_array_equal(again, test)
     text = refusal(datasets.load_arrays, "images", split="train", data_dir=folder)
     assert "of 32 images, 32 damaged (01.png: image file is truncated" in text
+
+
+def test_what_does_not_fit_into_memory_is_refused(folder, monkeypatch):
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 99}.get)
+    text = refusal(datasets.load_arrays, "images", split="test", data_dir=folder)
+    assert "`data_dir` must fit into the memory of this machine" in text
+    assert "resized by --config.image_size=64,64. Received: " in text
+    config = default_config()
+    words = refusal(build_networks, config, (4000, 3000, 6), None, None)
+    assert words.startswith("`hidden_dims` must fit into the memory")
+    assert "Received: x of 4000 x 3000 x 6 and these layers, which need" in words
 
 
 def test_sub_folders_are_classes(tmp_path):

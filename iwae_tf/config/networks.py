@@ -1,11 +1,13 @@
 """The networks that a config names: fully connected or convolutional."""
 
+import math
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 from ml_collections import ConfigDict
 
+from iwae_tf.checks import check_memory
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.networks import MLP, with_labels
 from iwae_tf.networks.conv import ConvDecoder, ConvEncoder
@@ -41,6 +43,11 @@ def build_networks(
     """
     if config.network == "conv":
         _check_halvings(config, output_shape)
+    elif config.hidden_dims[0]:
+        # The first layer and the last: weights, gradients and two moments, float32.
+        num_bytes = 2 * math.prod(output_shape) * config.hidden_dims[0][0] * 4 * 4
+        what = f"x of {' x '.join(map(str, output_shape))} and these layers"
+        check_memory(num_bytes, "hidden_dims", what, "--config.image_size")
     latent_dims = list(config.latent_dims)
     bias = _output_bias(mean_image, config.likelihood)
     encoder, decoder = [], []

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 import os
 import pathlib
 import re
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from iwae_tf.checks import absence, check_choice
+from iwae_tf.checks import absence, check_choice, check_memory
 from iwae_tf.errors import InvalidInputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -186,6 +187,9 @@ def read_images(
       InvalidInputError: as `image_format`, and for damaged files.
     """
     wanted = wanted or image_format(paths, name=name)
+    what = f"{len(paths):,} images, {_by(wanted[:2])} (height x width)"
+    num_bytes = len(paths) * math.prod(wanted.shape) * 5  # as bytes and as float32
+    check_memory(num_bytes, name, what, f"{_prefix(name)}image_size")
     images = np.empty((len(paths), *wanted.shape), np.uint8)
     damaged = []
     for image, path in zip(images, paths):
@@ -319,8 +323,7 @@ def _refusal(name, what, offenders):
     for kind, names in offenders.items():
         more = ", ..." if len(names) > SHOWN else ""
         kinds.append(f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{more})")
-    flag = "--config." if name == "data_dir" else "--"
-    remedies = []
+    flag, remedies = _prefix(name), []
     if "of another size" in offenders:
         remedies.append(f"{flag}image_size=HEIGHT,WIDTH resizes")
     if {*offenders} & {*IN_WORDS.values()}:
@@ -332,6 +335,11 @@ def _refusal(name, what, offenders):
         f"`{name}` must hold images of one size, all grey or all in colour, of 8 bits "
         f"and without transparency{remedy}. Received: {what}, {', '.join(kinds)}"
     )
+
+
+def _prefix(name):
+    """Of the flags of a script with an argument of this name."""
+    return "--config." if name == "data_dir" else "--"
 
 
 def _by(size):
