@@ -354,6 +354,20 @@ def test_blanks_around_a_missing_value_and_empty_lines_of_one_column(tmp_path):
             assert table.column("a").to_pylist() == values
 
 
+def test_a_category_that_a_csv_file_cannot_have_is_refused_there(tmp_path):
+    table = pa.table({"c": ["NA", "DE", None], "v": [1.0, 2.0, 4.0]})
+    schema = tables.infer_schema(table)
+    parquet.write_table(table, tmp_path / "t.parquet")
+    x = tables.encode(tmp_path / "t.parquet", schema)
+    np.testing.assert_array_equal(x[:, 0], [1, 0, np.nan])
+    (tmp_path / "t.csv").write_text("c,v\nDE,1\n,2\n")
+    x = tables.encode(tmp_path / "t.csv", schema)
+    np.testing.assert_array_equal(x[:, 0], [0, np.nan])
+    (tmp_path / "t.csv").write_text("c,v\nDE,1\nNA,2\n")
+    words = refusal(tables.encode, tmp_path / "t.csv", schema)
+    assert "`c` must have no cell NA in a CSV file" in words
+
+
 HOLED = """id,f,count,flag,holed,code,big
 16777217,0.1257302210933933,3,False,True,01,9007199254740993
 16777219,NA,,True,,,

@@ -18,7 +18,7 @@ import iwae_tf
 from iwae_tf import datasets
 from iwae_tf.datasets.sources import splits_of_rows
 from iwae_tf.io.layout import TRAINING_DATA
-from iwae_tf.runs.splits import decide_epochs
+from iwae_tf.runs.splits import decide_epochs, unseen_classes
 
 CLASSES, EACH = ("a", "b", "c"), 20
 KEPT = ("config.json", "results.json", "training_data.json", "model.keras")
@@ -254,6 +254,14 @@ def test_a_finished_run_says_that_its_record_is_damaged(moved, capsys):
     (moved / "run" / TRAINING_DATA).write_text("{")
     code = run_script("train", *flags(moved, epochs=1))
     assert_one_line(code, capsys, "`training_data.json` must be intact JSON")
+
+
+def test_classes_without_a_training_example_are_told():
+    labels = np.array([0, 2, 2, 0])
+    assert unseen_classes(labels, 3)[0].startswith("note: 1 of 3 classes have no tra")
+    (line,) = unseen_classes(labels, 4, ["cat", "dog", "eel", "fox"])
+    assert line.endswith("draws given dog, fox mean nothing")
+    assert unseen_classes(labels[:2], 1) == unseen_classes(None, 0) == []
 
 
 def test_the_number_of_epochs_needs_no_schema(tmp_path):

@@ -1,6 +1,7 @@
 """Arrow tables of CSV, Parquet and npy files, of arrays and of data frames."""
 
 import functools
+import json
 import os
 import pathlib
 import re
@@ -164,9 +165,9 @@ def _without_words(table):
         trimmed = compute.utf8_trim_whitespace(column)
         is_missing = compute.is_in(trimmed, pa.array(EMPTY))
         counts = trimmed.filter(is_missing).value_counts().to_pylist()
-        words = [f"{c['counts']} {c['values']}" for c in counts if c["values"] in NAMED]
+        words = {c["values"]: c["counts"] for c in counts if c["values"] in NAMED}
         if words:
-            field = field.with_metadata({WORDS: ", ".join(words)})
+            field = field.with_metadata({WORDS: json.dumps(words)})
         column = compute.if_else(is_missing, pa.scalar(None, field.type), column)
         table = table.set_column(place, field, column)
     return table

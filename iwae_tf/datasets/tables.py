@@ -91,10 +91,11 @@ def infer_schema(
             f"schema={drop!r}. Received: one value, or none, in {', '.join(constant)}"
         )
     for name, column in found.items():
-        words = (table.field(name).metadata or {}).get(WORDS)
+        words = _words_of(table, name)
         if words and column and column.kind == "categorical":
+            counts = ", ".join(f"{count} {word}" for word, count in words.items())
             warnings.warn(
-                f"column {name} has {words.decode()}: taken as missing values, not as "
+                f"column {name} has {counts}: taken as missing values, not as "
                 "categories",
                 stacklevel=2,
             )
@@ -126,6 +127,13 @@ def encode(data: Any, schema: Schema) -> np.ndarray:
     x = np.empty((table.num_rows, len(schema.columns)), np.float32)
     for place, column in enumerate(schema.columns):
         values = encoded(_column(table, column.name), column)
+        both = {*column.categories} & {*_words_of(table, column.name)}
+        if both:
+            raise InvalidInputError(
+                f"`{column.name}` must have no cell {', '.join(sorted(both))} in a CSV "
+                "file, which is a missing value there and a category of the schema: "
+                "give a Parquet file. Received: one in a CSV file"
+            )
         with np.errstate(over="ignore"):
             x[:, place] = values
         check_support(x[:, place], column)
@@ -293,6 +301,11 @@ def _parsed(text: str | None) -> Schema | dict[str, str]:
             f"Received: schema={text!r}"
         )
     return dict(zip(names, kinds))
+
+
+def _words_of(table: Any, name: str) -> dict[str, int]:
+    """How many cells of which words a CSV file's column has for missing values."""
+    return json.loads((table.field(name).metadata or {}).get(WORDS, "{}"))
 
 
 def _column(table: Any, name: str) -> Any:

@@ -1,8 +1,10 @@
 """The data of a run: a split as training sees it, and as it is scored."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from iwae_tf import datasets
@@ -83,6 +85,22 @@ def what_is_few(config: ConfigDict, num_examples: int) -> list[str]:
             hint = f"; --config.epochs={epochs} gives {LEAST_STEPS:,}"
         lines.append(f"note: {steps * config.epochs:,} steps are few{hint}")
     return lines
+
+
+def unseen_classes(
+    labels: np.ndarray | None, num_classes: int, names: Sequence[str] = ()
+) -> list[str]:
+    """A line on classes of a conditional model that no training example has, if any."""
+    if labels is None:
+        return []
+    absent = np.setdiff1d(np.arange(num_classes), labels)
+    if not len(absent):
+        return []
+    shown = ", ".join(names[y] if names else str(y) for y in absent[:10])
+    return [
+        f"note: {len(absent)} of {num_classes} classes have no training example: "
+        f"scores and draws given {shown}{', ...' * (len(absent) > 10)} mean nothing"
+    ]
 
 
 def load_examples(config: ConfigDict, split: str) -> datasets.Split:

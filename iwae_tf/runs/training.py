@@ -42,6 +42,7 @@ from iwae_tf.runs.splits import (
     load_eval_split,
     load_examples,
     training_data,
+    unseen_classes,
     what_is_few,
 )
 from iwae_tf.runs.tensorboard import NUM_IMAGES, TensorBoard
@@ -120,7 +121,11 @@ def train(
             if model.schema is not None:
                 report(model.schema.describe())
             report(describe(config, len(examples.images), steps, start, where))
-            for line in what_is_few(config, len(examples.images)):
+            names = (settings[DATA] or {}).get("classes", ())
+            for line in (
+                *what_is_few(config, len(examples.images)),
+                *unseen_classes(examples.labels, model.num_classes, names),
+            ):
                 report(line)
         sitting = Sitting(
             workdir,
