@@ -772,6 +772,8 @@ def test_what_is_not_there_is_said(tmp_path):
     for name in ("missing", "empty", "file"):
         with pytest.raises(InvalidInputError, match="must be a folder NAME or NAME/1"):
             load_saved_model(tmp_path / name)
+    with pytest.raises(InvalidInputError, match=r"must be a path without \[, which"):
+        load_saved_model(tmp_path / "a[1]")
 
 
 WEIGHTS = "variables/variables.data-00000-of-00001"

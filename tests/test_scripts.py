@@ -521,6 +521,8 @@ MISTAKES = [  # (command, words of the one line)
         }.items()
     ],
     ("export --workdir={bad}/damaged --output={tmp}/x", "intact model.keras"),
+    (f"{TRAIN} --workdir={{tmp}}/a[1]", "`--workdir` must be a path without [, which"),
+    (f"export {RUN} --output={{tmp}}/*", "`--output` must be a path without *, which"),
     (f"export {RUN} --output=/dev/null/x", "/dev/null/x"),
 ]
 

@@ -15,7 +15,13 @@ from iwae_tf.config.files import read_json
 from iwae_tf.config.keys import check_paths
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import check_place
-from iwae_tf.io.layout import OF_RUN, find_version, model_file, shipped
+from iwae_tf.io.layout import (
+    OF_RUN,
+    check_no_pattern,
+    find_version,
+    model_file,
+    shipped,
+)
 
 TOO_MANY_DEVICES = 257  # for one machine: TensorFlow takes minutes to make more
 
@@ -179,6 +185,8 @@ def new_path_flag(
             raise InvalidInputError(
                 f"`--{name}` must not be a file of a run. Received: --{name}={path}"
             )
+        if not is_file:
+            check_no_pattern(path, f"--{name}")
         values = flags.FLAGS.flag_values_dict()
         is_done = os.path.isfile(os.path.join(path, "results.json"))
         will_write = not is_done and values.get("distribute") != "multi_worker"

@@ -49,6 +49,21 @@ def check_no_run(path: str | os.PathLike[str], name: str = "output") -> None:
         )
 
 
+def check_no_pattern(path: str | os.PathLike[str], name: str = "saved_model") -> None:
+    """Refuses a folder that TensorFlow cannot read an export from.
+
+    Args:
+      path: of the folder.
+      name: what a message calls it.
+    """
+    whole = os.path.abspath(path)
+    if found := re.findall(r"[*?\[\\]", whole):
+        raise InvalidInputError(
+            f"`{name}` must be a path without {found[0]}, which TensorFlow takes for a "
+            f"pattern where it reads an export. Received: {whole}"
+        )
+
+
 def version_numbers(folder: pathlib.Path) -> list[int]:
     """Numbers of the versions in the folder of an export."""
     names = (entry.name for entry in folder.glob("*"))
@@ -62,6 +77,7 @@ def find_version(path: str | os.PathLike[str]) -> pathlib.Path:
       InvalidInputError: there is none.
     """
     folder = pathlib.Path(path).resolve()
+    check_no_pattern(path)
     if (folder / "saved_model.pb").is_file():
         return folder
     versions = version_numbers(folder)
