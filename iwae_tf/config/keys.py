@@ -85,7 +85,7 @@ MAYBE_COUNT = Rule(
 NATURAL = Rule(lambda value: _is_integer(value, 0), "must be an integer >= 0")
 RATE = Rule(_is_rate, "must be a positive number")
 SHARE = Rule(lambda value: is_number(value) and 0 <= value < 1, "must be in [0, 1)")
-SIZES = Rule(_are_sizes, "must be a list of positive integers")
+SIZES = Rule(_are_sizes, "must be a list of positive integers, such as [50]")
 IMAGE_SIZE = Rule(
     lambda value: re.fullmatch(r"auto|[1-9]\d*,[1-9]\d*", str(value)) is not None,
     "must be auto, or HEIGHT,WIDTH",
@@ -291,7 +291,8 @@ def _rules_together(config: ConfigDict) -> Iterator[tuple[bool, str, str]]:
     yield (
         _is_list(layers) and all(map(_are_sizes, layers)) and len(layers) == size,
         "hidden_dims",
-        f"must be {size} lists of positive integers, one for each stochastic layer",
+        f"must be {size} lists of positive integers, one for each stochastic layer, "
+        f"such as {[[200, 200]] * size}",
     )
     all_stages = stages(config)
     for name in ("num_samples", "num_groups"):
