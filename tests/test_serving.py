@@ -26,6 +26,7 @@ import iwae_tf
 from examples.loopback_server import LoopbackServer
 from iwae_tf import serving
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io import files
 from iwae_tf.networks import MLP
 from iwae_tf.saved_model import signatures
 from iwae_tf.serving import (
@@ -1031,3 +1032,20 @@ def test_mistakes_on_the_command_line(
     assert run_script("score", *arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error:") and message in error
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+    file = score_files.ScoreFile(tmp_path / "s.csv", {"num_rows": 2, "batch_size": 1})
+    file.append(0, [np.zeros(1)] * len(FIELDS))
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    for write, name in (
+        (lambda: file.append(1, [np.zeros(1)] * len(FIELDS)), "s.csv.partial"),
+        (lambda: files.write_text(tmp_path / "a.json", "{}"), "a.json"),
+    ):
+        with pytest.raises(OSError, match="No space left on device: ") as caught:
+            write()
+        assert caught.value.filename == str(tmp_path / name)

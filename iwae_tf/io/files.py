@@ -8,7 +8,7 @@ import re
 import socket
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import filelock
@@ -57,10 +57,21 @@ def write_through(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp{path.suffix}")
     try:
-        write(temporary)
-        os.replace(temporary, path)
+        with naming_file(path):
+            write(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Puts the file into an OSError that names none, as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:

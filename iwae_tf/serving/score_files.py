@@ -14,7 +14,7 @@ import numpy as np
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation import LogLikelihood, concatenate
-from iwae_tf.io.files import write_atomically, write_text
+from iwae_tf.io.files import naming_file, write_atomically, write_text
 from iwae_tf.saved_model.signatures import SCORES
 
 COLUMNS = ("row", *SCORES)
@@ -71,7 +71,7 @@ class ScoreFile:
             head = f"# {json.dumps(self._settings)}\n{self._names}"
             write_text(self.partial, head)
         text = _lines(lines).encode()
-        with open(self.partial, "ab") as file:
+        with naming_file(self.partial), open(self.partial, "ab") as file:
             file.write(text + _checksum(text))
             file.flush()
             os.fsync(file.fileno())
