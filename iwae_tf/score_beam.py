@@ -59,7 +59,7 @@ def run() -> int:
         proposal=_PROPOSAL.value,
     )
     from iwae_tf.models.values import OFF_LEVELS
-    from iwae_tf.serving.shards import user_mistake
+    from iwae_tf.serving.shards import BINARIZED, user_mistake
 
     with tempfile.TemporaryFile("w+") as printed:  # a worker prints what it also raises
         try:
@@ -78,7 +78,7 @@ def run() -> int:
         printed.seek(0)
         warned = printed.read()
     print(f"scores  {_OUTPUT.value}")
-    for line in OFF_LEVELS.values():
+    for line in (BINARIZED, *OFF_LEVELS.values()):
         if line in warned:  # by a worker on this machine
             print(f"note: {line}")
     return 0

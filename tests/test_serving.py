@@ -25,6 +25,8 @@ from running import refusal, run_script
 import iwae_tf
 from examples.loopback_server import LoopbackServer
 from iwae_tf import serving
+from iwae_tf.config import default_config
+from iwae_tf.config.files import read_config
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io import files
 from iwae_tf.networks import MLP
@@ -38,6 +40,7 @@ from iwae_tf.serving import (
     score_files,
     shards,
 )
+from iwae_tf.serving.rows import read_rows
 
 FIELDS = ("estimate", "standard_error", "effective_sample_size", "jackknife_error")
 
@@ -320,6 +323,31 @@ def test_a_script_says_what_to_type_for_images_of_another_size(digits, shape, hi
     start = f"Received: shape={shape}" + hint.format(*scorer.event_shape)
     assert start in words and ("folder" in words) == bool(hint)
     assert "folder" not in refusal(client.check_images, x, scorer, 4)
+
+
+@pytest.mark.parametrize("binarization", ["threshold", "dynamic"])
+@pytest.mark.filterwarnings("ignore:grey values are binarized")
+def test_grey_rows_of_shards_are_binarized_as_those_of_a_file(
+    digits, tmp_path, binarization
+):
+    folder = shutil.copytree(digits[1], tmp_path / "export")
+    config = default_config()
+    config.binarization, config.eval_seed = binarization, 3
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    grey = np.random.default_rng(0).uniform(size=(5, *EVENT)).astype(np.float32)
+    grey[1] = grey[1].round()
+    np.save(tmp_path / "x.npy", grey)
+    x = read_rows(tmp_path / "x.npy", config=read_config(folder / "config.json")).x
+    scorer = shards.RowScorer(folder, num_samples=DRAWS, seed=(3, 4))
+    expected = score(
+        x, saved_model=folder, num_samples=DRAWS, seed=(3, 4), batch_size=1
+    )
+    for order in (range(5), (3, 1, 4)):
+        found = [*scorer((row, grey[row]) for row in order)]
+        estimates = [expected.estimate[row] for row in order]
+        np.testing.assert_array_equal([row[1] for row in found], estimates)
+    words = refusal(lambda: [*scorer([(0, 2 * grey[0])])])
+    assert words.startswith("row id 0: `x` must be in [0, 1]")
 
 
 def warned(function, *arguments, **options):

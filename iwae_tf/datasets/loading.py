@@ -200,6 +200,28 @@ def binarize(
     return binary
 
 
+def binarize_row(x: np.ndarray, binarization: str, seed: int, row: int) -> np.ndarray:
+    """One row of other data than a run's, with the bits that `binarize` gives it.
+
+    Args:
+      x: float [*event] in [0, 1], NaN for missing values.
+      binarization: "none", "threshold" or "fixed".
+      seed: of the fixed draw.
+      row: its place among all rows.
+
+    Returns:
+      x: as of `binarize`.
+
+    Raises:
+      InvalidInputError: values that are not in [0, 1].
+    """
+    if binarization == "none" or np.all((x == 0) | (x == 1) | np.isnan(x)):
+        return x
+    images = np.asarray(x, np.float32)[np.newaxis]
+    validate_images(images, takes_missing=True)
+    return _binarize(images, binarization, seed, SPLITS.index("test"), row)[0]
+
+
 def require_labels(loaded: Split, split: str) -> Split:
     """`loaded`, a `Split`, which must have labels for a conditional model.
 
@@ -258,14 +280,21 @@ def _problem_of(images, in_unit_interval):
     return None
 
 
-def _binarize(images, binarization, seed, stream):
-    """Threshold, or draw once: image n of a split takes the same bits always."""
+def _binarize(images, binarization, seed, stream, first=0):
+    """Threshold, or draw once: image n of a split takes the same bits always.
+
+    The images are those from number `first` on.
+    """
     if binarization == "threshold":
         return np.where(np.isnan(images), images, images >= 0.5).astype(np.float32)
     if binarization == "none":
         return images
     key = np.random.SeedSequence([BINARIZE_STREAM, stream, seed])
     generator = np.random.Philox(key)
+    if first:  # it counts in fours
+        skipped = first * images[0].size
+        generator.advance(skipped // 4)
+        generator.random_raw(skipped % 4)
     drawn = np.empty_like(images)
     for source, target in zip(images, drawn, strict=True):
         bits = generator.random_raw(source.size).reshape(source.shape)

@@ -2,7 +2,8 @@
 
 An engine hands (id, row) pairs to a `RowScorer`, wherever it likes and as often as it
 likes. The row's seed is `serving.batch_seed(seed, id)`: its score does not depend on
-shards, workers or retries, and equals that of `serving.score(..., batch_size=1)`.
+shards, workers or retries, and equals that of `serving.score(..., batch_size=1)`. Grey
+values are binarized as `rows.read_rows` does it, by the config beside the export.
 """
 
 import functools
@@ -10,6 +11,7 @@ import math
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
@@ -18,9 +20,12 @@ import pyarrow
 from pyarrow import parquet, types
 
 from iwae_tf.checks import readable
-from iwae_tf.datasets import table_files, tables
+from iwae_tf.config.data import scored_as
+from iwae_tf.config.files import read_config
+from iwae_tf.datasets import loading, table_files, tables
 from iwae_tf.datasets.readers import read_npy_header
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.layout import beside_export
 from iwae_tf.saved_model import find_version
 from iwae_tf.schema import Schema
 from iwae_tf.serving.client import as_float32, batch_seed, check_images, naming
@@ -36,6 +41,7 @@ SCHEMA = pyarrow.schema(
     ]
 )
 LISTS = pyarrow.ListType, pyarrow.LargeListType, pyarrow.FixedSizeListType
+BINARIZED = "grey values are binarized as in the evaluation of the model's config"
 OWN_ROW = (  # of the id and the number of rows that have it
     "`input` must have a `row` of its own, an integer from 0 on, in each row. "
     "Received: row={} in {} rows"
@@ -71,6 +77,10 @@ class RowScorer:
         newest = find_version(folder).relative_to(folder.resolve())
         self._version, self._proposal = str(folder / newest), proposal
         self._num_samples, self._seed = num_samples, tuple(seed)
+        config, self._drawn = beside_export(folder, "config.json"), ("none", 0)
+        if config is not None:
+            options = scored_as(read_config(config))
+            self._drawn = options["binarization"], options["seed"]
 
     def load(self) -> InProcessScorer:
         """The model of this process.
@@ -106,8 +116,12 @@ class RowScorer:
             x = np.asarray(image)
             if x.ndim == 1 and x.size == math.prod(scorer.event_shape):
                 x = x.reshape(scorer.event_shape)
-            x = x[np.newaxis]
             with naming(f"row id {row}"):
+                if np.issubdtype(x.dtype, np.floating):
+                    grey, x = x, loading.binarize_row(x, *self._drawn, int(row))
+                    if x is not grey:
+                        warnings.warn(BINARIZED, stacklevel=2)
+                x = x[np.newaxis]
                 check_images(x, scorer)
                 seed = batch_seed(self._seed, row)
                 found = scorer(as_float32(x), self._num_samples, seed)
