@@ -3,7 +3,9 @@
 import decimal
 import functools
 import math
+import re
 
+import builders
 import numpy as np
 import pytest
 import scipy.integrate
@@ -396,13 +398,72 @@ def test_bad_alpha_is_refused(alpha):
 
 @pytest.mark.parametrize("axes, shape", [(None, "()"), (1, "(2, 5)")])
 def test_a_bound_of_ones_own_is_one_value_for_each_example(axes, shape):
-    class Own(bounds.Objective):
+    class Wrong(bounds.Objective):
         def bound(self, log_weights):
             return tf.reduce_mean(log_weights, axes)
 
-    text = refusal(gradients.bound_of, Own(), tf.zeros([2, 3, 5]))
-    assert text.startswith("`bound` of Own must return one value for each example")
+    text = refusal(gradients.bound_of, Wrong(), tf.zeros([2, 3, 5]))
+    assert text.startswith("`bound` of Wrong must return one value for each example")
     assert text.endswith(f"Received: shape={shape}")
+
+
+class Own(bounds.Objective):
+    def bound(self, log_weights):
+        return bounds.iwae(log_weights)
+
+
+class WithInit(Own):
+    """Its power would be lost in a file."""
+
+    def __init__(self, power):
+        object.__setattr__(self, "power", power)
+
+
+OWN = {
+    "nothing": (bounds.Objective(), "a method bound.*objective=Objective$"),
+    "an __init__": (WithInit(2.0), "a dataclass whose fields .*objective=WithInit$"),
+    "a class": (bounds.ELBO, "bounds.ELBO\\(\\).*objective=ELBO$"),
+    "a name": ("iwae", "objective=str$"),
+}
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_what_is_no_objective_is_refused_by_its_name(case):
+    objective, rule = OWN[case]
+    message = refusal(builders.build, objective=objective)
+    assert re.search(f"`objective` must be .*{rule}|must have {rule}", message), message
+
+
+@pytest.mark.parametrize(
+    "call, rule",
+    [
+        (
+            lambda self, w: bounds.iwae(w),
+            "`__call__` of Calls must return a bounds.Bound",
+        ),
+        (
+            lambda self, w: bounds.Bound(*[tf.zeros([5])] * 2),
+            "`bound` of Calls must be a",
+        ),
+    ],
+)
+def test_a_call_of_ones_own_is_a_bound_with_a_gradient(call, rule):
+    calls = type("Calls", (bounds.Objective,), {"__call__": call})()
+    gradients.check_objective(calls)
+    given = calls, "stl", tf.zeros([2, 3, 5]), tf.ones([5])
+    assert refusal(gradients.draw_weights, *given).startswith(rule)
+
+
+def test_a_bound_of_ones_own_may_be_in_float64():
+    class Double(Own):
+        def bound(self, log_weights):
+            return super().bound(tf.cast(log_weights, tf.float64))
+
+    given = "stl", tf.constant(EXAMPLES, tf.float32), tf.ones([B])
+    found, expected = (gradients.draw_weights(o, *given) for o in (Double(), Own()))
+    assert found.bound.inference is found.bound.generative
+    np.testing.assert_allclose(found.inference, expected.inference, rtol=1e-5)
+    assert found.bound.generative.dtype == tf.float32
 
 
 @each_bound

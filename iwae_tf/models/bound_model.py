@@ -109,6 +109,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             fields = dataclasses.fields(self.objective_class)
             own = {f.name: kwargs.pop(f.name) for f in fields if f.name in kwargs}
             objective, draws = self.objective_class(**own), self.objective_class.draws
+        gradients.check_objective(objective)
         super().__init__(encoder, decoder, **kwargs)
         self.objective = objective
         self.num_groups = draws[0] if num_groups is None else num_groups
@@ -221,7 +222,9 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             [*zip(q_variables, q_gradients), *zip(p_variables, p_gradients)]
         )
         in_order = [found.get(id(v.value)) for v in self.trainable_variables]
-        bound = weights.bound if b is None else self.objective(parts.log_weights)
+        bound = weights.bound
+        if b is not None:
+            bound = gradients.bound_of(self.objective, parts.log_weights)
         return LossGradients(in_order, parts, bound, q_penalty + p_penalty)
 
     def _weigh(self, batch, log_weights):
@@ -347,6 +350,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
                     value = check_count(value, name)
                 self._num_kept = kept_draws.possible(value, self.objective, self.latent)
             case "objective":
+                gradients.check_objective(value)
                 gradients.check_free_bits(value, self.latent)
                 kept_draws.possible(self.backward_samples, value, self.latent)
                 self._check_groups(self.num_groups, value)

@@ -28,6 +28,8 @@ References:
   Kingma et al., 2016 (free bits). https://arxiv.org/abs/1606.04934
 """
 
+import dataclasses
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -82,6 +84,23 @@ def warmed_up(parts: LogWeightParts, kl_weight: tf.Tensor | None) -> tf.Tensor:
     return parts.log_likelihood + kl_weight * (parts.log_prior - parts.log_proposal)
 
 
+def check_objective(objective: Objective) -> None:
+    """Raises InvalidInputError for what is no objective, or could not be saved."""
+    own, base = type(objective), Objective
+    if not isinstance(objective, base):
+        rule = "be an object of a bounds.Objective, as bounds.ELBO()"
+    elif own.bound is base.bound and own.__call__ is base.__call__:
+        rule = "have a method bound(log_weights)"
+    elif [*inspect.signature(own).parameters] != [
+        field.name for field in dataclasses.fields(objective) if field.init
+    ]:  # what is no field would not be an argument of the model, nor saved with it
+        rule = "be a dataclass whose fields are its arguments, without an __init__"
+    else:
+        return
+    name = getattr(objective, "__name__", own.__name__)
+    raise InvalidInputError(f"`objective` must {rule}. Received: objective={name}")
+
+
 def check_free_bits(objective: Objective, latent: LatentModel) -> None:
     """Raises InvalidInputError where an objective and several layers do not go."""
     nats = getattr(objective, "free_bits", None)
@@ -125,20 +144,26 @@ def units_that_cost(
 
 
 def bound_of(objective: Objective, log_weights: tf.Tensor) -> Bound:
-    """`objective(log_weights)`, which a user may have written.
+    """`objective(log_weights)`, which a user may have written, in their precision.
 
     Raises:
       InvalidInputError: it is not one value for each example.
     """
-    bound = objective(log_weights)
-    for value in bound:
+    name, bound = type(objective).__name__, objective(log_weights)
+    if not isinstance(bound, Bound):
+        raise InvalidInputError(
+            f"`__call__` of {name} must return a bounds.Bound. "
+            f"Received: a {type(bound).__name__}"
+        )
+    values = {id(value): tf.cast(value, log_weights.dtype) for value in bound}
+    for value in values.values():
         if not value.shape.is_compatible_with(log_weights.shape[2:]):
             raise InvalidInputError(
-                f"`bound` of {type(objective).__name__} must return one value for each "
+                f"`bound` of {name} must return one value for each "
                 "example, [B], from log-weights [M, K, B]. "
                 f"Received: shape={tuple(value.shape)}"
             )
-    return bound
+    return Bound(*(values[id(value)] for value in bound))
 
 
 def draw_weights(
@@ -160,10 +185,20 @@ def draw_weights(
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(log_weights)
         bound = bound_of(objective, log_weights)
-    generative = tape.gradient(bound.generative, log_weights, example_weights)
+
+    def gradient(value):
+        found = tape.gradient(value, log_weights, example_weights)
+        if found is None:
+            raise InvalidInputError(
+                f"`bound` of {type(objective).__name__} must be a function of the "
+                "log-weights in TensorFlow. Received: one without a gradient"
+            )
+        return found
+
+    generative = gradient(bound.generative)
     base, share = generative, None
     if bound.inference is not bound.generative:
-        base = tape.gradient(bound.inference, log_weights, example_weights)
+        base = gradient(bound.inference)
         share = objective.generative_share(log_weights)
     inference = base
     if estimator == "dreg":
