@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from running import refusal
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE, programs
@@ -384,6 +385,39 @@ def test_data_that_end_between_epochs_or_within_one_begin_anew(is_known):
         history = fit(model, data, epochs=3, steps_per_epoch=steps)
         assert int(model.train_steps) == 3 * steps
         assert max(history["bound"]) < 0.0
+
+
+def batches(count):
+    for index in range(count):
+        yield X[index : index + 4]
+
+
+@pytest.mark.parametrize(
+    "mode, steps, count",
+    [("graph", 2, 4), ("graph, one step", 2, 5), ("eager", None, 3)],
+)
+def test_a_generator_does_not_begin_anew(mode, steps, count):
+    """Keras went on with its first two batches, or took no step: a bound of 0."""
+    model = build(mode=mode)
+    message = refusal(fit, model, batches(count), steps_per_epoch=steps, epochs=4)
+    assert message.startswith("`x` must yield a batch in each pass")
+    assert int(model.train_steps) == count
+
+
+def test_a_pass_without_a_batch_is_refused():
+    model = build(mode="eager")
+    assert len(fit(model, batches(2), steps_per_epoch=1)["bound"]) == 2
+    message = refusal(fit, model, validation_data=batches(3))
+    assert message.startswith("`validation_data` must yield a batch in each pass")
+    assert "`x` must" in refusal(model.evaluate, indexed().batch(4).take(0), verbose=0)
+
+
+def test_a_generator_trains_an_unbuilt_model_of_replicas_on_all_batches():
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = IWAE(*builders.networks(event=EVENT)[:2], num_samples=3)
+        model.compile("sgd")
+    fit(model, batches(5), epochs=1)
+    assert int(model.train_steps.value.numpy()) == 5
 
 
 @pytest.mark.parametrize("mode, steps", [("default", 3), ("four steps", 7)])

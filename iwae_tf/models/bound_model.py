@@ -153,9 +153,10 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         b = gradients.kl_weight(self.train_steps.value, self.kl_warmup_steps)
         kept = self.positions(key, *place)
         step = self.loss_gradients(Batch(x, y, draws, weights, penalty_weight, b, kept))
-        self.optimizer.apply(step.gradients, self.trainable_variables)
-        keep_equal([*self.trainable_variables, *self.optimizer.variables])
-        self.train_steps.assign_add(1)
+        with tf.control_dependencies([x]):  # no step where the data have ended
+            self.optimizer.apply(step.gradients, self.trainable_variables)
+            keep_equal([*self.trainable_variables, *self.optimizer.variables])
+            self.train_steps.assign_add(1)
         return self._update_metrics(
             step.parts, step.bound, step.penalty, example_weights
         )

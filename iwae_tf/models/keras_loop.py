@@ -31,12 +31,14 @@ class OneProgramModel(keras.Model):
     gate: Any
     takes_labels: Callable[[Any], bool]  # of a step: y may be strings where it is false
     train_function: Any  # Keras', None until it is made
+    test_function: Any
     steps_per_execution: int  # Keras'
     # Whether of many training steps in one program none follows a loss that is NaN or
     # infinite; to be set before the first `fit`.
     stops_at_nonfinite = False
     steps_in_pass = None  # of an epoch, or of an `evaluate`; None: until the data end
     steps_done = 0  # of them
+    name_of_data = "x"  # in a message about a pass
     are_checked = False  # the values of the data that `fit` and `evaluate` are given
 
     @property
@@ -148,7 +150,8 @@ class OneProgramModel(keras.Model):
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; data are checked before a step sees them."""
         if kwargs.get("_use_cached_eval_dataset"):  # `fit` has done the rest
-            with self._set(steps_in_pass=kwargs.get("steps")):
+            steps, name = kwargs.get("steps"), "validation_data"
+            with self._set(steps_in_pass=steps, name_of_data=name):
                 return super().evaluate(x, *args, **kwargs)
         arguments = by_name(keras.Model.evaluate, x, args, kwargs)
         check(self.gate, x, arguments)
@@ -192,7 +195,8 @@ class OneProgramModel(keras.Model):
         if holds_arrays(x):
             return x
         shuffle &= isinstance(x, keras.utils.PyDataset)
-        if isinstance(x, types.GeneratorType):  # of which Keras takes only tuples
+        is_generator = isinstance(x, types.GeneratorType)
+        if is_generator:  # of which Keras takes only tuples
             x = (part if isinstance(part, tuple) else (part,) for part in x)
         try:
             adapter = data_adapters.get_data_adapter(
@@ -203,6 +207,9 @@ class OneProgramModel(keras.Model):
                 "`x` must be an array [batch, *event], or yield such batches. "
                 f"Received: a {type(x).__name__}"
             ) from error
+        if is_generator:  # Keras would begin its first batches anew, and go on with it
+            batches = adapter.generator()
+            adapter.generator = lambda: batches
         if programs.has_known_shapes(x):
             if in_program and self._makes_programs:
                 return adapter
@@ -282,12 +289,14 @@ class OneProgramModel(keras.Model):
             self.train_function = self._program_of(self.train_step, continues)
             if self.train_function is None:
                 super().make_train_function(force)
+                self.train_function = programs.counting(self, self.train_function)
 
     def make_test_function(self, force: bool = False) -> None:
         if self.test_function is None or force:
             self.test_function = self._program_of(self.test_step)
             if self.test_function is None:
                 super().make_test_function(force)
+                self.test_function = programs.counting(self, self.test_function)
 
     def _program_of(self, step, continues=None):
         """What takes batches through `step`; None where Keras' own does."""
@@ -317,10 +326,23 @@ class OneProgramModel(keras.Model):
         if not self.built:
             self.gate.check_unbuilt(self.distribute_strategy.num_replicas_in_sync)
         if not self.built or not self.compiled:
+            adapter = getattr(iterator, "data_adapter", None)
+            if first := getattr(adapter, "_first_batches", None):
+                iterator, data_batch = None, first[0]  # of a generator, not to be lost
             super()._maybe_symbolic_build(iterator, data_batch)
         elif not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
+
+    def _get_metrics_result_or_logs(self, logs):
+        """As in Keras, of a pass that has come to its end."""
+        if not self.steps_done:
+            raise InvalidInputError(
+                f"`{self.name_of_data}` must yield a batch in each pass: a generator "
+                "that has ended does not begin anew, as a tf.data.Dataset or a "
+                "PyDataset does. Received: no batch"
+            )
+        return super()._get_metrics_result_or_logs(logs)
 
     def reset_metrics(self) -> None:
         super().reset_metrics()

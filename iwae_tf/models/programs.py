@@ -198,7 +198,20 @@ def make_worker_function(
         first = strategy.experimental_local_results
         return {name: first(value)[0] for name, value in logs.items()}
 
-    return function if model.run_eagerly else tf.function(function, autograph=False)
+    if not model.run_eagerly:
+        function = tf.function(function, autograph=False)
+    return counting(model, function)
+
+
+def counting(model: keras.Model, function: Any) -> Callable[[Any], Any]:
+    """`function` of an iterator, each call of which is one of `model.steps_done`."""
+
+    def counted(iterator):
+        logs = function(iterator)
+        model.steps_done += 1
+        return logs
+
+    return counted
 
 
 def _collect(parts_of, iterator, most, limit, capacity):
