@@ -16,8 +16,10 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def check_count(value: Any, name: str, least: int = 1) -> int:
-    """`value`, an integer of any type and at least `least` >= 0, as an int.
+def check_count(value: Any, name: str, least: int = 1, most: int = 2**30) -> int:
+    """`value`, an integer of any type in [least, most], least >= 0, as an int.
+
+    Sums of two counts have to fit into 32 bits.
 
     Raises:
       InvalidInputError: it is anything else.
@@ -26,8 +28,8 @@ def check_count(value: Any, name: str, least: int = 1) -> int:
         count = -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         count = -1
-    if count < least:
-        rule = f"at least {least}"
+    if not least <= count <= most:
+        rule = f"at least {least}" if count < least else f"at most {most}"
         if count < 1:
             rule = "a positive integer" if least else "an integer >= 0"
         raise InvalidInputError(f"`{name}` must be {rule}. Received: {name}={value!r}")

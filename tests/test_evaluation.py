@@ -36,6 +36,7 @@ from iwae_tf.evaluation import (
 )
 from iwae_tf.evaluation.pareto import LEAST_DRAWS, pareto_k
 from iwae_tf.models import IWAE, programs
+from iwae_tf.models.latent_model import UnitMask
 from iwae_tf.networks import MLP
 from iwae_tf.saved_model import export_saved_model
 
@@ -363,15 +364,32 @@ def test_the_compiled_estimator_sees_new_weights_and_lets_the_model_go():
     assert reference_to_model() is None
 
 
+def test_a_large_chunk_holds_no_more_rows_than_there_are(shifted):
+    """It was filled up with copies, to the end of the memory."""
+    model, x, whole = shifted
+    found = log_likelihood(model, x, 30, SEED, chunk_size=2**30, batch_size=2**30)
+    assert_close(found, whole, atol=1e-5)
+
+
+def units(count):
+    return UnitMask(np.ones(count, bool), np.zeros(count))
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
         ({"num_samples": 0}, "`num_samples` must be a positive integer"),
         ({"num_samples": 2.5}, "`num_samples` must be a positive integer"),
+        ({"num_samples": 2**31}, f"`num_samples` must be at most {2**30}"),
         ({"chunk_size": 0}, "`chunk_size` must be a positive integer"),
+        ({"chunk_size": 2**31}, f"`chunk_size` must be at most {2**30}"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
         ({"first_row": -1}, "`first_row` must be an integer >= 0"),
         ({"first_row": 1.5}, "`first_row` must be an integer >= 0"),
+        ({"masks": []}, "`masks` must have .* 2 units. Received: a list"),
+        ({"masks": [units(1)]}, r"2 units. Received: shapes \[\[\(1,\), \(1,\)\]\]"),
+        ({"masks": [units(2), units(2)]}, "`masks` must have a UnitMask for each"),
+        ({"masks": [UnitMask([1, 0], [0.0, 0.0])]}, "`active` of booleans"),
         ({"num_steps": 5}, "`num_steps` must be left out unless"),
         ({"seed": 5}, "`seed` must be a pair of integers"),
         ({"x": np.zeros([0, 5], "float32")}, "`x` must not be empty"),

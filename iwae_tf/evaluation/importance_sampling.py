@@ -16,6 +16,7 @@ from iwae_tf.evaluation.compiling import compiled, gathered
 from iwae_tf.evaluation.refinement import NUM_STEPS, rows_at_once
 from iwae_tf.evaluation.streaming import CHUNK_SIZE, LogLikelihood, estimate_in_graph
 from iwae_tf.models.autoencoder import Autoencoder
+from iwae_tf.models.inputs import check_masks
 from iwae_tf.models.latent_model import UnitMask
 from iwae_tf.probability import noise
 from iwae_tf.probability.pareto import GOOD_K
@@ -113,10 +114,11 @@ def log_likelihood(
         )
     num_samples = check_count(num_samples, "num_samples")
     chunk_size = check_count(chunk_size, "chunk_size")
-    first_row = check_count(first_row, "first_row", 0)
+    first_row = check_count(first_row, "first_row", 0, 2**62)
     key = noise.make_key(seed)
     x = model.check_x(x)
     labels = model.check_labels(labels, tf.shape(x)[0])
+    masks = check_masks(masks, model.latent_dims)
     check_choice(proposal, "proposal", PROPOSALS)
     if num_steps is not None and proposal == "encoder":
         raise InvalidInputError(
@@ -138,7 +140,10 @@ def log_likelihood(
         num_calls = -(-len(x) // at_once)
         num_calls += -num_calls % STREAMS  # so that no stream ends before the others
         batch_size = -(-len(x) // num_calls)
-    batch_size = check_count(batch_size, "batch_size")
+    batch_size = min(check_count(batch_size, "batch_size"), len(x))
+    # A block of more rows than there are is filled up with copies.
+    chunk_size = min(chunk_size, max(CHUNK_SIZE, batch_size * num_samples))
+    settings["chunk_size"] = chunk_size
     check_choice(jit_compile, "jit_compile", ("auto", True, False))
     if jit_compile == "auto":
         jit_compile = model.jit_compile if model.compiled else model.supports_xla

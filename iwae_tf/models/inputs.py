@@ -10,7 +10,7 @@ What x may be is the likelihood's to say; see `values`.
 import contextlib
 import numbers
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from iwae_tf.checks import float_hint
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models.latent_model import LatentModel
+from iwae_tf.models.latent_model import LatentModel, UnitMask
 from iwae_tf.models.values import LevelWarning, Values
 
 
@@ -275,6 +275,29 @@ def check_latents(z: ArrayLike | tf.Tensor, latent_dim: int) -> tf.Tensor:
     if not z.shape.is_compatible_with([None, latent_dim]):
         raise InvalidInputError(f"{rule} Received: shape={tuple(z.shape)}")
     return z
+
+
+def check_masks(
+    masks: Iterable[UnitMask] | None, latent_dims: Sequence[int]
+) -> list[UnitMask] | None:
+    """`masks` as tensors, one `UnitMask` for each stochastic layer; None stays None."""
+    if masks is None:
+        return None
+    try:
+        checked = [
+            UnitMask(tf.convert_to_tensor(active, tf.bool), tf.cast(fill, tf.float32))
+            for active, fill in masks
+        ]
+    except (TypeError, ValueError):
+        checked = []
+    shapes = [[tuple(part.shape) for part in mask] for mask in checked]
+    if shapes != [[(size,), (size,)] for size in latent_dims]:
+        raise InvalidInputError(
+            "`masks` must have a UnitMask for each layer, `active` of booleans and "
+            f"`fill` of numbers, of {' and '.join(map(str, latent_dims))} units. "
+            f"Received: {f'shapes {shapes}' if shapes else f'a {type(masks).__name__}'}"
+        )
+    return checked
 
 
 def as_labels(
