@@ -159,8 +159,56 @@ def test_counts_are_positive_integers_of_any_type(model, method, name):
         assert f"`{name}` must be" in refusal(ask, GOOD, **{name: count}, verbose=0)
 
 
+@pytest.mark.parametrize("value", [1.5, -1, None, "3", True])
+@pytest.mark.parametrize("name", ["epochs", "initial_epoch"])
+def test_numbers_of_epochs_are_integers(model, name, value):
+    message = refusal(model.fit, GOOD, verbose=0, **{name: value})
+    assert message.startswith(f"`{name}` must be an integer >= 0. Received: {name}=")
+
+
+def test_a_frequency_of_validation_is_a_count_or_some_epochs(model):
+    data = {"validation_data": (GOOD,), "verbose": 0}
+    for value in (0, 1.5, "2"):
+        assert "`validation_freq` must" in refusal(
+            model.fit, GOOD, **data, validation_freq=value
+        )
+    for value in (np.int64(2), [2]):
+        history = model.fit(GOOD, **data, epochs=2, validation_freq=value).history
+        assert len(history["bound"]) == 2 and len(history["val_bound"]) == 1
+
+
+WEIGHTED = {
+    "fit": lambda m, w: m.fit(GOOD, sample_weight=w, verbose=0),
+    "evaluate": lambda m, w: m.evaluate(GOOD, sample_weight=w, verbose=0),
+    "validation": lambda m, w: m.fit(GOOD, validation_data=(GOOD, None, w), verbose=0),
+    "fit tf.data": lambda m, w: m.fit(pipeline((GOOD, GOOD, w)), verbose=0),
+    "fit shapeless": lambda m, w: m.fit(weighted_shapeless(w), verbose=0),
+    "train_on_batch": lambda m, w: m.train_on_batch(GOOD, GOOD, w),
+}
+
+
+def weighted_shapeless(w):
+    pairs = pipeline((GOOD, w))
+    return pairs.map(lambda x, v: (tf.py_function(lambda u: u, [x], x.dtype), x, v))
+
+
+@pytest.mark.parametrize("way", WEIGHTED)
+def test_weights_are_finite_and_not_negative(model, way):
+    for value in (np.nan, -1.0, np.inf):
+        weights = np.where(np.arange(12) == 5, value, 1.0).astype("float32")
+        message = refusal(WEIGHTED[way], model, weights)
+        assert message.startswith("`sample_weight` must be finite and >= 0. Received")
+
+
+def test_weights_and_labels_are_one_an_example(model):
+    WEIGHTED["evaluate"](model, [1] * 12)
+    for weights in (np.ones(5), 2.0, ["a"] * 12, np.zeros(12)):
+        assert "`sample_weight` must" in refusal(WEIGHTED["fit"], model, weights)
+    assert "`y` must have one value" in refusal(model.fit, GOOD, [0] * 5, verbose=0)
+
+
 def test_a_share_that_is_none_is_refused(model):
-    for share in (-0.5, 1.0, 1.5):
+    for share in (-0.5, 1.0, 1.5, "half"):
         message = refusal(model.fit, GOOD, validation_split=share, verbose=0)
         assert "`validation_split` must be" in message
 

@@ -9,13 +9,14 @@ import numpy as np
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_slicing
 
-from iwae_tf.checks import check_count
+from iwae_tf.checks import check_count, is_number
 from iwae_tf.errors import InvalidInputError
 
 PARTS = ("x", "y", "sample_weight")  # of data, and arguments of `fit`
+OF_EPOCHS = ("epochs", "initial_epoch")  # which may be zero
 COUNTS = (
-    *("batch_size", "steps", "steps_per_epoch"),
-    *("validation_batch_size", "validation_steps"),
+    *("batch_size", "steps", "steps_per_epoch", "validation_freq"),
+    *("validation_batch_size", "validation_steps", *OF_EPOCHS),
 )
 
 
@@ -26,8 +27,12 @@ def by_name(
     arguments = inspect.signature(method).bind(None, x, *args, **kwargs).arguments
     own = {n: _without_index(v) for n, v in arguments.items() if n != "self"}
     own |= own.pop("kwargs", {})
-    given = [name for name in COUNTS if own.get(name) is not None]
-    return own | {name: check_count(own[name], name) for name in given}
+    for name in own.keys() & set(COUNTS):
+        if own[name] is None and name not in OF_EPOCHS:
+            continue
+        if name != "validation_freq" or not isinstance(own[name], (list, tuple, set)):
+            own[name] = check_count(own[name], name, name not in OF_EPOCHS)
+    return own
 
 
 def _without_index(value):
@@ -41,10 +46,10 @@ def _without_index(value):
 def hold_out(arguments: dict[str, Any]) -> None:
     """Turns `validation_split` of a `fit` of arrays into `validation_data`."""
     share = arguments.pop("validation_split", 0.0)
-    if not 0.0 <= share < 1.0:
+    if not is_number(share) or not 0.0 <= share < 1.0:
         raise InvalidInputError(
             "`validation_split` must be a share of the data, in [0, 1). "
-            f"Received: validation_split={share}"
+            f"Received: validation_split={share!r}"
         )
     if share and arguments.get("validation_data") is None:
         parts, arguments["validation_data"] = array_slicing.train_validation_split(
@@ -61,6 +66,15 @@ def check(
     y = arguments.get("y")
     if holds_arrays(x):
         gate.arrays(x, y, names)
+        for name in PARTS[1:]:  # a list would be refused as another type of x
+            if arguments.get(name) is not None:
+                arguments[name] = _one_each(arguments[name], name, len(x))
+        weights = arguments.get("sample_weight")
+        gate.weights(weights)
+        if weights is not None and not np.any(weights):
+            raise InvalidInputError(
+                "`sample_weight` must be above 0 for some examples. Received: zeros"
+            )
         refused, rule = ["class_weight"] * (y is None), "without `y`"
         if y is None and arguments.get("sample_weight") is not None:
             arguments["y"] = np.zeros([len(x)], np.int32)
@@ -73,6 +87,17 @@ def check(
                 f"`{name}` must be left out {rule}. "
                 f"Received: {name} beside a {type(x).__name__}"
             )
+
+
+def _one_each(values, name, count):
+    """Values beside x, one or more an example, as an array."""
+    values = np.asarray(values) if isinstance(values, (list, tuple)) else values
+    if np.shape(values)[:1] != (count,):
+        raise InvalidInputError(
+            f"`{name}` must have one value for each of the {count} examples. "
+            f"Received: shape={tuple(np.shape(values))}"
+        )
+    return values
 
 
 def holds_arrays(x: Any) -> bool:

@@ -140,16 +140,33 @@ class Gate:
         self._labels_of_data(y, x, names[1])
         return x
 
-    def batches(self, x: tf.Tensor, y: tf.Tensor | None, is_checked: bool) -> None:
+    def batches(self, x: tf.Tensor, y: Any, weights: Any, is_checked: bool) -> None:
         """Checks several batches, one after the other in x, before they are stepped on.
 
         Args:
           x: [rows, *event].
           y: [rows] or None.
+          weights: [rows] or None.
           is_checked: whether the values of x have been checked already.
         """
         self.x(x, has_values=not is_checked, is_scored=False)
         self._labels_of_data(y, x)
+        self.weights(weights)
+
+    def weights(self, values: Any) -> None:
+        """Raises InvalidInputError for a `sample_weight` that is none."""
+        if values is None:
+            return
+        values = np.asarray(values)
+        if values.dtype.kind not in "fiub":
+            received = f"dtype={values.dtype}"
+        elif len(bad := values[~((values >= 0) & (values < np.inf))]):
+            received = f"{bad[0]:g} in sample_weight"
+        else:
+            return
+        raise InvalidInputError(
+            f"`sample_weight` must be finite and >= 0. Received: {received}"
+        )
 
     def _labels_of_data(self, y, x, name="y"):
         """`labels`; None for a model without classes, which ignores y of data."""
@@ -190,6 +207,8 @@ class Gate:
         y = self._labels_of_data(y, x)
         if sample_weight is None:
             return x, y, tf.ones(tf.shape(x)[:1])
+        if tf.executing_eagerly():
+            self.weights(sample_weight)
         sample_weight = tf.cast(sample_weight, tf.float32)
         if sample_weight.shape.rank != 1:
             raise InvalidInputError(
@@ -231,6 +250,10 @@ class Gate:
             y = self.labels(y, tf.shape(x)[0], "y")
             with tf.control_dependencies([self.asserted_labels(y, tf.shape(x)[0])]):
                 x = tf.identity(x)
+        if rest[1:] and tf.is_tensor(rest[1]):
+            weights = tf.cast(rest[1], tf.float32)
+            is_good = tf.reduce_all((weights >= 0.0) & (weights < np.inf))
+            x = require(x, (is_good, "sample_weight: must be finite and >= 0"))
         return ((x, *rest), *data[1:]) if is_pair else (x, *rest)
 
     @contextlib.contextmanager
@@ -242,7 +265,7 @@ class Gate:
             shape = re.search(r"Shape of tensor .*?(\[.*?\]) is not", error.message)
             if shape:
                 raise self._wrong_shape("x", shape[1]) from None
-            found = re.fullmatch(r"([xy]): (.*)", refusal(error.message))
+            found = re.fullmatch(r"(x|y|sample_weight): (.*)", refusal(error.message))
             if not found:
                 raise
             rule = found[2].replace("not", "must be")

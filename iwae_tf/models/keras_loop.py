@@ -313,9 +313,9 @@ class OneProgramModel(keras.Model):
             return programs.make_worker_function(self, step)
         return None
 
-    def _prepare(self, x, y):
+    def _prepare(self, x, y, weights):
         """Checks a call's batches; creates variables of the model and its optimiser."""
-        self.gate.batches(x, y, self.are_checked)
+        self.gate.batches(x, y, weights, self.are_checked)
         if not self.built:
             self.build(x.shape)
         if not self.optimizer.built:

@@ -119,7 +119,7 @@ def keeps_rows_apart(layers: Iterable[keras.layers.Layer]) -> bool:
 def make_function(
     model: keras.Model,
     step: Step,
-    prepare: Callable[[tf.Tensor, tf.Tensor | None], object],
+    prepare: Callable[..., object],
     continues: Callable[[dict[str, tf.Tensor]], tf.Tensor] | None = None,
     *,
     takes_labels: bool = True,
@@ -130,9 +130,9 @@ def make_function(
       model: keras.Model, with `steps_per_execution`, `jit_compile`, `steps_in_pass`
         (steps in an epoch, None: until the data end) and `steps_done`.
       step: function of a `PaddedBatch` to a dict of scalars.
-      prepare: function of x and y [rows, ...] of a call, y None where there is none.
-        It checks them and, before `step` is traced, creates variables: a trace that
-        creates variables would be made twice.
+      prepare: function of x, y and sample_weight [rows, ...] of a call, None where
+        there is none. It checks them and, before `step` is traced, creates variables:
+        a trace that creates variables would be made twice.
       continues: optional function of a step's logs to a bool scalar, whether the next
         one of the same call is to be taken.
       takes_labels: whether `step` is handed y, which may be strings where it is not.
@@ -159,7 +159,7 @@ def make_function(
             raise StopIteration
         model.steps_done += int(num_steps)
         num_rows = tf.reduce_sum(sizes)  # what follows is padding
-        prepare(*_each(lambda part: part[:num_rows], batches[:2]))
+        prepare(*_each(lambda part: part[:num_rows], batches))
         # Traced for any number of rows, so that a new one does not trace anew.
         specs = _each(_any_rows, (sizes, batches))
         traced = program.get_concrete_function(specs[0], _SCALAR, specs[1])
