@@ -213,6 +213,15 @@ def test_a_share_that_is_none_is_refused(model):
         assert "`validation_split` must be" in message
 
 
+def test_a_batch_without_examples_is_refused(model):
+    """Among others of a program its bound was NaN, and so were the weights then."""
+    before = model.get_weights()
+    for sizes in ((6, 0, 6), (12, 0)):
+        data = (GOOD[:size] for size in sizes)
+        assert "`x` must not be empty" in refusal(model.fit, data, verbose=0)
+    np.testing.assert_equal(model.get_weights(), before)
+
+
 def test_an_error_of_a_pipeline_stays_its_own(model):
     def fail(x):
         with tf.control_dependencies([tf.debugging.Assert(False, ["not ours"])]):

@@ -364,6 +364,20 @@ def test_a_setting_that_is_assigned_after_a_fit_trains_as_one_that_was_given(
     assert_same_weights(*models)
 
 
+def test_a_network_that_is_frozen_after_a_fit_stays_as_it_is():
+    """Without another `compile`: the compiled steps trained it on."""
+    model, x = builders.build(), grey(event=(4,))
+    model.compile(keras.optimizers.Adam(0.1), **GRAPH)
+    fit(model, x, epochs=1)
+    for frozen, other in ((True, False), (False, True)):
+        model.encoder[0].trainable, model.decoder[0].trainable = other, frozen
+        before = [net.get_weights() for net in (model.encoder[0], model.decoder[0])]
+        fit(model, x, epochs=1)
+        after = [net.get_weights() for net in (model.encoder[0], model.decoder[0])]
+        changed = [not np.array_equal(a[0], b[0]) for a, b in zip(before, after)]
+        assert changed == [other, frozen]
+
+
 @pytest.mark.parametrize(
     "name, value",
     [

@@ -39,6 +39,7 @@ class OneProgramModel(keras.Model):
     steps_in_pass = None  # of an epoch, or of an `evaluate`; None: until the data end
     steps_done = 0  # of them
     name_of_data = "x"  # in a message about a pass
+    _trained: Any = None  # whether each layer is, in the steps that are compiled
     are_checked = False  # the values of the data that `fit` and `evaluate` are given
 
     @property
@@ -285,6 +286,9 @@ class OneProgramModel(keras.Model):
 
     def make_train_function(self, force: bool = False) -> None:
         continues = _is_finite if self.stops_at_nonfinite else None
+        trained = [layer.trainable for layer in self._flatten_layers()]
+        force |= trained != self._trained  # of what has been frozen since
+        self._trained = trained
         if self.train_function is None or force:
             self.train_function = self._program_of(self.train_step, continues)
             if self.train_function is None:

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.graphs import program_of
 
 MOST_STEPS = 64  # in one call
@@ -157,6 +158,10 @@ def make_function(
             sizes, num_steps = tf.shape(batches[0])[:1], tf.constant(1)
         if not num_steps:
             raise StopIteration
+        if not tf.reduce_all(sizes[:num_steps] > 0):
+            raise InvalidInputError(
+                "`x` must not be empty. Received: a batch without examples"
+            )
         model.steps_done += int(num_steps)
         num_rows = tf.reduce_sum(sizes)  # what follows is padding
         prepare(*_each(lambda part: part[:num_rows], batches))
