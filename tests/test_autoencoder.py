@@ -557,6 +557,20 @@ BAD_MODELS = {
         {"likelihood": lambda outputs: tfd.Independent(tfd.Laplace(outputs, 1.0), 2)},
         ["`likelihood`", "(4, 4, 1)", "(4, 1)"],
     ),
+    "one row of many": (
+        [(6,)], [EVENT],
+        {"likelihood": lambda o: tfd.Independent(tfd.Laplace(o[:1], 1.0), 3)},
+        ["`likelihood` must have the batch shape [rows]", "batch shape (1,)", "2 rows"],
+    ),
+    "no rows": (
+        [(6,)], [EVENT],
+        {"likelihood": lambda o: tfd.Independent(tfd.Laplace(o[0], 1.0), 3)},
+        ["`likelihood` must have the batch shape [rows]", "batch shape ()"],
+    ),
+    "a mean over rows": (
+        lambda: layers.Lambda(lambda x: x[:1, 0, :, 0]), [EVENT], {},
+        ["`encoder` of layer 1 must return a row for each row", "(1, 4) of 2 rows"],
+    ),
     "likelihood": (
         [(6,)], [EVENT], {"likelihood": "gamma"},
         ["`likelihood`", "bernoulli", "gamma"],

@@ -26,6 +26,7 @@ RESHAPING = tuple(
     getattr(keras.layers, name)
     for name in ("Reshape", "Flatten", "Permute", "Cropping2D")
 )
+ROWS = 2  # on which networks are tried: one would be any number by broadcasting
 SIGMOIDS = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
 
 
@@ -103,10 +104,10 @@ def output_row_shape(
     Raises:
       InvalidInputError: the network does not take such rows.
     """
-    inputs, rule = keras.KerasTensor((1, *row_shape)), "must take rows"
+    inputs, rule = keras.KerasTensor((ROWS, *row_shape)), "must take rows"
     refusals: tuple[type[Exception], ...] = (ValueError,)
     if num_classes is not None:
-        inputs = [inputs, keras.KerasTensor((1, num_classes))]
+        inputs = [inputs, keras.KerasTensor((ROWS, num_classes))]
         rule = (
             f"must take a list [inputs, one-hot labels of {num_classes} classes], as "
             "networks.WithLabels(network) does, with inputs"
@@ -126,6 +127,11 @@ def output_row_shape(
             f"{name} must return one tensor; of two, say what the second one is: "
             "networks.TwoHeads(network, second='log_variance') or 'log_scale'. "
             f"Received: a {type(output).__name__} of {len(output)}"
+        )
+    if output.shape[:1] not in ((ROWS,), (None,)):
+        raise InvalidInputError(
+            f"{name} must return a row for each row. "
+            f"Received: shape={tuple(output.shape)} of {ROWS} rows"
         )
     return tuple(output.shape[1:])
 
@@ -212,7 +218,7 @@ def _check_likelihood(latent, row_shape, event_shape):
                 f"x of shape {event_shape}. Received: rows of shape {row_shape}"
             )
     try:
-        distribution = likelihood(tf.zeros((1, *row_shape)))
+        distribution = likelihood(tf.zeros((ROWS, *row_shape)))
         found = tuple(distribution.event_shape)
         batch_shape = tuple(distribution.batch_shape)
     except InvalidInputError:
@@ -223,11 +229,12 @@ def _check_likelihood(latent, row_shape, event_shape):
             "`likelihood` must make a TFP distribution of the decoder's output, [rows, "
             f"*{row_shape}]. Received: {type(error).__name__}: {reason}"
         ) from error
-    if found != event_shape:
+    is_batch = distribution.batch_shape.is_compatible_with([ROWS])
+    if found != event_shape or not is_batch:
         raise InvalidInputError(
             "`likelihood` must have the batch shape [rows], as tfd.Independent makes "
             f"it, and the event shape of x, {event_shape}. Received: batch shape "
-            f"{batch_shape}, event shape {found}, of decoder rows of shape {row_shape}"
+            f"{batch_shape}, event shape {found}, of {ROWS} rows of shape {row_shape}"
         )
     if latent.takes_missing and not _is_factorized(distribution):
         raise InvalidInputError(
