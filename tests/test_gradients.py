@@ -7,6 +7,7 @@ import tensorflow as tf
 from builders import BETA, CLASSES, EVENT, NAMES, K, M, binary, build, classes, networks
 from closed_form import LinearGaussian, TwoLayerLinearGaussian
 from scipy import special
+from tensorflow_probability import distributions as tfd
 
 from iwae_tf import bounds
 from iwae_tf.models import IWAE
@@ -483,6 +484,39 @@ def test_a_layer_shared_by_the_second_encoder_is_stopped_in_log_q(estimator):
     shared, one, two = dense_tanh(), dense_tanh(), dense_tanh()
     pair = (shared, nets(shared, shared)), ((one, two), nets(one, two))
     assert_sum(*pair, gradient_estimator=estimator)
+
+
+@keras.saving.register_keras_serializable("test_gradients")
+class NoisyNormal(keras.Layer):
+    """A normal p(x|z) of one scale, which is learned."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.log_scale = self.add_weight(shape=(), name="log_scale")
+
+    def call(self, loc):
+        scale = tf.exp(tf.convert_to_tensor(self.log_scale))
+        return tfd.Independent(tfd.Normal(loc, scale), 1)
+
+
+@pytest.mark.parametrize("name, estimator", [("iwae", "dreg"), ("piwae", "stl")])
+def test_a_variable_of_the_likelihood_gets_the_gradient_of_the_decoders_bound(
+    name, estimator, tmp_path
+):
+    """It had none, and stayed as it was."""
+    model = build(name, likelihood=NoisyNormal(), gradient_estimator=estimator)
+    x, draws, variable = binary(), draw(model), model.likelihood.log_scale
+    found = gradients(model, x, draws)[id(variable)]
+    with tf.GradientTape() as tape:
+        parts = model.latent.log_weights(tf.constant(x), draws)
+        loss = -tf.reduce_mean(bounds.iwae(parts.log_weights))
+    expected = tape.gradient(loss, variable.value)
+    assert abs(expected) > 0.1
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    variable.assign(0.5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert float(loaded.likelihood.log_scale.numpy()) == 0.5
 
 
 def test_a_shared_penalty_counts_once():

@@ -26,6 +26,7 @@ X, LABELS = builders.binary(20), builders.classes(20)
 EVENT = X.shape[1:]
 TRAIN = ("--config=mnist5k_iwae", "--workdir=nowhere")
 WEIGHTS = np.linspace(0.0, 2.0, len(X))
+SCALE = tf.Variable(1.0, name="scale")
 STRATEGIES = {
     "mirrored": lambda: tf.distribute.MirroredStrategy(["CPU:0"]),
     "one device": lambda: tf.distribute.OneDeviceStrategy("CPU:0"),
@@ -261,6 +262,8 @@ def test_a_likelihood_in_float64_is_that_in_float32():
         (lambda p: tfd.Independent(tfd.Normal(p, np.float64(1)), 1), "a TFP distribut"),
         (lambda p: p, "a TFP distribution"),
         (lambda p: tfd.Normal(p, 1.0), r"batch shape \[rows\].*Received: batch shape"),
+        (lambda p: tfd.Independent(tfd.Normal(p, SCALE), 1), "a keras.Layer .*scale"),
+        (lambda p: tfd.Independent(tfd.Normal(p, 2 * SCALE), 1), "a keras.Layer"),
     ],
 )
 def test_a_likelihood_that_fails_is_told_by_its_name(likelihood, rule):

@@ -218,7 +218,8 @@ def _check_likelihood(latent, row_shape, event_shape):
                 f"x of shape {event_shape}. Received: rows of shape {row_shape}"
             )
     try:
-        distribution = likelihood(tf.zeros((ROWS, *row_shape)))
+        with tf.GradientTape() as tape:
+            distribution = likelihood(tf.zeros((ROWS, *row_shape)))
         found = tuple(distribution.event_shape)
         batch_shape = tuple(distribution.batch_shape)
     except InvalidInputError:
@@ -235,6 +236,16 @@ def _check_likelihood(latent, row_shape, event_shape):
             "`likelihood` must have the batch shape [rows], as tfd.Independent makes "
             f"it, and the event shape of x, {event_shape}. Received: batch shape "
             f"{batch_shape}, event shape {found}, of {ROWS} rows of shape {row_shape}"
+        )
+    variables = [*tape.watched_variables(), *distribution.trainable_variables]
+    networks = [*latent.encoder, *latent.generative_networks]
+    known = {id(v.value) for n in networks for v in n.trainable_variables}
+    strays = [v.name for v in variables if id(v) not in known]
+    if strays and not isinstance(likelihood, keras.Layer):
+        raise InvalidInputError(
+            "`likelihood` must be a keras.Layer to have trainable variables, which "
+            "would be neither trained nor saved with the model: set trainable=False "
+            f"if they are constants. Received: {strays[0]}"
         )
     if latent.takes_missing and not _is_factorized(distribution):
         raise InvalidInputError(

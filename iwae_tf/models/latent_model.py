@@ -130,8 +130,9 @@ class LatentModel:
 
     @property
     def generative_networks(self) -> list[keras.Layer]:
-        """The networks of p(x, z): the decoder's, and that of p(z_L|y)."""
-        return self.decoder if self.prior is None else [*self.decoder, self.prior]
+        """What p(x, z) trains: the decoder, the net of p(z_L|y), layers of p(x|z)."""
+        others = (self.prior, self.likelihood)
+        return [*self.decoder, *(n for n in others if isinstance(n, keras.Layer))]
 
     def build(self, event_shape: tuple[int, ...]) -> None:
         """Creates all variables for x of shape [batch, *event_shape].
