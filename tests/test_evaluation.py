@@ -518,6 +518,8 @@ def test_active_units_of_two_layers():
     upper_gains[[0, 1, 3]] = 2.0  # unit 1 listens to a dead unit
     model = noise_layer_model(upper_gains, 0.3)
     assert active_units(model, unit_data(), (1, 2)) == [3, 2]
+    with pytest.raises(InvalidInputError, match="`x` must have at least two examples"):
+        active_units(model, unit_data(1))
 
 
 @pytest.mark.filterwarnings("ignore:.x. has values between")

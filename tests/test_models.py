@@ -1,5 +1,6 @@
 """Keras habits of the models, and their metrics against NumPy."""
 
+import dataclasses
 import functools
 import json
 import warnings
@@ -15,7 +16,7 @@ from scipy import special
 
 from iwae_tf import bounds
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import IWAE
+from iwae_tf.models import IWAE, ImportanceWeightedAutoencoder
 from iwae_tf.networks import MLP
 
 EVENT = (4, 4, 1)
@@ -402,6 +403,23 @@ def test_a_parameter_of_the_objective_is_assigned_with_it():
     model.beta = BETA
     with pytest.raises(InvalidInputError, match=r"model.objective = Combination.*0\.7"):
         model.beta = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class Tilted(bounds.ImportanceWeighted):
+    weights: np.ndarray | None = None
+
+
+@keras.saving.register_keras_serializable("test_models")
+class TiltedModel(ImportanceWeightedAutoencoder):
+    objective_class = Tilted
+
+
+def test_an_array_of_an_objective_is_saved_as_one(tmp_path):
+    weights = np.float32([0.2, 0.8])
+    builders.build(TiltedModel, weights=weights).save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.objective.weights, weights)
 
 
 def test_a_fit_reaches_the_exact_log_likelihood():

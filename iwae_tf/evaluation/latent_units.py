@@ -8,6 +8,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from iwae_tf.checks import check_count
+from iwae_tf.errors import InvalidInputError
 from iwae_tf.evaluation.compiling import over_batches
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.latent_model import UnitMask
@@ -57,6 +58,11 @@ def active_units(
     References:
       Burda et al., 2016, section 5.2. https://arxiv.org/abs/1509.00519
     """
+    if len(x := model.check_x(x)) == 1:
+        raise InvalidInputError(
+            "`x` must have at least two examples: a unit is active by its variance. "
+            "Received: one"
+        )
     return count_active(layer_statistics(model, x, seed, labels=labels), threshold)
 
 

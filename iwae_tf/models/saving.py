@@ -89,11 +89,11 @@ class SavedByKeras(OneProgramModel):
         config = dict(config)
         for name in ("encoder", "decoder"):
             config[name] = [deserialize(c, custom_objects) for c in config[name]]
-        for name in ("likelihood", "prior", "dtype"):
-            if isinstance(config.get(name), dict):
-                config[name] = deserialize(config[name], custom_objects)
         if "schema" in config:
             config["schema"] = Schema.from_json(config["schema"])
+        for name, value in config.items():
+            if isinstance(value, dict):  # also an array of an objective of one's own
+                config[name] = deserialize(value, custom_objects)
         return cls(**config)
 
 
