@@ -213,6 +213,31 @@ def test_a_share_that_is_none_is_refused(model):
         assert "`validation_split` must be" in message
 
 
+@pytest.mark.parametrize(
+    "way, name",
+    [
+        ("fit tf.data", "steps_per_epoch"),
+        ("validation", "validation_steps"),
+        ("evaluate tf.data", "steps"),
+        ("predict tf.data", "steps"),
+    ],
+)
+def test_data_without_an_end_need_a_number_of_steps(model, monkeypatch, way, name):
+    """The first pass did not end."""
+    monkeypatch.setitem(globals(), "pipeline", endless)
+    assert f"`{name}` must be given" in refusal(WAYS[way], model, GOOD)
+    assert len(model.predict(endless(GOOD), steps=3, verbose=0)) == 18
+
+
+def endless(x):
+    return tf.data.Dataset.from_tensor_slices(x).batch(6).repeat()
+
+
+def test_a_generator_of_lists_is_one_of_tuples(model):
+    data = ([GOOD[:6], np.arange(6)] for _ in range(2))
+    assert model.fit(data, verbose=0).history["bound"][0] < 0.0
+
+
 def test_a_batch_without_examples_is_refused(model):
     """Among others of a program its bound was NaN, and so were the weights then."""
     before = model.get_weights()

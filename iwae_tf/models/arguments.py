@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_slicing
 
@@ -98,6 +99,17 @@ def _one_each(values, name, count):
             f"Received: shape={tuple(np.shape(values))}"
         )
     return values
+
+
+def check_end(x: Any, arguments: dict[str, Any], name: str) -> None:
+    """Refuses a pass over a tf.data.Dataset that would not end, without steps."""
+    if not isinstance(x, tf.data.Dataset) or arguments.get(name) is not None:
+        return
+    if int(x.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise InvalidInputError(
+            f"`{name}` must be given for data that are repeated without an end. "
+            f"Received: {name}=None"
+        )
 
 
 def holds_arrays(x: Any) -> bool:

@@ -18,7 +18,14 @@ from tensorflow.python.eager import context
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import programs
-from iwae_tf.models.arguments import PARTS, by_name, check, hold_out, holds_arrays
+from iwae_tf.models.arguments import (
+    PARTS,
+    by_name,
+    check,
+    check_end,
+    hold_out,
+    holds_arrays,
+)
 
 
 class OneProgramModel(keras.Model):
@@ -125,6 +132,8 @@ class OneProgramModel(keras.Model):
         """As in Keras; data are checked before a step sees them."""
         arguments = by_name(keras.Model.fit, x, args, kwargs)
         check(self.gate, x, arguments)
+        check_end(x, arguments, "steps_per_epoch")
+        check_end(arguments.get("validation_data"), arguments, "validation_steps")
         if holds_arrays(x):
             hold_out(arguments)  # Keras would do it once the steps are counted
         x, data = arguments["x"], arguments.get("validation_data")
@@ -156,6 +165,7 @@ class OneProgramModel(keras.Model):
                 return super().evaluate(x, *args, **kwargs)
         arguments = by_name(keras.Model.evaluate, x, args, kwargs)
         check(self.gate, x, arguments)
+        check_end(x, arguments, "steps")
         steps = arguments.get("steps")
         with self._pass_of(arguments, steps, holds_arrays(x)), self.gate.told():
             arguments["x"] = self._checking(x, arguments)
@@ -164,6 +174,7 @@ class OneProgramModel(keras.Model):
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; data are checked first."""
         arguments = by_name(keras.Model.predict, x, args, kwargs)
+        check_end(x, arguments, "steps")
         if holds_arrays(x):
             self.gate.call(x)
         arguments["x"] = self._checking(x, arguments, in_program=False)
@@ -198,7 +209,7 @@ class OneProgramModel(keras.Model):
         shuffle &= isinstance(x, keras.utils.PyDataset)
         is_generator = isinstance(x, types.GeneratorType)
         if is_generator:  # of which Keras takes only tuples
-            x = (part if isinstance(part, tuple) else (part,) for part in x)
+            x = (tuple(p) if isinstance(p, (tuple, list)) else (p,) for p in x)
         try:
             adapter = data_adapters.get_data_adapter(
                 x, class_weight=arguments.get("class_weight"), shuffle=shuffle
