@@ -156,6 +156,15 @@ def write(name, folder, nlls=(), seeds=(0,)):
     return {row.label: row for row in rows}, (folder / "report.md").read_text()
 
 
+def test_a_report_of_several_seeds_compares_them_one_by_one(tmp_path):
+    nlls = {"miwae_1_64": (84.7, 84.9, 84.8), "miwae_2_32": (84.8, 84.9, 84.95)}
+    nlls |= {"miwae_4_16": (84.0, 84.1)}
+    runs = {f"{n}_seed{s}": nll for n, of in nlls.items() for s, nll in enumerate(of)}
+    _, text = write("rainforth_grid", tmp_path, runs, (0, 1, 2))
+    words = "MIWAE(1, 64) with the same seed, mean and standard error over 3 seeds: "
+    assert words + "MIWAE(2, 32) +0.083 (+- 0.044).\n" in text  # of 0.1, 0, 0.15
+
+
 def test_a_report_holds_what_was_measured_beside_what_was_published(tmp_path):
     runs = {
         "iwae_k50_1l_seed0": 84.50,

@@ -1,8 +1,11 @@
 """What a report of a study says, as Markdown."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from iwae_tf.config.files import settings_of
 from iwae_tf.config.keys import NAMES
@@ -77,6 +80,7 @@ def to_markdown(
         _equal(rows),
         _sequels(rows),
         _order(rows),
+        _by_seed(rows),
         _behind(rows, runs),
         _at_equal_time(times),
         *(_side_by_side(*kind) for kind in pictures),
@@ -163,6 +167,21 @@ def _order(rows: Sequence[Row]) -> str:
         f"apart, {len(pairs) - len(turned)} of {len(pairs)} are in the same order here"
     )
     return f"{text}; not {', '.join(turned)}." if turned else f"{text}."
+
+
+def _by_seed(rows: Sequence[Row]) -> str:
+    """How far each cell is from the first one, seed by seed, and the error of that."""
+    first, *others = rows
+    found = []
+    for row in others:
+        if len(row.seeds) > 1 and row.seeds == first.seeds and row.nlls != first.nlls:
+            by = np.subtract(row.nlls, first.nlls)
+            error = by.std(ddof=1) / math.sqrt(len(by))
+            found.append(f"{row.label} {by.mean():+.3f} (+- {error:.3f})")
+    return bool(found) * (
+        f"NLL minus that of {first.label} with the same seed, mean and standard error "
+        f"over {len(first.seeds)} seeds: {', '.join(found)}."
+    )
 
 
 def _equal(rows: Sequence[Row]) -> str:

@@ -32,6 +32,7 @@ class Row(NamedTuple):
     published: Published | None
     seeds: list
     nll: float | None = None
+    nlls: Sequence[float] = ()  # of each seed
     error: float | None = None  # of importance sampling, by the jackknife
     data_standard_error: float | None = None  # of the images
     seed_deviation: float | None = None  # between seeds, where there are several
@@ -113,6 +114,7 @@ def _row(cell: Cell, runs: Sequence[dict[str, Any]]) -> Row:
         published,
         seeds,
         nll=float(np.mean(nlls)),
+        nlls=nlls,
         error=float(np.sqrt(np.sum(np.square(errors))) / len(runs)),
         data_standard_error=mean("data_standard_error"),
         seed_deviation=float(np.std(nlls, ddof=1)) if len(runs) > 1 else None,
