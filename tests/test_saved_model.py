@@ -735,7 +735,7 @@ def test_nothing_is_left_after_a_failure_half_way(
 
 @pytest.mark.parametrize("num_samples", [0, -1, 2.5, None, "5", 2**31])
 def test_a_bad_number_of_draws_writes_nothing(exported, tmp_path, num_samples):
-    with pytest.raises(InvalidInputError, match="`num_samples` must be an? "):
+    with pytest.raises(InvalidInputError, match="`num_samples` must be a"):
         export_saved_model(exported[0], tmp_path / "new", num_samples)
     assert names(tmp_path) == []
 

@@ -546,7 +546,7 @@ def test_this_process_is_believed_no_more_than_a_server(folder, x, monkeypatch):
     scorer = row_scorer.load()
     outputs = {name: tf.constant([np.nan]) for name in ONES}
     monkeypatch.setattr(scorer, "_score", lambda **inputs: outputs)
-    with pytest.raises(InvalidInputError, match="row id 7: .*`log_likelihood` of an"):
+    with pytest.raises(InvalidInputError, match="row id 7: .*`log_likelihood` is nan"):
         list(row_scorer([(7, x[0])]))
 
 

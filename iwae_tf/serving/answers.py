@@ -147,7 +147,8 @@ def checked_scores(
             row = np.flatnonzero(~is_good)[0]
             far = ", as of values far beyond those of the training"
             far *= bool(np.isneginf(array[row]))
-            raise ValueError(f"`{name}` of row {row} of these is {array[row]}{far}")
+            place = f" of row {row} of these" * (array.size > 1)
+            raise ValueError(f"`{name}`{place} is {array[row]}{far}")
         arrays.append(array)
     return LogLikelihood(*arrays)
 
