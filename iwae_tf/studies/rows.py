@@ -104,7 +104,7 @@ def _row(cell: Cell, runs: Sequence[dict[str, Any]]) -> Row:
 
     def mean(name):
         values = [run[name] for run in runs if run.get(name) is not None]
-        return float(np.mean(values)) if values else None
+        return float(np.mean(values)) if len(values) == len(runs) else None
 
     errors = [run["jackknife_error"] or math.nan for run in runs]
     nlls = [run["nll"] for run in runs]
