@@ -7,15 +7,14 @@ from iwae_tf import cli
 from iwae_tf.io.layout import check_no_run
 
 _WORKDIR = cli.run_flag()
-_OUTPUT = cli.new_path_flag(
-    "output", "Folder for the versions of the SavedModel.", refuse=check_no_run
-)
+_OUTPUT = cli.new_path_flag("output", "Folder for the versions of the SavedModel.")
 cli.require("workdir", "output")
 
 
 @cli.script
 def run() -> int:
     """Exports the workdir of the flags; prints the path of the new version."""
+    check_no_run(_OUTPUT.value, "--output")  # before TensorFlow starts
     from iwae_tf.runs.workdir import Workdir, data_in, export
 
     workdir = Workdir(_WORKDIR.value)

@@ -159,26 +159,15 @@ def require(*names: str, unless: str | None = None) -> None:
 
 
 def new_path_flag(
-    name: str,
-    meaning: str,
-    is_file: bool = False,
-    refuse: Callable[[str, str], object] | None = None,
+    name: str, meaning: str, is_file: bool = False
 ) -> flags.FlagHolder[Any]:
     """Defines a flag for a folder or a file that can be written.
 
     A finished run is only read, and none of its files is written over. Of several
     workers the first alone writes.
-
-    Args:
-      name: of the flag.
-      meaning: what `--help` says.
-      is_file: whether it is a file.
-      refuse: optional function of (path, flag) that raises InvalidInputError.
     """
 
     def check(path):
-        if refuse is not None:
-            refuse(path, f"--{name}")
         if "://" in path:  # Beam writes to buckets too
             return
         if is_file and os.path.basename(path) in OF_RUN and os.path.exists(path):

@@ -66,6 +66,9 @@ class Session:
         self._model, self._images, self._labels = model, images, labels
         self._title, self._facts = title, list(facts)
         self._is_binary, self._seed = is_binary, seed
+        self._limits = value_range(images)  # drawn black and white
+        are_whole = np.array_equal(np.rint(images), images, equal_nan=True)
+        self._are_counts = are_whole and self._limits != (0.0, 1.0)
         given = labels if model.is_conditional else None
         self._means = model.encode(images, labels=given).mean().numpy()
         # The plane: z = origin + point @ axes, for two units z itself.
@@ -224,7 +227,7 @@ class Session:
 
     def _pictures(self, images):
         """Bytes [N, H, W, 3]."""
-        return as_images(in_range(images, self._images), "images")
+        return as_images(in_range(images, self._limits), "images")
 
     def _example(self, image, label):
         """x [1, *event] and labels [1] or None."""
@@ -232,11 +235,9 @@ class Session:
         is_drawn = isinstance(image, list)
         if is_drawn:
             x = _numbers(image, "image", [math.prod(shape)]).reshape(shape)
-            low, high = value_range(self._images)
-            if (low, high) != (0.0, 1.0):
-                whole = np.rint(self._images)
-                x = low + (high - low) * x
-                x = np.rint(x) if np.array_equal(whole, self._images, True) else x
+            low, high = self._limits
+            x = low + (high - low) * x
+            x = np.rint(x) if self._are_counts else x
             x = (x >= 0.5).astype(np.float32) if self._is_binary else x
         else:
             check_integer(image, "image", 0, len(self._images) - 1)

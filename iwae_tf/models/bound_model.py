@@ -109,7 +109,6 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             fields = dataclasses.fields(self.objective_class)
             own = {f.name: kwargs.pop(f.name) for f in fields if f.name in kwargs}
             objective, draws = self.objective_class(**own), self.objective_class.draws
-        gradients.check_objective(objective)
         super().__init__(encoder, decoder, **kwargs)
         self.objective = objective
         self.num_groups = draws[0] if num_groups is None else num_groups
