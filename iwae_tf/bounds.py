@@ -213,19 +213,6 @@ class Objective:
             "Received: gradient_estimator='dreg'"
         )
 
-    def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
-        """Probability with which a step keeps each draw: c[M, K, B], sum one over K.
-
-        It is the draw's share of the gradient of the encoder's bound, in its group.
-
-        Raises:
-          InvalidInputError: the bound does not define them.
-        """
-        raise InvalidInputError(
-            "`backward_samples` must be None for a bound without draw_probabilities, "
-            f"such as {type(self).__name__}. Received: a number of draws"
-        )
-
 
 @dataclasses.dataclass(frozen=True)
 class ELBO(Objective):
@@ -262,9 +249,6 @@ class ELBO(Objective):
     def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         return tf.ones_like(log_weights) / num_draws(log_weights, DRAW_AXES)
 
-    def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
-        return tf.ones_like(log_weights) / num_draws(log_weights, SAMPLE_AXIS)
-
 
 @dataclasses.dataclass(frozen=True)
 class ImportanceWeighted(Objective):
@@ -280,9 +264,6 @@ class ImportanceWeighted(Objective):
 
     def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         return normalized_weights(log_weights, axis=DRAW_AXES) ** 2
-
-    def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
-        return normalized_weights(log_weights, axis=SAMPLE_AXIS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,9 +282,6 @@ class MultiplyImportanceWeighted(Objective):
     def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         groups = num_draws(log_weights, GROUP_AXIS)
         return normalized_weights(log_weights, axis=SAMPLE_AXIS) ** 2 / groups
-
-    def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
-        return normalized_weights(log_weights, axis=SAMPLE_AXIS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,11 +309,6 @@ class CombinationImportanceWeighted(Objective):
     def pathwise_weights(self, log_weights: tf.Tensor) -> tf.Tensor:
         plain = ELBO().pathwise_weights(log_weights)
         pooled = ImportanceWeighted().pathwise_weights(log_weights)
-        return self.beta * plain + self.rest * pooled
-
-    def draw_probabilities(self, log_weights: tf.Tensor) -> tf.Tensor:
-        plain = ELBO().draw_probabilities(log_weights)
-        pooled = ImportanceWeighted().draw_probabilities(log_weights)
         return self.beta * plain + self.rest * pooled
 
 

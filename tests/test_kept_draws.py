@@ -15,13 +15,12 @@ from builders import (
     binary,
     build,
     classes,
-    networks,
     run_python,
 )
 
 from iwae_tf import bounds
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import IWAE, kept_draws
+from iwae_tf.models import IWAE, gradients, kept_draws
 from iwae_tf.models.bound_model import Batch
 from iwae_tf.networks import MLP, WithLabels
 from iwae_tf.probability import noise
@@ -69,17 +68,20 @@ def assert_near(actual, expected, tolerance):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_probabilities_are_shares_of_the_gradient_of_the_encoders_bound(name):
-    log_weights = tf.constant(np.random.default_rng(0).normal(0, 3, [M, K, 6]))
+def test_probabilities_are_those_of_the_table(name):
+    """Of the page on few draws backward; none for a row of weight zero."""
     objective = build(name).objective
-    if not objective.has_groups:
-        log_weights = log_weights[:1]
-    with tf.GradientTape() as tape:
-        tape.watch(log_weights)
-        inference = objective(log_weights).inference
-    slopes = tape.gradient(inference, log_weights).numpy()
-    expected = slopes / slopes.sum(axis=1, keepdims=True)
-    actual = objective.draw_probabilities(log_weights)
+    size = [M if objective.has_groups else 1, K, 6]
+    log_weights = np.random.default_rng(0).normal(0, 3, size)
+    normalized = np.exp(log_weights) / np.exp(log_weights).sum(axis=1, keepdims=True)
+    share = {"vae": 1.0}.get(name, getattr(objective, "beta", 0.0))
+    expected = share / K + (1 - share) * normalized
+    expected[..., 2] = 0.0
+    example_weights = tf.constant([0.1, 2.0, 0.0, 1.0, 1e-8, 0.5], tf.float64)
+    weights = gradients.draw_weights(
+        objective, "dreg", tf.constant(log_weights), example_weights
+    )
+    actual = kept_draws.draw_probabilities(weights)
     np.testing.assert_allclose(actual, expected, rtol=1e-10)
 
 
@@ -303,10 +305,21 @@ def test_bad_counts(value):
         build("iwae", backward_samples=value)
 
 
-def test_a_bound_without_probabilities_is_refused():
-    class Own(bounds.Objective):
-        def bound(self, log_weights):
-            return bounds.renyi(log_weights, 0.5)
+class DecoderAlone(bounds.Objective):
+    """Draws that the encoder's bound has no use for count in the decoder's."""
 
-    with pytest.raises(InvalidInputError, match="`backward_samples` must be None"):
-        IWAE(*networks()[:2], objective=Own(), num_samples=K, backward_samples=KEPT)
+    def __call__(self, log_weights):
+        first = tf.reduce_mean(log_weights[:, 0], axis=0)
+        return bounds.Bound(self.bound(log_weights), inference=first)
+
+    def bound(self, log_weights):
+        return bounds.renyi(log_weights, 0.5)
+
+
+def test_a_bound_of_ones_own_has_the_expected_gradient_of_all_draws():
+    full = build("iwae", objective=DecoderAlone())
+    few = build("iwae", objective=DecoderAlone(), backward_samples=KEPT)
+    positions = whole_grid(few.num_groups)
+    expected = full.loss_gradients(batch_of(full))
+    actual = few.loss_gradients(batch_of(few, GRID, positions))
+    assert_near(actual.gradients, expected.gradients, 4 * K / GRID)

@@ -372,7 +372,7 @@ def test_bad_inputs_are_refused_by_the_signature(case):
         "negative": "num_samples: must be a positive integer",
         "latents": "z: not finite",
     }
-    if not model.in_unit_interval:
+    if not model.gate.in_unit_interval:
         del expected["above"], expected["below"]
     assert set(report["refused"]) == set(expected)
     for name, message in expected.items():

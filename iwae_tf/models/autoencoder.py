@@ -139,11 +139,6 @@ class Autoencoder(SavedByKeras):
         return self.latent.event_shape
 
     @property
-    def in_unit_interval(self) -> bool:
-        """Whether x has to lie in [0, 1]."""
-        return self.gate.in_unit_interval
-
-    @property
     def has_mean(self) -> bool:
         """Whether p(x|z) has one: what `call`, `predict` and `reconstruct` return."""
         y = tf.zeros([1], tf.int32) if self.is_conditional else None

@@ -172,12 +172,8 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         if not all_go_backward:
             parts = kept_draws.forward(latent, batch.x, draws, batch.y)
             log_weights = gradients.warmed_up(parts, b)
-            draws, weights = kept_draws.keep(
-                self._weigh(batch, log_weights),
-                self.objective.draw_probabilities(log_weights),
-                draws,
-                batch.positions,
-            )
+            weights = self._weigh(batch, log_weights)
+            draws, weights = kept_draws.keep(weights, draws, batch.positions)
         with tf.GradientTape(persistent=True) as q_tape:  # encoder: x -> z, log q(z|x)
             q = latent.infer(batch.x, draws, batch.y, training=True)
             given = batch.y, batch.example_weights
@@ -303,11 +299,6 @@ class ImportanceWeightedAutoencoder(Autoencoder):
 
     # Settings -----------------------------------------------------------------------
 
-    @property
-    def has_groups(self) -> bool:
-        """Whether draws outside the log make a difference."""
-        return self.objective.has_groups
-
     def __setattr__(self, name: str, value: Any) -> None:
         """Checks a setting and has the steps traced anew; see `Autoencoder` too."""
         objective = vars(self).get("objective")
@@ -348,11 +339,10 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             case "backward_samples":
                 if value is not None:
                     value = check_count(value, name)
-                self._num_kept = kept_draws.possible(value, self.objective, self.latent)
+                self._num_kept = kept_draws.possible(value, self.latent)
             case "objective":
                 gradients.check_objective(value)
                 gradients.check_free_bits(value, self.latent)
-                kept_draws.possible(self.backward_samples, value, self.latent)
                 self._check_groups(self.num_groups, value)
         return value
 
@@ -391,6 +381,6 @@ class ImportanceWeightedAutoencoder(Autoencoder):
             "seed": list(self.seed),
             **dataclasses.asdict(self.objective),
         }
-        if self.has_groups:
+        if self.objective.has_groups:
             config["num_groups"] = self.num_groups
         return config

@@ -8,7 +8,6 @@ What x may be is the likelihood's to say; see `values`.
 """
 
 import contextlib
-import numbers
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -328,16 +327,13 @@ def as_labels(
 ) -> tf.Tensor:
     """Integers as an int32 tensor [num_rows]; see `Gate.labels`."""
     rule = f"must be integers in [0, {num_classes}), one an example"
-    if isinstance(labels, numbers.Integral) and not isinstance(labels, bool):
-        labels = np.array(labels, np.int64)
-    if not tf.is_tensor(labels):
-        labels = np.asarray(labels)
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise InvalidInputError(f"`{name}` {rule}. Received: dtype={labels.dtype}")
+    labels = labels if tf.is_tensor(labels) else np.asarray(labels)
+    dtype = np.dtype(getattr(labels.dtype, "as_numpy_dtype", labels.dtype))
+    if not np.issubdtype(dtype, np.integer):
+        raise InvalidInputError(f"`{name}` {rule}. Received: dtype={dtype}")
     labels = tf.convert_to_tensor(labels)
-    if not labels.dtype.is_integer:
-        raise InvalidInputError(f"`{name}` {rule}. Received: dtype={labels.dtype.name}")
-    if tf.executing_eagerly():
+    is_eager = tf.executing_eagerly()
+    if is_eager:
         values = labels.numpy()
         bad = values[(values < 0) | (values >= num_classes)]
         if bad.size:
@@ -345,13 +341,10 @@ def as_labels(
     labels = tf.cast(labels, tf.int32)
     if labels.shape.rank == 0:
         return tf.fill([num_rows], labels)
-    fits = labels.shape.rank == 1
-    if fits and tf.executing_eagerly():
-        fits = labels.shape[0] == int(num_rows)
-    if not fits:
-        expected = f" [{int(num_rows)}]" if tf.executing_eagerly() else " [batch]"
+    if labels.shape.rank != 1 or (is_eager and len(labels) != num_rows):
+        expected = int(num_rows) if is_eager else "batch"
         raise InvalidInputError(
-            f"`{name}` {rule},{expected}. Received: shape={tuple(labels.shape)}"
+            f"`{name}` {rule}, [{expected}]. Received: shape={tuple(labels.shape)}"
         )
     return labels
 

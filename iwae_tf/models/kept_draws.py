@@ -2,10 +2,10 @@
 
 Of K = 50 draws a few have nearly all of the weight, and the backward pass of the others
 multiplies by nearly nothing. So all of them go forward, without a tape. Of each group R
-are kept, draw k with an expected number of R c_k, by systematic resampling on the
-bound's `draw_probabilities` c, and go forward once more, with the tapes. A kept draw
-weighs v_k / (R c_k), where v_k is what it weighs among all: the expected gradient is
-that of all draws. The bound and the metrics are of all draws.
+are kept, draw k with an expected number of R c_k, by systematic resampling on its share
+c of the bound's gradient, and go forward once more, with the tapes. A kept draw weighs
+v_k / (R c_k), where v_k is what it weighs among all: the expected gradient is that of
+all draws. The bound and the metrics are of all draws.
 
 References:
   Rubin, 1988 (sampling importance resampling). Using the SIR algorithm to simulate
@@ -21,7 +21,6 @@ import warnings
 import keras
 import tensorflow as tf
 
-from iwae_tf.bounds import Objective
 from iwae_tf.models.gradients import DrawWeights
 from iwae_tf.models.latent_model import Labels, LatentModel, LogWeightParts
 from iwae_tf.networks import WithLabels
@@ -78,16 +77,12 @@ def forward(
 
 
 def keep(
-    weights: DrawWeights,
-    probabilities: tf.Tensor,
-    draws: tf.Tensor,
-    positions: tf.Tensor,
+    weights: DrawWeights, draws: tf.Tensor, positions: tf.Tensor
 ) -> tuple[tf.Tensor, DrawWeights]:
     """R draws of each group, and what they weigh.
 
     Args:
       weights: DrawWeights of all draws, each [M, K, B].
-      probabilities: c, float [M, K, B], of sum one over K.
       draws: float [M, K, B, D].
       positions: float [M, R, B], see `positions`.
 
@@ -96,6 +91,7 @@ def keep(
       weights: DrawWeights, each [M, R, B], of the bound of all draws. Fields that were
         one tensor are one.
     """
+    probabilities = draw_probabilities(weights)
     chosen = systematic(probabilities, positions)
     num_groups, num_draws, size = tf.unstack(tf.shape(probabilities))
     group = tf.range(num_groups)[:, tf.newaxis, tf.newaxis]
@@ -120,6 +116,20 @@ def keep(
         inference=kept[id(weights.inference)],
         share=share,
     )
+
+
+def draw_probabilities(weights: DrawWeights) -> tf.Tensor:
+    """c, float [M, K, B]: the share of a draw in its group's gradient of the bound.
+
+    Of two halves that maximise different bounds, the mean of both shares. The sum over
+    K is one, and zero for an example of weight zero.
+    """
+    halves = {id(half): tf.abs(half) for half in (weights.generative, weights.base)}
+    shares = [
+        tf.math.divide_no_nan(half, tf.reduce_sum(half, axis=1, keepdims=True))
+        for half in halves.values()
+    ]
+    return tf.add_n(shares) / len(shares)
 
 
 def systematic(probabilities: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
@@ -170,20 +180,14 @@ def positions(
     return (steps + offsets[:, tf.newaxis]) / num_kept
 
 
-def possible(
-    num_kept: int | None, objective: Objective, latent: LatentModel
-) -> int | None:
+def possible(num_kept: int | None, latent: LatentModel) -> int | None:
     """R, or None where the rows of a network cannot be taken apart: it warns then.
 
     A row may not depend on the other rows, as in batch normalisation, and must be the
     same at each call, as with dropout it is not.
-
-    Raises:
-      InvalidInputError: a bound without `draw_probabilities`.
     """
     if num_kept is None:
         return None
-    objective.draw_probabilities(tf.zeros([1, 1, 1]))
     for network in [*latent.encoder, *latent.generative_networks]:
         for layer in _leaves(network):
             known = getattr(layer, "rows_are_independent", type(layer) in ROW_BY_ROW)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from iwae_tf.checks import check_choice, check_count, check_integer
+from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.layout import version_numbers
 from iwae_tf.models.autoencoder import Autoencoder
@@ -52,7 +52,6 @@ def export_saved_model(
       OSError: the disk is full or read-only.
     """
     num_samples = check_count(num_samples, "num_samples")
-    check_integer(num_samples, "num_samples", 1, 2**31 - 1)  # of the signatures: int32
     check_choice(warmup_requests, "warmup_requests", ("auto", True, False))
     if warmup_requests == "auto":
         warmup_requests = warmup.is_available()
@@ -69,9 +68,8 @@ def export_saved_model(
         with _temporary_folder(folder) as temporary:
             tf.saved_model.save(module, str(temporary), functions)
             if warmup_requests:
-                examples = signatures.example_inputs(model, num_samples)
-                inputs = {n: examples[n] for n in functions if n in examples}
-                warmup.write(temporary, folder.resolve().name, inputs)
+                requests = signatures.example_inputs(model, functions)
+                warmup.write(temporary, folder.resolve().name, requests)
             return _move_into_place(temporary, folder)
     except tf.errors.OpError as error:  # how TensorFlow tells of a full disk
         raise OSError(f"{folder} could not be written: {error.message}") from error

@@ -23,7 +23,9 @@ Those of a conditional model take one input more, `y` int32 [batch], the class l
 """
 
 import functools
+import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -45,7 +47,6 @@ SIGNATURES = {"encoder": "error_bars", "refined": "refined_log_likelihood"}
 OPTIONAL = {"pareto_k": math.nan, "bias_allowance": math.nan, "is_refined": 0.0}
 ABOUT, TAKES_MISSING = "about", "takes_missing"
 LEVELS = {"is_binary": 2, "has_256_levels": 256}  # that an element of x has
-WARMUP_SAMPLES = 100  # draws of a warm-up request that says how many
 
 
 def facts_of(model: Autoencoder) -> list[str]:
@@ -67,11 +68,6 @@ def trace(model: Autoencoder, num_samples: int, refined: bool = True) -> dict[st
       num_samples: draws of `serving_default`.
       refined: whether there are the signatures with refined proposals.
     """
-    images = tf.TensorSpec((None, *model.event_shape), tf.float32, "x")
-    seed = tf.TensorSpec([2], tf.int32, "seed")
-    count = tf.TensorSpec([], tf.int32, "num_samples")
-    latents = tf.TensorSpec([None, model.latent_dims[0]], tf.float32, "z")
-    labels = [tf.TensorSpec([None], tf.int32, "y")] if model.is_conditional else []
     has_mean = model.has_mean
 
     def estimate(x, num_samples, seed, y, **options):
@@ -140,53 +136,62 @@ def trace(model: Autoencoder, num_samples: int, refined: bool = True) -> dict[st
     def about():
         return dict.fromkeys(facts_of(model), tf.constant(1.0))
 
-    specs: dict[Any, list[Any]] = {
-        serving_default: [images],
-        log_likelihood: [images, count, seed],
-        error_bars: [images, count, seed],
-        encode: [images],
-        sample: [count, seed],
+    imputes = has_mean and model.latent.takes_missing
+    functions: list[Any] = [
+        *[serving_default, log_likelihood, error_bars, encode, sample],
+        *[impute] * imputes,
+        *[refined_log_likelihood] * refined,
+        *[refined_impute] * (imputes and refined),
+        *[decode, reconstruct] * has_mean,
+        *[about] * bool(facts_of(model)),
+    ]
+    specs = {
+        "x": tf.TensorSpec([None, *model.event_shape], tf.float32, "x"),
+        "z": tf.TensorSpec([None, model.latent_dims[0]], tf.float32, "z"),
+        "num_samples": tf.TensorSpec([], tf.int32, "num_samples"),
+        "num_steps": tf.TensorSpec([], tf.int32, "num_steps"),
+        "seed": tf.TensorSpec([2], tf.int32, "seed"),
     }
-    if has_mean and model.latent.takes_missing:
-        specs[impute] = [images, count, seed]
-    if refined:
-        steps = tf.TensorSpec([], tf.int32, "num_steps")
-        specs[refined_log_likelihood] = [images, count, seed, steps]
-        if impute in specs:
-            specs[refined_impute] = [images, count, seed, steps]
-    if has_mean:
-        specs |= {decode: [latents], reconstruct: [images, seed]}
-    specs = {function: [*spec, *labels] for function, spec in specs.items()}
-    if facts_of(model):
-        specs[about] = []
+    if model.is_conditional:
+        specs["y"] = tf.TensorSpec([None], tf.int32, "y")
     return {
         function.__name__: tf.function(
             _float32(function), autograph=False
-        ).get_concrete_function(*spec)
-        for function, spec in specs.items()
+        ).get_concrete_function(*_taken(function, specs))
+        for function in functions
     }
 
 
-def example_inputs(model: Autoencoder, num_samples: int) -> dict[str, dict[str, Any]]:
-    """One request of each signature there may be, with an image of the model's own."""
-    x = model.sample(1, labels=0 if model.is_conditional else None)
-    image, seed = {"x": tf.cast(x, tf.float32)}, {"seed": tf.constant([0, 0])}
-    draws = {"num_samples": tf.constant(min(num_samples, WARMUP_SAMPLES))}
-    default_steps = {"num_steps": tf.constant(0)}
-    labels = {"y": tf.constant([0])} if model.is_conditional else {}
-    requests = {
-        "serving_default": image,
-        "log_likelihood": image | draws | seed,
-        "error_bars": image | draws | seed,
-        "refined_log_likelihood": image | draws | seed | default_steps,
-        "encode": image,
-        "decode": {"z": tf.zeros([1, model.latent_dims[0]])},
-        "sample": {"num_samples": tf.constant(1)} | seed,
-        "reconstruct": image | seed,
-        "impute": image | draws | seed,
-        "refined_impute": image | draws | seed | default_steps,
+def example_inputs(
+    model: Autoencoder, functions: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """One request of each signature that has inputs, with images of the model's own.
+
+    Args:
+      model: the model that was traced.
+      functions: what `trace` returned.
+    """
+    x = model.sample(2, labels=0 if model.is_conditional else None)
+    values = {
+        "x": tf.cast(x, tf.float32),
+        "z": tf.zeros([2, model.latent_dims[0]]),
+        "num_samples": tf.constant(2),
+        "num_steps": tf.constant(0),
+        "seed": tf.constant([0, 0]),
+        "y": tf.constant([0, 0]),
     }
-    return {name: inputs | labels for name, inputs in requests.items()}
+    requests = {}
+    for name, function in functions.items():
+        specs = tf.nest.flatten(function.structured_input_signature)
+        names = [spec.name for spec in specs if spec is not None]  # y, where it is None
+        requests[name] = {key: values[key] for key in names}
+    return {name: inputs for name, inputs in requests.items() if inputs}
+
+
+def _taken(function, specs):
+    """The specs of the arguments of a function, in their order."""
+    names = inspect.signature(function).parameters
+    return [specs[name] for name in names if name in specs]
 
 
 def _float32(function):

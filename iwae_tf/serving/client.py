@@ -84,7 +84,6 @@ def score(
         OUTPUT.partial.
     """
     num_samples = check_count(num_samples, "num_samples")
-    check_integer(num_samples, "num_samples", 1, 2**31 - 1)
     batch_size = check_count(batch_size, "batch_size")
     concurrency = check_count(concurrency, "concurrency")
     seed = noise.check_seed(seed)

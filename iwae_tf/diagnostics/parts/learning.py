@@ -50,10 +50,9 @@ class Gradients(Part):
         with contextlib.suppress(InvalidInputError):
             model.objective.pathwise_weights(np.zeros([1, 2, 1], np.float32))
             estimators.append("dreg")
-        most, keeps_few = GRADIENT_COUNTS[-1], False
-        with contextlib.suppress(InvalidInputError):  # some bounds cannot
-            found = kept_draws.possible(KEPT_DRAWS, model.objective, model.latent)
-            keeps_few = most > KEPT_DRAWS and found is not None
+        most = GRADIENT_COUNTS[-1]
+        possible = kept_draws.possible(KEPT_DRAWS, model.latent)
+        keeps_few = most > KEPT_DRAWS and possible is not None
         total = len(estimators) * (len(GRADIENT_COUNTS) + keeps_few)
 
         def snr(estimator, count, kept):
