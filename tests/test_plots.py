@@ -3,7 +3,6 @@
 import concurrent.futures
 import math
 import os
-from functools import partial
 
 import matplotlib
 import numpy as np
@@ -302,13 +301,11 @@ def test_latent_axes_state_the_shares(png, figures):
     eigenvalues = np.linalg.eigvalsh(np.cov(means, rowvar=False))[::-1]
     shares = 100 * eigenvalues / eigenvalues.sum()
     plots.latent(png, means)
-    plots.latent(png, means, explained_variance_note=False)
-    with_note, without = (figure.axes[0] for figure in figures)
+    (ax,) = figures[0].axes
     name = "principal component"
-    assert with_note.get_xlabel() == f"{name} 1 ({shares[0]:.1f}% of variance)"
-    assert with_note.get_ylabel() == f"{name} 2 ({shares[1]:.1f}% of variance)"
-    assert (without.get_xlabel(), without.get_ylabel()) == (f"{name} 1", f"{name} 2")
-    title = with_note.get_title("left")
+    assert ax.get_xlabel() == f"{name} 1 ({shares[0]:.1f}% of variance)"
+    assert ax.get_ylabel() == f"{name} 2 ({shares[1]:.1f}% of variance)"
+    title = ax.get_title("left")
     assert title == "Posterior means, principal components 1 and 2 of 4"
 
 
@@ -383,12 +380,8 @@ def test_latent_says_when_it_draws_a_subset(png, figures):
 def test_active_units_titles_count_by_the_rule(png, figures):
     layers = [np.r_[np.full(23, 0.5), np.full(27, 1e-4)], [0.01, 0.0100001, 0.0]]
     plots.active_units(png, layers)
-    plots.active_units(png, layers[:1], threshold=0.6)
-    titles = [[ax.get_title("left") for ax in figure.axes] for figure in figures]
-    assert titles[0] == ["layer 1: 23 of 50 units active"] + [
-        "layer 2: 1 of 3 units active"
-    ]
-    assert titles[1] == ["layer 1: 0 of 50 units active"]
+    titles = [ax.get_title("left") for ax in figures[0].axes]
+    assert titles == ["layer 1: 23 of 50 units active", "layer 2: 1 of 3 units active"]
     ax = figures[0].axes[0]
     assert ax.get_yscale() == "log"
     assert any(np.all(np.asarray(line.get_ydata()) == 0.01) for line in ax.lines)
@@ -460,11 +453,7 @@ def bad(draw, rule, *cases):
     return [(draw, arguments, f"{rule}. Received: {r}") for r, *arguments in cases]
 
 
-IMAGE_RULE = "images [N, H, W, 1 or 3], [N, H, W] or flat square [N, H * H]"
-HISTORY = "`history['kl']` must be a list of numbers, one for each epoch"
-FINITE = "`history` must hold a finite value of one of bound, inference_bound, iwae"
-LAYERS = "`variances` must be a list of arrays [D], one for each stochastic layer"
-NOT_FINITE = "1 NaN or infinite values"
+IMAGE_RULE = "images [N, H, W, 1 or 3], [N, H, W] or [N, H * H]"
 BAD_INPUT = [
     *bad(
         plots.image_grid,
@@ -472,32 +461,17 @@ BAD_INPUT = [
         ("shape (3, 783)", np.zeros((3, 783))),
         ("shape (3, 4, 4, 2)", np.zeros((3, 4, 4, 2))),
         ("shape (0, 4, 4)", np.zeros((0, 4, 4))),
-        ("a list that is not an array of numbers", [[[0.0, 1.0]], [[0.0]]]),
-    ),
-    *bad(
-        plots.image_grid,
-        "`images` must be finite",
-        ("32 NaN or infinite values", IMAGES * np.nan),
     ),
     *bad(
         plots.image_grid,
         "`images` must be in [0, 1]",
         ("values from 255 to 255", IMAGES * 510),
+        ("values from nan to nan", IMAGES * np.nan),
     ),
     *bad(
         lambda path, count: plots.image_grid(path, IMAGES, num_columns=count),
         "`num_columns` must be a positive integer",
         *[(f"num_columns={count}", count) for count in (0, 1.5)],
-    ),
-    *bad(
-        partial(plots.image_grid, num_columns=1),
-        "`images` must fit 20000 pixels a side, in fewer images or other columns",
-        ("a grid of 60002 x 32 pixels", np.zeros((2000, 28, 28))),
-    ),
-    *bad(
-        lambda path, images: plots.image_grid(path.with_suffix(".jpg"), images),
-        "`path` must end in .png",
-        ("path={path}.jpg", IMAGES),
     ),
     *bad(
         plots.reconstructions,
@@ -510,81 +484,11 @@ BAD_INPUT = [
         ("values from -0.5 to -0.5", IMAGES, IMAGES - 1),
     ),
     *bad(
-        plots.training_curves,
-        "`history` must be a dict of lists",
-        ("a list", [1, 2]),
-    ),
-    *bad(
-        plots.training_curves,
-        HISTORY,
-        ("a list that is not an array of numbers", {"kl": ["high"]}),
-        ("shape ()", {"kl": 3.0}),
-    ),
-    *bad(
-        plots.training_curves,
-        "`history` must hold lists of one length",
-        ("lengths {'kl': 1, 'ess': 2}", {"kl": [1.0], "ess": [1.0, 2.0]}),
-    ),
-    *bad(
-        plots.training_curves,
-        f"{FINITE}, elbo, kl, ess",
-        ("loss, kl", {"loss": [1.0], "kl": [math.nan]}),
-        ("an empty dict", {}),
-    ),
-    *bad(
-        plots.latent,
-        "`means` must be a matrix [N, D]",
-        *[(f"shape {shape}", np.zeros(shape)) for shape in ((5,), (0, 2))],
-    ),
-    *bad(plots.latent, "`means` must be finite", (NOT_FINITE, [[math.inf, 0.0]])),
-    *bad(
-        lambda path, labels: plots.latent(path, np.zeros((2, 2)), labels),
-        "`labels` must be 2 integers, one for each row of `means`",
-        ("float64 of shape (2,)", [0.5, 1.0]),
-        ("int64 of shape (3,)", np.zeros(3, int)),
-    ),
-    *bad(
-        lambda _, means: plots.principal_components(means),
-        "`means` must have two columns or more",
-        ("shape (3, 1)", np.zeros((3, 1))),
-    ),
-    *bad(
-        plots.active_units,
-        LAYERS,
-        ("[]", []),
-        ("3", 3),
-        ("shape ()", np.ones(3)),
-    ),
-    *bad(plots.active_units, "`variances` must be 0 or more", ("-0.2", [[0.1, -0.2]])),
-    *bad(
-        partial(plots.active_units, threshold=0),
-        "`threshold` must be a positive number",
-        ("threshold=0", [[0.1]]),
-    ),
-    *bad(
         separation.histogram,
         "`scores` must hold 1 to 10 sets",
         *[(size, {str(n): [1.0] for n in range(size)}) for size in (0, 11)],
     ),
-    *bad(
-        separation.histogram,
-        "`scores['a']` must be a list of numbers",
-        ("shape (0,)", {"a": []}),
-        ("shape (1, 1)", {"a": [[1.0]]}),
-    ),
-    *bad(
-        separation.histogram,
-        "`scores['a']` must be finite",
-        (NOT_FINITE, {"a": [1.0, np.nan]}),
-    ),
     *bad(separation.roc, "`curves` must hold 1 to 10 sets", ("0", {})),
-    *bad(
-        separation.roc,
-        "`curves['a']` must be two lists of rates in [0, 1], of one length",
-        ("shape (2, 2), from 0 to 2", {"a": ([0, 1], [0, 2])}),
-        ("shape (2,)", {"a": [0, 1]}),
-        ("a tuple that is not an array of numbers", {"a": ([0, 1], [0])}),
-    ),
 ]
 
 

@@ -160,15 +160,5 @@ def check_place(
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Writes indented JSON, atomically; NaN and infinity become null."""
-    write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
-
-
-def _finite(value: object) -> object:
-    """`value` with null for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value
+    known = json.loads(json.dumps(value), parse_constant=lambda constant: None)
+    write_text(path, json.dumps(known, indent=2) + "\n")

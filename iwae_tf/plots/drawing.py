@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import write_atomically
-from iwae_tf.plots.inputs import Path, check_path
+from iwae_tf.plots.inputs import Path
 
 _DPI = 150
 WIDTH = 1000  # Pixels.
@@ -82,11 +81,6 @@ def mosaic(
     scale = min(max(scale, 1), _MAX_SCALE)
     tall, wide = tall * scale, wide * scale
     shape = (sum(gaps) + tall * len(rows) + GAP, GAP + columns * (wide + GAP))
-    if max(shape) > _MAX_SIDE:
-        raise InvalidInputError(
-            f"`images` must fit {_MAX_SIDE} pixels a side, in fewer images or other "
-            f"columns. Received: a grid of {shape[0]} x {shape[1]} pixels"
-        )
     canvas = np.full((*shape, 3), 255, np.uint8)
     centres, top = [], 0
     for row, gap in zip(rows, gaps):
@@ -308,7 +302,6 @@ def new_chart(
 
 def save(figure: Figure, path: Path) -> Path:
     """Writes the figure as a PNG file, whole or not at all; returns the path."""
-    check_path(path)
     write_atomically(
         path,
         lambda file: figure.canvas.print_png(file, metadata={"Software": None}),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from iwae_tf.checks import check_count, is_number
+from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.plots.drawing import (
     GAP,
@@ -32,15 +32,9 @@ from iwae_tf.plots.drawing import (
     style,
     whole_numbers,
 )
-from iwae_tf.plots.inputs import (
-    Path,
-    as_curves,
-    as_images,
-    as_labels,
-    as_means,
-    as_variances,
-)
+from iwae_tf.plots.inputs import Path, as_curves, as_images
 
+ACTIVE = 0.01  # a unit is active where its variance is larger
 _MAX_POINTS = 3000
 
 
@@ -119,9 +113,6 @@ def training_curves(path: Path, history: Mapping[str, ArrayLike]) -> Path:
       path: where to write; ends in .png.
       history: dict of name to list of numbers, one for each epoch: bounds and KL in
         nats, `ess` in draws. Without `epoch` the epochs count from 1.
-
-    Raises:
-      InvalidInputError: lists of unequal length, no numbers, or nothing to draw.
     """
     curves = as_curves(history, SERIES)
     panels = []
@@ -129,11 +120,6 @@ def training_curves(path: Path, history: Mapping[str, ArrayLike]) -> Path:
         drawn = [n for base in names for n in (base, f"val_{base}") if n in curves]
         if drawn:
             panels.append((label, drawn))
-    if not panels:
-        raise InvalidInputError(
-            f"`history` must hold a finite value of one of {', '.join(SERIES)}. "
-            f"Received: {', '.join(map(str, history)) or 'an empty dict'}"
-        )
     heights = [1.7 if label.startswith("bound") else 1.0 for label, _ in panels]
     layout: Any = {"sharex": True, "squeeze": False, "height_ratios": heights}
     figure, axes = new_chart(90 + 200 * sum(heights), len(panels), **layout)
@@ -145,13 +131,7 @@ def training_curves(path: Path, history: Mapping[str, ArrayLike]) -> Path:
     return save(figure, path)
 
 
-def latent(
-    path: Path,
-    means: ArrayLike,
-    labels: ArrayLike | None = None,
-    *,
-    explained_variance_note: bool = True,
-) -> Path:
+def latent(path: Path, means: ArrayLike, labels: ArrayLike | None = None) -> Path:
     """Draws posterior means in the plane, coloured by label.
 
     Two dimensions are drawn as they are, one as a histogram (a strip for each label
@@ -162,15 +142,11 @@ def latent(
       path: where to write; ends in .png.
       means: [N, D], the mean of q(z|x) for each image.
       labels: integers [N], or None; a legend names up to 60 of them.
-      explained_variance_note: whether the axes say each component's share of variance.
-
-    Raises:
-      InvalidInputError: `means` or `labels` has the wrong shape or values.
     """
-    means = as_means(means)
-    labels = as_labels(labels, len(means))
+    means = np.asarray(means, np.float64)
+    labels = None if labels is None else np.asarray(labels)
     size, dims = means.shape
-    points, names, title = _in_the_plane(means, explained_variance_note)
+    points, names, title = _in_the_plane(means)
     if size > _MAX_POINTS and (dims > 1 or labels is not None):
         kept = np.random.default_rng(0).choice(size, _MAX_POINTS, replace=False)
         points, labels = points[kept], labels if labels is None else labels[kept]
@@ -198,15 +174,8 @@ def principal_components(means: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
       projected: float64 [N, 2].
       shares: float64 [2], each component's share of the variance; 0 where all points
         are equal.
-
-    Raises:
-      InvalidInputError: `means` is not a finite matrix of two columns or more.
     """
-    means = as_means(means)
-    if means.shape[1] < 2:
-        raise InvalidInputError(
-            f"`means` must have two columns or more. Received: shape {means.shape}"
-        )
+    means = np.asarray(means, np.float64)
     centred = means - means.mean(axis=0)
     _, scales, components = np.linalg.svd(centred, full_matrices=False)
     scales = scales / (scales[0] or 1.0)
@@ -218,39 +187,26 @@ def principal_components(means: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return projected, shares
 
 
-def active_units(
-    path: Path,
-    variances: Sequence[ArrayLike],
-    *,
-    threshold: float = 0.01,
-) -> Path:
+def active_units(path: Path, variances: Sequence[ArrayLike]) -> Path:
     """Draws the sorted variances of the posterior means, one panel a stochastic layer.
 
     Args:
       path: where to write; ends in .png.
       variances: sequence of [D_l] arrays, the variance over the data of each latent
-        dimension's posterior mean.
-      threshold: a unit is active where its variance is larger.
-
-    Raises:
-      InvalidInputError: a variance is negative or not finite, or a shape is wrong.
+        dimension's posterior mean. A unit is active where it is above 0.01.
 
     References:
       Burda et al., 2016. https://arxiv.org/abs/1509.00519
     """
-    if not (is_number(threshold) and 0 < threshold < math.inf):
-        raise InvalidInputError(
-            f"`threshold` must be a positive number. Received: threshold={threshold}"
-        )
-    layers = as_variances(variances)
+    layers = [np.asarray(layer, np.float64) for layer in variances]
     num_columns = min(len(layers), 2)
     num_rows = math.ceil(len(layers) / num_columns)
     grid = num_rows, num_columns
     height = 60 + 390 * num_rows
     figure, axes = new_chart(height, *grid, sharey=True, squeeze=False)
     for index, (ax, layer) in enumerate(zip(axes.flat, layers)):
-        draw_variances(ax, layer, threshold)
-        active = np.count_nonzero(layer > threshold)
+        draw_variances(ax, layer, ACTIVE)
+        active = np.count_nonzero(layer > ACTIVE)
         style(ax, title=f"layer {index + 1}: {active} of {len(layer)} units active")
         style(ax, xlabel="latent dimension, sorted")
         if index % num_columns == 0:
@@ -260,9 +216,7 @@ def active_units(
     return save(figure, path)
 
 
-def _in_the_plane(
-    means: np.ndarray, explained_variance_note: bool
-) -> tuple[np.ndarray, list[str], str]:
+def _in_the_plane(means: np.ndarray) -> tuple[np.ndarray, list[str], str]:
     """Points of one or two dimensions, the names of their axes, and a title."""
     dims = means.shape[1]
     if dims <= 2:
@@ -270,7 +224,8 @@ def _in_the_plane(
         title = "the one latent dimension" if dims == 1 else "both latent dimensions"
         return means, names, f"Posterior means, {title}"
     points, shares = principal_components(means)
-    names = ["principal component 1", "principal component 2"]
-    if explained_variance_note:
-        names = [f"{n} ({share:.1%} of variance)" for n, share in zip(names, shares)]
+    names = [
+        f"principal component {number} ({share:.1%} of variance)"
+        for number, share in enumerate(shares, 1)
+    ]
     return points, names, f"Posterior means, principal components 1 and 2 of {dims}"

@@ -1,9 +1,7 @@
-"""Arguments of the pictures, checked and turned into arrays."""
+"""Arguments of the pictures, turned into arrays."""
 
-import collections.abc
 import math
 import os
-import pathlib
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
@@ -13,47 +11,6 @@ from numpy.typing import ArrayLike
 from iwae_tf.errors import InvalidInputError
 
 Path = str | os.PathLike[str]
-
-
-def check_path(path: Path) -> None:
-    """Refuses a path that does not name a PNG file."""
-    if pathlib.Path(path).suffix.lower() != ".png":
-        raise InvalidInputError(f"`path` must end in .png. Received: path={path}")
-
-
-def as_array(
-    value: ArrayLike,
-    name: str,
-    rule: str,
-    rank: int | None = None,
-    *,
-    is_finite: bool = True,
-) -> np.ndarray:
-    """A float64 array, or an error that names the argument and its rule.
-
-    Args:
-      value: what was given; None among its numbers becomes NaN.
-      name: of the argument.
-      rule: what it must be.
-      rank: how many axes the array must have, none of them empty; None: any.
-      is_finite: whether it must be finite.
-    """
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        received = f"a {type(value).__name__} that is not an array of numbers"
-        message = f"`{name}` must be {rule}. Received: {received}"
-        raise InvalidInputError(message) from error
-    bad = np.count_nonzero(~np.isfinite(array))
-    if bad and is_finite:
-        raise InvalidInputError(
-            f"`{name}` must be finite. Received: {bad} NaN or infinite values"
-        )
-    if rank is not None and (array.ndim != rank or array.size == 0):
-        raise InvalidInputError(
-            f"`{name}` must be {rule}. Received: shape {array.shape}"
-        )
-    return array
 
 
 def is_image(event_shape: Sequence[int]) -> bool:
@@ -90,10 +47,13 @@ def value_range(data: ArrayLike) -> tuple[float, float]:
 
 
 def as_images(images: ArrayLike, name: str) -> np.ndarray:
-    """Images of any drawable shape as bytes [N, H, W, 3]."""
-    rule = "images [N, H, W, 1 or 3], [N, H, W] or flat square [N, H * H]"
-    array = as_array(images, name, rule)
-    shape = array.shape
+    """Images of any drawable shape as bytes [N, H, W, 3].
+
+    Raises:
+      InvalidInputError: they have another shape, or values outside of [0, 1].
+    """
+    array = np.asarray(images, np.float64)
+    shape, rule = array.shape, "images [N, H, W, 1 or 3], [N, H, W] or [N, H * H]"
     if array.ndim == 2 and math.isqrt(shape[1]) ** 2 == shape[1]:
         array = array.reshape(-1, math.isqrt(shape[1]), math.isqrt(shape[1]))
     if array.ndim == 3:
@@ -101,7 +61,7 @@ def as_images(images: ArrayLike, name: str) -> np.ndarray:
     if array.ndim != 4 or array.shape[3] not in (1, 3) or array.size == 0:
         raise InvalidInputError(f"`{name}` must be {rule}. Received: shape {shape}")
     low, high = array.min(), array.max()
-    if low < -1e-6 or high > 1 + 1e-6:  # Rounding may step just outside.
+    if not (low >= -1e-6 and high <= 1 + 1e-6):  # rounding may step just outside
         raise InvalidInputError(
             f"`{name}` must be in [0, 1]. Received: values from {low:.4g} to {high:.4g}"
         )
@@ -113,57 +73,16 @@ def as_curves(
     history: Mapping[str, ArrayLike], names: Container[str]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Each known name's (epochs, values), finite values only, empty curves left out."""
-    if not isinstance(history, collections.abc.Mapping):
-        raise InvalidInputError(
-            f"`history` must be a dict of lists. Received: a {type(history).__name__}"
-        )
-    rule = "a list of numbers, one for each epoch"
     columns = {
-        name: as_array(values, f"history[{name!r}]", rule, 1, is_finite=False)
+        name: np.asarray(values, np.float64)  # None becomes NaN
         for name, values in history.items()
-        if name == "epoch" or str(name).removeprefix("val_") in names
+        if name == "epoch" or name.removeprefix("val_") in names
     }
-    sizes = {name: len(column) for name, column in columns.items()}
-    if len(set(sizes.values())) > 1:
-        raise InvalidInputError(
-            f"`history` must hold lists of one length. Received: lengths {sizes}"
-        )
-    epochs = columns.pop("epoch", np.arange(1, max(sizes.values(), default=0) + 1))
+    size = max(map(len, columns.values()), default=0)
+    epochs = columns.pop("epoch", np.arange(1, size + 1))
     curves = {}
     for name, values in columns.items():
         kept = np.isfinite(values) & np.isfinite(epochs)
         if kept.any():
             curves[name] = (epochs[kept], values[kept])
     return curves
-
-
-def as_means(means: ArrayLike) -> np.ndarray:
-    """Posterior means as float64 [N, D] with N, D >= 1."""
-    return as_array(means, "means", "a matrix [N, D]", 2)
-
-
-def as_labels(labels: ArrayLike | None, size: int) -> np.ndarray | None:
-    """Labels as integers [size], or None."""
-    if labels is None:
-        return None
-    array = as_array(labels, "labels", "integers [N]")
-    if array.shape != (size,) or np.any(array != np.rint(array)):
-        raise InvalidInputError(
-            f"`labels` must be {size} integers, one for each row of `means`. "
-            f"Received: {np.asarray(labels).dtype} of shape {array.shape}"
-        )
-    return array.astype(np.int64)
-
-
-def as_variances(variances: Sequence[ArrayLike]) -> list[np.ndarray]:
-    """One float64 [D_l] array for each stochastic layer."""
-    rule = "a list of arrays [D], one for each stochastic layer"
-    if not np.iterable(variances) or len(variances) == 0:
-        raise InvalidInputError(f"`variances` must be {rule}. Received: {variances}")
-    layers = [as_array(layer, "variances", rule, 1) for layer in variances]
-    lowest = min(layer.min() for layer in layers)
-    if lowest < 0:
-        raise InvalidInputError(
-            f"`variances` must be 0 or more. Received: {lowest:.4g}"
-        )
-    return layers

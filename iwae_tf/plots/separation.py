@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.plots.drawing import CATEGORIES, legend, new_chart, save, style
-from iwae_tf.plots.inputs import Path, as_array
+from iwae_tf.plots.inputs import Path
 
 NUM_BINS = 60
 
@@ -29,9 +29,9 @@ def histogram(
       title: a line of text above the chart, or None.
 
     Raises:
-      InvalidInputError: no set, an empty one, or scores that are not finite.
+      InvalidInputError: more sets than colours.
     """
-    arrays = _as_arrays(scores, "scores", "a list of numbers", 1)
+    arrays = _as_arrays(scores, "scores")
     first = next(iter(arrays.values()))
     low = max(min(map(np.min, arrays.values())), first.min() - np.ptp(first))
     bins = np.linspace(low, max(map(np.max, arrays.values())), NUM_BINS)
@@ -62,17 +62,9 @@ def roc(
       title: a line of text above the chart, or None.
 
     Raises:
-      InvalidInputError: no curve, or rates that are not two lists of one length in
-        [0, 1].
+      InvalidInputError: more curves than colours.
     """
-    rule = "two lists of rates in [0, 1], of one length"
-    arrays = _as_arrays(curves, "curves", rule, 2)
-    for name, rates in arrays.items():
-        if len(rates) != 2 or rates.min() < 0 or rates.max() > 1:
-            raise InvalidInputError(
-                f"`curves[{name!r}]` must be {rule}. Received: shape {rates.shape}, "
-                f"from {rates.min():g} to {rates.max():g}"
-            )
+    arrays = _as_arrays(curves, "curves")
     figure, ax = new_chart(600, width=1100)
     ax.plot([0, 1], [0, 1], color="#8a8a8a", linewidth=1.0, linestyle="--")
     for color, (name, rates) in zip(CATEGORIES, arrays.items()):
@@ -83,15 +75,10 @@ def roc(
     return save(figure, path)
 
 
-def _as_arrays(
-    values: Mapping[str, ArrayLike], name: str, rule: str, rank: int
-) -> dict[str, np.ndarray]:
-    """Some sets, as many as there are colours, as float64 arrays of so many axes."""
+def _as_arrays(values: Mapping[str, ArrayLike], name: str) -> dict[str, np.ndarray]:
+    """Some sets, as many as there are colours at most, as float64 arrays."""
     if not 1 <= len(values) <= len(CATEGORIES):
         raise InvalidInputError(
             f"`{name}` must hold 1 to {len(CATEGORIES)} sets. Received: {len(values)}"
         )
-    return {
-        key: as_array(value, f"{name}[{key!r}]", rule, rank)
-        for key, value in values.items()
-    }
+    return {key: np.asarray(value, np.float64) for key, value in values.items()}

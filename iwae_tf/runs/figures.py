@@ -1,6 +1,5 @@
 """The pictures of a finished run."""
 
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +22,7 @@ def draw_figures(
     config: ConfigDict,
     history: Sequence[dict[str, Any]],
     folder: pathlib.Path,
-) -> list[str | os.PathLike[str]]:
+) -> None:
     """Draws a run into `folder`.
 
     Samples, reconstructions, lines between images, curves, latents, units, and of one
@@ -34,9 +33,6 @@ def draw_figures(
       config: its ConfigDict.
       history: list of dicts, one for each epoch.
       folder: pathlib.Path.
-
-    Returns:
-      list of the paths.
     """
     seed = (config.eval_seed, 1)
     images, labels = load_eval_split(config, config.eval_split, NUM_LATENT)
@@ -45,16 +41,13 @@ def draw_figures(
     names = list(dict.fromkeys(name for row in history for name in row))
     curves = {name: [row.get(name, np.nan) for row in history] for name in names}
     variances = [layer.variances for layer in statistics]
-    paths = [
-        plots.training_curves(folder / "training_curves.png", curves),
-        plots.active_units(folder / "active_units.png", variances),
-    ]
+    plots.training_curves(folder / "training_curves.png", curves)
+    plots.active_units(folder / "active_units.png", variances)
     for number, layer in enumerate(statistics, 1):
         suffix = f"_z{number}" if len(statistics) > 1 else ""
-        paths.append(plots.latent(folder / f"latent{suffix}.png", layer.means, labels))
+        plots.latent(folder / f"latent{suffix}.png", layer.means, labels)
     if plots.makes_images(model):
-        paths += _draw_images(model, images, given, seed, folder)
-    return paths
+        _draw_images(model, images, given, seed, folder)
 
 
 def _draw_images(model, images, labels, seed, folder):
@@ -65,7 +58,7 @@ def _draw_images(model, images, labels, seed, folder):
 
     def grid(name, means, title, num_columns=columns):
         path, means = folder / f"{name}.png", plots.in_range(means, images)
-        return plots.image_grid(path, means, title=title, num_columns=num_columns)
+        plots.image_grid(path, means, title=title, num_columns=num_columns)
 
     originals = images[: columns * min(NUM_ROWS // 2, max(most_rows // 2, 1))]
     title, given = "Draws from the prior: mean of p(x|z)", None
@@ -78,10 +71,8 @@ def _draw_images(model, images, labels, seed, folder):
     copies = model.reconstruct(originals, seed, labels=given)
     path = folder / "reconstructions.png"
     shown = plots.in_range(originals, images), plots.in_range(copies, images)
-    paths = [
-        plots.reconstructions(path, *shown, num_columns=columns),
-        grid("samples", samples, title),
-    ]
+    plots.reconstructions(path, *shown, num_columns=columns)
+    grid("samples", samples, title)
     first, second = _pairs(len(images), labels, min(NUM_ROWS, most_rows))
     if len(first) and columns > 1:
         ends = images[first], images[second]
@@ -89,15 +80,14 @@ def _draw_images(model, images, labels, seed, folder):
         lines = interpolate(model, *ends, columns, labels=given)
         lines = lines.reshape(-1, *images.shape[1:])
         title = "Between two images in each row: mean of p(x|z)"
-        paths.append(grid("interpolations", lines, title))
+        grid("interpolations", lines, title)
     if list(model.latent_dims) == [2]:
         num_rows = min(PLANE_ROWS, most_rows, most_columns)
         title = "The latent plane, equal steps of p(z): mean of p(x|z)"
         if model.is_conditional:
             title += ", class 0"
         plane = manifold(model, num_rows, labels=0 if model.is_conditional else None)
-        paths.append(grid("manifold", plane, title, num_rows))
-    return paths
+        grid("manifold", plane, title, num_rows)
 
 
 def _pairs(num_images, labels, most):
