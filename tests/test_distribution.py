@@ -215,6 +215,7 @@ def test_the_loss_of_a_process_changes_nothing(tmp_path, settings, rows_of):
         assert row.good, row
 
 
+@pytest.mark.slow
 def test_the_copies_of_two_devices_are_equal_to_the_last_bit(tmp_path):
     """TensorFlow rewrites the graph of each: without a copy Muon's would differ."""
     write_data(tmp_path / "data.npz")

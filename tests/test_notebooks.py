@@ -34,6 +34,7 @@ def test_every_notebook_is_here():
 
 
 SLOW = ("quickstart", "comparing_bounds", "rejecting_anomalies")
+SLOW += ("your_table_with_holes",)  # test_tables.py and tables.md do what it does
 
 
 @pytest.mark.parametrize(
