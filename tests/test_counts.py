@@ -149,19 +149,20 @@ def test_the_encoder_is_given_logarithms(kind):
     np.testing.assert_allclose(model.latent.encode(x), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("value", [-1.0, 0.5])
-def test_what_is_no_count_is_refused(value):
-    model, x = build("poisson"), counts()
-    x[3, 2] = value
-    message = rf"`x` must be counts, 0, 1, 2, .* Received: {value:g}"
-    with pytest.raises(InvalidInputError, match=message):
-        model.log_weights(x)
+def test_what_is_no_count_is_refused():
+    model = build("poisson")
     model.compile("sgd", jit_compile=False)
-    with pytest.raises(InvalidInputError, match="must be counts"):
-        model.fit(x, verbose=0)
-    with pytest.raises((InvalidInputError, tf.errors.InvalidArgumentError)) as caught:
-        model.fit(tf.data.Dataset.from_tensor_slices(x).batch(10), verbose=0)
-    assert "must be counts" in str(caught.value)
+    for value in (-1.0, 0.5):
+        x = counts()
+        x[3, 2] = value
+        message = rf"`x` must be counts, 0, 1, 2, .* Received: {value:g}"
+        with pytest.raises(InvalidInputError, match=message):
+            model.log_weights(x)
+        with pytest.raises(InvalidInputError, match="must be counts"):
+            model.fit(x, verbose=0)
+        refused = InvalidInputError, tf.errors.InvalidArgumentError
+        with pytest.raises(refused, match="must be counts"):
+            model.fit(tf.data.Dataset.from_tensor_slices(x).batch(10), verbose=0)
 
 
 def test_missing_counts():

@@ -132,7 +132,7 @@ def test_weights_of_arrays_count_without_labels(way):
     """Rows that weigh nothing, in a batch of their own, as if they were not there."""
     size = len(X) // 2
     weights = np.repeat([1.0, 0.0], size)
-    run, other = build(), build()
+    run, other = (build(compiled={"run_eagerly": True}) for _ in range(2))
     if way == "fit":
         found = fit(run, X, batch_size=size, sample_weight=weights)
         expected = fit(other, X[:size], batch_size=size)
@@ -284,7 +284,7 @@ def test_hdf5_is_refused_before_it_is_written(tmp_path, name):
 
 
 def test_keras_export_serves_what_a_call_returns(tmp_path):
-    model = build()
+    model = build(compiled={"run_eagerly": True})
     fit(model)
     model.save(tmp_path / "a.keras")
     keras.models.load_model(tmp_path / "a.keras").export(tmp_path / "b", verbose=False)

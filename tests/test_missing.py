@@ -221,7 +221,7 @@ def test_every_bound_trains_on_rows_with_holes(name, missing):
     x = rng.integers(0, 2, (24, 4)).astype("float32")
     x[rng.uniform(size=x.shape) < 0.3] = np.nan
     model = build(name, missing=missing, binarization="dynamic")
-    model.compile(keras.optimizers.Adam(1e-2), jit_compile=False)
+    model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
     bound = model.fit(x, batch_size=12, epochs=3, verbose=0).history["bound"]
     assert np.isfinite(bound).all()
     assert all(np.isfinite(weights).all() for weights in model.get_weights())

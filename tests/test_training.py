@@ -16,7 +16,7 @@ from iwae_tf.schema import Column, Schema
 
 def test_a_run_starts_from_the_weights_of_another_and_counts_its_own_steps():
     source, target, x = build(), build(), np.eye(4, dtype=np.float32)
-    source.compile("adam", jit_compile=False)
+    source.compile("adam", run_eagerly=True)
     source.fit(x, epochs=2, verbose=0)
     copy_weights(source, target)
     for ours, theirs in zip(target.trainable_variables, source.trainable_variables):
