@@ -366,15 +366,6 @@ def test_a_job_with_other_labels_is_another_job(served, tmp_path):
     np.testing.assert_allclose(resumed.estimate, whole.estimate, rtol=1e-6)
 
 
-def test_labels_for_a_model_that_takes_none_are_refused(tmp_path):
-    model = iwae_tf.IWAE(MLP([4], (4,)), MLP([4], (6,)))
-    model.build((None, 6))
-    iwae_tf.export_saved_model(model, tmp_path, 5)
-    x = np.zeros([2, 6], "float32")
-    with pytest.raises(InvalidInputError, match="`labels` must be left out"):
-        score(x, saved_model=tmp_path, num_samples=5, labels=[0, 1])
-
-
 def test_beam_refuses_it(served):
     pytest.importorskip("apache_beam")
     from iwae_tf.serving.pipelines import SavedModelHandler

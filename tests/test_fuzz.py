@@ -339,9 +339,15 @@ def test_any_checkpoint_is_restored_or_refused(tmp_path_factory, checkpointed, d
         np.testing.assert_array_equal(variable.numpy(), saved[name])
 
 
+@pytest.fixture(scope="module")
+def intact():
+    """Signatures of the export that is damaged below."""
+    return load_saved_model(SAVED_MODELS / "mnist5k_iwae")[1]
+
+
 @cases(0.003)
 @given(st.data())
-def test_any_saved_model_is_loaded_or_refused(tmp_path_factory, data):
+def test_any_saved_model_is_loaded_or_refused(tmp_path_factory, intact, data):
     """Files cut off, emptied or replaced, and damaged weights, which have a CRC."""
     folder = tmp_path_factory.mktemp("saved") / "model"
     shutil.copytree(SAVED_MODELS / "mnist5k_iwae", folder)
@@ -357,7 +363,6 @@ def test_any_saved_model_is_loaded_or_refused(tmp_path_factory, data):
         return
     _, signatures = found
     found = signatures["encode"](x=x)["loc"]
-    _, intact = load_saved_model(SAVED_MODELS / "mnist5k_iwae")
     np.testing.assert_array_equal(found, intact["encode"](x=x)["loc"])
 
 

@@ -30,7 +30,6 @@ from iwae_tf.config.files import read_config
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io import files
 from iwae_tf.networks import MLP
-from iwae_tf.saved_model import signatures
 from iwae_tf.serving import (
     answers,
     batch_seed,
@@ -388,24 +387,23 @@ def test_grpc_tells_of_grey_pixels(grpc_server, x):
 
 
 @pytest.mark.parametrize(
-    ("likelihood", "value", "message"),
+    ("likelihood", "messages"),
     [
-        ("bernoulli", 0.3, None),  # of an export that does not say it
-        ("normal", 0.3, None),
-        ("discretized_logistic", 51 / 255, None),
-        ("discretized_logistic", 51.4 / 255, "`x` has values between the 256 levels"),
+        ("normal", {0.3: None}),  # and of an export that does not say which it has
+        (
+            "discretized_logistic",
+            {51 / 255: None, 51.4 / 255: "`x` has values between the 256 levels"},
+        ),
     ],
 )
-def test_of_which_likelihoods_grey_pixels_are_told(
-    likelihood, value, message, tmp_path, monkeypatch
-):
-    if likelihood == "bernoulli":
-        monkeypatch.setattr(signatures, "facts_of", lambda model: [])
+def test_of_which_likelihoods_grey_pixels_are_told(likelihood, messages, tmp_path):
     model = build(event=EVENT, likelihood=likelihood)
     iwae_tf.export_saved_model(model, tmp_path, 2, refined=False)
-    x = np.full([2, *EVENT], value, "float32")
-    found = warned(score, x, saved_model=tmp_path, num_samples=2)
-    assert [text[: len(message or "")] for text in found] == [message] * bool(message)
+    for value, message in messages.items():
+        x = np.full([2, *EVENT], value, "float32")
+        found = warned(score, x, saved_model=tmp_path, num_samples=2)
+        told = [text[: len(message or "")] for text in found]
+        assert told == [message] * bool(message)
 
 
 # A server that lies ----------------------------------------------------------------
@@ -744,6 +742,7 @@ def test_bad_images_are_refused_here_and_by_the_server(folder, x, change, messag
         ({"endpoint": "http://h/v1/models/m"}, "one of `saved_model` and `endpoint`"),
         ({"saved_model": None}, "one of `saved_model` and `endpoint`"),
         ({"saved_model": "missing"}, "`saved_model` must be a folder"),
+        ({"labels": [0] * 23}, "`labels` must be left out"),
     ],
 )
 def test_bad_arguments_are_refused(folder, x, tmp_path, arguments, message):

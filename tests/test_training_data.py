@@ -187,6 +187,7 @@ def test_a_photo_more_moves_others_between_splits(moved, capsys):
     assert "resumed after epoch 1" in text_of(capsys)
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_scores_of_changed_data_have_no_column_split(moved, capsys):
     np.save(moved / "y.npy", np.repeat(range(3), EACH))
 
