@@ -15,6 +15,7 @@ FOLDER = pathlib.Path(__file__).resolve().parents[1] / "configs"
 NAMES = sorted(
     path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_")
 )
+OMNIGLOT = [name for name in NAMES if name.startswith("omniglot_")]
 PAPER_RUNS = {
     *("mnist_vae", "mnist_iwae", "mnist_vae_2l", "mnist_iwae_2l"),
     *("omniglot_vae", "omniglot_iwae", "omniglot_vae_2l", "omniglot_iwae_2l"),
@@ -51,7 +52,16 @@ def test_the_papers_runs_are_there():
     assert set(WITH_DRAWS) >= {n for n in PAPER_RUNS if "vae" in n and n[-4:] == "_2l"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OMNIGLOT)
+def test_the_runs_on_omniglot_are_those_on_mnist(name):
+    """So that the networks of these need no steps of their own."""
+    config = get_config(name)()
+    theirs = get_config(name.replace("omniglot", "mnist"))()
+    validate(config)
+    assert {key for key in config if config[key] != theirs[key]} == {"dataset"}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OMNIGLOT])
 def test_two_steps_move_every_variable(name, folder_of_images):
     """On sixteen random binary images."""
     config = get_config(name)()

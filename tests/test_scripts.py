@@ -186,26 +186,26 @@ def short_end(monkeypatch):
 
 
 @pytest.mark.usefixtures("short_end")
-def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
+def test_a_run_that_is_stopped_or_interrupted_goes_on(
     tiny, tmp_path, monkeypatch, capsys
 ):
-    options = (*tiny, "--config.epochs=3", "--config.weight_average=0.9")
-    options += ("--config.optimizer=muon",)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run_script("train", *options, f"--workdir={whole}") == 0
+    """That it ends bit for bit the same is in `test_resume`."""
+    workdir = tmp_path / "run"
+    options = (*tiny, "--config.epochs=3", f"--workdir={workdir}")
     # An epoch is one call of three steps, which is not cut: the second one is finished.
     fail_after(monkeypatch, {1: terminate, 3: interrupt})
     capsys.readouterr()
-    assert run_script("train", *options, f"--workdir={parts}") == 0
+    assert run_script("train", *options) == 0
     assert "stopped" in capsys.readouterr().out
-    assert len(history(parts)) == 2 and not (parts / "results.json").exists()
-    assert run_script("train", *options, f"--workdir={parts}") == 130
+    assert len(history(workdir)) == 2 and not (workdir / "results.json").exists()
+    assert run_script("train", *options) == 130
     output = capsys.readouterr()
     assert "resumed after epoch 2" in output.out
     newest, error = output.err.splitlines()[-2:]
-    assert newest.startswith(f"the last checkpoint is {parts}/checkpoints/epoch-00003")
+    assert newest.startswith(f"the last checkpoint is {workdir}/checkpoints/epoch-0000")
+    assert "epoch-00003" in newest
     assert error == "error: interrupted"
-    assert len(history(parts)) == 3
+    assert len(history(workdir)) == 3
     with monkeypatch.context() as patch:  # no step is left that could see the signal
         tell = terminal.tell
 
@@ -215,17 +215,12 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
                 terminate()
 
         patch.setattr(terminal, "tell", tell_and_terminate)
-        assert run_script("train", *options, f"--workdir={parts}") == 0
+        assert run_script("train", *options) == 0
     assert "stopped" in capsys.readouterr().out
-    assert not (parts / "results.json").exists()
-    assert run_script("train", *options, f"--workdir={parts}") == 0
+    assert not (workdir / "results.json").exists()
+    assert run_script("train", *options) == 0
     assert "resumed after epoch 3" in capsys.readouterr().out
-    assert_same_weights(parts, whole)
-    for ours, theirs in zip(history(parts), history(whole), strict=True):
-        assert ours.pop("seconds") != theirs.pop("seconds")
-        assert ours == theirs
-    ours, theirs = (read_json(folder / "results.json") for folder in (parts, whole))
-    assert ours["nll"] == theirs["nll"]
+    assert (workdir / "results.json").exists()
 
 
 @pytest.mark.slow
@@ -572,12 +567,16 @@ def test_a_missing_data_set_is_one_line(tiny, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bound_that_is_not_finite_ends_with_one(tiny, tmp_path, capsys):
-    options = ["--config.learning_rate=1e30", "--config.lr_schedule=constant"]
-    code = run_script("train", *tiny, *options, f"--workdir={tmp_path / 'run'}")
+def test_a_bound_that_is_not_finite_ends_with_one(tiny, tmp_path, monkeypatch, capsys):
+    """The step and what is said of it are in `test_resume`."""
+
+    def train(*args, **kwargs):
+        raise FloatingPointError("the bound is nan")
+
+    monkeypatch.setattr("iwae_tf.runs.training.train", train)
+    code = run_script("train", *tiny, f"--workdir={tmp_path / 'run'}")
     last = capsys.readouterr().err.splitlines()[-1]
-    assert code == 1 and last.startswith("error: the bound is ")
-    assert "learning_rate" in last
+    assert code == 1 and last == "error: the bound is nan"
 
 
 # Processes of their own ------------------------------------------------------------

@@ -1020,16 +1020,16 @@ def test_ctrl_c_ends_it_and_nothing_is_lost(folder, x, tmp_path, capsys, interru
              "--batch_size=4", f"--output={output}"]  # fmt: skip
 
     def fault(number):
-        if number == 3:  # two seconds in which the main thread waits for an answer
+        if number == 3:  # a second in which the main thread waits for an answer
             threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
-            return 2.0
+            return 1.0
         return None
 
     with shared(folder, fault=fault) as server:
         assert run_script("score", *flags, f"--endpoint={server.endpoint}") == 130
         assert "run again with the same flags" in capsys.readouterr().err
         assert not output.exists()
-        time.sleep(2.0)  # for the answer that nobody waits for
+        time.sleep(1.0)  # for the answer that nobody waits for
         server.num_predictions, server.fault = 0, lambda number: None
         assert run_script("score", *flags, f"--endpoint={server.endpoint}") == 0
         assert server.num_predictions == 3
