@@ -17,6 +17,8 @@ from closed_form import (
 
 from iwae_tf.models import IWAE, MODELS
 from iwae_tf.networks import MLP, WithLabels
+from iwae_tf.probability import noise
+from iwae_tf.probability.distributions import LIKELIHOODS
 from iwae_tf.saved_model import export_saved_model
 
 EVENT, M, K, BETA, CLASSES = (4,), 3, 5, 0.3, 3
@@ -29,6 +31,7 @@ SETTINGS = {
     "piwae": {"num_groups": M, "num_samples": K},
 }
 NAMES = list(SETTINGS)
+ESTIMATORS = ("reparameterized", "stl", "dreg")
 PROBLEMS = {
     "one layer": LinearGaussian(),
     "two layers": TwoLayerLinearGaussian(),
@@ -36,14 +39,15 @@ PROBLEMS = {
     "labels, no prior": ConditionalLinearGaussian(has_prior=False),
     "labels, two layers": TwoLayerConditionalLinearGaussian(),
 }
-UNCONDITIONAL, CONDITIONAL = list(PROBLEMS)[:2], list(PROBLEMS)[2:]
+CONDITIONAL = list(PROBLEMS)[2:]
 
 
 def networks(num_layers=1, event=EVENT, has_prior=None, likelihood="bernoulli"):
     """Encoder, decoder, prior: latents of 2 units, and 1 above; the same each time."""
     keras.utils.set_random_seed(5)
-    is_pair = likelihood in ("normal", "discretized_logistic")  # loc and log_scale
-    outputs = (*event[:-1], (1 + is_pair) * event[-1])
+    known = LIKELIHOODS.get(likelihood) if isinstance(likelihood, str) else None
+    count = known.num_parameters if known else 1  # as two for loc and log_scale
+    outputs = (*event[:-1], count * event[-1])
     encoder = [MLP([5], (4,)), MLP([6], (2,))][:num_layers]
     decoder = [MLP([5], outputs), MLP([6], (4,))][:num_layers]
     top = 4 if num_layers == 1 else 2
@@ -77,6 +81,12 @@ def build(
 def shared(*args, **kwargs):
     """A model of `build` to be read only: one for all tests that ask for it."""
     return build(*args, **kwargs)
+
+
+def reloaded(model, folder):
+    """The model again, from a file in a folder, in the safe mode of Keras."""
+    model.save(folder / "model.keras")
+    return keras.models.load_model(folder / "model.keras")
 
 
 def export_digits(path, seed=1):
@@ -122,6 +132,31 @@ def exact_model(problem, **proposal):
 
 def has_labels(problem):
     return isinstance(problem, ConditionalLinearGaussian)
+
+
+def draw(model, rows=4):
+    """The noise of a step [M, K, rows, latents], the same each time."""
+    shape = rows, model.num_groups, model.num_samples
+    return model.latent.draw_noise(noise.make_key((1, 2)), 0, *shape)
+
+
+def halves(model, gradients):
+    """Those of the encoder and of the decoder with the prior, each net by net."""
+    by_id = dict(zip(map(id, model.trainable_variables), gradients, strict=True))
+    return tuple(
+        [by_id[id(v)] for net in nets for v in net.trainable_variables]
+        for nets in (model.encoder, model.latent.generative_networks)
+    )
+
+
+def assert_near(actual, expected, rtol=2e-4):
+    """Equal to `rtol` of the largest element of each."""
+    assert len(actual) == len(expected) > 0
+    for one, other in zip(actual, expected):
+        one, other = np.asarray(one), np.asarray(other)
+        scale = np.abs(other).max()
+        assert scale > 0
+        np.testing.assert_allclose(one, other, rtol=0, atol=rtol * scale)
 
 
 def data_of(problem, rows):

@@ -19,6 +19,7 @@ from builders import (
     exact_model,
     log_prob_of,
     networks,
+    reloaded,
     shared,
 )
 from closed_form import dense
@@ -452,8 +453,7 @@ def test_a_registered_likelihood_is_saved(likelihood, tmp_path):
     with pytest.raises(InvalidInputError):
         model.log_weights(x.reshape(6, 16))
     expected = model.log_weights(x)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = reloaded(model, tmp_path)
     np.testing.assert_array_equal(loaded.log_weights(x), expected)
 
 

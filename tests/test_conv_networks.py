@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from builders import reloaded
 
 import iwae_tf
 from iwae_tf.config import build_model, default_config, validate
@@ -145,8 +146,7 @@ def test_piwae(estimator):
 def test_two_layers_are_saved_and_exported(tmp_path):
     model, x = trained(num_layers=2), X[:6]
     expected = model.log_weights(x, num_samples=4, seed=(1, 2))
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = reloaded(model, tmp_path)
     np.testing.assert_array_equal(
         loaded.log_weights(x, num_samples=4, seed=(1, 2)), expected
     )

@@ -1,5 +1,6 @@
 """Likelihoods of counts: densities by SciPy, and a model from end to end."""
 
+import builders
 import keras
 import numpy as np
 import pytest
@@ -101,12 +102,8 @@ def test_a_dispersion_out_of_range_is_cut_off():
     np.testing.assert_allclose(log_prob, [-41.609438] * 2, rtol=1e-6)
 
 
-def build(kind, seed=(0, 0), **kwargs):
-    keras.utils.set_random_seed(3)
-    nets = MLP([6], (4,)), MLP([6], (5 * KINDS[kind],))
-    model = IWAE(*nets, likelihood=kind, num_samples=5, seed=seed, **kwargs)
-    model.build((None, 5))
-    return model
+def build(kind, **settings):
+    return builders.build(event=(5,), likelihood=kind, **settings)
 
 
 def counts(rows=40):
@@ -137,8 +134,7 @@ def test_a_model_of_counts_learns_scores_and_draws(kind, tmp_path):
         assert drawn.shape == (50, 5)
         assert (drawn >= 0).all() and (drawn == np.floor(drawn)).all()
         assert drawn[:, 4].mean() > 3 * drawn[:, 2].mean()
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = builders.reloaded(model, tmp_path)
     np.testing.assert_array_equal(loaded.log_weights(x[:6]), model.log_weights(x[:6]))
 
 

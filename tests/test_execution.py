@@ -304,8 +304,7 @@ def test_steps_per_execution_of_numpy():
 def test_the_choice_survives_a_reload(tmp_path):
     for mode, saved in [("default", "auto"), ("four steps", 4)]:
         model = build(mode=mode)
-        model.save(tmp_path / "model.keras")
-        loaded = keras.models.load_model(tmp_path / "model.keras")
+        loaded = builders.reloaded(model, tmp_path)
         assert loaded.get_compile_config()["steps_per_execution"] == saved
         assert loaded.get_compile_config()["jit_compile"] == "auto"
         assert loaded.jit_compile

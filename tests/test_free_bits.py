@@ -5,22 +5,20 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
-from builders import binary, build, classes
+from builders import binary, build, classes, draw
 
 from iwae_tf import bounds
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import gradients
 from iwae_tf.models.bound_model import Batch
-from iwae_tf.probability import noise
 
 WEIGHTS = np.float32([0.1, 0.4, 0.2, 0.5])
 KL_WEIGHT = 0.3
 
 
 def batch_of(model):
-    x, y = tf.constant(binary()), tf.constant(classes())
-    draws = model.latent.draw_noise(noise.make_key((1, 2)), 0, 4, 1, model.num_samples)
-    return Batch(x, y, draws, tf.constant(WEIGHTS), kl_weight=tf.constant(KL_WEIGHT))
+    data = tf.constant(binary()), tf.constant(classes()), draw(model)
+    return Batch(*data, tf.constant(WEIGHTS), kl_weight=tf.constant(KL_WEIGHT))
 
 
 def normal_log_prob(z, loc, log_scale):

@@ -4,7 +4,23 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from builders import BETA, CLASSES, EVENT, NAMES, K, M, binary, build, classes, networks
+from builders import (
+    BETA,
+    CLASSES,
+    ESTIMATORS,
+    EVENT,
+    NAMES,
+    K,
+    M,
+    assert_near,
+    binary,
+    build,
+    classes,
+    draw,
+    halves,
+    networks,
+    reloaded,
+)
 from closed_form import LinearGaussian, TwoLayerLinearGaussian
 from scipy import special
 from tensorflow_probability import distributions as tfd
@@ -16,13 +32,7 @@ from iwae_tf.networks import MLP
 from iwae_tf.probability import noise
 
 layers = keras.layers
-ESTIMATORS = ("reparameterized", "stl", "dreg")
 WEIGHTS = np.array([0.1, 0.4, 0.0, 0.5], "float32")  # of four examples
-
-
-def draw(model, rows=4, seed=(1, 2)):
-    key = noise.make_key(seed)
-    return model.latent.draw_noise(key, 0, rows, model.num_groups, model.num_samples)
 
 
 def gradients(model, x, draws, weights=None, y=None):
@@ -35,31 +45,13 @@ def gradients(model, x, draws, weights=None, y=None):
     return dict(zip(map(id, model.trainable_variables), result.gradients))
 
 
-def halves(model, by_id):
-    """The gradients of the encoder and of the decoder with the prior, in order."""
-    return tuple(
-        [by_id[id(v)] for net in nets for v in net.trainable_variables]
-        for nets in (model.encoder, model.latent.generative_networks)
-    )
-
-
 def both_halves(model, x, draws, *args):
-    return halves(model, gradients(model, x, draws, *args))
-
-
-def assert_close(actual, expected, rtol=2e-4):
-    """Equal to `rtol` of the largest element of each."""
-    assert len(actual) == len(expected) > 0
-    for one, other in zip(actual, expected):
-        one, other = np.asarray(one), np.asarray(other)
-        scale = np.abs(other).max()
-        assert scale > 0
-        np.testing.assert_allclose(one, other, rtol=0, atol=rtol * scale)
+    return halves(model, gradients(model, x, draws, *args).values())
 
 
 def assert_apart(actual, expected):
     with pytest.raises(AssertionError):
-        assert_close(actual, expected, rtol=0.01)
+        assert_near(actual, expected, rtol=0.01)
 
 
 def trainable(nets):
@@ -202,16 +194,16 @@ def test_gradients_equal_plain_autodiff(name, num_layers, labels):
         model.gradient_estimator = estimator
         encoder, decoder = both_halves(model, x, draws, WEIGHTS, y)
         expected = plain_gradients(name, model, x, draws, WEIGHTS, y, estimator)
-        assert_close(encoder, expected[0])
-        assert_close(decoder, expected[1])
+        assert_near(encoder, expected[0])
+        assert_near(decoder, expected[1])
         found.append((encoder, decoder))
     (plain, first), (stl, second), (dreg, third) = found
-    assert_close(second, first, 1e-5)
-    assert_close(third, first, 1e-5)
+    assert_near(second, first, 1e-5)
+    assert_near(third, first, 1e-5)
     assert_apart(stl, plain)
     assert_apart(dreg, plain)
     if name == "vae":
-        assert_close(stl, dreg, 1e-5)
+        assert_near(stl, dreg, 1e-5)
     else:
         assert_apart(stl, dreg)
 
@@ -225,7 +217,7 @@ def test_variables_of_an_activation_are_those_of_its_half(name):
     draws = draw(model)
     expected = plain_gradients(name, model, x, draws)
     for one, other in zip(both_halves(model, x, draws, WEIGHTS), expected):
-        assert_close(one, other)
+        assert_near(one, other)
 
 
 def test_piwae_pairs_the_encoder_of_miwae_with_the_decoder_of_iwae():
@@ -237,8 +229,8 @@ def test_piwae_pairs_the_encoder_of_miwae_with_the_decoder_of_iwae():
     miwae_encoder, miwae_decoder = both_halves(miwae, x, draws)
     pooled_draws = tf.reshape(draws, [1, M * K, 4, -1])
     iwae_encoder, iwae_decoder = both_halves(pooled, x, pooled_draws)
-    assert_close(encoder, miwae_encoder, rtol=1e-5)
-    assert_close(decoder, iwae_decoder, rtol=1e-5)
+    assert_near(encoder, miwae_encoder, rtol=1e-5)
+    assert_near(decoder, iwae_decoder, rtol=1e-5)
     assert_apart(encoder, iwae_encoder)
     assert_apart(decoder, miwae_decoder)
 
@@ -325,7 +317,6 @@ def encoder_means(name, num_layers, repeats=40, rows=1500):
         results = []
         for each in models:
             found = each.loss_gradients(Batch(x, None, draws, weights)).gradients
-            found = dict(zip(map(id, each.trainable_variables), found))
             results.append(halves(each, found)[0])
         with tf.GradientTape() as tape:
             log_w = plain_log_weights(model, x, draws, stop=True)
@@ -382,9 +373,9 @@ def test_example_weights_scale_the_gradients_of_their_rows(estimator):
         list(gradients(model, x, draws, np.array(weights, "float32")).values())
         for weights in ([2, 3], [1, 0], [0, 1])
     )
-    assert_close(both, [2 * one + 3 * two for one, two in zip(first, second)])
+    assert_near(both, [2 * one + 3 * two for one, two in zip(first, second)])
     alone = gradients(model, x[:1], draws[:, :, :1], np.ones(1, "float32"))
-    assert_close(first, list(alone.values()))
+    assert_near(first, list(alone.values()))
 
 
 def regularized(**kwargs):
@@ -425,9 +416,9 @@ def test_regularizers_add_their_gradient(name, estimator, kind):
     without, actual = (sum(both_halves(m, x, draws), []) for m in (plain, model))
     for before, after, added in zip(without, actual, extra, strict=True):
         if added is None:
-            assert_close([after], [before], 1e-5)
+            assert_near([after], [before], 1e-5)
         else:
-            assert_close([after - before], [added], rtol=1e-3)
+            assert_near([after - before], [added], rtol=1e-3)
 
 
 def assert_sum(shared, apart, name="iwae", **kwargs):
@@ -446,7 +437,7 @@ def assert_sum(shared, apart, name="iwae", **kwargs):
     draws = draw(model)
     found, expected = (gradients(m, binary(), draws) for m in (model, separate))
     for mine, *copies in zip(shared[0].variables, *(a.variables for a in apart[0])):
-        assert_close([found[id(mine)]], [sum(expected[id(copy)] for copy in copies)])
+        assert_near([found[id(mine)]], [sum(expected[id(copy)] for copy in copies)])
 
 
 def dense_tanh():
@@ -511,8 +502,7 @@ def test_a_variable_of_the_likelihood_gets_the_gradient_of_the_decoders_bound(
     assert abs(expected) > 0.1
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     variable.assign(0.5)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = reloaded(model, tmp_path)
     assert float(loaded.likelihood.log_scale.numpy()) == 0.5
 
 
@@ -538,7 +528,7 @@ def test_a_frozen_half_gets_no_gradient_and_the_other_keeps_its_own(name, half):
     after = both_halves(model, x, draws)
     kept = 1 if half == "encoder" else 0
     assert after[1 - kept] == []
-    assert_close(after[kept], before[kept], rtol=1e-5)
+    assert_near(after[kept], before[kept], rtol=1e-5)
 
 
 def test_one_frozen_layer_gets_none():
@@ -549,7 +539,7 @@ def test_one_frozen_layer_gets_none():
     after = gradients(model, x, draws)
     assert len(after) == len(before) - 2
     for variable, gradient in after.items():
-        assert_close([gradient], [before[variable]], rtol=1e-5)
+        assert_near([gradient], [before[variable]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -632,7 +622,7 @@ def test_one_backward_pass_equals_two(name, estimator, num_layers, labels, monke
         monkeypatch.setattr(MLP, attribute, False)
     two_passes = both_halves(model, x, draws, weights, y)
     for one, other in zip(one_pass, two_passes):
-        assert_close(one, other, rtol=2e-6)
+        assert_near(one, other, rtol=2e-6)
     assert labels or products < count_products(model, x, draws)
 
 

@@ -230,8 +230,7 @@ def test_a_likelihood_without_a_mean_does_all_that_needs_none(tmp_path):
     assert np.isfinite(fit(model, x)["loss"]).all()
     assert model.sample(3).shape == (3, *EVENT)
     scores = iwae_tf.log_likelihood(model, x, num_samples=20).estimate
-    model.save(tmp_path / "a.keras")
-    again = keras.models.load_model(tmp_path / "a.keras")
+    again = builders.reloaded(model, tmp_path)
     path = iwae_tf.export_saved_model(again, tmp_path / "served", num_samples=20)
     served = tf.saved_model.load(str(path)).signatures
     assert sorted(served) == [
@@ -423,8 +422,7 @@ def test_two_heads_are_saved_and_check_what_they_are_given(tmp_path):
     encoder = TwoHeads(keras.Model(inputs, heads), "log_variance")
     model = IWAE(encoder, builders.networks()[1])
     weights = model.log_weights(X)
-    model.save(tmp_path / "a.keras")
-    again = keras.models.load_model(tmp_path / "a.keras")
+    again = builders.reloaded(model, tmp_path)
     np.testing.assert_array_equal(again.log_weights(X), weights)
     assert_refused("`second` must be one of log_scale, log_v", TwoHeads, encoder, "std")
     one = TwoHeads(builders.networks()[0][0], "log_scale")

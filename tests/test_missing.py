@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from builders import NAMES, build
+from builders import NAMES, build, reloaded
 from closed_form import LinearGaussian
 from running import refusal
 from scipy import stats
@@ -107,8 +107,7 @@ def test_rows_with_holes_are_the_same_in_python_and_as_saved(tmp_path):
         build(missing="marginalize_with_mask", likelihood="normal"),
         rows()[:, 1:],
     )
-    model.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
+    again = reloaded(model, tmp_path)
     np.testing.assert_array_equal(again.log_weights(x), model.log_weights(x))
     path = iwae_tf.export_saved_model(again, tmp_path / "saved", 20)
     loaded = tf.saved_model.load(str(path))

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from builders import build
+from builders import build, reloaded
 from running import refusal
 from scipy import special, stats
 
@@ -157,8 +157,7 @@ def test_a_model_trains_saves_loads_and_exports(tmp_path):
     model.compile(keras.optimizers.Adam(1e-2), jit_compile=False)
     bounds = model.fit(x, epochs=8, verbose=0).history["bound"]
     assert np.isfinite(bounds).all() and bounds[-1] > bounds[0]
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = reloaded(model, tmp_path)
     assert loaded.schema == SCHEMA
     scores = iwae_tf.log_likelihood(model, x, 20).estimate
     again = iwae_tf.log_likelihood(loaded, x, 20).estimate

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.special
 import tensorflow as tf
+from builders import reloaded
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE
@@ -157,8 +158,7 @@ def test_saved_file_round_trip(tmp_path, bias):
     network = MLP([7], (3,), "relu", output_bias=bias)
     model = keras.Sequential([keras.Input((4, 3, 1)), network])
     randomized(network, (4, 3, 1))
-    model.save(tmp_path / "model.keras")
-    restored = keras.models.load_model(tmp_path / "model.keras")  # safe mode
+    restored = reloaded(model, tmp_path)
     assert isinstance(restored.layers[0], MLP)
     inputs = np.float32(RNG.normal(size=[6, 4, 3, 1]))
     np.testing.assert_array_equal(restored(inputs), model(inputs))
@@ -225,8 +225,7 @@ def test_a_layer_as_activation(tmp_path):
     before, x = alpha.numpy(), np.eye(3, dtype="float32")
     model.fit(x, verbose=0)
     assert np.all(alpha.numpy() != before)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = reloaded(model, tmp_path)
     np.testing.assert_array_equal(loaded.encoder[0].activation.alpha, alpha)
     np.testing.assert_array_equal(loaded(x), model(x))
 
@@ -279,7 +278,6 @@ def test_with_labels_is_as_good_as_its_network(tmp_path):
     inputs = [keras.Input((6,)), keras.Input((4,))]
     network = WithLabels(keras.Sequential([keras.layers.Dense(3), MLP([2], (2,))]))
     model = keras.Model(inputs, network(inputs))
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = reloaded(model, tmp_path)
     rows = [np.float32(RNG.normal(size=(4, 6))), ONE_HOT]
     np.testing.assert_allclose(model(rows), loaded(rows), atol=1e-6)

@@ -116,8 +116,7 @@ def test_a_model_that_is_added_needs_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "shipped", lambda name: tmp_path)
     assert list(iwae_tf.pretrained_models()) == sorted(index)
     models = iwae_tf.from_pretrained("mine"), load_exported(tmp_path / "mine")[0]
-    for ours, theirs in zip(*(model.get_weights() for model in models), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_equal(*(model.get_weights() for model in models))
 
 
 def test_a_wheel_holds_the_models():

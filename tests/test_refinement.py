@@ -16,6 +16,7 @@ from builders import (
     exact_model,
     log_prob_of,
 )
+from closed_form import dense
 from scipy import special, stats
 from tensorflow_probability import distributions as tfd
 
@@ -61,11 +62,8 @@ def correlated(noise=0.3):
     """z ~ N(0, I), x | z ~ N(W z, s^2) with a posterior far from diagonal."""
     weights = np.array([[1.0, 0.95], [0.9, 1.0], [1.0, 1.1]])
     decoder_kernel = np.concatenate([weights.T, np.zeros([2, 3])], axis=1)
-    decoder, encoder = keras.layers.Dense(6), keras.layers.Dense(4)
-    decoder.build((None, 2))
-    encoder.build((None, 3))
-    decoder.set_weights([decoder_kernel, np.repeat([0.0, np.log(noise)], 3)])
-    encoder.set_weights([np.zeros([3, 4]), np.log([1.0, 1.0, 0.5, 0.5])])
+    decoder = dense(decoder_kernel, np.repeat([0.0, np.log(noise)], 3))
+    encoder = dense(np.zeros([3, 4]), np.log([1.0, 1.0, 0.5, 0.5]))
     model = iwae_tf.IWAE(encoder, decoder, likelihood="normal")
     model.build((None, 3))
     precision = np.eye(2) + weights.T @ weights / noise**2
