@@ -212,18 +212,10 @@ def test_a_record_that_is_none_is_told_in_one_line(folder, tmp_path, capsys):
         ("a.txt", "s.csv", {}, "`input` must end in one of .npy, .csv, .tfrecord"),
         ("a.csv", "s.csv", {}, "`saved_model` must have schema.json beside it"),
         ("a.npy", "s.json", {}, "`output` must end in one of .csv, .parquet"),
-        ("a.npy", "s.csv", {"seed": "1"}, "`--seed` must be a pair of integers"),
-        ("a.npy", "s.csv", {"num_samples": 0}, "`--num_samples` must be a positive"),
         ("a.npy", "old.csv", {}, "`output` must have no shards yet"),
         ("bad.npy", "s.csv", {}, "`input` must hold readable .npy files"),
         ("bad.parquet", "s.csv", {}, "`input` must hold readable .parquet files"),
         ("table.parquet", "s.csv", {}, "`input` must have the columns `row`, integers"),
-        (
-            "a.npy",
-            "s.csv",
-            {"saved_model": "no"},
-            "`--saved_model` must be a path that exists",
-        ),
         ("a.npy", "s.csv", {"runner": "Nobody"}, "Nobody"),
         (
             *("a.npy", "s.csv", {"option": "direct_num_worker=2"}),

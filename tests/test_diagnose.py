@@ -27,7 +27,6 @@ from iwae_tf.schema import Column, Schema
 ROOT = pathlib.Path(__file__).parents[1]
 EXPORTED = ROOT / "saved_models/mnist5k_iwae"
 TABLE = Schema(tuple(Column(name, "bernoulli", 0.5, 0.5) for name in "abcdefghi"))
-SUBJECT = f"--saved_model={EXPORTED}", "--output=x"
 
 
 def binary(*shape):
@@ -294,26 +293,6 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys, is_terminated, 
     assert "run again with the same flags" in (found.err if code else found.out)
     assert sorted(p.name for p in tmp_path.glob("*.json")) == ["theory.json"]
     assert not list(tmp_path.glob("*.html"))
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ((), "one of `--workdir` and `--saved_model`"),
-        (("--parts=theory",), "`--output` must be given"),
-        (("--output=x",), "one of `--workdir` and `--saved_model`"),
-        (("--saved_model=.", "--output=x"), "NAME or NAME/1"),
-        ((*SUBJECT, "--parts=proposal,all"), "Received: --parts='all'"),
-        ((*SUBJECT, "--num_samples=24"), "--num_samples=24"),
-        ((*SUBJECT, "more"), "Received: more"),
-    ],
-)
-def test_mistakes_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    assert run_script("diagnose", *arguments) == 2
-    found = capsys.readouterr()
-    assert message in found.err and found.err.count("\n") == 1
-    assert not list(tmp_path.iterdir())
 
 
 def test_an_export_is_the_model_again_wherever_its_data_lie(tmp_path):

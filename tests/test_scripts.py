@@ -467,7 +467,6 @@ MISTAKES = [  # (command, words of the one line)
     *[
         (f"{TRAIN} {flag}", words)
         for flag, words in {
-            "--config.model=ciwae --config.beta=1.5": "Received: beta=1.5",
             "leftover": "Received: leftover",
             "--workdir={bad}/cut": "intact JSON",
             "--workdir={bad}/list": "JSON object",
@@ -513,6 +512,18 @@ MISTAKES = [  # (command, words of the one line)
             "--saved_model={run}": "Did you mean {run}/saved_model?",
             "--workdir={bad}/begun": "must hold a finished run",
             "--workdir={bad}/damaged": "intact model.keras",
+        }.items()
+    ],
+    *[
+        (f"diagnose {flags}", words)
+        for flags, words in {
+            "": "one of `--workdir` and `--saved_model`",
+            "--parts=theory": "`--output` must be given",
+            "--output={tmp}/x": "one of `--workdir` and `--saved_model`",
+            "--saved_model={tmp} --output={tmp}/x": "NAME or NAME/1",
+            f"{EXPORTED} --output={{tmp}}/x --parts=proposal,all": "--parts='all'",
+            f"{EXPORTED} --output={{tmp}}/x --num_samples=24": "--num_samples=24",
+            f"{EXPORTED} --output={{tmp}}/x more": "Received: more",
         }.items()
     ],
     ("export --workdir={bad}/damaged --output={tmp}/x", "intact model.keras"),
@@ -607,7 +618,8 @@ TOLD = {  # command: how the one line begins
     "a path that exists. Received: data_dir='nowhere'",
     f"sweep {MNIST} --folder=x --grid=num_sample=1,5": "`num_sample` must be a config "
     "key, one of adam",
-    "evaluate --workdir=nowhere": "`--workdir` must be a path that exists",
+    "evaluate --workdir=nowhere": "`--workdir` must be a path that exists. Received: "
+    "--workdir=nowhere",
     f"evaluate --saved_model={EXPORT} --output={EXPORT}/config.json": "`--output` must "
     "not be a file of a run",
     "diagnose --parts=toy,tyo --output=x": "`--parts` must be one of proposal",
@@ -615,11 +627,7 @@ TOLD = {  # command: how the one line begins
     "explore --saved_model=docs": "`saved_model` must be a folder NAME or NAME/1",
     f"score --saved_model={EXPORT} --input=README.md --output=x": "`input` must be a "
     "file NAME.npy of images",
-    "explore --workdir=nowhere": "`--workdir` must be a path that exists",
     "evaluate --saved_model=nowhere": "`--saved_model` must be a path that exists",
-    "export --workdir=nowhere --output=x": "`--workdir` must be a path that exists. "
-    "Received: --workdir=nowhere",
-    "diagnose --workdir=nowhere": "`--workdir` must be a path that exists",
     "score --input=nowhere --output=x": "`--input` must be a path that exists",
     "train --config=mnist_iwea --workdir=x": "`--config` must be a config file or",
     f"train {MNIST}": "`--workdir` must be given",
@@ -639,6 +647,7 @@ TOLD = {  # command: how the one line begins
     "evaluate": "one of `--workdir` and `--saved_model` must be given",
     "diagnose --workdir=tests --num_images=0": "`--num_images` must be a positive",
     "score --input=docs": "`--output` must be given",
+    "score --output=x": "`--input` must be given",
     "score --input=docs --output=x --imputed=./x": "`--input`, `--output` and",
     f"score --input={TABLE} --output=x --imputed=./{TABLE}": "`--input`, `--output`",
     "score_beam --input=x --seed=1": "`--seed` must be a pair of integers",

@@ -112,8 +112,6 @@ def test_bad_axes(config, grid, ranges, words):
         (["--engine=optuna", "--trials=0"], "`--trials` must be a"),
         (["--engine=optuna", "--trials=3", "--task=0"], "`--task` must be left out wi"),
         (["--cpus=4"], "`cpus` must be left out, or --engine=ray given. Received: cp"),
-        (["--gpus=1"], "`gpus` must be left out, or --engine=ray given. Received: gp"),
-        (["--address=a:1"], "`address` must be left out, or --engine=ray given. Rec"),
         (["--engine=optuna", "--range=foo=1,2"], "`foo` must be a config key"),
     ],
 )
