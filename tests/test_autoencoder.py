@@ -30,7 +30,7 @@ from iwae_tf import bounds
 from iwae_tf.bounds import iwae
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import CIWAE, IWAE, MIWAE, PIWAE
+from iwae_tf.models import CIWAE, IWAE, MIWAE, PIWAE, VAE
 from iwae_tf.networks import MLP
 from iwae_tf.probability import noise
 
@@ -538,16 +538,25 @@ def test_grey_images_warn_once_and_are_scored():
 # Encoder and decoder, by the shapes of their MLPs; settings; words of the message.
 CLASSIFIED = {"num_classes": CLASSES}
 BAD_MODELS = {
-    "odd": ([(5,)], [EVENT], {}, ["`encoder`", "even", "5"]),
+    "odd": (
+        [(5,)], [EVENT], {},
+        ["`encoder`", "must return an even number of values in each row, 2 * latent",
+         "Received: rows of shape (5,)"],
+    ),
     "odd second": (
         [(6,), (3,)], [EVENT, (6,)], {}, ["`encoder` of layer 2", "even", "(3,)"]
     ),
     "lengths": ([(6,), (4,)], [EVENT], {}, ["`encoder`", "`decoder`", "2 and 1"]),
     "decoder": (
         [(6,), (4,)], [EVENT, (4,)], {},
-        ["`decoder` of layer 2", "z1", "2 x 3 = 6 values", "(4,)"],
+        ["`decoder` of layer 2 must return", "z1", "2 x 3 = 6 values in each",
+         "Received: rows of shape (4,)"],
     ),
-    "event": ([(6,)], [(3, 4, 1)], {}, ["`decoder`", "(4, 4, 1)", "(3, 4, 1)"]),
+    "event": (
+        [(6,)], [(3, 4, 1)], {},
+        ["`decoder`", "must return", "(4, 4, 1), a logit",
+         "Received: rows of shape (3, 4, 1)"],
+    ),
     "normal": (
         [(6,)], [EVENT], {"likelihood": "normal"},
         ["loc and log_scale", "last axis", "(4, 4, 2)", "rows of shape (4, 4, 1)"],
@@ -639,6 +648,9 @@ def test_networks_that_do_not_fit_are_refused_in_one_line(case):
         (IWAE, "seed", (1, 2, 3)),
         (IWAE, "seed", (1, 2.5)),
         (IWAE, "seed", None),
+        *((IWAE, "backward_samples", value) for value in (0, -1, 2.5, True, "2")),
+        *((VAE, "free_bits", value) for value in (0, -1.0, True, "1")),
+        *((VAE, "free_bits", value) for value in (float("inf"), float("nan"))),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(model, name, value):

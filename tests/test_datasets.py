@@ -539,33 +539,6 @@ def test_images_are_captured_and_not_written_into_the_graph():
     assert functions.ByteSize() < images.nbytes // 10
 
 
-def test_keras_fit_takes_the_stream_by_steps():
-    import keras
-
-    seen = []
-
-    class Probe(keras.Model):
-        def train_step(self, x):
-            tf.py_function(lambda rows: seen.append(rows.numpy()), [x], [])
-            return {"rows": tf.shape(x)[0]}
-
-    images = np.tile(np.arange(11)[:, None] / 10, (1, 2)).astype(np.float32)
-    dataset = datasets.batches(images, batch_size=4, seed=3, epochs=2)
-    probe = Probe()
-    probe.compile(run_eagerly=True)
-    steps = datasets.num_batches(11, 4)
-    probe.fit(dataset, epochs=2, steps_per_epoch=steps, shuffle=False, verbose=0)
-    rows = [np.rint(x[:, 0] * 10).astype(int).tolist() for x in seen]
-    assert rows == stream(epochs=2)
-
-
-@pytest.mark.parametrize(
-    "examples, size, expected", [(59600, 20, 2980), (11, 4, 3), (3, 9, 1)]
-)
-def test_num_batches(examples, size, expected):
-    assert datasets.num_batches(examples, size) == expected
-
-
 @pytest.mark.parametrize("name", datasets.DATASETS[:8])
 def test_event_shape_needs_no_file(name):
     is_colour = name in ("cifar10", "svhn_cropped")

@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from iwae_tf.models.one_pass import Records
@@ -23,35 +22,6 @@ def gradients(layer, x, upstream, records=None):
     recorded = [] if records is None else [output for *_, output in records.calls]
     sources = [x, layer.kernel.value, layer.bias.value, *recorded]
     return tape.gradient(outputs, sources, output_gradients=upstream)
-
-
-@pytest.mark.parametrize("activation", [None, "tanh"])
-@pytest.mark.parametrize("jit_compile", [None, False, True])
-def test_what_is_recorded_makes_the_gradient_of_each_row(activation, jit_compile):
-    keras.utils.set_random_seed(1)
-    layer = Dense(2, activation)
-    layer.build(X.shape)
-
-    def compute(x, upstream):
-        records = Records()
-        *_, signal = gradients(layer, x, upstream, records)
-        ((recorded, inputs, outputs),) = records.calls
-        assert recorded is layer
-        return inputs, outputs, signal
-
-    if jit_compile is not None:
-        compute = tf.function(compute, autograph=False, jit_compile=jit_compile)
-    inputs, outputs, signal = compute(X, UPSTREAM)
-    np.testing.assert_array_equal(inputs, X)
-    np.testing.assert_allclose(layer.activation(outputs), layer(X), rtol=1e-6)
-    for row in range(5):
-        _, in_kernel, in_bias = gradients(
-            layer, X[row : row + 1], UPSTREAM[row : row + 1]
-        )
-        np.testing.assert_allclose(
-            np.outer(inputs[row], signal[row]), in_kernel, rtol=1e-5, atol=1e-6
-        )
-        np.testing.assert_allclose(signal[row], in_bias, rtol=1e-5, atol=1e-6)
 
 
 def test_it_is_keras_own_layer():

@@ -31,15 +31,6 @@ def gradients(function, *arguments):
 # loc and scale.
 
 
-@pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 3, 4, 6)])
-def test_split_loc_scale(shape):
-    parameters = RNG.normal(size=shape).astype(np.float32)
-    loc, scale = lib.split_loc_scale(parameters)
-    assert loc.shape == scale.shape == (*shape[:-1], 3)
-    np.testing.assert_array_equal(loc, parameters[..., :3])
-    np.testing.assert_allclose(scale, np.exp(parameters[..., 3:]), rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     "log_scale",
     [
@@ -161,8 +152,9 @@ def exact_bernoulli(x, logits):
 @pytest.mark.parametrize("event", [*EVENTS, ()])
 @pytest.mark.parametrize("rows_of_x", [6, 1])
 def test_bernoulli_likelihood(event, rows_of_x):
-    logits = np.float32(RNG.normal(0, 3, [6, *event]))
-    x = np.float32(RNG.integers(0, 2, [rows_of_x, *event]))
+    rng = np.random.default_rng(1)
+    logits = np.float32(rng.normal(0, 3, [6, *event]))
+    x = np.float32(rng.integers(0, 2, [rows_of_x, *event]))
     likelihood = lib.bernoulli_likelihood(logits)
     assert likelihood.batch_shape == (6,) and likelihood.event_shape == event
     probs = scipy.special.expit(np.float64(logits))
@@ -287,14 +279,6 @@ def test_normal_likelihood_integrates_to_one():
 
 
 # Names.
-
-
-def test_get_likelihood():
-    assert lib.get_likelihood("bernoulli") is lib.bernoulli_likelihood
-    assert lib.get_likelihood("normal") is lib.normal_likelihood
-    discretized = lib.get_likelihood("discretized_logistic")
-    assert discretized is lib.discretized_logistic_likelihood
-    assert lib.get_likelihood(exact_bernoulli) is exact_bernoulli
 
 
 @pytest.mark.parametrize(

@@ -1,38 +1,32 @@
 """Forward all draws, backward few: expected gradients, and which draws are kept."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from builders import (
     CLASSES,
+    ESTIMATORS,
     EVENT,
     NAMES,
     K,
     M,
+    assert_near,
     binary,
     build,
     classes,
-    run_python,
+    draw,
+    reloaded,
 )
 
 from iwae_tf import bounds
-from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import IWAE, gradients, kept_draws
 from iwae_tf.models.bound_model import Batch
 from iwae_tf.networks import MLP, WithLabels
 from iwae_tf.probability import noise
 
 layers = keras.layers
-ESTIMATORS = ("reparameterized", "stl", "dreg")
 KEPT, GRID = 2, 1000  # of K draws, and offsets that stand for all of (0, 1)
-
-
-def draw(model, rows=4):
-    shape = rows, model.num_groups, model.num_samples
-    return model.latent.draw_noise(noise.make_key((1, 2)), 0, *shape)
 
 
 def batch_of(model, copies=1, positions=None, labels=False):
@@ -57,14 +51,6 @@ def whole_grid(groups):
     grid = np.repeat((np.arange(GRID) + 0.5) / GRID, 4)
     positions = (np.arange(KEPT)[:, np.newaxis] + grid) / KEPT
     return tf.constant(np.tile(positions, [groups, 1, 1]), tf.float32)
-
-
-def assert_near(actual, expected, tolerance):
-    assert len(actual) == len(expected) > 0
-    for one, other in zip(actual, expected):
-        error, scale = np.abs(one - other).max(), np.abs(other).max()
-        assert scale > 0
-        assert error <= tolerance * scale
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -189,33 +175,6 @@ def test_training_by_few_draws():
     assert len(set(history["bound"])) == 2
 
 
-ON_DEVICES = """
-    import json, sys
-    import keras, numpy as np, tensorflow as tf
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    parts = [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
-    tf.config.set_logical_device_configuration(cpu, parts)
-    sys.path.insert(0, "tests")
-    from builders import binary, build
-    def trained(devices):
-        with tf.distribute.MirroredStrategy(devices).scope():
-            model = build("iwae", backward_samples=2, seed=(3, 4))
-            model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
-        model.fit(binary(16), batch_size=8, epochs=2, shuffle=False, verbose=0)
-        return model.get_weights()
-    one, two = trained(["CPU:0"]), trained(["CPU:0", "CPU:1"])
-    apart = [float(np.abs(a - b).max()) for a, b in zip(one, two)]
-    moved = build("iwae").get_weights()
-    print(json.dumps([max(apart), float(np.abs(one[1] - moved[1]).max())]))
-"""
-
-
-@pytest.mark.slow
-def test_two_devices_keep_the_same_draws_as_one():
-    apart, moved = json.loads(run_python(ON_DEVICES).splitlines()[-1])
-    assert apart < 1e-5 and moved > 0.01
-
-
 def test_positions_belong_to_rows():
     """So that it does not matter how rows are dealt out to batches and replicas."""
     key = noise.make_key((5, 6))
@@ -290,19 +249,12 @@ def test_layers_within_those_of_labels_are_looked_at():
 
 def test_the_setting_can_be_changed_and_is_saved(tmp_path):
     model = build("miwae", backward_samples=KEPT)
-    model.save(tmp_path / "model.keras")
-    assert keras.models.load_model(tmp_path / "model.keras").backward_samples == KEPT
+    assert reloaded(model, tmp_path).backward_samples == KEPT
     assert keeps_few(model)
     model.num_samples = KEPT - 1  # fewer draws than may go backward: all do
     assert not keeps_few(model)
     model.num_samples, model.backward_samples = K, None
     assert not keeps_few(model)
-
-
-@pytest.mark.parametrize("value", [0, -1, 2.5, True, "2"])
-def test_bad_counts(value):
-    with pytest.raises(InvalidInputError, match="`backward_samples` must be"):
-        build("iwae", backward_samples=value)
 
 
 class DecoderAlone(bounds.Objective):

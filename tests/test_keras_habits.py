@@ -453,31 +453,11 @@ def test_an_argument_that_no_model_has_is_told(model, keywords, end):
     assert message.endswith(end)
 
 
-Z2 = [MLP([5], 4), MLP([5], 6)]
-
-
-@pytest.mark.parametrize(
-    "encoder, decoder, likelihood, wanted, received",
-    [
-        (MLP(5, 4), MLP(5, 10), "bernoulli", "shape \\(4,\\), a logit", "(10,)"),
-        (MLP(5, 4), MLP(5, 4), "normal", "\\(8,\\), 2 x 4 values for loc", "(4,)"),
-        (MLP(5, 4), MLP(5, 7), "normal", "\\(8,\\), 2 x 4 values for loc", "(7,)"),
-        (
-            MLP(5, 5),
-            MLP(5, 4),
-            "bernoulli",
-            "an even number of values in each row, 2 \\* latent_dim",
-            "(5,)",
-        ),
-        (Z2, [MLP(5, 4), MLP(5, 3)], "bernoulli", "2 x 2 = 4 values in each", "(3,)"),
-    ],
-)
-def test_a_shape_that_does_not_fit_is_told_as_the_users_layer(
-    encoder, decoder, likelihood, wanted, received
-):
-    model = IWAE(encoder, decoder, likelihood=likelihood)
-    message = assert_refused(f"must return .*{wanted}", model.build, (None, *EVENT))
-    assert message.endswith(f"Received: rows of shape {received}")
+def test_a_shape_that_does_not_fit_is_told_as_the_users_layer():
+    model = IWAE(MLP(5, 4), MLP(5, 7), likelihood="normal")
+    rule = r"must return .*\(8,\), 2 x 4 values for loc"
+    message = assert_refused(rule, model.build, (None, *EVENT))
+    assert message.endswith("Received: rows of shape (7,)")
 
 
 def functional(*layers):

@@ -522,7 +522,7 @@ TWO_DEVICES = """
     from iwae_tf.models import PIWAE
     from iwae_tf.networks import MLP
 
-    decay, rows = float(sys.argv[1]), int(sys.argv[2])
+    rows, decay, kept = map(json.loads, sys.argv[1:])
     x = np.random.default_rng(0).uniform(size=(rows, 4, 4, 1)).astype("float32")
     layers, results = keras.layers, []
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -535,7 +535,7 @@ TWO_DEVICES = """
                 keras.Sequential([layers.Flatten(), dense[0]]),
                 keras.Sequential([dense[1], layers.Reshape((4, 4, 1))]),
                 num_groups=2, num_samples=3, binarization="dynamic",
-                gradient_estimator="dreg",
+                gradient_estimator="dreg", backward_samples=kept,
             )
             model.build((None, 4, 4, 1))
             model.compile(keras.optimizers.SGD(0.1))
@@ -550,10 +550,17 @@ TWO_DEVICES = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows, decay", [(11, 0.0), (9, 0.0), (11, 0.1)])
-def test_two_devices_train_as_one(rows, decay):
-    """Same losses and weights; 11 and 9 rows end in 2 + 1 and in 1 + 0 rows."""
-    printed = run_python(TWO_DEVICES, decay, rows).split("RESULT")[1]
+@pytest.mark.parametrize(
+    "rows, decay, kept",
+    [(11, 0.0, None), (9, 0.0, None), (11, 0.1, None), (11, 0.0, 2)],
+)
+def test_two_devices_train_as_one(rows, decay, kept):
+    """Same losses and weights; 11 and 9 rows end in 2 + 1 and in 1 + 0 rows.
+
+    Where two of three draws go backward, both keep the same ones.
+    """
+    arguments = map(json.dumps, (rows, decay, kept))
+    printed = run_python(TWO_DEVICES, *arguments).split("RESULT")[1]
     (history, logs, weights), (other_history, other_logs, other_weights) = json.loads(
         printed
     )
