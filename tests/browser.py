@@ -1,6 +1,5 @@
 """A headless Chromium over its DevTools protocol, which needs no other package."""
 
-import base64
 import json
 import os
 import shutil
@@ -118,11 +117,3 @@ class Browser:
                 buttons=int(kind != "mouseReleased"),
                 clickCount=1,
             )
-
-    def screenshot(self, path, scheme="light"):
-        """A PNG of the whole page, in light or dark."""
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        self.send("Emulation.setEmulatedMedia", features=[feature])
-        found = self.send("Page.captureScreenshot", captureBeyondViewport=True)
-        with open(path, "wb") as file:
-            file.write(base64.b64decode(found["data"]))

@@ -116,8 +116,6 @@ class ConditionalLinearGaussian(LinearGaussian):
         x = rng.multivariate_normal(np.zeros(len(self.noise)), self.cov, count)
         return (x + self.mean[labels]).astype("float32"), labels
 
-    offsets = property(lambda self: self.offset)
-
     def log_prob(self, x, labels):
         """log p(x|y) of each row, [N]."""
         return stats.multivariate_normal(cov=self.cov).logpdf(x - self.mean[labels])
@@ -156,8 +154,6 @@ class TwoLayers:
 
 
 class TwoLayerLinearGaussian(TwoLayers, LinearGaussian):
-    lower = property(lambda self: self)
-
     def __init__(self, x_dim=5, latent_dim=2, seed=0):
         super().__init__(x_dim, latent_dim, seed=seed)
         self.add_layer(np.zeros(latent_dim), seed)

@@ -31,6 +31,13 @@ SCRIPTS = ("train", "evaluate", "export", "sweep", "diagnose", "score", "score_b
 SCRIPTS += ("reproduce", "explore")
 
 
+class Exploit:
+    """Fails the test that unpickles it, also within `except Exception`."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("unpickled",))
+
+
 def run_explorer(*arguments):
     """Runs the explorer in this process until it has answered, then stops it.
 

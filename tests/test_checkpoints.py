@@ -10,6 +10,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from running import Exploit
 
 from iwae_tf.config import build_optimizer, default_config
 from iwae_tf.errors import InvalidInputError
@@ -193,13 +194,6 @@ def test_a_checkpoint_that_does_not_say_of_which_run_is_resumed(store):
 
 
 # Damage ----------------------------------------------------------------------------
-
-
-class Exploit:
-    """Says so where it is unpickled."""
-
-    def __reduce__(self):
-        return (pytest.fail, ("unpickled",))
 
 
 def written(save, *args, **arrays):

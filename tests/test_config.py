@@ -90,10 +90,6 @@ BETAS = [{}, {"beta": 1.5}, {"beta": -0.1}, {"beta": math.nan}]
 LATENT_DIMS = [[], [0], [2.5], [True], 50, "50"]
 NO_STAGES = [5, [(5, 10, 1e-3)], [(5, 0, 1e-3, 1e-4)], [(5, 3, 0.0, 1e-4)]]
 NO_STAGES += [[(5, 3, "fast", 1e-4)], [(50, 9, 1e-3, 1e-4, 0)]]
-HIDDEN_DIMS_RULE = (
-    "`hidden_dims` must be 2 lists of positive integers, one for each stochastic "
-    "layer, such as [[200, 200], [200, 200]]. Received"
-)
 BAD_VALUES = [
     *bad("must be one of vae, iwae, miwae, ciwae, piwae. Received", model=["gan"]),
     *bad("must be one of", gradient_estimator=["x"], likelihood=["gamma"]),

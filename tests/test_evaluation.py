@@ -566,7 +566,7 @@ def test_a_unit_is_active_in_units_of_its_prior():
     model, (x, y) = exact_model(problem), problem.data(200)
     gain = problem.loadings / problem.noise[0] ** 2
     precision = problem.spread**-2 + np.sum(problem.loadings * gain, axis=0)
-    loc = (x - problem.offsets[y]) @ gain + problem.means[y] / problem.spread**2
+    loc = (x - problem.offset[y]) @ gain + problem.means[y] / problem.spread**2
     variances = np.var((loc / precision - problem.means[y]) / problem.spread, axis=0)
     (found,) = layer_statistics(model, x, labels=y)
     np.testing.assert_allclose(found.variances, variances, rtol=1e-3)

@@ -1,18 +1,18 @@
 """Sweeps: what a grid means, and real runs that finish, fail, stop and go on."""
 
+import functools
 import itertools
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 
 import numpy as np
 import pytest
-from running import changed
+from running import changed, run_process
 
 from iwae_tf import cli
 from iwae_tf.config import default_config
@@ -154,11 +154,16 @@ numbers = {"nll": 80.0 + seed, "jackknife_error": 0.1, "bound": -90.0, "seconds"
 """
 
 
+def train_by(script, folder, monkeypatch):
+    """Has runs start another script, which is written into a folder."""
+    path = folder / "stand_in.py"
+    path.write_text(script.replace("PROCESSES", processes.__file__))
+    monkeypatch.setattr(runner, "TRAIN", (sys.executable, str(path)))
+
+
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    path = tmp_path / "stand_in.py"
-    path.write_text(STAND_IN.replace("PROCESSES", processes.__file__))
-    monkeypatch.setattr(runner, "TRAIN", (sys.executable, str(path)))
+    train_by(STAND_IN, tmp_path, monkeypatch)
 
 
 def wait_for(path):
@@ -338,17 +343,9 @@ def test_the_table_is_aligned():
 # The script ------------------------------------------------------------------------
 
 
-def sweep(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "iwae_tf.sweep", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.mark.slow
 def test_the_script_and_its_array_job(config, tmp_path):
+    sweep = functools.partial(run_process, "iwae_tf.sweep")
     base = tmp_path / "base.json"
     base.write_text(json.dumps(config.to_dict()))
     options = [f"--config={base}", "--grid=seed=0,1", f"--folder={tmp_path / 's'}"]

@@ -28,6 +28,14 @@ pytestmark = pytest.mark.usefixtures("loaded_once")
 ROWS, CONFIG = 60, f"--config={REPOSITORY}/configs/tabular.py"
 KINDS = {"income": "lognormal", "visits": "poisson", "id": "drop"}
 SCHEMA = ",".join(f"{name}={kind}" for name, kind in KINDS.items())
+QUICK = {"eval_num_samples": 30, "jit_compile": "false", "batch_size": 20}
+QUICK |= {"hidden_dims": "[[8]]", "latent_dims": "[2]"}
+
+
+def train(workdir, **values):
+    """Runs the script on some values of its config; the exit code."""
+    flags = (f"--config.{name}={value}" for name, value in values.items())
+    return run_script("train", CONFIG, f"--workdir={workdir}", *flags)
 
 
 def frame(seed=0, holes=True):
@@ -504,11 +512,8 @@ def test_a_column_of_labels_makes_a_conditional_model(tmp_path, capsys):
     codes = table.kind.map({"9": 0, "new": 1, "old": 2}).to_numpy()
     np.testing.assert_array_equal(found.labels, codes[rows])
     assert found.images.shape == (6, 5)
-    small = {"epochs": 1, "eval_num_samples": 30, "jit_compile": "false"}
-    small |= {"hidden_dims": "[[8]]", "latent_dims": "[2]", "batch_size": 20}
-    small |= {"data_dir": path, "schema": schema, "conditional": "true"}
-    flags = (f"--config.{name}={value}" for name, value in small.items())
-    assert run_script("train", CONFIG, f"--workdir={tmp_path}/run", *flags) == 0
+    data = {"data_dir": path, "schema": schema, "conditional": "true"}
+    assert train(tmp_path / "run", **QUICK, **data, epochs=1) == 0
     given = f"--saved_model={tmp_path}/run/saved_model", "--num_samples=30"
     score = ("score", *given, f"--input={path}", f"--output={tmp_path}/s.csv")
     assert run_script(*score) == 0
@@ -554,17 +559,8 @@ def trained(tmp_path_factory):
     """A run on a table with holes: its folder has table.csv and run."""
     folder = tmp_path_factory.mktemp("table")
     frame().to_csv(folder / "table.csv", index=False)
-    small = {"epochs": 2, "eval_num_samples": 30, "jit_compile": "false"}
-    small |= {"hidden_dims": "[[8]]", "latent_dims": "[2]", "batch_size": 20}
-    code = run_script(
-        "train",
-        CONFIG,
-        f"--workdir={folder / 'run'}",
-        f"--config.data_dir={folder / 'table.csv'}",
-        f"--config.schema={SCHEMA}",
-        *(f"--config.{name}={value}" for name, value in small.items()),
-    )
-    assert code == 0
+    data = {"data_dir": folder / "table.csv", "schema": SCHEMA}
+    assert train(folder / "run", **QUICK, **data, epochs=2) == 0
     return folder
 
 
@@ -771,17 +767,14 @@ def test_an_endpoint_does_not_fill_in(tmp_path, monkeypatch, capsys):
 )
 def test_mistakes_of_configs(trained, tmp_path, capsys, changes, words):
     values = {"data_dir": trained / "table.csv", "schema": SCHEMA, **changes}
-    flags = (f"--config.{name}={value}" for name, value in values.items())
-    code = run_script("train", CONFIG, f"--workdir={tmp_path}/r", *flags)
-    assert_one_line(code, capsys, words)
+    assert_one_line(train(tmp_path / "r", **values), capsys, words)
 
 
 def test_a_warning_of_a_script_is_one_line(tmp_path, capsys):
     table = frame().assign(age=np.arange(ROWS) % 3)
     table.to_csv(tmp_path / "t.csv", index=False)
     values = {"data_dir": tmp_path / "t.csv", "schema": SCHEMA, "missing": "refuse"}
-    flags = (f"--config.{name}={value}" for name, value in values.items())
-    assert run_script("train", CONFIG, f"--workdir={tmp_path}/r", *flags) == 2
+    assert train(tmp_path / "r", **values) == 2
     warning, error = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: column age has only 3 distinct values, so")
     assert error.startswith("error: ")

@@ -8,11 +8,10 @@ import threading
 
 import pytest
 from running import changed, run_script
-from test_sweeps import _set_when
+from test_sweeps import _set_when, train_by
 from test_sweeps import config as config  # a fixture
 
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.io import processes
 from iwae_tf.io.files import FolderLock
 from iwae_tf.studies import runner, tuning
 
@@ -53,9 +52,7 @@ write("results.json", json.dumps(numbers))
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    path = tmp_path / "stand_in.py"
-    path.write_text(STAND_IN.replace("PROCESSES", processes.__file__))
-    monkeypatch.setattr(runner, "TRAIN", (sys.executable, str(path)))
+    train_by(STAND_IN, tmp_path, monkeypatch)
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
 
 
