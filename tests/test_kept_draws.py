@@ -71,6 +71,21 @@ def test_probabilities_are_those_of_the_table(name):
     np.testing.assert_allclose(actual, expected, rtol=1e-10)
 
 
+def test_a_group_without_weight_in_one_half_keeps_its_weight_in_the_other():
+    """Of the decoder of PIWAE a group 200 nats below the other one has none."""
+    log_weights = np.random.default_rng(0).normal(size=[2, K, 1]).astype("float32")
+    log_weights[1] -= 200
+    log_weights = tf.constant(np.tile(log_weights, 4 * GRID))
+    weights = gradients.draw_weights(
+        build("piwae").objective, "stl", log_weights, tf.ones([4 * GRID])
+    )
+    assert not np.any(weights.generative[1])
+    kept = kept_draws.keep(weights, log_weights[..., tf.newaxis], whole_grid(2))[1]
+    of_all = np.sum(weights.base, axis=1).mean(axis=-1)  # one half a group
+    of_kept = np.sum(kept.base, axis=1).mean(axis=-1)
+    np.testing.assert_allclose(of_kept, of_all, rtol=0.01)
+
+
 def test_systematic_resampling_by_hand():
     """A position in each fifth of (0, 1), and the draw whose stretch it falls into."""
     probabilities = np.random.default_rng(1).dirichlet(np.full(7, 0.4), [3, 4])

@@ -129,7 +129,9 @@ def draw_probabilities(weights: DrawWeights) -> tf.Tensor:
         tf.math.divide_no_nan(half, tf.reduce_sum(half, axis=1, keepdims=True))
         for half in halves.values()
     ]
-    return tf.add_n(shares) / len(shares)
+    # Of one half alone a group may have no weight: that of PIWAE's decoder underflows.
+    total = tf.add_n(shares)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(total, axis=1, keepdims=True))
 
 
 def systematic(probabilities: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
