@@ -549,6 +549,45 @@ TWO_DEVICES = """
 """
 
 
+YIELDED = """
+    import keras, numpy as np, tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    one = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(cpu, [one, one])
+    from iwae_tf.models import IWAE
+    from iwae_tf.networks import MLP
+
+    def aligned(values):  # at a multiple of 64 bytes, where TensorFlow does not copy
+        memory = np.empty(len(values) + 16, np.float32)
+        first = -memory.ctypes.data % 64 // 4
+        memory[first : first + len(values)] = values
+        return memory[first : first + len(values)]
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 6)).astype("float32")
+    weights = aligned(rng.uniform(size=64))
+    given = weights.copy()
+
+    def batches():
+        while True:
+            for rows in (slice(0, 32), slice(32, 64)):
+                yield x[rows], np.zeros(32), weights[rows]
+
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = IWAE(MLP([16], (6,)), MLP([16], (12,)), likelihood="normal")
+        model.build((None, 6))
+        model.compile(keras.optimizers.SGD(0.01))
+    model.fit(batches(), steps_per_epoch=2, epochs=20, verbose=0)
+    print("CHANGED", int((weights != given).sum()))
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_do_not_write_into_the_weights_of_a_generator():
+    """TensorFlow took the array's memory for the result of a step."""
+    assert run_python(YIELDED).split("CHANGED")[1].strip() == "0"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "rows, decay, kept",

@@ -242,7 +242,7 @@ class Gate:
           *data: x, then labels and weights if there are any; or the pair (x, labels).
         """
         is_pair = isinstance(data[0], tuple)
-        x, *rest = data[0] if is_pair else data
+        x, *rest = tf.nest.map_structure(_copied, data[0] if is_pair else data)
         x, rest = self.asserted(self.x(x)), [_of_rank_one(part) for part in rest]
         y = rest[0] if rest else None
         if tf.is_tensor(y) and self._latent.num_classes is not None:
@@ -279,6 +279,12 @@ class Gate:
             f"`{name}` must have the shape [batch, *event], event "
             f"{self._latent.event_shape}. Received: shape={shape}"
         )
+
+
+def _copied(part):
+    """A tensor in memory of its own: that of an array which Python yields is the
+    array's, and TensorFlow may write the result of a step into it."""
+    return tf.raw_ops.DeepCopy(x=part) if isinstance(part, tf.Tensor) else part
 
 
 def _of_rank_one(values):
