@@ -46,6 +46,16 @@ def test_draws_are_all_but_the_examples():
     assert lib.num_draws(tf.constant(LOG_WEIGHTS), [0, 1, 2]) == 30  # a list, too
 
 
+@each_dtype
+@pytest.mark.parametrize("shift", [-1e4, 1e4])
+def test_logmeanexp_at_large_magnitudes(shift, dtype):
+    shifted = (LOG_WEIGHTS + shift).astype(dtype)
+    value = lib.logmeanexp(tf.constant(shifted), axis=(0, 1))
+    shifted = shifted.astype(np.float64)
+    expected = scipy.special.logsumexp(shifted, axis=(0, 1)) - np.log(M * K)
+    np.testing.assert_allclose(value, expected, rtol=2 * np.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("shift", [-100.0, -1e4])
 def test_a_common_factor_is_ignored_in_float32(shift):
     # Shifts by whole numbers keep these log-weights exact in float32.
@@ -69,6 +79,21 @@ def test_zero_weights():
         value = lib.logmeanexp(log_weights, axis=0)
     expected = scipy.special.softmax([1.0, -np.inf, 2.0])
     np.testing.assert_allclose(tape.gradient(value, log_weights), expected, rtol=1e-6)
+
+
+def test_sizes_known_only_at_run_time():
+    @tf.function(input_signature=[tf.TensorSpec([None] * 3, tf.float64)])
+    def results(log_weights):
+        return (
+            lib.logmeanexp(log_weights, axis=(0, 1)),
+            lib.normalized_weights(log_weights, axis=1),
+            lib.effective_sample_size(log_weights),
+        )
+
+    mean, weights, size = results(LOG_WEIGHTS)
+    np.testing.assert_allclose(mean, np.log(np.exp(LOG_WEIGHTS).mean(axis=(0, 1))))
+    np.testing.assert_allclose(weights, scipy.special.softmax(LOG_WEIGHTS, axis=1))
+    np.testing.assert_allclose(size, kish(LOG_WEIGHTS))
 
 
 @each_dtype
@@ -97,6 +122,13 @@ def test_standard_error_is_the_delta_method(num_samples, dtype):
 
 
 @each_dtype
+def test_standard_error_is_undefined_for_one_draw(dtype):
+    error = lib.standard_error(tf.ones([B], dtype), 1)
+    assert error.shape == (B,) and np.all(np.isnan(error))
+    assert error.dtype == dtype
+
+
+@each_dtype
 @pytest.mark.parametrize("num_samples", [2, 7, 5000])
 def test_standard_error_ends(num_samples, dtype):
     """Zero where all weights are equal, also when rounded below; 1 for a lone one."""
@@ -106,3 +138,28 @@ def test_standard_error_ends(num_samples, dtype):
     assert error[0] <= np.sqrt(2 * np.finfo(dtype).eps)
     assert error[1] == 0
     assert abs(error[2] - 1) < 2 * np.finfo(dtype).eps
+
+
+def test_standard_error_takes_a_tensor_count():
+    @tf.function
+    def error(squares, num_samples):
+        return lib.standard_error(squares, num_samples)
+
+    squares = tf.constant([0.5, 0.9])
+    expected = np.sqrt((4 * squares.numpy() - 1) / 3)
+    np.testing.assert_allclose(error(squares, tf.constant(4)), expected, rtol=1e-6)
+    assert np.all(np.isnan(error(squares, tf.constant(1))))
+
+
+def test_standard_error_is_the_spread_of_repetitions():
+    repetitions, num_samples = 4000, 2000
+    log_weights = np.random.default_rng(5).normal(0, 0.7, [num_samples, repetitions])
+    estimates = lib.logmeanexp(tf.constant(log_weights), axis=0).numpy()
+    weights = np.asarray(lib.normalized_weights(tf.constant(log_weights), axis=0))
+    errors = lib.standard_error(tf.constant((weights**2).sum(0)), num_samples).numpy()
+    exact = np.sqrt((np.exp(0.7**2) - 1) / num_samples)  # log-normal weights
+    # The spread of R values has a relative error of 1 / sqrt(2 R).
+    assert abs(estimates.std() / exact - 1) < 5 / np.sqrt(2 * repetitions)
+    assert abs(errors.mean() / exact - 1) < 0.02
+    bias = estimates.mean() - 0.7**2 / 2  # log E[w]
+    assert abs(bias + exact**2 / 2) < 5 * exact / np.sqrt(repetitions)

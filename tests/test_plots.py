@@ -453,7 +453,7 @@ def bad(draw, rule, *cases):
     return [(draw, arguments, f"{rule}. Received: {r}") for r, *arguments in cases]
 
 
-IMAGE_RULE = "images [N, H, W, 1 or 3], [N, H, W] or [N, H * H]"
+IMAGE_RULE = "images [N, H, W, 1 or 3], [N, H, W] or flat square [N, H * H]"
 BAD_INPUT = [
     *bad(
         plots.image_grid,
@@ -472,6 +472,17 @@ BAD_INPUT = [
         lambda path, count: plots.image_grid(path, IMAGES, num_columns=count),
         "`num_columns` must be a positive integer",
         *[(f"num_columns={count}", count) for count in (0, 1.5)],
+    ),
+    *bad(
+        lambda path, images: plots.image_grid(path.with_suffix(".jpg"), images),
+        "`path` must end in .png",
+        ("path={path}.jpg", IMAGES),
+    ),
+    *bad(
+        lambda path, labels: plots.latent(path, np.zeros((2, 2)), labels),
+        "`labels` must be 2 integers, one for each row of `means`",
+        ("float64 of shape (2,)", [0.5, 1.0]),
+        ("int64 of shape (3,)", np.zeros(3, int)),
     ),
     *bad(
         plots.reconstructions,

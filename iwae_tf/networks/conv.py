@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
@@ -196,7 +197,11 @@ class ConvDecoder(_ConvNetwork):
         self.row_shape = sizes_of(output_shape, "output_shape")
         height, width, count = _image_shape(self.row_shape, len(self.channels))
         self.output_bias = output_bias
-        self._initial_bias = constant(output_bias, self.row_shape)
+        if output_bias is not None and np.shape(output_bias) != self.row_shape:
+            raise InvalidInputError(
+                f"`output_bias` must have the shape of the output, {self.row_shape}. "
+                f"Received: shape={np.shape(output_bias)}"
+            )
         factor = BLOCK ** len(self.channels)
         smallest = (height // factor, width // factor, self.channels[-1])
         self.dense = self._dense(smallest)
@@ -222,7 +227,7 @@ class ConvDecoder(_ConvNetwork):
             count = doubling.filters // BLOCK**2
         # One a pixel, not one a channel, so that it can hold the mean image.
         self.bias = self.add_weight(
-            shape=self.row_shape, initializer=self._initial_bias, name="bias"
+            shape=self.row_shape, initializer=constant(self.output_bias), name="bias"
         )
         self.built = True
 

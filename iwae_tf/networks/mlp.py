@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
@@ -64,6 +65,13 @@ class MLP(keras.Layer):
         self.activation = keras.activations.get(activation)
         self.output_bias = output_bias
         self.seed = seed
+        if output_bias is not None and np.size(output_bias) != math.prod(
+            self.row_shape
+        ):
+            raise InvalidInputError(
+                f"`output_bias` must have the shape of the output, {self.row_shape}. "
+                f"Received: shape={np.shape(output_bias)}"
+            )
         self.hidden = [
             Dense(
                 units,
@@ -77,7 +85,7 @@ class MLP(keras.Layer):
         self.out = Dense(
             math.prod(self.row_shape),
             kernel_initializer=glorot(seed, len(self.hidden)),
-            bias_initializer=constant(output_bias, self.row_shape),
+            bias_initializer=constant(output_bias),
             dtype=self.dtype_policy,
             name="output",
         )
@@ -142,22 +150,11 @@ def glorot(seed: int | None, index: int) -> keras.Initializer:
     return keras.initializers.GlorotUniform(None if seed is None else seed + index)
 
 
-def constant(
-    output_bias: ArrayLike | None, row_shape: Sequence[int]
-) -> str | Callable[..., tf.Tensor]:
-    """Initial biases that are these, or zeros.
-
-    Raises:
-      InvalidInputError: another number of them than outputs.
-    """
-    if output_bias is None:
+def constant(values: ArrayLike | None) -> str | Callable[..., tf.Tensor]:
+    """Initial weights that are these, or zeros."""
+    if values is None:
         return "zeros"
-    array = keras.ops.convert_to_numpy(output_bias)
-    if array.size != math.prod(row_shape):
-        raise InvalidInputError(
-            f"`output_bias` must have the shape of the output, {row_shape}. "
-            f"Received: shape={array.shape}"
-        )
+    array = keras.ops.convert_to_numpy(values)
     return lambda shape, dtype=None: keras.ops.convert_to_tensor(
         array.reshape(shape), dtype
     )

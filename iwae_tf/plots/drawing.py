@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from iwae_tf.io.files import write_atomically
-from iwae_tf.plots.inputs import Path
+from iwae_tf.plots.inputs import Path, check_path
 
 _DPI = 150
 WIDTH = 1000  # Pixels.
@@ -302,6 +302,7 @@ def new_chart(
 
 def save(figure: Figure, path: Path) -> Path:
     """Writes the figure as a PNG file, whole or not at all; returns the path."""
+    check_path(path)
     write_atomically(
         path,
         lambda file: figure.canvas.print_png(file, metadata={"Software": None}),

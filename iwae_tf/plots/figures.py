@@ -32,7 +32,7 @@ from iwae_tf.plots.drawing import (
     style,
     whole_numbers,
 )
-from iwae_tf.plots.inputs import Path, as_curves, as_images
+from iwae_tf.plots.inputs import Path, as_curves, as_images, as_labels
 
 ACTIVE = 0.01  # a unit is active where its variance is larger
 _MAX_POINTS = 3000
@@ -142,9 +142,12 @@ def latent(path: Path, means: ArrayLike, labels: ArrayLike | None = None) -> Pat
       path: where to write; ends in .png.
       means: [N, D], the mean of q(z|x) for each image.
       labels: integers [N], or None; a legend names up to 60 of them.
+
+    Raises:
+      InvalidInputError: `labels` are not N integers.
     """
     means = np.asarray(means, np.float64)
-    labels = None if labels is None else np.asarray(labels)
+    labels = as_labels(labels, len(means))
     size, dims = means.shape
     points, names, title = _in_the_plane(means)
     if size > _MAX_POINTS and (dims > 1 or labels is not None):

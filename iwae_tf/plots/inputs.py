@@ -1,7 +1,8 @@
-"""Arguments of the pictures, turned into arrays."""
+"""Arguments of the pictures, checked and turned into arrays."""
 
 import math
 import os
+import pathlib
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,12 @@ from numpy.typing import ArrayLike
 from iwae_tf.errors import InvalidInputError
 
 Path = str | os.PathLike[str]
+
+
+def check_path(path: Path) -> None:
+    """Refuses a path that does not name a PNG file."""
+    if pathlib.Path(path).suffix.lower() != ".png":
+        raise InvalidInputError(f"`path` must end in .png. Received: path={path}")
 
 
 def is_image(event_shape: Sequence[int]) -> bool:
@@ -52,8 +59,9 @@ def as_images(images: ArrayLike, name: str) -> np.ndarray:
     Raises:
       InvalidInputError: they have another shape, or values outside of [0, 1].
     """
+    rule = "images [N, H, W, 1 or 3], [N, H, W] or flat square [N, H * H]"
     array = np.asarray(images, np.float64)
-    shape, rule = array.shape, "images [N, H, W, 1 or 3], [N, H, W] or [N, H * H]"
+    shape = array.shape
     if array.ndim == 2 and math.isqrt(shape[1]) ** 2 == shape[1]:
         array = array.reshape(-1, math.isqrt(shape[1]), math.isqrt(shape[1]))
     if array.ndim == 3:
@@ -86,3 +94,16 @@ def as_curves(
         if kept.any():
             curves[name] = (epochs[kept], values[kept])
     return curves
+
+
+def as_labels(labels: ArrayLike | None, size: int) -> np.ndarray | None:
+    """Labels as integers [size], or None."""
+    if labels is None:
+        return None
+    array = np.asarray(labels)
+    if array.shape != (size,) or np.any(array != np.rint(array)):
+        raise InvalidInputError(
+            f"`labels` must be {size} integers, one for each row of `means`. "
+            f"Received: {array.dtype} of shape {array.shape}"
+        )
+    return array.astype(np.int64)
