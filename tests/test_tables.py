@@ -482,6 +482,17 @@ def test_the_index_of_a_frame_is_no_column(tmp_path, name):
         assert tables.infer_schema(table, KINDS | {name: "normal"}).names[-1] == name
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "frame"])
+def test_a_category_of_integers_is_categorical(tmp_path, suffix):
+    data = pd.DataFrame({"code": pd.Categorical([10, 2, 2, 10, 3])})
+    if suffix == "parquet":  # which has integers and, in its metadata, what they are
+        data.to_parquet(tmp_path / "t.parquet")
+        data = tmp_path / "t.parquet"
+    schema = tables.infer_schema(data)
+    assert schema.columns[0].categories == ("2", "3", "10")
+    assert tables.encode(data, schema)[:, 0].tolist() == [2, 0, 0, 2, 1]
+
+
 def test_splits_share_no_row_and_the_schema_is_that_of_the_training_rows(tmp_path):
     path = tmp_path / "t.csv"
     frame().to_csv(path, index=False)

@@ -37,9 +37,10 @@ def infer_schema(
 ) -> Schema:
     """What the columns of a table are.
 
-    Text is categorical; booleans, and numbers that are 0 or 1, are Bernoulli; all other
-    numbers are normal. Ask for Student t, lognormal and counts by `kinds`. The index of
-    a pandas.DataFrame and columns without a name are left out unless `kinds` has them.
+    Text and pandas' categories are categorical; booleans, and numbers that are 0 or 1,
+    are Bernoulli; all other numbers are normal. Ask for Student t, lognormal and counts
+    by `kinds`. The index of a pandas.DataFrame and columns without a name are left out
+    unless `kinds` has them.
 
     Args:
       data: pandas.DataFrame or another Arrow table, dict of name to column, float
@@ -65,10 +66,13 @@ def infer_schema(
     for name, kind in kinds.items():
         check_choice(name, "column", table.column_names)
         check_choice(kind, f"kind of column {name}", (*KINDS, DROP, LABEL))
-    index = (table.schema.pandas_metadata or {}).get("index_columns", ())
-    for name in ("", *index):  # row names have no name in a CSV file
+    pandas = table.schema.pandas_metadata or {}
+    for name in ("", *pandas.get("index_columns", ())):  # "": row names in a CSV file
         if isinstance(name, str):
             kinds.setdefault(name, DROP)
+    for column in pandas.get("columns", ()):  # a Parquet file has its integers
+        if column["pandas_type"] == "categorical":
+            kinds.setdefault(column["field_name"], "categorical")
     labels = [name for name, kind in kinds.items() if kind == LABEL]
     if labels[1:]:
         raise InvalidInputError(
