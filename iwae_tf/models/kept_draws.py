@@ -63,8 +63,9 @@ def forward(
     padded = tf.pad(draws, [[0, 0], [0, spare], [0, 0], [0, 0]])
     shape = [num_groups, num_chunks, at_once, size, draws.shape[3]]
     chunks = tf.transpose(tf.reshape(padded, shape), [1, 0, 2, 3, 4])
+    parameters = latent.encode(x, y)  # once, as for all draws together
     parts = tf.map_fn(
-        lambda chunk: latent.log_weights(x, chunk, y),
+        lambda chunk: latent.log_weights(x, chunk, y, parameters=parameters),
         chunks,
         fn_output_signature=LogWeightParts(*[tf.float32] * 3),
     )
