@@ -127,10 +127,11 @@ def test_parquet_in_csv_out(folder, x, expected, tmp_path):
     assert_scores(found, range(31), expected)
 
 
-@pytest.mark.parametrize("row, count", [(1, 2), (-3, 1)])
+@pytest.mark.parametrize("row, count", [(1, 2), (-3, 1), (2**63, 1)])
 def test_a_row_that_is_not_its_own_is_refused(folder, x, tmp_path, capsys, row, count):
     """A repeated id would give two rows one seed, and the scores one name."""
-    columns = {"row": [0, 1, row], "x": [image.ravel() for image in x[:3]]}
+    ids = np.array([0, 1, row], "uint64" if row == 2**63 else "int64")
+    columns = {"row": ids, "x": [image.ravel() for image in x[:3]]}
     parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
     assert run(folder, tmp_path / "a.parquet", tmp_path / "scores.csv") == 2
     (error,) = capsys.readouterr().err.splitlines()
@@ -138,7 +139,8 @@ def test_a_row_that_is_not_its_own_is_refused(folder, x, tmp_path, capsys, row, 
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
-def test_csv_shards_with_holes(tmp_path):
+def test_shards_with_holes(tmp_path):
+    """CSV, and Parquet of pandas, which writes NaN within a list as null."""
     frame = pd.DataFrame({"a": [3.0, np.nan, 1.5, 2.0], "b": ["u", "v", None, "v"]})
     schema = tables.infer_schema(frame)
     nets = MLP([5], 4), MLP([5], schema.num_parameters)
@@ -150,9 +152,13 @@ def test_csv_shards_with_holes(tmp_path):
     (export / "schema.json").write_text(json.dumps(schema.to_json()))
     assert run(export, tmp_path / "t-*.csv", tmp_path / "scores.csv") == 0
     settings = {"num_samples": DRAWS, "seed": SEED, "batch_size": 1}
-    expected = score(tables.encode(frame, schema), saved_model=export, **settings)
+    x = tables.encode(frame, schema)
+    expected = score(x, saved_model=export, **settings)
     found = read(tmp_path / "scores-*.csv")
     assert_scores(found, range(4), expected)
+    pd.DataFrame({"row": range(4), "x": [*x]}).to_parquet(tmp_path / "t.parquet")
+    assert run(export, tmp_path / "t.parquet", tmp_path / "again.csv") == 0
+    assert_scores(read(tmp_path / "again-*.csv"), range(4), expected)
 
 
 @pytest.mark.slow
@@ -216,6 +222,11 @@ def test_a_record_that_is_none_is_told_in_one_line(folder, tmp_path, capsys):
         ("bad.npy", "s.csv", {}, "`input` must hold readable .npy files"),
         ("bad.parquet", "s.csv", {}, "`input` must hold readable .parquet files"),
         ("table.parquet", "s.csv", {}, "`input` must have the columns `row`, integers"),
+        ("ints.parquet", "s.csv", {}, "and `x`, lists of floats"),
+        ("fortran.npy", "s.csv", {}, "in C order is needed: np.ascontiguousarray(x)"),
+        ("none.npy", "s.csv", {}, "`input` must have at least one row"),
+        ("none.parquet", "s.csv", {}, "`input` must have at least one row"),
+        ("none.tfrecord", "s.csv", {}, "`input` must have at least one row"),
         ("a.npy", "s.csv", {"runner": "Nobody"}, "Nobody"),
         (
             *("a.npy", "s.csv", {"option": "direct_num_worker=2"}),
@@ -234,11 +245,16 @@ def test_mistakes_are_told_before_anything_starts(
 ):
     monkeypatch.chdir(tmp_path)
     np.save("a.npy", x)
-    for name in ("a.txt", "a.csv", "old-00000-of-00003.csv"):
+    np.save("none.npy", x[:0])
+    np.save("fortran.npy", np.asfortranarray(x))
+    for name in ("a.txt", "a.csv", "none.tfrecord", "old-00000-of-00003.csv"):
         (tmp_path / name).write_text("")
     (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY\x01\x00")
     (tmp_path / "bad.parquet").write_bytes(b"")
     pd.DataFrame({"row": ["0"], "x": [[0.0]]}).to_parquet("table.parquet")
+    pd.DataFrame({"row": [0], "x": [[0]]}).to_parquet("ints.parquet")
+    one_row = pyarrow.table({"row": [0], "x": [[0.0]]})
+    parquet.write_table(one_row[:0], "none.parquet")
     before = sorted(tmp_path.iterdir())
     assert run(folder, source, output, **flags) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]

@@ -111,8 +111,9 @@ def read(root: Any, pattern: str, schema: str | os.PathLike[str] | None = None) 
     if suffix == ".parquet":
         shards.check_columns(paths, FileSystems.open)
         records = root | beam.io.ReadFromParquet(pattern, columns=["row", "x"])
-        rows = records | beam.Map(lambda record: (record["row"], record["x"]))
+        rows = records | beam.Map(row_of_record)
     else:
+        shards.some(sum(file.size_in_bytes for file in match.metadata_list), paths)
         rows = root | beam.io.ReadFromTFRecord(pattern) | beam.Map(parse_example)
     return rows | beam.GroupByKey() | beam.Map(only_image)
 
@@ -147,6 +148,11 @@ def write(scores: Any, output: str) -> Any:
     )
 
 
+def row_of_record(record: dict[str, Any]) -> tuple[Any, np.ndarray]:
+    """(row, image) of a row of Parquet; nulls, as which pandas writes NaN, are NaN."""
+    return record["row"], np.array(record["x"], np.float64)
+
+
 def parse_example(record: bytes) -> tuple[int, np.ndarray]:
     """(row, image) of a serialized `tf.train.Example`."""
     with readable("one", "`input` must hold examples in .tfrecord files"):
@@ -163,7 +169,7 @@ def parse_example(record: bytes) -> tuple[int, np.ndarray]:
 def only_image(found: tuple[int, Iterable[Any]]) -> tuple[int, np.ndarray]:
     """(row, image) of all the images that have this row, of which there must be one."""
     row, images = found[0], [*found[1]]
-    if len(images) > 1 or row is None or row < 0:
+    if len(images) > 1 or row is None or not 0 <= row <= shards.LAST_ROW:
         raise InvalidInputError(shards.OWN_ROW.format(row, len(images)))
     return row, images[0]
 

@@ -42,9 +42,10 @@ SCHEMA = pyarrow.schema(
 )
 LISTS = pyarrow.ListType, pyarrow.LargeListType, pyarrow.FixedSizeListType
 BINARIZED = "grey values are binarized as in the evaluation of the model's config"
+LAST_ROW = 2**63 - 1  # ids go through int64
 OWN_ROW = (  # of the id and the number of rows that have it
-    "`input` must have a `row` of its own, an integer from 0 on, in each row. "
-    "Received: row={} in {} rows"
+    "`input` must have a `row` of its own, an integer from 0 to 2**63 - 1, in each "
+    "row. Received: row={} in {} rows"
 )
 Opener = Callable[[str], IO[bytes]]
 Reader = Callable[[str, int, int], tuple[int, Any]]  # (path, start, size): (count, x)
@@ -164,8 +165,8 @@ def reader(
     return functools.partial(_read_csv, open_file, columns)
 
 
-def parts_of(paths: Iterable[str], read: Reader) -> list[Part]:
-    """The parts of files, whose rows are numbered through all of them."""
+def parts_of(paths: Sequence[str], read: Reader) -> list[Part]:
+    """The parts of files, whose rows are numbered through all of them; see `some`."""
     parts, first = [], 0
     for path in paths:
         count = read(path, 0, 0)[0]
@@ -173,7 +174,17 @@ def parts_of(paths: Iterable[str], read: Reader) -> list[Part]:
             size = min(ROWS_A_READ, count - start)
             parts.append(Part(path, start, size, first + start))
         first += count
+    some(first, paths)
     return parts
+
+
+def some(size: int, paths: Sequence[str]) -> None:
+    """Raises InvalidInputError where files of this size, in any unit, have no row."""
+    if not size:
+        raise InvalidInputError(
+            "`input` must have at least one row. Received: "
+            f"{', '.join(paths[:3])}{', ...' * (len(paths) > 3)}, without any"
+        )
 
 
 def rows_of(read: Reader, part: Part) -> list[tuple[int, np.ndarray]]:
@@ -210,18 +221,27 @@ def some_files(paths: Iterable[str], pattern: str) -> list[str]:
     return found
 
 
-def check_columns(paths: Iterable[str], open_file: Opener) -> None:
-    """Raises InvalidInputError where a .parquet file has not the columns of rows."""
+def check_columns(paths: Sequence[str], open_file: Opener) -> None:
+    """Raises InvalidInputError where a .parquet file has not the columns of rows, or
+    where all are without a row.
+    """
+    num_rows = 0
     for path in paths:
         rule = "`input` must hold readable .parquet files"
         with readable(path, rule), open_file(path) as file:
-            found = parquet.read_schema(file).remove_metadata()
-        kinds = {"row": pyarrow.null(), **dict(zip(found.names, found.types))}
-        if not types.is_integer(kinds["row"]) or not isinstance(kinds.get("x"), LISTS):
+            metadata = parquet.read_metadata(file)
+            found = metadata.schema.to_arrow_schema().remove_metadata()
+        num_rows += metadata.num_rows
+        kinds = dict.fromkeys(("row", "x"), pyarrow.null())
+        kinds |= dict(zip(found.names, found.types))
+        are_lists = isinstance(kinds["x"], LISTS)
+        are_floats = are_lists and types.is_floating(kinds["x"].value_type)
+        if not types.is_integer(kinds["row"]) or not are_floats:
             raise InvalidInputError(
                 "`input` must have the columns `row`, integers, and `x`, lists of "
                 f"floats. Received: {path}, {', '.join(str(found).splitlines())}"
             )
+    some(num_rows, paths)
 
 
 def user_mistake(error: BaseException) -> str | None:
@@ -257,7 +277,9 @@ def _read_npy(
     with readable(path, rule), open_file(path) as file:
         shape, is_fortran, dtype = read_npy_header(file)
         if is_fortran or not shape or dtype.hasobject:
-            raise ValueError("an array of rows in C order is needed")
+            raise ValueError(
+                "an array of numbers in C order is needed: np.ascontiguousarray(x)"
+            )
         row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
         file.seek(file.tell() + start * row_bytes)
         data = file.read(size * row_bytes)

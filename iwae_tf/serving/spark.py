@@ -136,11 +136,13 @@ class Job:
     def _table(self, spark: Any) -> tuple[Any, Any]:
         """The rows of Parquet files, their ids checked, and what reads them."""
         rows = spark.read.parquet(_as_url(self._source)).select("row", "x")
-        wrong = "count > 1 or row is null or row < 0"
+        wrong = f"count > 1 or row is null or row < 0 or row > {shards.LAST_ROW}"
         found = rows.groupBy("row").count().where(wrong).first()
         if found is not None:
             raise InvalidInputError(shards.OWN_ROW.format(*found))
-        num_parts = -(-rows.count() // shards.ROWS_A_READ)
+        num_rows = rows.count()
+        shards.some(num_rows, [self._source])
+        num_parts = -(-num_rows // shards.ROWS_A_READ)
         return rows.repartition(_num_tasks(spark, num_parts), "row"), _rows_of_table
 
 
@@ -161,7 +163,7 @@ def _rows_of_parts(read, parts, batch):
 def _rows_of_table(batch):
     """(id, x) of the rows of a batch of Parquet's."""
     for row, x in zip(*batch.columns):
-        yield row.as_py(), np.asarray(x.values)
+        yield int(row.as_py()), np.asarray(x.values)  # of uint64 Spark makes decimals
 
 
 def _num_tasks(spark, num_parts):
