@@ -6,7 +6,6 @@ python -m iwae_tf.score --endpoint=http://HOST:8501/v1/models/NAME ...
 Run it again with the same flags to continue after the last finished batch.
 """
 
-import contextlib
 import functools
 import os
 import pathlib
@@ -94,14 +93,12 @@ def run() -> int:
     from iwae_tf.runs import results
     from iwae_tf.runs.workdir import data_in, has_changed
     from iwae_tf.serving import rows
-    from iwae_tf.serving.imputed import write_imputed
-    from iwae_tf.serving.score_files import PARTIAL
+    from iwae_tf.serving.imputed import imputer
 
     schema, export = _SCHEMA.value, _SAVED_MODEL.value
     output, imputed = _OUTPUT.value, _IMPUTED.value
-    is_begun = os.path.exists(output + PARTIAL)
     for name, path in {"output": output, "imputed": imputed}.items():
-        if path and os.path.exists(path) and not (is_begun and name == "imputed"):
+        if path and os.path.exists(path):
             raise InvalidInputError(
                 f"`{name}` must be a new file. Received: {path}, which exists"
             )
@@ -130,15 +127,14 @@ def run() -> int:
         )
     arguments = cli.values_of(_ARGUMENTS) | {"labels": labels, "name": "input"}
     score = functools.partial(serving.score, x, columns=columns, **arguments)
-    with contextlib.ExitStack() as stack:
-        if imputed and not os.path.exists(imputed):
-            stack.callback(_remove_unless, imputed, output, output + PARTIAL)
-            write_imputed(
-                imputed, x, export, schema, _INPUT.value,
-                observed=stored, labels=labels, num_samples=_NUM_SAMPLES.value,
-                seed=_SEED.value, proposal=_PROPOSAL.value, name="input",
-            )  # fmt: skip
-        result, is_complete = results.score(score, len(x), _NUM_SAMPLES.value)
+    if imputed:
+        fill_in = imputer(
+            imputed, x, export, schema, _INPUT.value,
+            observed=stored, labels=labels, num_samples=_NUM_SAMPLES.value,
+            seed=_SEED.value, proposal=_PROPOSAL.value, name="input",
+        )  # fmt: skip
+        score = functools.partial(_score_and_fill_in, score, len(x), fill_in)
+    result, is_complete = results.score(score, len(x), _NUM_SAMPLES.value)
     if result is None or not (is_complete and os.path.exists(output)):
         print(
             f"run again with the same flags to continue: {output}.partial",
@@ -168,10 +164,25 @@ def run() -> int:
     return 0
 
 
-def _remove_unless(imputed, *scores):
-    """Takes back what a repeated command would be refused for, where no score is."""
-    if not any(map(os.path.exists, scores)):
-        pathlib.Path(imputed).unlink(missing_ok=True)
+def _score_and_fill_in(score, count, fill_in, on_batch):
+    """Scores so many rows, and fills in after the last one.
+
+    The file of scores is whole after that: of a job that is cut off neither file is
+    there, and it goes on by the same flags.
+    """
+    done = []
+
+    def on_scored(result):
+        on_batch(result)
+        done.append(len(result.estimate))
+        if sum(done) == count:
+            fill_in()
+
+    try:
+        score(on_batch=on_scored)
+    except BaseException:
+        pathlib.Path(_IMPUTED.value).unlink(missing_ok=True)
+        raise
 
 
 if __name__ == "__main__":

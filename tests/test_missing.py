@@ -21,7 +21,7 @@ from iwae_tf.models.values import MISSING
 from iwae_tf.networks import MLP
 from iwae_tf.probability.distributions import LIKELIHOODS, log_density
 from iwae_tf.runs import figures, results, tensorboard, training
-from iwae_tf.serving.imputed import write_imputed
+from iwae_tf.serving.imputed import imputer
 
 PROBLEM = LinearGaussian()
 
@@ -188,7 +188,7 @@ def test_an_export_without_imputation_takes_missing_values_too(tmp_path):
         remote = iwae_tf.serving.score(x, endpoint=server.endpoint, **settings)
     np.testing.assert_allclose(remote.estimate, expected.estimate, atol=1e-4)
     with pytest.raises(InvalidInputError, match="a likelihood that has a mean"):
-        write_imputed(tmp_path / "filled.npy", x, tmp_path)
+        imputer(tmp_path / "filled.npy", x, tmp_path)
 
 
 def test_eight_bits_with_holes_are_on_their_levels():

@@ -21,7 +21,7 @@ from iwae_tf.runs import workdir
 from iwae_tf.runs.workdir import Workdir
 from iwae_tf.schema import Column, Schema
 from iwae_tf.serving import shards
-from iwae_tf.serving.imputed import write_imputed
+from iwae_tf.serving.imputed import imputer
 from iwae_tf.serving.rows import read_rows
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -706,15 +706,15 @@ def test_rows_with_holes_are_scored_and_filled_in(trained, tmp_path, capsys):
         (x, np.zeros(len(x), int), "`labels` must be left out"),
     ):
         with pytest.raises(InvalidInputError, match=words):
-            write_imputed(tmp_path / "bad.npy", bad, model, labels=labels)
+            imputer(tmp_path / "bad.npy", bad, model, labels=labels)()
     assert not (tmp_path / "bad.npy").exists()
     x = x.astype(np.float64) + np.where(x == x.round(), 0.0, 1e-12)
     for name in ("x.npy", "x.csv"):
-        write_imputed(tmp_path / name, x, model, model / "schema.json", num_samples=5)
+        imputer(tmp_path / name, x, model, model / "schema.json", num_samples=5)()
     found = np.load(tmp_path / "x.npy")
     np.testing.assert_array_equal(found[~np.isnan(x)], x[~np.isnan(x)])
     grey = x / 2  # as if x were it, binarized
-    write_imputed(tmp_path / "x.npy", x, model, observed=grey, num_samples=5)
+    imputer(tmp_path / "x.npy", x, model, observed=grey, num_samples=5)()
     expected = np.where(np.isnan(x), found, grey)
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
     values = (model / "schema.json").read_text()
@@ -724,7 +724,7 @@ def test_rows_with_holes_are_scored_and_filled_in(trained, tmp_path, capsys):
         values = values.replace(f'"{name}"', f'"column_{place}"')
     (tmp_path / "schema.json").write_text(values)  # as if trained on an array
     path = tmp_path / "x.npy"
-    write_imputed(path, x, model, tmp_path / "schema.json", num_samples=5)
+    imputer(path, x, model, tmp_path / "schema.json", num_samples=5)()
     codes = found[:, [*kept.columns].index("town")]
     town = np.load(path)[:, [*kept.columns].index("town")]
     np.testing.assert_array_equal(town, np.array([5, -1.5, 20])[codes.astype(int)])
@@ -734,23 +734,32 @@ def test_rows_with_holes_are_scored_and_filled_in(trained, tmp_path, capsys):
     capsys.readouterr()
     code = run_script("score", *flags, *saved, f"--imputed={tmp_path}/filled.txt")
     assert code == 2 and "`imputed` must be NAME.npy" in capsys.readouterr().err
+    more = [*again, f"--imputed={tmp_path}/more.csv"]
+    assert_one_line(run_script("score", *flags, *more), capsys, "of this job")
+    assert not (tmp_path / "more.csv").exists()
 
 
-def test_an_interrupt_between_the_two_files_leaves_neither(
+def test_a_job_that_is_cut_off_leaves_neither_file(
     trained, tmp_path, monkeypatch, capsys
 ):
-    def interrupt(*args, **kwargs):
-        assert (tmp_path / "filled.csv").exists()
+    """What is filled in comes last, after the last score and before its file."""
+    filled = tmp_path / "filled.csv"
+
+    def interrupt(*args):
+        assert len(pd.read_csv(filled)) == ROWS
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("iwae_tf.serving.score", interrupt)
     flags = (f"--saved_model={trained}/run/saved_model", f"--input={trained}/table.csv")
-    outputs = (f"--output={tmp_path}/s.csv", f"--imputed={tmp_path}/filled.csv")
-    assert run_script("score", *flags, *outputs, "--num_samples=5") == 130
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "s.csv").write_text("mine")
+    flags += (f"--output={tmp_path}/s.csv", f"--imputed={filled}", "--num_samples=5")
+    with monkeypatch.context() as patched:
+        patched.setattr("iwae_tf.serving.score_files.ScoreFile.finish", interrupt)
+        assert run_script("score", *flags) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["s.csv.partial"]
+    assert run_script("score", *flags) == 0
+    assert len(pd.read_csv(filled)) == len(pd.read_csv(tmp_path / "s.csv")) == ROWS
+    filled.unlink()
     capsys.readouterr()
-    code = run_script("score", *flags, *outputs, "--num_samples=5")
+    code = run_script("score", *flags)
     assert_one_line(code, capsys, "`output` must be a new file", "s.csv, which exists")
 
 

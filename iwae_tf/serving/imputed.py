@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from iwae_tf.serving.client import (
 from iwae_tf.serving.scorer import InProcessScorer
 
 
-def write_imputed(
+def imputer(
     path: str | os.PathLike[str],
     x: np.ndarray,
     saved_model: str | os.PathLike[str] | None,
@@ -39,10 +39,11 @@ def write_imputed(
     seed: Sequence[int] = (0, 0),
     proposal: str = "encoder",
     name: str = "x",
-) -> None:
+) -> Callable[[], None]:
     """Writes rows, each missing value in them replaced by its estimated mean.
 
-    What is observed stays as it is, in a table as the file has it.
+    What is observed stays as it is, in a table as the file has it. What can be checked
+    is checked here, before anything is computed.
 
     Args:
       path: NAME.csv of a table, or NAME.npy.
@@ -57,9 +58,12 @@ def write_imputed(
       proposal: "encoder", or "refined" for proposals fitted to each row.
       name: what messages call x.
 
+    Returns:
+      function that computes the file and writes it.
+
     Raises:
-      InvalidInputError: a model that takes no missing values; images or labels that
-        it refuses; a file that cannot be written of what is there.
+      InvalidInputError: a model that takes no missing values; labels that it refuses; a
+        file that cannot be written of what is there; by the function, bad images.
     """
     suffix = pathlib.Path(path).suffix
     if suffix != ".npy" and not (suffix == ".csv" and schema):
@@ -83,26 +87,31 @@ def write_imputed(
     impute = signature_of(scorer.signatures, signature)
     names = impute.structured_input_signature[1]
     labels = check_labels(labels, len(x), scorer.takes_labels)
-    filled: list[np.ndarray] = []
-    for batch in checked_batches(x, scorer, name=name):
-        start = len(filled) * BATCH_SIZE
-        rows = slice(start, start + len(batch))
-        y = None if labels is None else labels[rows]
-        inputs = inputs_of(names, batch, num_samples, batch_seed(seed, start), y)
-        with naming(f"rows {start} to {rows.stop - 1}"):
-            filled.append(call_signature(impute, inputs)["mean"])
-    observed = x if observed is None else observed
-    values = np.where(np.isnan(x), np.concatenate(filled), observed)
-    columns = tables.load_schema(schema) if schema else None
-    if suffix == ".npy" or columns is None:
-        values = tables.decode_array(values, columns)
-        write_atomically(path, lambda file: np.save(file, values))
-        return
-    from pyarrow import csv
+    seen = x if observed is None else observed
 
-    if source and pathlib.Path(source).suffix in TABLES:
-        table = table_files.read_table(source, "input", tables.text_columns(columns))
-        filled_in = tables.fill(table, values, columns)
-    else:
-        filled_in = tables.decode(values, columns)
-    write_atomically(path, lambda file: csv.write_csv(filled_in, file))
+    def write():
+        filled: list[np.ndarray] = []
+        for batch in checked_batches(x, scorer, name=name):
+            start = len(filled) * BATCH_SIZE
+            rows = slice(start, start + len(batch))
+            y = None if labels is None else labels[rows]
+            inputs = inputs_of(names, batch, num_samples, batch_seed(seed, start), y)
+            with naming(f"rows {start} to {rows.stop - 1}"):
+                filled.append(call_signature(impute, inputs)["mean"])
+        values = np.where(np.isnan(x), np.concatenate(filled), seen)
+        columns = tables.load_schema(schema) if schema else None
+        if suffix == ".npy" or columns is None:
+            values = tables.decode_array(values, columns)
+            write_atomically(path, lambda file: np.save(file, values))
+            return
+        from pyarrow import csv
+
+        if source and pathlib.Path(source).suffix in TABLES:
+            as_text = tables.text_columns(columns)
+            table = table_files.read_table(source, "input", as_text)
+            filled_in = tables.fill(table, values, columns)
+        else:
+            filled_in = tables.decode(values, columns)
+        write_atomically(path, lambda file: csv.write_csv(filled_in, file))
+
+    return write
