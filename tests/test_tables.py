@@ -440,6 +440,10 @@ def test_a_file_whose_first_line_is_no_names(tmp_path):
     assert "must be a readable table" in refusal(table_files.read_table, path)
     for separator in (";", "\t"):
         for point in (".", ","):
+    for line in ("sep=,", '\ufeff"sep=;"', "sep=\t"):
+        path.write_text(f"{line}\na{line[-1]}b\n1{line[-1]}2\n")
+        words = refusal(table_files.read_table, path)
+        assert "must have the columns' names in its first line: delete that" in words
             path.write_text(separator.join(["a", "b\n1" + point + "5", "2\n"]))
             words = refusal(table_files.read_table, path)
             assert "must have commas between its columns, and points in" in words

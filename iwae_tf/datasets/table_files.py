@@ -119,7 +119,12 @@ def read_csv(
         column_types=dict.fromkeys(spellings, pa.string()),
     )
     with readable(path, f"`{name}` must be a readable table"):
-        head = file.readline().decode(errors="replace").strip()
+        head = file.readline().decode("utf-8-sig", errors="replace").strip()
+        if re.fullmatch('"?sep=.?"?', head):  # tells a spreadsheet the separator
+            raise InvalidInputError(
+                f"`{name}` must have the columns' names in its first line: delete that "
+                f"line. Received: {path}, whose first line is {head!r}"
+            )
         unquoted = re.sub('"[^"]*"', "", head)
         if unquoted.count(",") < max(map(unquoted.count, ";\t")):
             raise InvalidInputError(
