@@ -14,9 +14,11 @@ from running import REPOSITORY, assert_one_line, read_json, refusal, run_script
 
 import iwae_tf
 from iwae_tf import datasets
+from iwae_tf.config import build_model, override
 from iwae_tf.config.files import read_config
 from iwae_tf.datasets import table_files, tables
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.layout import beside_export
 from iwae_tf.runs import workdir
 from iwae_tf.runs.workdir import Workdir
 from iwae_tf.schema import Column, Schema
@@ -438,12 +440,12 @@ def test_a_file_whose_first_line_is_no_names(tmp_path):
         table_files.read_table(path)
     path.write_bytes(b"a,b\n1\n2,3,4\n")
     assert "must be a readable table" in refusal(table_files.read_table, path)
-    for separator in (";", "\t"):
-        for point in (".", ","):
     for line in ("sep=,", '\ufeff"sep=;"', "sep=\t"):
         path.write_text(f"{line}\na{line[-1]}b\n1{line[-1]}2\n")
         words = refusal(table_files.read_table, path)
         assert "must have the columns' names in its first line: delete that" in words
+    for separator in (";", "\t"):
+        for point in (".", ","):
             path.write_text(separator.join(["a", "b\n1" + point + "5", "2\n"]))
             words = refusal(table_files.read_table, path)
             assert "must have commas between its columns, and points in" in words
@@ -613,6 +615,36 @@ def test_a_finished_run_is_not_one_of_other_kinds(trained, tmp_path):
     assert "the kinds of columns have changed" in refusal(run.check, config)
 
 
+def test_each_version_keeps_its_own_codes(trained, tmp_path, monkeypatch):
+    """The next version may be of a model whose categories have other codes."""
+    versions, run = tmp_path / "versions", Workdir(trained / "run")
+
+    def export_saved_model(model, path, num_samples):
+        version = path / str(len([*path.glob("[0-9]")]) + 1)
+        return shutil.copytree(trained / "run/saved_model/1", version)
+
+    monkeypatch.setattr(workdir, "export_saved_model", export_saved_model)
+    workdir.export(run.load_model(), run.read_config(), versions)
+    (tmp_path / "x.csv").write_text("age,income,town,smokes,visits\n1,1,Ulm,1,1\n")
+    frame().replace({"town": {"Bonn": "Zell"}}).to_csv(tmp_path / "new.csv")
+    data = {"data_dir": str(tmp_path / "new.csv"), "schema": SCHEMA + ",=drop"}
+    config = override(run.read_config(), **data)
+    workdir.export(build_model(config), config, versions)
+    for name, code in (("versions/1", 2), ("versions", 1), ("versions/2", 1)):
+        found = beside_export(tmp_path / name, "schema.json")
+        assert read_rows(tmp_path / "x.csv", schema=found).x[0, 2] == code
+    assert workdir.load_exported(versions / "1")[1].data_dir != data["data_dir"]
+
+
+def test_a_finished_run_says_that_its_schema_is_damaged(trained, tmp_path):
+    run = Workdir(shutil.copytree(trained / "run", tmp_path / "run"))
+    config = read_config(run.config)
+    for text, words in (("[", "readable JSON"), ("{}", "be the schema.json of a run")):
+        (tmp_path / "run/schema.json").write_text(text)
+        for read in (run.read_config, lambda: run.check(config)):
+            assert words in refusal(read)
+
+
 def test_an_export_into_a_run_would_replace_its_config(trained, capsys):
     before = (trained / "run/config.json").read_bytes()
     flags = (f"--workdir={trained}/run", f"--output={trained}/run")
@@ -698,10 +730,13 @@ def test_rows_with_holes_are_scored_and_filled_in(trained, tmp_path, capsys):
     code = run_script("score", *flags, *again, f"--imputed={filled}")
     assert_one_line(code, capsys, "`imputed` must be a new file", "filled.csv")
     before = filled.read_bytes()
-    (tmp_path / "b.csv.partial").write_text("of another job\n")
+    (tmp_path / "b.csv.partial").write_text("of another job\n")  # nor of this one
     code = run_script("score", *flags, *again, f"--imputed={filled}")
-    assert_one_line(code, capsys, "hold the beginning of this job")
+    assert_one_line(code, capsys, "`imputed` must be a new file", "filled.csv")
     assert filled.read_bytes() == before
+    more = [*again, f"--imputed={tmp_path}/more.csv"]
+    assert_one_line(run_script("score", *flags, *more), capsys, "of this job")
+    assert not (tmp_path / "more.csv").exists()
     x = tables.encode(holed, Schema.from_json(read_json(model / "schema.json")))
     for bad, labels, words in (
         (x[:0], None, "at least one row"),
@@ -738,9 +773,6 @@ def test_rows_with_holes_are_scored_and_filled_in(trained, tmp_path, capsys):
     capsys.readouterr()
     code = run_script("score", *flags, *saved, f"--imputed={tmp_path}/filled.txt")
     assert code == 2 and "`imputed` must be NAME.npy" in capsys.readouterr().err
-    more = [*again, f"--imputed={tmp_path}/more.csv"]
-    assert_one_line(run_script("score", *flags, *more), capsys, "of this job")
-    assert not (tmp_path / "more.csv").exists()
 
 
 def test_a_job_that_is_cut_off_leaves_neither_file(

@@ -17,6 +17,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import check_place
 from iwae_tf.io.layout import (
     OF_RUN,
+    about_version,
     check_no_pattern,
     find_version,
     model_file,
@@ -253,7 +254,7 @@ class ModelFlags:
         self.check()
         folder = pathlib.Path(self.workdir.value or "")
         if self.workdir.value is None:
-            folder = find_version(self.saved_model.value).parent
+            folder = about_version(find_version(self.saved_model.value))
         config = override(config_in(folder), **overrides)
         is_other = overrides.get("data_dir") is not None
         for line in check_data(folder, config, is_other=is_other):

@@ -162,3 +162,11 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Writes indented JSON, atomically; NaN and infinity become null."""
     known = json.loads(json.dumps(value), parse_constant=lambda constant: None)
     write_text(path, json.dumps(known, indent=2) + "\n")
+
+
+def keep_json(path: str | os.PathLike[str], value: object | None) -> None:
+    """As `write_json`; None removes what was there of something older."""
+    if value is None:
+        pathlib.Path(path).unlink(missing_ok=True)
+    else:
+        write_json(path, value)

@@ -13,6 +13,7 @@ SCHEMA = "schema.json"  # of a model of a table, whole, beside it
 TRAINING_DATA = "training_data.json"  # `splits.training_data`, beside the config
 # What a run writes about itself in JSON, and reads again.
 OF_RUN = ("config.json", "results.json", SCHEMA, TRAINING_DATA)
+EXTRA = "assets.extra"  # in a version: what TensorFlow does not read
 BEGINNINGS = {".npy": b"\x93NUMPY", ".npz": b"PK"}  # of files of arrays
 
 
@@ -91,9 +92,21 @@ def find_version(path: str | os.PathLike[str]) -> pathlib.Path:
     return folder / str(max(versions))
 
 
+def about_version(version: pathlib.Path) -> pathlib.Path:
+    """The folder with the config, schema and training data of a version of an export.
+
+    Those of the newest version lie beside all versions; the others have their own,
+    unless an earlier version of this package wrote them.
+    """
+    is_newest = version.name == str(max(version_numbers(version.parent), default=0))
+    own = version / EXTRA
+    has_own = not is_newest and (own / "config.json").is_file()
+    return own if has_own else version.parent
+
+
 def beside_export(path: str | os.PathLike[str], name: str) -> pathlib.Path | None:
-    """A file that lies beside the versions of an export, or None where none does."""
-    found = find_version(path).parent / name
+    """A file of `about_version` of an export, or None where there is none."""
+    found = about_version(find_version(path)) / name
     return found if found.is_file() else None
 
 

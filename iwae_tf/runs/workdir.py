@@ -22,17 +22,21 @@ from iwae_tf.config.files import (
     read_json,
 )
 from iwae_tf.config.stages import depends_on_epochs
+from iwae_tf.datasets.tables import load_schema
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.files import (
     FolderLock,
+    keep_json,
     remove_leftovers,
     write_json,
     write_text,
     write_through,
 )
 from iwae_tf.io.layout import (
+    EXTRA,
     SCHEMA,
     TRAINING_DATA,
+    about_version,
     check_no_run,
     find_version,
     model_file,
@@ -235,7 +239,9 @@ def export(
     results: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
-    """Exports a model as the next version in `path`, its config and card beside it.
+    """Exports a model as the next version in `path`, its card beside it.
+
+    The config is in the version, and beside all of them that of the newest one.
 
     Args:
       model: trained model.
@@ -252,14 +258,12 @@ def export(
     """
     check_no_run(path)
     version = export_saved_model(model, path, config.eval_num_samples)
-    values = config.to_dict()
-    if model.schema is None:
-        (version.parent / SCHEMA).unlink(missing_ok=True)  # of an older version
-    else:
-        write_json(version.parent / SCHEMA, model.schema.to_json())
-        values["schema"] = SCHEMA
-    write_json(version.parent / "config.json", values)
-    keep_data(version.parent, data)
+    schema = None if model.schema is None else model.schema.to_json()
+    values = config.to_dict() | ({} if schema is None else {"schema": SCHEMA})
+    about = {SCHEMA: schema, TRAINING_DATA: data, "config.json": values}
+    for folder in (version / EXTRA, version.parent):
+        for name, value in about.items():
+            keep_json(folder / name, value)
     model_card.write(
         version.parent,
         version=version.name,
@@ -280,9 +284,9 @@ def config_in(folder: pathlib.Path) -> ConfigDict:
     Raises:
       InvalidInputError: there is none, or it is damaged.
     """
-    config = read_config(folder / "config.json")
-    if (folder / SCHEMA).is_file():
-        config.schema = str(folder / SCHEMA)
+    config, schema = read_config(folder / "config.json"), folder / SCHEMA
+    if schema.is_file() and load_schema(schema):  # or it says that this is damaged
+        config.schema = str(schema)
     return config
 
 
@@ -302,10 +306,8 @@ def data_in(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def keep_data(folder: pathlib.Path, data: Mapping[str, Any] | None) -> None:
     """Writes what `data_in` reads."""
-    if data is None:
-        (folder / TRAINING_DATA).unlink(missing_ok=True)
-    elif data != data_in(folder):
-        write_json(folder / TRAINING_DATA, data)
+    if data is None or data != data_in(folder):
+        keep_json(folder / TRAINING_DATA, data)
 
 
 def has_changed(folder: pathlib.Path, config: ConfigDict) -> bool:
@@ -384,7 +386,7 @@ def load_exported(
       InvalidInputError: there is none, it is damaged, or not what its config says.
     """
     version = find_version(path)
-    config = override(config_in(version.parent), **overrides)
+    config = override(config_in(about_version(version)), **overrides)
     model = build_model(config)
     restore_weights(model, version)
     set_draws(model, config)  # not those of the first stage

@@ -14,8 +14,9 @@ from typing import Any
 import tensorflow as tf
 
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io.layout import EXTRA
 
-FILE = "assets.extra/tf_serving_warmup_requests"
+FILE = f"{EXTRA}/tf_serving_warmup_requests"
 MODULE = "tensorflow_serving"
 
 
