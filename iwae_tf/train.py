@@ -87,7 +87,6 @@ def _finish(config, workdir, trained, distribution):
     from iwae_tf.io import terminal
     from iwae_tf.io.files import write_json
     from iwae_tf.runs import results
-    from iwae_tf.runs.callbacks import StopTraining
     from iwae_tf.runs.devices import product_gflops
     from iwae_tf.runs.figures import draw_figures
     from iwae_tf.runs.tensorboard import write_hyperparameters
@@ -109,8 +108,6 @@ def _finish(config, workdir, trained, distribution):
         return
     try:
         draw_figures(model, config, trained.history, workdir.figures)
-    except StopTraining:
-        raise
     except Exception as error:  # which is no reason to lose what was trained
         terminal.tell(f"some figures could not be drawn: {error}")
     found["epochs"] = len(trained.history)  # fewer where it has stopped early

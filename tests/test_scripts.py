@@ -29,6 +29,7 @@ from running import (
 
 import iwae_tf
 from iwae_tf import cli, evaluation
+from iwae_tf.checks import readable
 from iwae_tf.datasets import sources as data_sources
 from iwae_tf.io import terminal
 from iwae_tf.runs import callbacks
@@ -215,6 +216,15 @@ def test_a_run_that_is_stopped_or_interrupted_goes_on(
                 terminate()
 
         patch.setattr(terminal, "tell", tell_and_terminate)
+        assert run_script("train", *options) == 0
+    assert "stopped" in capsys.readouterr().out
+    with monkeypatch.context() as patch:  # nor is it taken for a file's damage
+
+        def read_and_terminate(*_):
+            with readable("data.npz"):
+                terminate()
+
+        patch.setattr("iwae_tf.runs.workdir.check_data", read_and_terminate)
         assert run_script("train", *options) == 0
     assert "stopped" in capsys.readouterr().out
     assert not (workdir / "results.json").exists()

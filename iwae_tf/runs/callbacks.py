@@ -287,5 +287,9 @@ class Progress(keras.callbacks.Callback):
             self._bar.close()
 
 
-class StopTraining(Exception):
-    """Raised out of `fit` when the run was asked to stop."""
+class StopTraining(BaseException):
+    """Raised out of `fit` when the run was asked to stop.
+
+    A signal raises it anywhere in what follows, where a handler of Exception, as around
+    a reader of files, would take it for an error.
+    """
