@@ -403,6 +403,20 @@ def test_a_generator_does_not_begin_anew(mode, steps, count):
     assert int(model.train_steps) == count
 
 
+@pytest.mark.parametrize("mode", ["default", "four steps", "eager"])
+def test_validation_takes_a_generators_batches_one_after_the_other(mode):
+    """Those that Keras had fetched ahead were lost in between, up to an error."""
+    model = build(mode=mode)
+    found = fit(
+        model, epochs=3, validation_data=batches(6), validation_steps=2,
+        callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch: 0.0)],
+    )  # fmt: skip
+    for bound, first in zip(found["val_bound"], (0, 2, 4), strict=True):
+        x = np.concatenate([*batches(6)][first : first + 2])
+        expected = model.evaluate(x, batch_size=4, verbose=0, return_dict=True)
+        assert bound == pytest.approx(expected["bound"], rel=1e-5)
+
+
 def test_a_pass_without_a_batch_is_refused():
     model = build(mode="eager")
     assert len(fit(model, batches(2), steps_per_epoch=1)["bound"]) == 2

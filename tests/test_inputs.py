@@ -190,6 +190,22 @@ def test_weights_are_finite_and_not_negative(model, way):
         assert message.startswith("`sample_weight` must be finite and >= 0. Received")
 
 
+@pytest.mark.parametrize("options", [{"run_eagerly": True}, {}])
+def test_a_pass_in_which_nothing_counts_is_refused(options):
+    """Its bound was 0. A single batch may weigh nothing."""
+    model, zeros = build(**options), np.zeros(12, "float32")
+    half = np.repeat(np.float32([0, 1]), 6)
+    for x, name, settings in (
+        (pipeline((GOOD, GOOD, zeros)), "x", {}),
+        (GOOD, "x", {"sample_weight": half, "validation_split": 0.5}),
+        (GOOD, "validation_data", {"validation_data": pipeline((GOOD, GOOD, zeros))}),
+    ):
+        message = refusal(model.fit, x, verbose=0, **settings)
+        assert message.startswith(f"`sample_weight` of `{name}` must be above 0 for")
+    history = model.fit(pipeline((GOOD, GOOD, half)), verbose=0).history
+    assert history["bound"][0] < 0.0
+
+
 def test_weights_and_labels_are_one_an_example(model):
     WEIGHTED["evaluate"](model, [1] * 12)
     for weights in (np.ones(5), 2.0, ["a"] * 12, np.zeros(12)):
@@ -221,6 +237,23 @@ def test_data_without_an_end_need_a_number_of_steps(model, monkeypatch, way, nam
 
 def endless(x):
     return tf.data.Dataset.from_tensor_slices(x).batch(6).repeat()
+
+
+def test_a_sequence_is_long_enough_for_the_steps(model):
+    """Otherwise epochs had fewer steps than were asked for, without a word."""
+    for steps, epochs in ((3, 1), (4, 2)):
+        message = refusal(
+            model.fit, Batches(GOOD), steps_per_epoch=steps, epochs=epochs, verbose=0
+        )
+        assert message.startswith("`steps_per_epoch` must divide the 2 batches of th")
+    assert "`steps` must" in refusal(model.evaluate, Batches(GOOD), steps=3, verbose=0)
+    data = {"validation_data": Batches(GOOD), "validation_steps": 3, "verbose": 0}
+    assert "`validation_steps` must" in refusal(model.fit, GOOD, **data)
+    for size, steps, epochs in ((6, 2, 3), (6, 1, 3), (4, 1, 2), (2, 4, 1)):
+        before = int(model.train_steps)
+        x = Batches(GOOD, size)
+        model.fit(x, steps_per_epoch=steps, epochs=epochs, verbose=0)
+        assert int(model.train_steps) == before + steps * epochs
 
 
 def test_a_generator_of_lists_is_one_of_tuples(model):

@@ -439,6 +439,14 @@ def test_one_size_may_be_a_number():
         assert_refused("must be a positive integer", MLP, *sizes)
 
 
+def test_an_optimizer_or_a_seed_that_is_none_is_told_at_once():
+    assert_refused("`optimizer` must be a Keras opt", builders.build().compile, None)
+    for seed in ("a", 1.5):
+        assert_refused("`seed` must be an integer", MLP, [5], 8, seed=seed)
+    first = MLP([5], 8, seed=np.int64(3))(X)
+    np.testing.assert_array_equal(first, MLP([5], 8, seed=3)(X))
+
+
 @pytest.mark.parametrize(
     "model, keywords, end",
     [

@@ -5,6 +5,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.trainers import data_adapters
@@ -102,8 +103,20 @@ def _one_each(values, name, count):
 
 
 def check_end(x: Any, arguments: dict[str, Any], name: str) -> None:
-    """Refuses a pass over a tf.data.Dataset that would not end, without steps."""
-    if not isinstance(x, tf.data.Dataset) or arguments.get(name) is not None:
+    """Refuses a pass over a tf.data.Dataset that would not end, without steps, and one
+    over a PyDataset that would end before them."""
+    steps, count = arguments.get(name), getattr(x, "num_batches", None)
+    if isinstance(x, keras.utils.PyDataset) and None not in (steps, count):
+        epochs = 1  # each of the other passes begins anew
+        if name == "steps_per_epoch":
+            epochs = arguments.get("epochs", 1) - arguments.get("initial_epoch", 0)
+        if epochs * steps > count and count % steps:
+            raise InvalidInputError(
+                f"`{name}` must divide the {count} batches of the PyDataset, or take "
+                "no more in all: it does not begin anew within a pass. "
+                f"Received: {name}={steps}"
+            )
+    if not isinstance(x, tf.data.Dataset) or steps is not None:
         return
     if int(x.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise InvalidInputError(

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.trainers import data_adapters
+from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
 from tensorflow.python.eager import context
 
 from iwae_tf.checks import check_count
@@ -95,6 +96,11 @@ class OneProgramModel(keras.Model):
                     f"`{name}` must not be given: the model trains on its bound and "
                     f"logs its parts. Received: {name}={value!r}"
                 )
+        if optimizer is None:  # of which Keras says nothing until the first step
+            raise InvalidInputError(
+                "`optimizer` must be a Keras optimizer or its name, such as adam. "
+                "Received: optimizer=None"
+            )
         steps, by_xla = steps_per_execution, jit_compile
         if steps != "auto":
             steps = check_count(steps, "steps_per_execution")
@@ -161,6 +167,9 @@ class OneProgramModel(keras.Model):
         """As in Keras; data are checked before a step sees them."""
         if kwargs.get("_use_cached_eval_dataset"):  # `fit` has done the rest
             steps, name = kwargs.get("steps"), "validation_data"
+            passes = self._eval_epoch_iterator
+            if isinstance(passes.data_adapter, GeneratorDataAdapter):
+                passes.reset = lambda: None  # keeps what has been fetched ahead
             with self._set(steps_in_pass=steps, name_of_data=name):
                 return super().evaluate(x, *args, **kwargs)
         arguments = by_name(keras.Model.evaluate, x, args, kwargs)

@@ -22,6 +22,11 @@ class JointMeans:
             name: _Mean(self._sums, index, name) for index, name in enumerate(names)
         }
 
+    @property
+    def total_weight(self) -> float:
+        """Of the examples so far."""
+        return float(ops.convert_to_numpy(self._sums.count))
+
     def update_state(
         self, values: Sequence[tf.Tensor], sample_weight: tf.Tensor
     ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from iwae_tf.checks import check_count
+from iwae_tf.checks import check_count, check_integer
 from iwae_tf.errors import InvalidInputError
 
 
@@ -147,7 +147,10 @@ class MLP(keras.Layer):
 
 def glorot(seed: int | None, index: int) -> keras.Initializer:
     """Initial weights of kernel `index`: a function of the seed, if there is one."""
-    return keras.initializers.GlorotUniform(None if seed is None else seed + index)
+    if seed is not None:
+        check_integer(seed, "seed", -(2**31))
+        seed = int(seed) + index
+    return keras.initializers.GlorotUniform(seed)
 
 
 def constant(values: ArrayLike | None) -> str | Callable[..., tf.Tensor]:
