@@ -1,6 +1,7 @@
 """A search by Optuna: its ranges, and stand-in runs that are pruned, fail and go on."""
 
 import csv
+import functools
 import json
 import statistics
 import sys
@@ -232,11 +233,52 @@ def test_a_stopped_search_goes_on_and_a_failure_is_tried_again(
     assert outcomes[len(failed)].status == "done"
 
 
+def test_a_trial_whose_bound_is_no_number_is_done_once_and_not_the_best(
+    config, tmp_path, monkeypatch
+):
+    """Optuna takes no NaN: each call did the trial again, and called it stopped."""
+    pytest.importorskip("optuna")
+    ends, begun, lines = ["nan", "inf", "-inf", "-90.5"], [], []
+
+    def run_one(run, folder, **how):
+        workdir = folder / run.name
+        if not workdir.exists():
+            begun.append(run.name)
+            workdir.mkdir()
+            rows = ["epoch,val_bound", "1,-80.0", f"2,{ends[len(begun) - 1]}", ""]
+            (workdir / "metrics.csv").write_text("\n".join(rows))
+        return runner.Outcome(run.name, runner.DONE, str(workdir))
+
+    monkeypatch.setattr(runner, "run_one", run_one)
+    for _ in range(2):
+        found = tuning.search(
+            config, axes_of(config), tmp_path, num_trials=4, report=lines.append
+        )
+        assert [o.status for o in found] == ["done"] * 4
+        assert lines[-1].startswith("best: trial-0003, validation bound -90.50")
+    assert begun == [o.name for o in found]
+
+
+def test_half_a_line_of_the_journal_costs_no_search(config, tmp_path, stand_in):
+    """As a kill or a full disk leaves it; no other damage is passed over."""
+    pytest.importorskip("optuna")
+    axes, journal = axes_of(config), tmp_path / "search" / tuning.JOURNAL
+    search = functools.partial(tuning.search, config, axes, journal.parent)
+    first = search(num_trials=2)
+    journal.write_bytes(journal.read_bytes()[:-20])
+    for count in (2, 3):  # what is lost is done again, and known to the next call
+        found = search(num_trials=count)
+        assert [o.status for o in found] == ["done"] * count and found[:2] == first
+    journal.write_bytes(b'{"half\n' + journal.read_bytes())
+    with pytest.raises(InvalidInputError, match="`folder` must hold an intact optuna"):
+        search(num_trials=3)
+
+
 def test_a_folder_of_another_search_or_in_use_is_refused(config, tmp_path):
     pytest.importorskip("optuna")
     axes = axes_of(config)
     assert tuning.search(config, axes, tmp_path, num_trials=0) == []
-    with pytest.raises(InvalidInputError, match="whose seed is 0, not 1"):
+    with pytest.raises(InvalidInputError, match="`folder` must .* seed is 0, not 1"):
         tuning.search(changed(config, seed=1), axes, tmp_path, num_trials=0)
     with pytest.raises(InvalidInputError, match="over these values. .*5 to 40; learn"):
         tuning.search(config, axes[:1], tmp_path, num_trials=0)

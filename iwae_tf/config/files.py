@@ -95,13 +95,17 @@ def different_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[s
 
 
 def check_same(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any], rule: str, place: object
+    ours: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    rule: str,
+    place: object,
+    name: str = "workdir",
 ) -> None:
     """Raises InvalidInputError where two configs, as JSON, are different runs."""
     keys = different_keys(ours, theirs)
     shown = [f"{k} is {theirs.get(k)!r}, not {ours.get(k)!r}" for k in keys[:SHOWN]]
     if keys:
         raise InvalidInputError(
-            f"`workdir` must {rule}. Received: {place}, whose {'; '.join(shown)}"
+            f"`{name}` must {rule}. Received: {place}, whose {'; '.join(shown)}"
             f"{'; ...' if keys[SHOWN:] else ''}"
         )

@@ -9,6 +9,7 @@ Optuna's journal is in the folder. Call it again to finish what is left.
 """
 
 import ast
+import math
 import os
 import pathlib
 import threading
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from iwae_tf.checks import needing
+from iwae_tf.checks import needing, readable
 from iwae_tf.config import check_key, put
 from iwae_tf.config.files import as_json, check_same
 from iwae_tf.errors import InvalidInputError
@@ -158,14 +159,7 @@ class _Trials:
         self._config, self._axes, self._folder = config, axes, folder
         self._distributions = {a.key: _distribution(optuna, a) for a in axes}
         self._asking, self._failures = threading.Lock(), {}
-        file = optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL))
-        self._study = study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(file),
-            pruner=optuna.pruners.MedianPruner(),
-            study_name="sweep",
-            direction="maximize",
-            load_if_exists=True,
-        )
+        self._study = study = _open_study(optuna, folder / JOURNAL)
         # Not the same first trials at each call.
         seed = config.seed + len(study.trials)
         study.sampler = optuna.samplers.TPESampler(seed=seed)
@@ -173,7 +167,7 @@ class _Trials:
         settings: dict[str, Any] = {"config": as_json(config), "axes": axis_lines}
         theirs = study.user_attrs.setdefault(SETTINGS, settings)
         rule = "be new or that of a search from this config"
-        check_same(settings["config"], theirs["config"], rule, folder)
+        check_same(settings["config"], theirs["config"], rule, folder, "folder")
         if settings["axes"] != theirs["axes"]:
             raise InvalidInputError(
                 "`folder` must be new or that of a search over these values. "
@@ -256,6 +250,23 @@ class _Trials:
         )
 
 
+def _open_study(optuna, path):
+    """Optuna's study in a journal, without the half of a line that a kill left there:
+    Optuna reads over it, and would write on behind it."""
+    if path.exists():
+        with open(path, "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+    with readable(path, f"`folder` must hold an intact {JOURNAL}"):
+        file = optuna.storages.journal.JournalFileBackend(str(path))
+        return optuna.create_study(
+            storage=optuna.storages.JournalStorage(file),
+            pruner=optuna.pruners.MedianPruner(),
+            study_name="sweep",
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+
 def _distribution(optuna, axis):
     if axis.choices:
         return optuna.distributions.CategoricalDistribution(list(axis.choices))
@@ -282,7 +293,7 @@ class Watch(threading.Event):
         super().__init__()
         self._trial, self._workdir, self._stop = trial, workdir, stop
         self._num_seen, self._num_ignored = 0, num_ignored
-        self.bound, self.is_hopeless = float("nan"), False
+        self.bound, self.is_hopeless = -math.inf, False
 
     def is_set(self) -> bool:
         self.look()
@@ -291,9 +302,11 @@ class Watch(threading.Event):
     def look(self) -> None:
         """Reports epochs that were not seen yet: they may show that it is hopeless."""
         for row in self._workdir.read_metrics()[self._num_seen :]:
-            self.bound = float(row["val_bound"])
-            epoch = int(row["epoch"])
-            self._trial.report(self.bound, epoch)
+            bound, epoch = float(row["val_bound"]), int(row["epoch"])
+            # Optuna takes no NaN: the trial would be done again by each call.
+            self.bound = bound if math.isfinite(bound) else -math.inf
+            if math.isfinite(bound):
+                self._trial.report(bound, epoch)
             if epoch > self._num_ignored:
                 self.is_hopeless |= self._trial.should_prune()
             self._num_seen += 1
