@@ -24,12 +24,12 @@ from iwae_tf.runs.workdir import deciding_settings
 EVENT = (4,)
 
 
-def make_model(seed=0, units=5, optimizer="adam", weight_average=0.0):
+def make_model(seed=0, units=5, optimizer="adam", weight_average=0.0, dtype="float32"):
     config = default_config()
     config.optimizer, config.weight_average = optimizer, weight_average
-    encoder = MLP([units], (4,), seed=seed, name="encoder")
-    decoder = MLP([units], EVENT, seed=seed + 9, name="decoder")
-    model = IWAE(encoder, decoder, num_samples=2, name="iwae")
+    encoder = MLP([units], (4,), seed=seed, name="encoder", dtype=dtype)
+    decoder = MLP([units], EVENT, seed=seed + 9, name="decoder", dtype=dtype)
+    model = IWAE(encoder, decoder, num_samples=2, name="iwae", dtype=dtype)
     model.build((None, *EVENT))
     model.compile(build_optimizer(config, steps_per_epoch=2), run_eagerly=True)
     return model
@@ -75,19 +75,23 @@ def names(folder):
 
 
 @pytest.mark.parametrize(
-    "optimizer, weight_average", [("adam", 0.0), ("muon", 0.9), ("burda_adam", 0.9)]
+    "settings",
+    [("adam", 0.0), ("muon", 0.9), ("burda_adam", 0.9), ("adam", 0.9, "mixed_float16")],
 )
-def test_restores_every_variable_bit_for_bit(tmp_path, optimizer, weight_average):
-    model = train(make_model(0, 5, optimizer, weight_average), 3)
-    saved = everything(model)
+def test_restores_every_variable_bit_for_bit(tmp_path, settings):
+    model = train(make_model(0, 5, *settings), 3)
+    saved, is_scaled = everything(model), len(settings) > 2
     state = {"history": [{"epoch": 1, "bound": -3.25}], "seconds": 1.5}
-    CheckpointStore(tmp_path).save(7, model, state)
-    fresh = make_model(3, 5, optimizer, weight_average)
+    for epoch in (6, 7):  # which adds no variable: Keras' loss scale had another
+        CheckpointStore(tmp_path).save(epoch, model, state)
+    fresh = make_model(3, 5, *settings)
     paths = [m.optimizer.variables[0].path for m in (model, fresh)]
-    assert paths[0] != paths[1]  # Keras numbers optimisers, which does not matter
+    # Keras numbers optimisers, which does not matter.
+    assert is_scaled or paths[0] != paths[1]
     assert CheckpointStore(tmp_path).restore_latest(fresh) == (7, 0, state)
     assert_same(everything(fresh), saved)
-    assert int(fresh.train_steps) == int(fresh.optimizer.iterations) == 3
+    assert int(fresh.train_steps) == 3
+    assert is_scaled or int(fresh.optimizer.iterations) == 3
     # And goes on as the original does.
     assert_same(everything(train(fresh, 2)), everything(train(model, 2)))
 

@@ -195,7 +195,8 @@ def copy_variables(source: keras.Model, target: keras.Model) -> None:
 
 def variables_of(model: keras.Model) -> dict[str, keras.Variable]:
     """Name to variable, for model and optimiser, in a fixed order."""
-    model.optimizer.build(model.trainable_variables)
+    if not model.optimizer.built:  # that of float16 makes new ones each time
+        model.optimizer.build(model.trainable_variables)
     groups = {"model": model.weights, "optimizer": model.optimizer.variables}
     return {
         f"{group}:{index}:{_name(variable)}": variable
