@@ -9,7 +9,6 @@ same flags to continue after the last finished part.
 """
 
 import pathlib
-import signal
 import sys
 
 from absl import flags
@@ -48,10 +47,6 @@ class Stopped(BaseException):
     """SIGTERM arrived."""
 
 
-def _stop(*_):
-    raise Stopped
-
-
 @cli.script
 def run() -> int:
     """Diagnoses the model of the flags and prints where the report is."""
@@ -74,7 +69,7 @@ def run() -> int:
     again = (
         f"the finished parts are in {folder}: run again with the same flags to continue"
     )
-    signal.signal(signal.SIGTERM, _stop)
+    cli.raise_at_sigterm(Stopped)
     try:
         found = diagnose(subject, folder, parts=parts, title=title, facts=facts)
     except Stopped:

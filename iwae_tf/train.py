@@ -52,9 +52,6 @@ def _run(config, workdir, distribution):
     signal.signal(signal.SIGTERM, lambda *_: stop_request.set())
     again = "run again with the same flags to continue"
 
-    def stop_now(*_):
-        raise StopTraining
-
     try:
         trained = train(
             config,
@@ -63,7 +60,7 @@ def _run(config, workdir, distribution):
             distribution=distribution,
             report=terminal.tell,
         )
-        signal.signal(signal.SIGTERM, stop_now)  # nothing is half-written from here on
+        stop_now = cli.raise_at_sigterm(StopTraining)  # nothing is half-written now
         if stop_request.is_set():  # after the last step, or of a run that had ended
             stop_now()
         _finish(config, workdir, trained, distribution)

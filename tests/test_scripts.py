@@ -224,7 +224,13 @@ def test_a_run_that_is_stopped_or_interrupted_goes_on(
             with readable("data.npz"):
                 terminate()
 
+        def tell_and_terminate_again(line):
+            tell(line)
+            if "stopped" in line:
+                terminate()
+
         patch.setattr("iwae_tf.runs.workdir.check_data", read_and_terminate)
+        patch.setattr(terminal, "tell", tell_and_terminate_again)
         assert run_script("train", *options) == 0
     assert "stopped" in capsys.readouterr().out
     assert not (workdir / "results.json").exists()

@@ -8,7 +8,13 @@ May import `runs` and what that imports, but only where a script has begun: `--h
 and a wrong flag must not wait for TensorFlow.
 """
 
-from iwae_tf.cli.entry import FAILED, run, script, stop_at_sigterm
+from iwae_tf.cli.entry import (
+    FAILED,
+    raise_at_sigterm,
+    run,
+    script,
+    stop_at_sigterm,
+)
 from iwae_tf.cli.options import (
     ModelFlags,
     config_flag,

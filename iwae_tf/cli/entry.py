@@ -87,6 +87,24 @@ def stop_at_sigterm() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
+def raise_at_sigterm(error: type[BaseException]) -> Callable[..., None]:
+    """From now on the first SIGTERM raises an error, wherever the script is.
+
+    Those after it do nothing: one would be raised out of the handler of the first. A
+    scheduler sends one to a script, and so does what has started it.
+
+    Returns:
+      what the signal calls.
+    """
+
+    def stop(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise error
+
+    signal.signal(signal.SIGTERM, stop)
+    return stop
+
+
 @contextlib.contextmanager
 def _plain_warnings():
     """Prints a warning of what the user gave as one line, others as Python does."""
