@@ -106,7 +106,7 @@ def check_end(x: Any, arguments: dict[str, Any], name: str) -> None:
     """Refuses a pass over a tf.data.Dataset that would not end, without steps, and one
     over a PyDataset that would end before them."""
     steps, count = arguments.get(name), getattr(x, "num_batches", None)
-    if isinstance(x, keras.utils.PyDataset) and None not in (steps, count):
+    if isinstance(x, keras.utils.PyDataset) and steps and count:
         epochs = 1  # each of the other passes begins anew
         if name == "steps_per_epoch":
             epochs = arguments.get("epochs", 1) - arguments.get("initial_epoch", 0)

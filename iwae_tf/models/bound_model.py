@@ -288,16 +288,9 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         self._means.update_state([loss, *(values[n] for n in names)], example_weights)
         return {tracker.name: tracker.result() for tracker in self.metrics}
 
-    def _get_metrics_result_or_logs(self, logs):
-        """As in Keras, of a pass in which some example has counted."""
-        found = super()._get_metrics_result_or_logs(logs)
-        # Not the logs of a step that has means of its own.
-        if found.keys() >= self._trackers.keys() and not self._means.total_weight:
-            raise InvalidInputError(
-                f"`sample_weight` of `{self.name_of_data}` must be above 0 for some "
-                "examples of each pass. Received: zeros"
-            )
-        return found
+    def counts_nothing(self, logs: dict[str, Any]) -> bool:
+        """Whether no example of a pass had a weight, unless a step has its own logs."""
+        return logs.keys() >= self._trackers.keys() and not self._means.total_weight
 
     def metric_names(self) -> list[str]:
         """Names of the logged metrics: the bound that is trained, and its parts."""

@@ -38,6 +38,7 @@ class OneProgramModel(keras.Model):
 
     gate: Any
     takes_labels: Callable[[Any], bool]  # of a step: y may be strings where it is false
+    counts_nothing: Callable[[Any], bool]  # of a pass's logs: all weights were zero
     train_function: Any  # Keras', None until it is made
     test_function: Any
     steps_per_execution: int  # Keras'
@@ -366,7 +367,13 @@ class OneProgramModel(keras.Model):
                 "that has ended does not begin anew, as a tf.data.Dataset or a "
                 "PyDataset does. Received: no batch"
             )
-        return super()._get_metrics_result_or_logs(logs)
+        logs = super()._get_metrics_result_or_logs(logs)
+        if self.counts_nothing(logs):
+            raise InvalidInputError(
+                f"`sample_weight` of `{self.name_of_data}` must be above 0 for some "
+                "examples of each pass. Received: zeros"
+            )
+        return logs
 
     def reset_metrics(self) -> None:
         super().reset_metrics()
