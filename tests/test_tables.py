@@ -414,7 +414,7 @@ def test_only_empty_cells_are_filled(tmp_path):
 @pytest.mark.parametrize(
     "data, words",
     [
-        ({"age": [1]}, "Received: no t among age"),
+        ({"age": [1], " t": ["x"]}, "Received: no 't' among 'age', ' t'"),
         (
             {"age": [1], "t": ["z"]},
             "`t` must be one of its 2 categories, x, y. Received: 'z'",
@@ -543,6 +543,9 @@ def test_a_column_of_labels_makes_a_conditional_model(tmp_path, capsys):
     capsys.readouterr()
     code = run_script(*score[:-1], f"--output={tmp_path}/b.csv")
     assert_one_line(code, capsys, "`kind` must have a label in every row")
+    table.drop(columns="kind").to_csv(path, index=False)
+    code = run_script(*score[:-1], f"--output={tmp_path}/b.csv")
+    assert_one_line(code, capsys, "have the columns of the schema", "no 'kind' among")
 
 
 def test_a_table_is_a_stream_as_well(tmp_path):

@@ -122,12 +122,7 @@ def encode(data: Any, schema: Schema) -> np.ndarray:
         column's kind cannot have.
     """
     table = as_table(data, text_columns(schema))
-    missing = [name for name in schema.names if name not in table.column_names]
-    if missing:
-        raise InvalidInputError(
-            f"`data` must have the columns of the schema. Received: no {missing[0]} "
-            f"among {', '.join(table.column_names)}"
-        )
+    _check_names(table, schema.names)
     x = np.empty((table.num_rows, len(schema.columns)), np.float32)
     for place, column in enumerate(schema.columns):
         values = encoded(_column(table, column.name), column)
@@ -157,7 +152,7 @@ def encode_labels(data: Any, schema: Schema) -> np.ndarray | None:
     if schema.label is None:
         return None
     table, name = as_table(data, text_columns(schema)), schema.label.name
-    check_choice(name, "label column", table.column_names)
+    _check_names(table, [name])
     codes = encoded(_column(table, name), schema.label)
     if np.isnan(codes).any():
         raise InvalidInputError(
@@ -310,6 +305,16 @@ def _parsed(text: str | None) -> Schema | dict[str, str]:
 def _words_of(table: Any, name: str) -> dict[str, int]:
     """How many cells of which words a CSV file's column has for missing values."""
     return json.loads((table.field(name).metadata or {}).get(WORDS, "{}"))
+
+
+def _check_names(table: Any, names: list[str]) -> None:
+    """Raises InvalidInputError unless a table has columns of these names."""
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise InvalidInputError(
+            "`data` must have the columns of the schema. Received: no "
+            f"{missing[0]!r} among {', '.join(map(repr, table.column_names))}"
+        )
 
 
 def _column(table: Any, name: str) -> Any:
