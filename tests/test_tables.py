@@ -444,7 +444,7 @@ def test_a_file_whose_first_line_is_no_names(tmp_path):
         path.write_text(f"{line}\na{line[-1]}b\n1{line[-1]}2\n")
         words = refusal(table_files.read_table, path)
         assert "must have the columns' names in its first line: delete that" in words
-    for separator in (";", "\t"):
+    for separator in (";", "\t", "|"):
         for point in (".", ","):
             path.write_text(separator.join(["a", "b\n1" + point + "5", "2\n"]))
             words = refusal(table_files.read_table, path)
@@ -455,14 +455,18 @@ def test_a_file_whose_first_line_is_no_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, encoding, words",
     [
-        ("a,größe\n1,2\n", "must be a readable table"),
-        ("a,b\n1,größe\n2,x\n", "Received: binary (in a CSV file: not UTF-8)"),
+        ("a,größe\n1,2\n", "latin-1", "must be a readable table"),
+        (
+            *("a,b\n1,größe\n2,x\n", "latin-1"),
+            "Received: binary (in a CSV file: not UTF-8)",
+        ),
+        ("a,b\n1,2\n", "utf-16", "must be in UTF-8: pandas.read_csv(..., encoding="),
     ],
 )
-def test_a_file_in_another_encoding(tmp_path, text, words):
-    (tmp_path / "t.csv").write_text(text, encoding="latin-1")
+def test_a_file_in_another_encoding(tmp_path, text, encoding, words):
+    (tmp_path / "t.csv").write_text(text, encoding=encoding)
     assert words in refusal(tables.infer_schema, tmp_path / "t.csv")
 
 

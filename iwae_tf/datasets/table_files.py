@@ -119,14 +119,21 @@ def read_csv(
         column_types=dict.fromkeys(spellings, pa.string()),
     )
     with readable(path, f"`{name}` must be a readable table"):
-        head = file.readline().decode("utf-8-sig", errors="replace").strip()
+        line = file.readline()
+        if b"\0" in line:
+            raise InvalidInputError(
+                f"`{name}` must be in UTF-8: pandas.read_csv(..., encoding='utf-16')"
+                f".to_csv(..., index=False) writes such a file. Received: {path}, "
+                "whose first line has bytes of zero, as in UTF-16"
+            )
+        head = line.decode("utf-8-sig", errors="replace").strip()
         if re.fullmatch('"?sep=.?"?', head):  # tells a spreadsheet the separator
             raise InvalidInputError(
                 f"`{name}` must have the columns' names in its first line: delete that "
                 f"line. Received: {path}, whose first line is {head!r}"
             )
         unquoted = re.sub('"[^"]*"', "", head)
-        if unquoted.count(",") < max(map(unquoted.count, ";\t")):
+        if unquoted.count(",") < max(map(unquoted.count, ";\t|")):
             raise InvalidInputError(
                 f"`{name}` must have commas between its columns, and points in its "
                 "numbers: pandas.read_csv(..., sep=';', decimal=',').to_csv(..., "
