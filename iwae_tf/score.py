@@ -165,17 +165,17 @@ def run() -> int:
 
 
 def _score_and_fill_in(score, count, fill_in, on_batch):
-    """Scores so many rows, and fills in after the last one.
+    """Scores so many rows, and fills in when none is left.
 
     The file of scores is whole after that: of a job that is cut off neither file is
     there, and it goes on by the same flags.
     """
-    done = []
 
     def on_scored(result):
+        nonlocal count
         on_batch(result)
-        done.append(len(result.estimate))
-        if sum(done) == count:
+        count -= len(result.estimate)
+        if not count:
             fill_in()
 
     try:

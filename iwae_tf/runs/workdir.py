@@ -285,7 +285,8 @@ def config_in(folder: pathlib.Path) -> ConfigDict:
       InvalidInputError: there is none, or it is damaged.
     """
     config, schema = read_config(folder / "config.json"), folder / SCHEMA
-    if schema.is_file() and load_schema(schema):  # or it says that this is damaged
+    if schema.is_file():
+        load_schema(schema)  # which tells a damaged one
         config.schema = str(schema)
     return config
 
