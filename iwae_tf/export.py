@@ -4,7 +4,7 @@ python -m iwae_tf.export --workdir=runs/a --output=saved_models/NAME
 """
 
 from iwae_tf import cli
-from iwae_tf.io.layout import check_no_run
+from iwae_tf.io.layout import check_for_versions
 
 _WORKDIR = cli.run_flag()
 _OUTPUT = cli.new_path_flag("output", "Folder for the versions of the SavedModel.")
@@ -14,7 +14,7 @@ cli.require("workdir", "output")
 @cli.script
 def run() -> int:
     """Exports the workdir of the flags; prints the path of the new version."""
-    check_no_run(_OUTPUT.value, "--output")  # before TensorFlow starts
+    check_for_versions(_OUTPUT.value, "--output")  # before TensorFlow starts
     from iwae_tf.runs.workdir import Workdir, data_in, export
 
     workdir = Workdir(_WORKDIR.value)

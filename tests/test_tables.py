@@ -628,7 +628,8 @@ def test_each_version_keeps_its_own_codes(trained, tmp_path, monkeypatch):
 
     def export_saved_model(model, path, num_samples):
         version = path / str(len([*path.glob("[0-9]")]) + 1)
-        return shutil.copytree(trained / "run/saved_model/1", version)
+        not_own = shutil.ignore_patterns("assets.extra")
+        return shutil.copytree(trained / "run/saved_model/1", version, ignore=not_own)
 
     monkeypatch.setattr(workdir, "export_saved_model", export_saved_model)
     workdir.export(run.load_model(), run.read_config(), versions)
@@ -641,6 +642,8 @@ def test_each_version_keeps_its_own_codes(trained, tmp_path, monkeypatch):
         found = beside_export(tmp_path / name, "schema.json")
         assert read_rows(tmp_path / "x.csv", schema=found).x[0, 2] == code
     assert workdir.load_exported(versions / "1")[1].data_dir != data["data_dir"]
+    export_saved_model(None, versions, 1)  # by hand: of what, only its maker knows
+    assert beside_export(versions, "schema.json") is None
 
 
 def test_a_finished_run_says_that_its_schema_is_damaged(trained, tmp_path):
@@ -652,15 +655,16 @@ def test_a_finished_run_says_that_its_schema_is_damaged(trained, tmp_path):
             assert words in refusal(read)
 
 
-def test_an_export_into_a_run_would_replace_its_config(trained, capsys):
-    before = (trained / "run/config.json").read_bytes()
-    flags = (f"--workdir={trained}/run", f"--output={trained}/run")
-    code = run_script("export", *flags)
-    assert_one_line(code, capsys, "`--output` must not be the folder of a run")
-    run, path = Workdir(f"{trained}/run"), f"{trained}/run"
-    words = refusal(workdir.export, None, run.read_config(), path)
-    assert "`output` must not be the folder of a run" in words
-    assert (trained / "run/config.json").read_bytes() == before
+def test_an_export_would_replace_the_files_of_something_else(trained, tmp_path, capsys):
+    rule = "`output` must be a new folder or one of an export"
+    run = Workdir(trained / "run")
+    (tmp_path / "MODEL_CARD.md").write_text("mine")
+    for path, name in ((run.path, "config.json"), (tmp_path, "MODEL_CARD.md")):
+        before = (path / name).read_bytes()
+        code = run_script("export", f"--workdir={run.path}", f"--output={path}")
+        assert_one_line(code, capsys, rule.replace("output", "--output"), name)
+        assert rule in refusal(workdir.export, None, run.read_config(), path)
+        assert (path / name).read_bytes() == before
 
 
 def test_a_diagnosis_takes_rows_with_holes(trained, tmp_path):

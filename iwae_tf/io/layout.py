@@ -11,6 +11,7 @@ from iwae_tf.errors import InvalidInputError
 TABLES = (".csv", ".parquet")
 SCHEMA = "schema.json"  # of a model of a table, whole, beside it
 TRAINING_DATA = "training_data.json"  # `splits.training_data`, beside the config
+CARD = "MODEL_CARD.md"  # beside the versions of an export
 # What a run writes about itself in JSON, and reads again.
 OF_RUN = ("config.json", "results.json", SCHEMA, TRAINING_DATA)
 EXTRA = "assets.extra"  # in a version: what TensorFlow does not read
@@ -36,17 +37,21 @@ def model_file(workdir: str | os.PathLike[str], name: str = "workdir") -> pathli
     return path
 
 
-def check_no_run(path: str | os.PathLike[str], name: str = "output") -> None:
-    """Refuses the folder of a run for an export, which would replace its config.
+def check_for_versions(path: str | os.PathLike[str], name: str = "output") -> None:
+    """Refuses the folder of a run or of something else for an export.
+
+    What lies in the folder of versions is of the newest one, and would be replaced.
 
     Args:
       path: of the folder.
       name: what a message calls it.
     """
-    if any((pathlib.Path(path) / n).exists() for n in ("checkpoints", "model.keras")):
+    folder = pathlib.Path(path)
+    theirs = [n for n in (*OF_RUN, CARD) if (folder / n).exists()]
+    if theirs and not version_numbers(folder):
         raise InvalidInputError(
-            f"`{name}` must not be the folder of a run, such as runs/a: give another "
-            f"one, such as saved_models/a. Received: {path}"
+            f"`{name}` must be a new folder or one of an export, such as "
+            f"saved_models/a. Received: {path}, which has another's {theirs[0]}"
         )
 
 
@@ -95,13 +100,14 @@ def find_version(path: str | os.PathLike[str]) -> pathlib.Path:
 def about_version(version: pathlib.Path) -> pathlib.Path:
     """The folder with the config, schema and training data of a version of an export.
 
-    Those of the newest version lie beside all versions; the others have their own,
-    unless an earlier version of this package wrote them.
+    Those of the last one that `workdir.export` wrote lie beside all versions, so that
+    an edit of them counts. The others have their own, unless none has: earlier versions
+    of this package wrote no other.
     """
-    is_newest = version.name == str(max(version_numbers(version.parent), default=0))
-    own = version / EXTRA
-    has_own = not is_newest and (own / "config.json").is_file()
-    return own if has_own else version.parent
+    folder, own = version.parent, f"{EXTRA}/config.json"
+    have_own = [n for n in version_numbers(folder) if (folder / f"{n}/{own}").is_file()]
+    is_beside = not have_own or version.name == str(max(have_own))
+    return folder if is_beside else version / EXTRA
 
 
 def beside_export(path: str | os.PathLike[str], name: str) -> pathlib.Path | None:

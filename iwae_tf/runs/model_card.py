@@ -7,8 +7,8 @@ from typing import Any
 
 from iwae_tf.config.data import examples_in_words
 from iwae_tf.io.files import write_text
+from iwae_tf.io.layout import CARD
 
-FILE = "MODEL_CARD.md"
 # Of the data sets that have a name; a file of one's own has an owner who knows.
 DATA = {
     "mnist": "MNIST digits (LeCun, Cortes and Burges; CC BY-SA 3.0)",
@@ -145,7 +145,7 @@ def write(
         versions=", ".join(f"{name} {number}" for name, number in versions.items()),
         limit=LIMITS.get(likelihood, REAL_LIMIT),
     )
-    write_text(path / FILE, text)
+    write_text(path / CARD, text)
 
 
 def _about(words: str, text: str) -> str:

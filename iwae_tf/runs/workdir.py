@@ -37,7 +37,7 @@ from iwae_tf.io.layout import (
     SCHEMA,
     TRAINING_DATA,
     about_version,
-    check_no_run,
+    check_for_versions,
     find_version,
     model_file,
 )
@@ -254,9 +254,9 @@ def export(
       path: pathlib.Path of the new version.
 
     Raises:
-      InvalidInputError: a run is in that folder, whose config would be replaced.
+      InvalidInputError: as `check_for_versions` of the folder.
     """
-    check_no_run(path)
+    check_for_versions(path)
     version = export_saved_model(model, path, config.eval_num_samples)
     schema = None if model.schema is None else model.schema.to_json()
     values = config.to_dict() | ({} if schema is None else {"schema": SCHEMA})
