@@ -15,6 +15,7 @@ from absl import flags
 
 from iwae_tf import cli
 from iwae_tf.checks import check_choice
+from iwae_tf.errors import Stopped
 
 _MODEL = cli.ModelFlags()
 _OUTPUT = cli.path_flag("output", "Folder of the report; default: WORKDIR/diagnostics.")
@@ -28,7 +29,7 @@ _PARTS = flags.DEFINE_list(
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 _NUM_IMAGES = cli.count_flag("num_images", 100, "Images, from the start of the split.")
 _NUM_SAMPLES = cli.count_flag(
-    "num_samples", 5000, "Draws for each image, K, of the estimate to check."
+    "num_samples", 5000, "Draws for each example, K, of the estimate to check."
 )
 _QUICK = flags.DEFINE_bool("quick", False, "A tenth of the work, for a first look.")
 _DATA = cli.data_flags()
@@ -41,10 +42,6 @@ def _check_parts(parts):
     for name in [""] if parts == [] else parts or ():
         check_choice(name, "--parts", NAMES)
     return True
-
-
-class Stopped(BaseException):
-    """SIGTERM arrived."""
 
 
 @cli.script
@@ -69,7 +66,7 @@ def run() -> int:
     again = (
         f"the finished parts are in {folder}: run again with the same flags to continue"
     )
-    cli.raise_at_sigterm(Stopped)
+    cli.raise_at_sigterm()
     try:
         found = diagnose(subject, folder, parts=parts, title=title, facts=facts)
     except Stopped:
@@ -108,7 +105,7 @@ def _subject():
     return subject, [
         ("model", _MODEL.name),
         *cli.model_facts(config, len(images), _SPLIT.value),
-        ("draws an image", f"{_NUM_SAMPLES.value:,}"),
+        ("draws an example", f"{_NUM_SAMPLES.value:,}"),
         ("made with", versions),
     ]
 

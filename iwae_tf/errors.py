@@ -11,3 +11,11 @@ class InvalidInputError(ValueError):
 
 class WorkerLostError(RuntimeError):
     """Another worker of the job is gone: all of them have to be started again."""
+
+
+class Stopped(BaseException):
+    """The script was asked to stop, as by SIGTERM, and what is done is kept.
+
+    A signal raises it anywhere in what follows, where a handler of Exception, as around
+    a reader of files, would take it for an error.
+    """

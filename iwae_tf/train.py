@@ -12,6 +12,7 @@ import sys
 import threading
 
 from iwae_tf import cli
+from iwae_tf.errors import Stopped
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.new_path_flag("workdir", "Folder of the run.")
@@ -44,7 +45,6 @@ def run() -> int:
 def _run(config, workdir, distribution):
     """Trains, then evaluates, draws and exports; returns the exit code."""
     from iwae_tf.io import terminal
-    from iwae_tf.runs.callbacks import StopTraining
     from iwae_tf.runs.checkpoints import CheckpointStore
     from iwae_tf.runs.training import train
 
@@ -60,11 +60,11 @@ def _run(config, workdir, distribution):
             distribution=distribution,
             report=terminal.tell,
         )
-        stop_now = cli.raise_at_sigterm(StopTraining)  # nothing is half-written now
+        stop_now = cli.raise_at_sigterm()  # nothing is half-written now
         if stop_request.is_set():  # after the last step, or of a run that had ended
             stop_now()
         _finish(config, workdir, trained, distribution)
-    except StopTraining:
+    except Stopped:
         terminal.tell(f"stopped; the run so far is in {workdir.path}: {again}")
         return 0
     except KeyboardInterrupt:

@@ -302,7 +302,7 @@ def test_an_export_is_the_model_again_wherever_its_data_lie(tmp_path):
     config.dataset, config.data_dir = "npz", str(tmp_path / "old.npz")
     config.latent_dims, config.hidden_dims = [2], [[4]]
     model = iwae_tf.build_model(config)
-    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported/1").mkdir(parents=True)
     (tmp_path / "exported/schema.json").write_text("{}")  # of older versions
     path = export(model, config, tmp_path / "exported")
     (tmp_path / "old.npz").rename(tmp_path / "new.npz")

@@ -79,7 +79,7 @@ def one_map(model, x, **arguments):
         (error_coverage, {"seed": 3}, "`seed` must be a pair of integers"),
         (kl_per_unit, {"batch_size": 0}, "batch_size=0"),
         (kl_per_unit, {"num_draws": 0}, "num_draws=0"),
-        (posterior_map, {}, "12 images"),
+        (posterior_map, {}, "12 examples"),
         (one_map, {"units": (0, 2)}, r"<= 1\. Received: units=2"),
         (one_map, {"units": (1, 1)}, r"two different units.*\(1, 1\)"),
         (one_map, {"units": (1,)}, r"two different units.*\(1,\)"),

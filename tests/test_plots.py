@@ -244,7 +244,7 @@ def test_training_curves_first_epoch_does_not_squash(png, figures, first):
     ax = figures[0].axes[0]
     low, high = ax.get_ylim()
     assert -115 < low < -110 and -90 < high < -85
-    note = ax.texts[0].get_text()
+    note = ax.get_title("right")
     assert note.startswith("off the axis before epoch 2: from")
     assert f"{abs(first):,.1f}" in note
     pixels = read(png)[:, 150:800]
@@ -256,7 +256,7 @@ def test_training_curves_keep_late_values_on_the_axis(png, figures):
     values = [-100.0] * 10 + [-500.0] + [-100.0] * 10
     plots.training_curves(png, {"bound": values})
     low, _ = figures[0].axes[0].get_ylim()
-    assert low < -500 and not figures[0].axes[0].texts
+    assert low < -500 and not figures[0].axes[0].get_title("right")
 
 
 @pytest.mark.parametrize("shape", [(200, 5), (3, 40), (50, 2), (2, 2)])

@@ -15,7 +15,7 @@ from running import changed, refusal
 
 from iwae_tf import bounds
 from iwae_tf.config import build_model, default_config
-from iwae_tf.errors import InvalidInputError
+from iwae_tf.errors import InvalidInputError, Stopped
 from iwae_tf.io.files import FolderLock, remove_leftovers, write_json
 from iwae_tf.models import programs
 from iwae_tf.runs import callbacks, training
@@ -65,7 +65,7 @@ def train(config, path, *, stop_at=None, interval=1e9, report=lambda line: None)
                 distribution=make_distribution(),
                 report=report,
             )
-        except callbacks.StopTraining:
+        except Stopped:
             return None
         finally:
             workdir.release()

@@ -18,7 +18,7 @@ import threading
 import numpy as np
 
 from iwae_tf.config import default_config
-from iwae_tf.errors import WorkerLostError
+from iwae_tf.errors import Stopped, WorkerLostError
 from iwae_tf.io import files as package_files
 from iwae_tf.models import programs
 from iwae_tf.runs import callbacks, training
@@ -130,7 +130,7 @@ def main(path, data, epochs, fault="none", number="1"):
             stop_request=stop,
             distribution=distribution,
         )
-    except callbacks.StopTraining:
+    except Stopped:
         return 0
     except WorkerLostError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -18,7 +18,7 @@ from iwae_tf.cli import usage
 from iwae_tf.cli.options import config_path
 from iwae_tf.config import check_key
 from iwae_tf.config.keys import NAMES
-from iwae_tf.errors import InvalidInputError, WorkerLostError
+from iwae_tf.errors import InvalidInputError, Stopped, WorkerLostError
 from iwae_tf.io import terminal
 from iwae_tf.io.processes import follow_parent
 from iwae_tf.versions import NAME, package_version
@@ -87,8 +87,8 @@ def stop_at_sigterm() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def raise_at_sigterm(error: type[BaseException]) -> Callable[..., None]:
-    """From now on the first SIGTERM raises an error, wherever the script is.
+def raise_at_sigterm() -> Callable[..., None]:
+    """From now on the first SIGTERM raises Stopped, wherever the script is.
 
     Those after it do nothing: one would be raised out of the handler of the first. A
     scheduler sends one to a script, and so does what has started it.
@@ -99,7 +99,7 @@ def raise_at_sigterm(error: type[BaseException]) -> Callable[..., None]:
 
     def stop(*_):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise error
+        raise Stopped
 
     signal.signal(signal.SIGTERM, stop)
     return stop

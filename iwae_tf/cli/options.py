@@ -272,11 +272,11 @@ class ModelFlags:
 
 
 def model_facts(config: Any, num_images: int, split: str) -> list[tuple[str, str]]:
-    """What a report or a page says of a model and of the images that it was given."""
+    """What a report or a page says of a model and of the examples that it was given."""
     return [
         ("bound", f"{config.model}, {config.num_samples} draws in training"),
         ("latent units", " + ".join(map(str, config.latent_dims))),
-        ("images", f"the first {num_images} of {config.dataset}, {split}"),
+        ("examples", f"the first {num_images} of {config.dataset}, {split}"),
     ]
 
 

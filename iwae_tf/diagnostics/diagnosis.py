@@ -19,7 +19,7 @@ from iwae_tf.io.files import write_json
 from iwae_tf.io.html import escape, table, write_page
 
 INTRODUCTION = (
-    "All values are in nats an image unless stated otherwise. log p(x) is estimated "
+    "All values are in nats an example unless stated otherwise. log p(x) is estimated "
     "by importance sampling: K draws z of q(z|x), each with the weight "
     "w = p(x, z) / q(z|x); the log of their mean is L_K. It is too low in expectation, "
     "by a bias that falls with K, and it varies from seed to seed. A green line says "

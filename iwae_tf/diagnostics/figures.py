@@ -91,7 +91,7 @@ def bound_sweep(path: Path, sweep: Found) -> Path:
     reached = best - np.asarray(sweep["bounds"]["iwae"]["value"])
     right.set_ylim(max(reached.min(), 1e-4) / 4, None)
     right.set_yscale("log")
-    style(left, title="bound (bars: +- 2 errors)", ylabel="nats an image")
+    style(left, title="bound (bars: +- 2 errors)", ylabel="nats an example")
     style(right, title="distance from log p(x)", ylabel="nats")
     for ax in (left, right):
         ax.set_xscale("log")
@@ -110,14 +110,14 @@ def error_bars(path: Path, found: Found) -> Path:
         (left, "spread", -0.18, 0.34, ORANGE, "between seeds"),
         (right, "repeat_coverage", 0.25, 0.22, GREEN, "mean, of another seed's"),
         (right, "mean_coverage", 0.0, 0.22, PURPLE, "mean, of the reference"),
-        (right, "image_coverage", -0.25, 0.22, BLUE, "one image, of the reference"),
+        (right, "image_coverage", -0.25, 0.22, BLUE, "one example, of the reference"),
     ):
         values = [error[key] for error in errors]
         ax.barh(rows + offset, values, height, color=color, label=label)
     left.set_yticks(rows, names)
     right.axvline(0.95, **_DOTTED)
     right.set_xlim(0, 1)
-    style(left, title="error of the mean over images", xlabel="nats")
+    style(left, title="error of the mean over examples", xlabel="nats")
     style(right, title="share of 95 % intervals that cover", xlabel="share")
     legend(left, bbox_to_anchor=(0.0, -0.22))
     legend(right, bbox_to_anchor=(0.0, -0.22))
@@ -135,7 +135,7 @@ def proposal_quality(path: Path, found: Found) -> Path:
         place = {"transform": left.get_xaxis_transform(), "va": "top"}
         place["ha"] = "right" if value < 1 else "left"
         left.text(value, 0.97, f" {label} ", **place, size=8, color=ORANGE)
-    style(left, title="Pareto k of the weights", xlabel="k", ylabel="number of images")
+    style(left, title="Pareto k of the weights", xlabel="k", ylabel="examples")
     sizes = np.clip(found["effective_sample_size"], 1, num_samples)
     right.hist(sizes, bins=np.geomspace(1, num_samples, 25), **bars)
     right.set_xscale("log")
@@ -186,7 +186,7 @@ def sandwich(path: Path, found: Found, *, title: str) -> Path:
             ax.errorbar(place, values - base, 2 * np.nan_to_num(errors), **bars)
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.xaxis.set_major_locator(whole_numbers())
-    style(ax, title=title, xlabel="image", ylabel="nats above forward annealing")
+    style(ax, title=title, xlabel="example", ylabel="nats above forward annealing")
     legend(ax)
     return save(figure, path)
 
@@ -239,7 +239,7 @@ def posterior_maps(path: Path, found: Found) -> Path:
             square = np.sum(offset @ np.linalg.inv(covariance) * offset, axis=-1)
             density = np.exp(-0.5 * square)
             ax.contour(*grid, density, levels, colors=color, linewidths=1.0)
-        style(ax, title=f"image {index}", xlabel=xlabel)
+        style(ax, title=f"example {index}", xlabel=xlabel)
         ax.grid(False)
     style(axes[0, 0], ylabel=ylabel)
     return save(figure, path)

@@ -161,8 +161,8 @@ def posterior_map(
     dims = model.latent_dims
     if len(dims) != 1 or dims[0] < 2 or len(x) != 1:
         raise InvalidInputError(
-            "a posterior map must be of one image and one stochastic layer of two "
-            f"units or more. Received: {len(x)} images, latent_dims={dims}"
+            "a posterior map must be of one example and one stochastic layer of two "
+            f"units or more. Received: {len(x)} examples, latent_dims={dims}"
         )
     for unit in units:
         check_integer(unit, "units", 0, dims[0] - 1)

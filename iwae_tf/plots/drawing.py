@@ -157,15 +157,11 @@ def _limit_axis(ax: Axes, epochs: np.ndarray, values: np.ndarray) -> None:
         return
     margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
     ax.set_ylim(low - margin, high + margin)
-    below, above = low - values.min(), values.max() - high
-    extreme, y, va = (values.min(), 0.05, "bottom")
-    if above > below:
-        extreme, y, va = (values.max(), 0.95, "top")
+    is_below = low - values.min() >= values.max() - high
+    extreme = values.min() if is_below else values.max()
     note = f"off the axis before epoch {start:g}: from {extreme:,.1f}"
     note = note.replace("-", "\N{MINUS SIGN}")
-    text = ax.text(0.985, y, note, ha="right", va=va, transform=ax.transAxes)
-    text.set(color=GREY, size=SMALL_TEXT_SIZE, family=FONT)
-    text.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1})
+    ax.set_title(note, loc="right", color=GREY, size=SMALL_TEXT_SIZE, family=FONT)
 
 
 def draw_strip(ax: Axes, values: np.ndarray, labels: np.ndarray | None) -> None:

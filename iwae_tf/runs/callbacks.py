@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from iwae_tf.config.optimizers import last_learning_rate
+from iwae_tf.errors import Stopped
 from iwae_tf.io import terminal
 from iwae_tf.runs.checkpoints import CheckpointStore
 from iwae_tf.runs.devices import Distribution
@@ -118,7 +119,7 @@ class Sitting:
 class Record(keras.callbacks.Callback):
     """After each epoch the history to `metrics.csv`; checkpoints then and between.
 
-    Once a stop is requested, a checkpoint is written after the step, and StopTraining
+    Once a stop is requested, a checkpoint is written after the step, and Stopped
     raised. The sitting's `early_stop` ends `fit` after an epoch. FloatingPointError is
     raised at the step whose loss is NaN or infinite. The model must have
     `stops_at_nonfinite`, so that no step follows in the same call.
@@ -154,7 +155,7 @@ class Record(keras.callbacks.Callback):
         flags = [is_due, self._sitting.stop_request.is_set()]
         is_due, is_over = self._distribution.agree(flags)
         if (is_due or is_over) and self._save_in_epoch() and is_over:
-            raise StopTraining
+            raise Stopped
 
     def _save_in_epoch(self):
         """Writes a checkpoint between two steps of an epoch.
@@ -190,7 +191,7 @@ class Record(keras.callbacks.Callback):
         flags = [self._sitting.stop_request.is_set(), bool(self._sitting.early_stop())]
         is_over, is_early = self._distribution.agree(flags)
         if is_over:
-            raise StopTraining
+            raise Stopped
         self.model.stop_training |= is_early
 
     def _save(self, epoch, step=0, **state):
@@ -285,11 +286,3 @@ class Progress(keras.callbacks.Callback):
         """Ends the bar's line."""
         if self._bar is not None:
             self._bar.close()
-
-
-class StopTraining(BaseException):
-    """Raised out of `fit` when the run was asked to stop.
-
-    A signal raises it anywhere in what follows, where a handler of Exception, as around
-    a reader of files, would take it for an error.
-    """

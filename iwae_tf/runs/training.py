@@ -86,7 +86,7 @@ def train(
       InvalidInputError: bad data, no intact checkpoint, a workdir that is in use or of
         another config.
       FloatingPointError: the bound or a weight is not finite.
-      StopTraining: `stop_request` was set; the last checkpoint is on the disk.
+      Stopped: `stop_request` was set; the last checkpoint is on the disk.
       WorkerLostError: another worker of the job is gone.
     """
     examples, validation = (load_examples(config, s) for s in ("train", "validation"))

@@ -54,7 +54,7 @@ class Proposal(Part):
     def draw(self, subject: Subject, results: Results, folder: pathlib.Path) -> Figures:
         yield (
             figures.proposal_quality(folder / "proposal.png", results),
-            "Left: the shape k of the tail of each image's importance weights. Below "
+            "Left: the shape k of the tail of each example's importance weights. Below "
             "the first line the estimate of log p(x) can be trusted. Above 1 the "
             "fitted tail has no mean, and more draws help only slowly. Right: the "
             "effective sample size, how many of the draws really count.",
@@ -82,7 +82,7 @@ class Proposal(Part):
         yield verdict(
             "proposal",
             grade(np.mean(shapes > threshold), 0.05, 0.5),
-            f"{np.sum(shapes > threshold)} of {len(shapes)} images have a Pareto k "
+            f"{np.sum(shapes > threshold)} of {len(shapes)} examples have a Pareto k "
             f"above {threshold:.2f}. The median effective sample size is "
             f"{np.median(results['effective_sample_size']):.0f} of "
             f"{results['num_samples']:,} draws.",
@@ -107,10 +107,10 @@ class InferenceGaps(Part):
     title = "What does the encoder lose?"
     chart = staticmethod(figures.inference_gaps)
     caption = (
-        "Means over {num_images} images, below log p(x) by proposals fitted to each "
-        "image. The amortisation gap is what the best diagonal Gaussian of each image "
-        "gains over q(z|x); the approximation gap is what a diagonal Gaussian cannot "
-        "reach (Cremer et al. 2018)."
+        "Means over {num_images} examples, below log p(x) by proposals fitted to each "
+        "example. The amortisation gap is what the best diagonal Gaussian of each "
+        "example gains over q(z|x); the approximation gap is what a diagonal Gaussian "
+        "cannot reach (Cremer et al. 2018)."
     )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
@@ -153,8 +153,8 @@ class InferenceGaps(Part):
         yield verdict(
             "refined proposal",
             grade(share, 0.05, 0.5),
-            f"With proposals fitted to each image {share:.0%} of them have a Pareto k "
-            f"above {results['threshold']:.2f}, and the median effective sample size "
+            f"With proposals fitted to each example {share:.0%} of them have a Pareto "
+            f"k above {results['threshold']:.2f}, and the median effective sample size "
             f"is {np.median(results['effective_sample_size']):.0f} of "
             f"{results['num_samples']:,} draws.",
         )
@@ -168,10 +168,10 @@ class BoundSweep(Part):
     title = "How far is the bound from log p(x)?"
     chart = staticmethod(figures.bound_sweep)
     caption = (
-        "The mean bound over {num_images} images from K draws. K = 1 is the ELBO. The "
-        "jackknife removes the part of the bias that falls like 1/K. log p(x) comes "
-        "from proposals fitted to each image. The flatter the lines on the right, the "
-        "heavier the tail of the weights."
+        "The mean bound over {num_images} examples from K draws. K = 1 is the ELBO. "
+        "The jackknife removes the part of the bias that falls like 1/K. log p(x) "
+        "comes from proposals fitted to each example. The flatter the lines on the "
+        "right, the heavier the tail of the weights."
     )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
@@ -197,8 +197,9 @@ class BoundSweep(Part):
             "bound",
             grade(gap, 0.05, 0.5),
             f"L_K at K = {results['counts'][-1]:,} is {bound['value'][-1]:.2f} "
-            f"(+- {bound['standard_error'][-1]:.2f}), {gap:.2f} nats below log p(x) by "
-            f"refined proposals, {results['log_likelihood']:.2f} (95 % interval "
+            f"(+- {bound['standard_error'][-1]:.2f}), {abs(gap):.2f} nats "
+            f"{'below' if gap > 0 else 'above'} log p(x) by refined proposals, "
+            f"{results['log_likelihood']:.2f} (95 % interval "
             f"{low:.2f} to {high:.2f}).",
         )
         if results["negative_kl"] is not None:
@@ -217,11 +218,11 @@ class ErrorBars(Part):
     title = "Are the error bars right?"
     chart = staticmethod(figures.error_bars)
     caption = (
-        "The same {num_images} images scored with {num_seeds} seeds, {num_samples:,} "
+        "The same {num_images} examples scored with {num_seeds} seeds, {num_samples:,} "
         "draws each. Left: a correct error bar is as long as the spread between seeds. "
-        "Right: the reference is the estimate by proposals fitted to each image. Only "
-        "the interval includes the bias. If the others cover other seeds but miss the "
-        "reference, the bias is larger than the spread."
+        "Right: the reference is the estimate by proposals fitted to each example. "
+        "Only the interval includes the bias. If the others cover other seeds but miss "
+        "the reference, the bias is larger than the spread."
     )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
@@ -251,9 +252,9 @@ class ErrorBars(Part):
             "bias",
             "good" if bias < delta["spread"] else "warning" if bias < 0.1 else "bad",
             f"With {results['num_samples']:,} draws the mean log p(x) is {bias:.3f} "
-            "nats too low, compared with proposals fitted to each image. The interval "
-            "has that value for "
-            f"{results['errors']['interval']['image_coverage']:.0%} of the images.",
+            "nats too low, compared with proposals fitted to each example. The "
+            "interval has that value for "
+            f"{results['errors']['interval']['image_coverage']:.0%} of the examples.",
         )
 
 
@@ -266,7 +267,7 @@ class KnownErrorBars(Part):
     needs_model = False
     caption = (
         "log w ~ N(-s^2/2, s^2) with s = {spread_of_log_w:g}, of which log E w = 0 is "
-        "the reference: {num_seeds} seeds of {num_images} images, {num_samples:,} "
+        "the reference: {num_seeds} seeds of {num_images} examples, {num_samples:,} "
         "draws each. The larger s, the heavier the tail of the weights."
     )
 
@@ -312,15 +313,15 @@ class Annealing(Part):
     title = "A second opinion on log p(x)"
     charts = {
         "data": (
-            "images of the split",
+            "examples of the split",
             "log p(x) by annealed importance sampling ({num_steps} temperatures, HMC) "
             "and by importance sampling with {num_samples:,} draws of proposals fitted "
-            "to each image, bars of two errors. Both are too low on average: the "
+            "to each example, bars of two errors. Both are too low on average: the "
             "higher is nearer to log p(x).",
         ),
         "simulated": (
-            "images drawn from the model",
-            "The same for images drawn from the model, where z is known. Annealing "
+            "examples drawn from the model",
+            "The same for examples drawn from the model, where z is known. Annealing "
             "backwards from this z gives an upper bound. log p(x) is between the "
             "triangles, and importance sampling should be there too.",
         ),
@@ -374,15 +375,16 @@ class Annealing(Part):
         yield verdict(
             "annealing",
             grade(lift, 0.1, 0.5),
-            f"On {len(results['data']['lower'][0])} images annealing finds "
+            f"On {len(results['data']['lower'][0])} examples annealing finds "
             f"{lift:+.2f} nats on average, compared with {results['num_samples']:,} "
-            "draws of proposals fitted to each image.",
+            "draws of proposals fitted to each example.",
         )
         width = distance("simulated", "upper", "lower")
         short = distance("simulated", "upper", "estimate")
         yield verdict(
             "annealing bounds",
             "good" if width < 0.5 else "warning",
-            f"On simulated images the upper and lower bound differ by {width:.2f} nats "
-            f"on average; importance sampling is {short:.2f} nats below the upper one.",
+            f"On simulated examples the upper and lower bound differ by {width:.2f} "
+            f"nats on average; importance sampling is {short:.2f} nats below the "
+            "upper one.",
         )

@@ -36,11 +36,11 @@ class Gradients(Part):
     chart = staticmethod(figures.gradient_noise)
     caption = (
         "Signal-to-noise of the gradient of the bound with K draws, from {num_draws} "
-        "gradients over the same {num_images} images: |mean| / sd of each parameter's "
-        "gradient, averaged. Theory (Rainforth et al. 2018): with more draws the "
-        "encoder's falls as 1/sqrt(K) for the reparameterized estimator, and grows "
-        "with DReG; the decoder's, the same for both, grows as sqrt(K). A curve on the "
-        "dotted line is noise alone."
+        "gradients over the same {num_images} examples: |mean| / sd of each "
+        "parameter's gradient, averaged. Theory (Rainforth et al. 2018): with more "
+        "draws the encoder's falls as 1/sqrt(K) for the reparameterized estimator, and "
+        "grows with DReG; the decoder's, the same for both, grows as sqrt(K). A curve "
+        "on the dotted line is noise alone."
     )
 
     def measure(self, subject: Subject, on_progress: Progress) -> Results:
@@ -162,18 +162,18 @@ class Representation(Part):
                 folder / "units.png", results, threshold=evaluation.ACTIVE_VARIANCE
             ),
             "Left: how much the posterior mean of each latent unit varies over the "
-            "images; a unit below the dashed line ignores x. Right: the information in "
-            "each unit, KL(q||p).",
+            "examples; a unit below the dashed line ignores x. Right: the information "
+            "in each unit, KL(q||p).",
         )
         if results["maps"]:
             cut = ", cut along the two units of the largest KL, the others at the mean"
             cut = f"{cut} of q" * (len(results["kl"][0]) > 2)
             yield (
                 figures.posterior_maps(folder / "posterior.png", results),
-                f"Blue: the true posterior p(z|x) of the first images{cut}. Orange: "
+                f"Blue: the true posterior p(z|x) of the first examples{cut}. Orange: "
                 "q(z|x) at one, two and three deviations. The draws of q miss the blue "
-                "outside the lines. Green: the Gaussian that is fitted to an image for "
-                "refined proposals.",
+                "outside the lines. Green: the Gaussian that is fitted to an example "
+                "for refined proposals.",
             )
 
     def judge(self, results: Results) -> Sentences:

@@ -4,8 +4,8 @@ from iwae_tf.diagnostics.parts.base import Grade
 
 REMEDIES = {
     "proposal": (
-        "The log p(x) of these images is too low, by more than the error bar says: use "
-        'proposal="refined", or many more draws.'
+        "The log p(x) of these examples is too low, by more than the error bar says: "
+        'use proposal="refined", or many more draws.'
     ),
     "amortisation gap": (
         "Train for longer, use a larger encoder, or score with "
