@@ -169,10 +169,10 @@ def test_unknown_and_missing_keys_are_named():
         del config.beta
     with pytest.raises(InvalidInputError, match="`beta` must be in the config"):
         validate(config)
-    check_key("latent_dims.0")
-    message = r"`latent_dim` must be a config key, .*\. Did you mean latent_dims\?$"
-    with pytest.raises(InvalidInputError, match=message):
-        check_key("latent_dim")
+    for name in ("latent_dim", "latent_dims.0"):
+        message = rf"`{name}` must be a config key, .*\. Did you mean latent_dims\?$"
+        with pytest.raises(InvalidInputError, match=message):
+            check_key(name)
 
 
 @pytest.mark.parametrize("beta", [0, 0.0, 0.5, 1, 1.0])

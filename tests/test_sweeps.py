@@ -67,6 +67,7 @@ def test_a_grid_is_every_combination(config):
     "axes, words",
     [
         (["foo=1"], "`foo` must be a config key"),
+        (["latent_dims.0=5,10"], "a config key, .* Did you mean latent_dims"),
         (["seed"], "KEY=VALUE"),
         (["seed="], "KEY=VALUE"),
         (["seed=1,1"], "must not repeat"),

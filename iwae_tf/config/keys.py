@@ -361,7 +361,7 @@ def put(config: ConfigDict, name: str, value: Any) -> None:
 
 def check_key(name: str) -> None:
     """Raises InvalidInputError unless `name` is one that configs have."""
-    if name.split(".")[0] not in NAMES:
+    if name not in NAMES:
         known = sorted(NAMES)
         raise InvalidInputError(
             f"`{name}` must be a config key, one of {', '.join(known)}. "
