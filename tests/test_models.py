@@ -499,14 +499,26 @@ def test_weights_alone_are_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(other.log_weights(x), model.log_weights(x))
 
 
-def test_save_refuses_a_layer_shared_by_encoder_and_decoder(tmp_path):
-    """Keras would load it as two layers, the second one without its weights."""
+def _of_two_halves(shared):
     layers = keras.layers
-    shared = layers.Dense(8, name="shared")
     encoder = [layers.Flatten(), layers.Dense(8), shared, layers.Dense(16)]
     decoder = [shared, layers.Dense(16), layers.Reshape(EVENT)]
-    model = IWAE(keras.Sequential(encoder), keras.Sequential(decoder))
-    model.log_weights(images())
+    return IWAE(keras.Sequential(encoder), keras.Sequential(decoder))
+
+
+def _of_decoder_and_prior(shared):
+    z, label = keras.Input([4]), keras.Input([3])
+    hidden = keras.layers.Dense(16)(keras.layers.concatenate([z, shared(label)]))
+    decoder = keras.Model([z, label], keras.layers.Reshape(EVENT)(hidden))
+    prior = keras.Sequential([shared, keras.layers.Dense(8)])
+    return IWAE(MLP([5], (8,)), decoder, num_classes=3, prior=prior)
+
+
+@pytest.mark.parametrize("make", [_of_two_halves, _of_decoder_and_prior])
+def test_save_refuses_a_layer_that_networks_share(tmp_path, make):
+    """Keras would load it as two layers, the second one without its weights."""
+    model = make(keras.layers.Dense(8, name="shared"))
+    model.build((None, *EVENT))
     with pytest.raises(InvalidInputError, match="no layer in common"):
         model.save(tmp_path / "model.keras")
 

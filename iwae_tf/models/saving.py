@@ -57,10 +57,10 @@ class SavedByKeras(OneProgramModel):
             raise _hdf5("an HDF5 file")
         serialize = keras.saving.serialize_keras_object
         latent, likelihood = self.latent, self.likelihood
-        if _share_a_layer(latent.encoder, latent.generative_networks):
+        if _share_a_layer([*latent.encoder, *latent.generative_networks]):
             raise InvalidInputError(
-                "`encoder` and `decoder` must have no layer in common for the model to "
-                "be saved. Received: a shared layer"
+                "the networks must have no layer in common for the model to be saved: "
+                "it could not be loaded. Received: a shared layer"
             )
         classes = {}
         if latent.num_classes is not None:
@@ -104,10 +104,10 @@ def _hdf5(received):
     )
 
 
-def _share_a_layer(first, second):
-    """Whether two lists of networks have a variable in common."""
-    ours = {id(variable) for network in first for variable in network.weights}
-    return any(id(v) in ours for network in second for v in network.weights)
+def _share_a_layer(networks):
+    """Whether two networks have a variable in common."""
+    ids = [v for network in networks for v in {id(v) for v in network.weights}]
+    return len(set(ids)) < len(ids)
 
 
 def _serialize_likelihood(likelihood):
