@@ -25,6 +25,7 @@ from running import (
     run_process,
     run_script,
     weights,
+    write_tiny,
 )
 
 import iwae_tf
@@ -397,6 +398,22 @@ def test_evaluate_of_a_part_of_another_split(finished, tmp_path):
     results = read_json(output)
     assert results["refined_standard_error"] is results["data_standard_error"] is None
     assert "nll" not in results
+
+
+def test_of_one_example_no_unit_is_said_to_be_dead(tmp_path, capsys):
+    """As of ten photos, of which one is for testing: a variance needs two."""
+    flags, workdir = write_tiny(tmp_path), tmp_path / "run"
+    x, one = images(20, 0), images(1, 1)
+    np.savez(tmp_path / "data.npz", x_train=x, x_validation=one, x_test=one)
+    assert run_script("train", *flags, f"--workdir={workdir}") == 0
+    output, results = capsys.readouterr(), read_json(workdir / "results.json")
+    assert "active units" not in output.out and "could not be" not in output.err
+    assert not {"active_units", "without_dead_units"} & {*results}
+    assert "active units" not in (workdir / "saved_model/MODEL_CARD.md").read_text()
+    assert (workdir / "figures/reconstructions.png").is_file()
+    parts = "--parts=representation", "--quick"
+    assert run_script("diagnose", f"--workdir={workdir}", *parts) == 2
+    assert "`x` must have at least two examples" in capsys.readouterr().err
 
 
 def test_an_interrupted_evaluate_keeps_what_was_done(

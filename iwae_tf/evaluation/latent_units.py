@@ -58,11 +58,6 @@ def active_units(
     References:
       Burda et al., 2016, section 5.2. https://arxiv.org/abs/1509.00519
     """
-    if len(x := model.check_x(x)) == 1:
-        raise InvalidInputError(
-            "`x` must have at least two examples: a unit is active by its variance. "
-            "Received: one"
-        )
     return count_active(layer_statistics(model, x, seed, labels=labels), threshold)
 
 
@@ -99,11 +94,16 @@ def layer_statistics(
       list of LayerStatistics, z1 first.
 
     Raises:
-      InvalidInputError: a bad argument.
+      InvalidInputError: one example alone, or another bad argument.
     """
     batch_size = check_count(batch_size, "batch_size")
     num_draws = check_count(num_draws, "num_draws", 2)
     key, x, latent = noise.make_key(seed), model.check_x(x), model.latent
+    if len(x) == 1:
+        raise InvalidInputError(
+            "`x` must have at least two examples: a unit is active by its variance. "
+            "Received: one"
+        )
 
     def means_and_errors(first, x, y):
         draws = latent.draw_noise(key, first, len(x), 1, num_draws)

@@ -37,15 +37,16 @@ def draw_figures(
     seed = (config.eval_seed, 1)
     images, labels = load_eval_split(config, config.eval_split, NUM_LATENT)
     given = labels if config.conditional else None
-    statistics = evaluation.layer_statistics(model, images, seed, labels=given)
     names = list(dict.fromkeys(name for row in history for name in row))
     curves = {name: [row.get(name, np.nan) for row in history] for name in names}
-    variances = [layer.variances for layer in statistics]
     plots.training_curves(folder / "training_curves.png", curves)
-    plots.active_units(folder / "active_units.png", variances)
-    for number, layer in enumerate(statistics, 1):
-        suffix = f"_z{number}" if len(statistics) > 1 else ""
-        plots.latent(folder / f"latent{suffix}.png", layer.means, labels)
+    if len(images) > 1:  # a unit is active by its variance
+        layers = evaluation.layer_statistics(model, images, seed, labels=given)
+        variances = [layer.variances for layer in layers]
+        plots.active_units(folder / "active_units.png", variances)
+        for number, layer in enumerate(layers, 1):
+            suffix = f"_z{number}" if len(layers) > 1 else ""
+            plots.latent(folder / f"latent{suffix}.png", layer.means, labels)
     if plots.makes_images(model):
         _draw_images(model, images, given, seed, folder)
 

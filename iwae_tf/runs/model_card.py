@@ -201,11 +201,10 @@ def _measured(results: Mapping[str, Any] | None) -> str:
         )
     if results.get("bits_per_dim") is not None:  # 8-bit images
         rows["bits per dimension"] = f"{results['bits_per_dim']:.3f}"
-    units = zip(results["active_units"], results["latent_dims"])
-    rows |= {
-        "bound": f"{results['bound']:.2f} nats an image (the training bound)",
-        "active units": " + ".join(f"{active} of {dim}" for active, dim in units),
-    }
+    rows["bound"] = f"{results['bound']:.2f} nats an image (the training bound)"
+    if "active_units" in results:  # not of one image
+        units = zip(results["active_units"], results["latent_dims"])
+        rows["active units"] = " + ".join(f"{active} of {dim}" for active, dim in units)
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 

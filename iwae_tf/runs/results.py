@@ -192,16 +192,16 @@ def _describe(model, config, images, labels, num_samples, seed, result):
         images, labels, batch_size=size, seed=0, epochs=1, shuffle=False
     )
     logs = model.evaluate(batches, verbose=0, return_dict=True)
-    statistics = evaluation.layer_statistics(model, images, seed, labels=labels)
-    found = {
-        **{name: float(logs[name]) for name in ("bound", "iwae", "elbo")},
-        "active_units": evaluation.count_active(statistics),
-        "latent_dims": list(config.latent_dims),
-    }
-    if result is not None:
-        found["without_dead_units"] = _without_dead_units(
-            model, images, labels, result, statistics, num_samples, seed
-        )
+    names = ("bound", "iwae", "elbo")
+    found: dict[str, Any] = {name: float(logs[name]) for name in names}
+    if len(images) > 1:  # a unit is active by its variance
+        statistics = evaluation.layer_statistics(model, images, seed, labels=labels)
+        found["active_units"] = evaluation.count_active(statistics)
+        found["latent_dims"] = list(config.latent_dims)
+        if result is not None:
+            found["without_dead_units"] = _without_dead_units(
+                model, images, labels, result, statistics, num_samples, seed
+            )
     if config.conditional:
         found["classes"] = _by_class(model, images, labels, num_samples, seed)
     return found
@@ -257,6 +257,7 @@ def summary_fields(results: dict[str, Any]) -> dict[str, str]:
         fields["bits per dimension"] = f"{results['bits_per_dim']:.3f}"
     if "bound" in results:
         fields["bound"] = f"{results['bound']:.2f} nats"
+    if "active_units" in results:
         fields["active units"] = " + ".join(
             f"{active} of {dim}"
             for active, dim in zip(results["active_units"], results["latent_dims"])

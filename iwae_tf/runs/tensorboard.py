@@ -127,7 +127,8 @@ class TensorBoard(keras.callbacks.Callback):
     def _write_validation(self, logs, is_drawn):
         _write_metrics({k[4:]: v for k, v in logs.items() if k.startswith("val_")})
         if is_drawn and self._images is not None:
-            self._write_latents()
+            if len(self._images) > 1:  # a unit is active by its variance
+                self._write_latents()
             tf.summary.histogram("draws/log_weights", self._log_weights())
         if is_drawn and makes_images(self.model):
             try:
