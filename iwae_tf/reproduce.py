@@ -49,7 +49,7 @@ def _check_study(values):
 def run() -> int:
     """Does the study of the flags and prints its table."""
     from iwae_tf.errors import InvalidInputError
-    from iwae_tf.studies.report import check
+    from iwae_tf.studies.report import REPORT, check, read_head
 
     folder = pathlib.Path(_WORKDIR.value)
     if _REPORT_ONLY.value and not folder.is_dir():
@@ -60,8 +60,11 @@ def run() -> int:
     if name is None:
         return _rebuild(folder)
     protocol = Protocol(_BUDGET.value, _DATASET.value, _DATA_DIR.value)
-    cells = cells_of(name, protocol, _SEEDS.value, folder)
-    chosen = [cell for cell in cells if _is_chosen(cell.name)]
+    head = read_head(folder / REPORT)
+    before = head[2] if head and head[0] == name else []  # the report keeps its seeds
+    cells = cells_of(name, protocol, [*before, *_SEEDS.value], folder)
+    of_seeds = [cell for cell in cells if cell.config.seed in _SEEDS.value]
+    chosen = [cell for cell in of_seeds if _is_chosen(cell.name)]
     for flag in (_CELLS, _REUSE, _SEEDS):
         if not cells and flag.value != flag.default:
             raise InvalidInputError(
@@ -70,7 +73,7 @@ def run() -> int:
             )
     if cells and not chosen:
         raise InvalidInputError(
-            f"`--cells` must match some of {', '.join(c.name for c in cells)}. "
+            f"`--cells` must match some of {', '.join(c.name for c in of_seeds)}. "
             f"Received: --cells={_CELLS.value}"
         )
     check(name, protocol, cells, folder)

