@@ -400,6 +400,13 @@ def test_evaluate_of_a_part_of_another_split(finished, tmp_path):
     assert "nll" not in results
 
 
+def test_a_report_says_how_many_groups_of_draws_a_model_had():
+    config = iwae_tf.default_config()
+    config.model, config.num_groups, config.num_samples = "miwae", 8, 4
+    facts = dict(cli.model_facts(config, 20, "test"))
+    assert facts["bound"] == "miwae, M = 8, K = 4 in training"
+
+
 def test_of_one_example_no_unit_is_said_to_be_dead(tmp_path, capsys):
     """As of ten photos, of which one is for testing: a variance needs two."""
     flags, workdir = write_tiny(tmp_path), tmp_path / "run"

@@ -273,8 +273,9 @@ class ModelFlags:
 
 def model_facts(config: Any, num_images: int, split: str) -> list[tuple[str, str]]:
     """What a report or a page says of a model and of the examples that it was given."""
+    draws = f"M = {config.num_groups}, K = {config.num_samples} in training"
     return [
-        ("bound", f"{config.model}, {config.num_samples} draws in training"),
+        ("bound", f"{config.model}, {draws}"),
         ("latent units", " + ".join(map(str, config.latent_dims))),
         ("examples", f"the first {num_images} of {config.dataset}, {split}"),
     ]
