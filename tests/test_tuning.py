@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import shutil
 import statistics
 import sys
 import threading
@@ -176,6 +177,20 @@ def test_runs_below_the_median_are_pruned_and_the_best_is_named(
     # All are there: nothing is done again.
     assert tuning.search(config, axes, folder, num_trials=12) == outcomes
     assert all((folder / o.name / "starts").read_text() == "x" for o in outcomes)
+
+
+def test_a_trial_whose_workdir_is_gone_is_not_trained_again(config, tmp_path, stand_in):
+    pytest.importorskip("optuna")
+    axes, folder = (
+        tuning.parse_axes(config, ["batch_size=7,9"], []),
+        tmp_path / "search",
+    )
+    first = tuning.search(config, axes, folder, num_trials=2)
+    shutil.rmtree(folder / "trial-0000")
+    again = tuning.search(config, axes, folder, num_trials=2)
+    assert [o.status for o in again] == ["done"] * 2 and again[1] == first[1]
+    assert again[0].nll is None and again[0].message == first[0].message
+    assert not (folder / "trial-0000").exists()
 
 
 def test_no_trial_is_pruned_within_its_own_warm_up(config, tmp_path, monkeypatch):

@@ -222,12 +222,16 @@ class _Trials:
 
     def outcomes(self, report):
         """The Outcome of each trial that has begun; the best one is reported."""
-        found, best = [], None
+        found, best, ended = [], None, threading.Event()
+        ended.set()  # nothing is trained where the workdir of a trial is gone
+        how: dict[str, Any] = {"stop": ended, "report": lambda line: None}
         for name, trial in self._by_name().items():
             outcome = Outcome(name, runner.STOPPED, str(self._folder / name))
             if trial.state == self._states.COMPLETE:
                 run = self._run_of(name, trial.params)
-                outcome = runner.run_one(run, self._folder, report=lambda line: None)
+                outcome = runner.run_one(run, self._folder, **how)
+                if outcome.status == runner.STOPPED:
+                    outcome = outcome._replace(status=runner.DONE)
                 best = max(best or trial, trial, key=lambda trial: trial.value)
             elif trial.state == self._states.PRUNED:
                 outcome = outcome._replace(status=PRUNED)
