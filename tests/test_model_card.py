@@ -95,6 +95,11 @@ def test_what_was_not_measured_is_said(tmp_path):
     assert "bound" not in found
     one = rows(card(tmp_path, results(data_standard_error=None, num_examples=1)))
     assert one["NLL"] == "103.46 nats an image (+- 0.012 of the draws)"
+    for infinite in (None, math.inf):  # of one row that no draw explains
+        far = {"nll": infinite, "bound": infinite, "data_standard_error": None}
+        found = rows(card(tmp_path, results(**far, jackknife_error=0.1)))
+        assert found["NLL"] == "not finite (+- 0.100 of the draws)"
+        assert found["bound"] == "not finite (the training bound)"
     for unknown in (None, math.nan):  # as in results.json, and before it
         errors = {"standard_error": unknown, "jackknife_error": unknown}
         one = rows(card(tmp_path, results(**errors)))

@@ -182,7 +182,7 @@ def _measured(results: Mapping[str, Any] | None) -> str:
     shown = ", ".join(filter(None, errors))
     rows = {
         "protocol": f"{protocol}; {results['num_samples']:,} draws an image",
-        "NLL": f"{results['nll']:.2f} nats an image" + (shown and f" ({shown})"),
+        "NLL": _nats(results["nll"]) + (shown and f" ({shown})"),
     }
     if results.get("refined_nll") is not None:
         error, low_high, unreliable = (
@@ -201,11 +201,16 @@ def _measured(results: Mapping[str, Any] | None) -> str:
         )
     if results.get("bits_per_dim") is not None:  # 8-bit images
         rows["bits per dimension"] = f"{results['bits_per_dim']:.3f}"
-    rows["bound"] = f"{results['bound']:.2f} nats an image (the training bound)"
+    rows["bound"] = f"{_nats(results['bound'])} (the training bound)"
     if "active_units" in results:  # not of one image
         units = zip(results["active_units"], results["latent_dims"])
         rows["active units"] = " + ".join(f"{active} of {dim}" for active, dim in units)
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _nats(value: float | None) -> str:
+    """A mean, None in the JSON of a run where it is not finite."""
+    return _known("{:.2f} nats an image", value) or "not finite"
 
 
 def _known(text: str, *numbers: float | None) -> str:
