@@ -320,3 +320,19 @@ def test_an_export_is_the_model_again_wherever_its_data_lie(tmp_path):
     shutil.rmtree(path / "variables")
     with pytest.raises(InvalidInputError, match="intact export"):
         load_exported(path)
+
+
+@pytest.mark.parametrize(
+    "sign, side, end", [(1, "low", "below"), (-1, "high", "above")]
+)
+def test_a_difference_of_either_sign_is_told_without_one(sign, side, end):
+    method = {"stated": 0.1, "spread": 0.1, "bias": -0.02 * sign, "image_coverage": 1.0}
+    names = "delta method", "jackknife", "interval"
+    found = {"num_seeds": 4, "num_samples": 500, "errors": dict.fromkeys(names, method)}
+    _, (_, bias) = PARTS["errors"].judge(found)
+    assert f"the mean log p(x) is 0.020 nats too {side}, compared" in bias
+    values = {"lower": -90.5, "estimate": -90.0 - 0.03 * sign, "upper": -90.0}
+    scores = {name: [[value], [0.1]] for name, value in values.items()}
+    found = {"num_samples": 500, "data": scores, "simulated": scores}
+    _, (_, bounds) = PARTS["annealing"].judge(found)
+    assert f"importance sampling is 0.03 nats {end} the upper one." in bounds

@@ -251,9 +251,9 @@ class ErrorBars(Part):
         yield verdict(
             "bias",
             "good" if bias < delta["spread"] else "warning" if bias < 0.1 else "bad",
-            f"With {results['num_samples']:,} draws the mean log p(x) is {bias:.3f} "
-            "nats too low, compared with proposals fitted to each example. The "
-            "interval has that value for "
+            f"With {results['num_samples']:,} draws the mean log p(x) is "
+            f"{abs(bias):.3f} nats too {'low' if bias > 0 else 'high'}, compared with "
+            "proposals fitted to each example. The interval has that value for "
             f"{results['errors']['interval']['image_coverage']:.0%} of the examples.",
         )
 
@@ -385,6 +385,6 @@ class Annealing(Part):
             "annealing bounds",
             "good" if width < 0.5 else "warning",
             f"On simulated examples the upper and lower bound differ by {width:.2f} "
-            f"nats on average; importance sampling is {short:.2f} nats below the "
-            "upper one.",
+            f"nats on average; importance sampling is {abs(short):.2f} nats "
+            f"{'below' if short > 0 else 'above'} the upper one.",
         )
