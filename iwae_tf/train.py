@@ -108,10 +108,10 @@ def _finish(config, workdir, trained, distribution):
     except Exception as error:  # which is no reason to lose what was trained
         terminal.tell(f"some figures could not be drawn: {error}")
     found["epochs"] = len(trained.history)  # fewer where it has stopped early
-    saved = workdir.export(model, config, found)
     found["training_seconds"] = trained.seconds
     found["seconds"] = trained.seconds + found["evaluation_seconds"]
     found["product_gflops"] = product_gflops()
+    saved = workdir.export(model, config, found)  # from here on fast, see `export`
     write_hyperparameters(workdir.tensorboard, workdir.path, found["config"], found)
     write_json(workdir.results, found)
     fields = results.summary_fields(found) | {
