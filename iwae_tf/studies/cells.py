@@ -54,6 +54,8 @@ HOUR: dict[int, Recipe] = {  # by stochastic layers
     1: ((1, 400, 2e-3, 8e-4), (16, 200, 8e-4, 4e-4), (None, 95, 4e-4, 6e-6)),
     2: ((8, 240, 2e-3, 5e-4), (None, 90, 8e-4, 6e-6)),
 }
+# Of two layers, without a limit of time.
+LONGER: Recipe = ((8, 320, 2e-3, 8e-4), (16, 160, 8e-4, 5e-4), (None, 150, 5e-4, 6e-6))
 CONDITIONAL: Recipe = ((8, 120, 2e-3, 5e-4), (None, 45, 8e-4, 6e-6))  # two layers
 NUM_KEPT, LARGER_BATCH = 4, 400  # draws that go backward and batches, of these two
 FURTHER_STAGE = (80, 6e-4, 5e-6)  # of the long run with one layer, once it has ended
@@ -319,8 +321,8 @@ def _samples(protocol: Protocol) -> Iterator[Cell]:
 def _headline(protocol: Protocol) -> Iterator[Cell]:
     """The two models that everybody quotes, with some hours each.
 
-    The short budget then trains both in an hour, the first one-layer model on, and a
-    model of images given their class.
+    The short budget then trains both in an hour, two layers for longer, the first
+    one-layer model on, and a model of images given their class.
     """
     best = {}
     for layers, nll in BEST_PUBLISHED.items():
@@ -331,12 +333,13 @@ def _headline(protocol: Protocol) -> Iterator[Cell]:
         best[layers] = Cell(f"iwae_k50_{layers}l", label, config, Published(nll))
     yield from best.values()
     if protocol.budget == "short":
-        for layers, recipe in HOUR.items():
+        further = [(layers, "hour", "in an hour", HOUR[layers]) for layers in HOUR]
+        for layers, name, words, recipe in [*further, (2, "longer", "longer", LONGER)]:
             config = protocol.config("iwae", num_samples=50, num_layers=layers)
             _medium(config, recipe)
-            label = f"{layers}-layer IWAE, k = 50, in an hour"
+            label = f"{layers}-layer IWAE, k = 50, {words}"
             published = Published(BEST_PUBLISHED[layers])
-            yield Cell(f"iwae_k50_{layers}l_hour", label, config, published)
+            yield Cell(f"iwae_k50_{layers}l_{name}", label, config, published)
         config = protocol.config("iwae", num_samples=50, num_layers=2, conditional=True)
         _medium(config, CONDITIONAL)
         label = "2-layer IWAE, k = 50, log p(x given its class)"
