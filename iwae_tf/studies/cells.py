@@ -54,7 +54,6 @@ HOUR: dict[int, Recipe] = {  # by stochastic layers
     1: ((1, 400, 2e-3, 8e-4), (16, 200, 8e-4, 4e-4), (None, 95, 4e-4, 6e-6)),
     2: ((8, 240, 2e-3, 5e-4), (None, 90, 8e-4, 6e-6)),
 }
-# Of two layers, without a limit of time.
 LONGER: Recipe = ((8, 320, 2e-3, 8e-4), (16, 160, 8e-4, 5e-4), (None, 150, 5e-4, 6e-6))
 CONDITIONAL: Recipe = ((8, 120, 2e-3, 5e-4), (None, 45, 8e-4, 6e-6))  # two layers
 NUM_KEPT, LARGER_BATCH = 4, 400  # draws that go backward and batches, of these two
@@ -333,13 +332,13 @@ def _headline(protocol: Protocol) -> Iterator[Cell]:
         best[layers] = Cell(f"iwae_k50_{layers}l", label, config, Published(nll))
     yield from best.values()
     if protocol.budget == "short":
-        further = [(layers, "hour", "in an hour", HOUR[layers]) for layers in HOUR]
-        for layers, name, words, recipe in [*further, (2, "longer", "longer", LONGER)]:
+        for layers, recipe in [*HOUR.items(), (2, LONGER)]:
             config = protocol.config("iwae", num_samples=50, num_layers=layers)
             _medium(config, recipe)
+            words = "longer" if recipe is LONGER else "in an hour"
             label = f"{layers}-layer IWAE, k = 50, {words}"
-            published = Published(BEST_PUBLISHED[layers])
-            yield Cell(f"iwae_k50_{layers}l_{name}", label, config, published)
+            name = f"iwae_k50_{layers}l_{words.split()[-1]}"
+            yield Cell(name, label, config, Published(BEST_PUBLISHED[layers]))
         config = protocol.config("iwae", num_samples=50, num_layers=2, conditional=True)
         _medium(config, CONDITIONAL)
         label = "2-layer IWAE, k = 50, log p(x given its class)"
