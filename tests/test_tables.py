@@ -658,8 +658,12 @@ def test_a_finished_run_says_that_its_schema_is_damaged(trained, tmp_path):
 def test_an_export_would_replace_the_files_of_something_else(trained, tmp_path, capsys):
     rule = "`output` must be a new folder or one of an export"
     run = Workdir(trained / "run")
-    (tmp_path / "MODEL_CARD.md").write_text("mine")
-    for path, name in ((run.path, "config.json"), (tmp_path, "MODEL_CARD.md")):
+    card, model = tmp_path / "MODEL_CARD.md", tmp_path / "run/model.keras"
+    model.parent.mkdir()
+    for file in (card, model):
+        file.write_text("mine")
+    for file in (run.config, card, model):
+        path, name = file.parent, file.name
         before = (path / name).read_bytes()
         code = run_script("export", f"--workdir={run.path}", f"--output={path}")
         assert_one_line(code, capsys, rule.replace("output", "--output"), name)

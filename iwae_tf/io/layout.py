@@ -46,8 +46,8 @@ def check_for_versions(path: str | os.PathLike[str], name: str = "output") -> No
       path: of the folder.
       name: what a message calls it.
     """
-    folder = pathlib.Path(path)
-    theirs = [n for n in (*OF_RUN, CARD) if (folder / n).exists()]
+    folder, names = pathlib.Path(path), (*OF_RUN, CARD, "checkpoints", "model.keras")
+    theirs = [name for name in names if (folder / name).exists()]
     if theirs and not version_numbers(folder):
         raise InvalidInputError(
             f"`{name}` must be a new folder or one of an export, such as "
