@@ -58,6 +58,13 @@ def run() -> int:
         )
     name = _STUDY.value
     if name is None:
+        for flag in (_BUDGET, _DATASET, _DATA_DIR, _SEEDS, _CELLS, _REUSE):
+            if flag.present:
+                raise InvalidInputError(
+                    f"`--{flag.name}` must come with --study: without it the reports "
+                    f"of all studies in --workdir are written as they were made. "
+                    f"Received: --{flag.name}={flag.value}"
+                )
         return _rebuild(folder)
     protocol = Protocol(_BUDGET.value, _DATASET.value, _DATA_DIR.value)
     head = read_head(folder / REPORT)

@@ -302,9 +302,12 @@ def test_bits_per_dim_are_those_of_the_observed_pixels(tmp_path):
         zeros = np.zeros(len(x))
         on_batch(LogLikelihood(-8 * np.log(2) * counts, *[zeros] * 6))
 
-    found, _ = results.evaluate(config, score, split="test", num_samples=50)
-    assert found["nll"] == pytest.approx(6 * 8 * np.log(2))  # the premise
-    assert found["bits_per_dim"] == pytest.approx(8)
+    arguments = dict(split="test", num_samples=50, proposal="both")
+    found, _ = results.evaluate(config, score, **arguments)
+    for prefix in ("", "refined_"):
+        assert found[f"{prefix}nll"] == pytest.approx(6 * 8 * np.log(2))  # the premise
+        assert found[f"{prefix}bits_per_dim"] == pytest.approx(8)
+    assert results.summary_fields(found)["refined bits per dimension"] == "8.000"
 
 
 def test_a_run_starts_from_what_is_observed_and_is_drawn(tmp_path):

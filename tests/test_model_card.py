@@ -84,8 +84,9 @@ def test_what_was_measured_is_there(tmp_path):
     line = rows(text)["training"]
     assert line.startswith("80 epochs from the weights of the run `first`, batch")
     assert "/home" not in text
-    early = rows(card(tmp_path, results(epochs=57), epochs=80))  # stopped early
-    assert early["training"].startswith("57 epochs, batch")
+    for epochs, words in (57, "57 epochs, batch"), (1, "1 epoch, batch"):
+        early = rows(card(tmp_path, results(epochs=epochs), epochs=80))  # stopped early
+        assert early["training"].startswith(words)
 
 
 def test_what_was_not_measured_is_said(tmp_path):

@@ -1,6 +1,7 @@
 """Runs that are stopped anywhere, and folders that two runs want."""
 
 import itertools
+import math
 import os
 import shutil
 import signal
@@ -142,7 +143,7 @@ def test_early_stopping_counts_as_keras_does():
         for epoch, bound in enumerate(bounds_of_epochs):
             if epoch >= ignored:
                 keras_one.on_epoch_end(epoch, {"val_bound": bound})
-            ours.history.append({"epoch": epoch + 1, "val_bound": bound})
+            ours.history.append(row_of(epoch + 1, bound))
             assert bool(ours.early_stop()) == keras_one.model.stop_training
             if ours.early_stop():
                 break
@@ -152,6 +153,30 @@ def test_early_stopping_counts_as_keras_does():
             assert words in ours.early_stop()
         ours.patience = 0
         assert ours.early_stop() is None
+
+
+def row_of(epoch, bound, **draws):
+    return {
+        "epoch": epoch,
+        "val_bound": bound,
+        "num_groups": 1,
+        "num_samples": 5,
+    } | draws
+
+
+def test_only_bounds_of_as_many_draws_compare():
+    """The bound of a stage of fewer draws, or one that is NaN, ends no run."""
+    sitting = callbacks.Sitting(*[None] * 5, history=[], seconds=0, patience=2)
+    for draws in {"num_samples": 1}, {"num_groups": 5, "num_samples": 1}:
+        stages = [row_of(1, -90), row_of(2, -89), row_of(3, -95, **draws)]
+        sitting.history = [*stages, row_of(4, -94, **draws)]
+        assert sitting.early_stop() is None
+        sitting.history += [row_of(5, -94, **draws), row_of(6, -96, **draws)]
+        assert "above that of epoch 4, -94.00" in sitting.early_stop()
+    sitting.history = [row_of(1, math.nan), row_of(2, -90), row_of(3, -89)]
+    assert sitting.early_stop() is None
+    sitting.history += [row_of(4, math.nan), row_of(5, math.nan)]
+    assert "above that of epoch 3, -89.00" in sitting.early_stop()
 
 
 def test_a_run_that_stops_early_does_so_however_often_it_is_resumed(config, tmp_path):

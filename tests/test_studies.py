@@ -572,6 +572,8 @@ MISTAKES = {
     "--study=rainforth_snr --workdir=x --seed=3": "`--seed` must be left out for "
     "rainforth_snr, which has no cells",
     f"{HEADLINE} --report_only": "must be the folder",
+    "--workdir=results --report_only --seed=1": "`--seed` must come with --study",
+    "--workdir=results --report_only --budget=full": "`--budget` must come with --st",
     "--study=samples --budget=full --workdir=results/samples": "whose budget is "
     "'short', not 'full'",
     "--study=samples --report_only --workdir=results/burda_table1": "whose study is "

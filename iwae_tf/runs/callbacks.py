@@ -1,6 +1,7 @@
 """Keras callbacks of the training script."""
 
 import dataclasses
+import itertools
 import math
 import threading
 import time
@@ -89,12 +90,15 @@ class Sitting:
     def early_stop(self) -> str | None:
         """Why the run ends before its last epoch, or None where it goes on.
 
-        A function of the history alone, which is in the checkpoint.
+        A function of the history alone, which is in the checkpoint. Bounds of other
+        numbers of draws do not compare, so that a stage begins anew.
         """
         rows = self.history[self.num_ignored :]
         if not self.patience or not rows:
             return None
-        best = max(rows, key=lambda row: row["val_bound"])
+        stages = itertools.groupby(rows, lambda r: (r["num_groups"], r["num_samples"]))
+        *_, rows = (list(stage) for _, stage in stages)
+        best = max(rows, key=lambda row: np.nan_to_num(row["val_bound"], nan=-np.inf))
         if rows[-1]["epoch"] - best["epoch"] < self.patience:
             return None
         return (

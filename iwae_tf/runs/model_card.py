@@ -45,7 +45,7 @@ encodes, decodes, samples and reconstructs.
 | hidden units | {hidden_dims} |
 | training data | {data}, split `train` |
 | binarization | {binarization} |
-| training | {epochs} epochs{start}, batch {c[batch_size]}, {c[optimizer]}, \
+| training | {epochs}{start}, batch {c[batch_size]}, {c[optimizer]}, \
 seed {c[seed]} |
 {measured}
 | `serving_default` | {c[eval_num_samples]:,} draws an image, seed (0, 0) |
@@ -123,9 +123,10 @@ def write(
     own = f"a file of the user's (`{config['dataset']}`)"
     takes_missing = config.get("missing", "refuse") != "refuse"
     words = examples_in_words(config["dataset"])
+    epochs = (results or {}).get("epochs", config["epochs"])
     text = _about(words, TEMPLATE).format(
         c=config,
-        epochs=(results or {}).get("epochs", config["epochs"]),
+        epochs=f"{epochs} epoch{'s' * (epochs != 1)}",
         name=path.resolve().name,
         version=version,
         model=config["model"].upper(),

@@ -99,14 +99,14 @@ def evaluate(
         if found is None:
             break
         summary = evaluation.summarize(found)._asdict()
+        if config.likelihood == "discretized_logistic":
+            # Of the elements that the NLL is of: those that are not missing.
+            observed = ~np.isnan(images[: len(found.estimate)])
+            nats = summary["nll"] / (np.mean(observed) * images[0].size)
+            summary["bits_per_dim"] = float(nats / math.log(2))
         if name == "encoder":
             results |= summary
             result = found
-            if config.likelihood == "discretized_logistic":
-                # Of the elements that the NLL is of: those that are not missing.
-                observed = ~np.isnan(images[: len(found.estimate)])
-                nats = results["nll"] / (np.mean(observed) * images[0].size)
-                results["bits_per_dim"] = float(nats / math.log(2))
         else:
             for key in SHARED:
                 results.setdefault(key, summary[key])
@@ -253,8 +253,9 @@ def summary_fields(results: dict[str, Any]) -> dict[str, str]:
                 f"above 0.7 for {unreliable:.1%} of the {what}, median effective "
                 f"sample size {size:,.0f}"
             )
-    if "bits_per_dim" in results:
-        fields["bits per dimension"] = f"{results['bits_per_dim']:.3f}"
+        if f"{prefix}bits_per_dim" in results:
+            name = f"{prefix.replace('_', ' ')}bits per dimension"
+            fields[name] = f"{results[f'{prefix}bits_per_dim']:.3f}"
     if "bound" in results:
         fields["bound"] = f"{results['bound']:.2f} nats"
     if "active_units" in results:

@@ -359,9 +359,10 @@ def describe(
     kept = f", {few} draws a group backward" if few else ""
     resumed = f", resumed after epoch {start.epoch}" if any(start[:2]) else ""
     resumed += f" and {start.step} steps" if start.step else ""
+    length = f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
+    length += f" of {steps} step{'s' * (steps != 1)}"
     return (
         f"{'conditional ' if config.conditional else ''}{config.model.upper()} "
         f"(latent {layers}, {config.gradient_estimator}{kept}) on "
-        f"{data}: maximises {bound}, for {config.epochs} epochs of {steps} steps on "
-        f"{where}{resumed}"
+        f"{data}: maximises {bound}, for {length} on {where}{resumed}"
     )
