@@ -15,7 +15,8 @@ from iwae_tf.config import stages, validate
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models import programs
 from iwae_tf.studies import report, times
-from iwae_tf.studies.cells import BUDGETS, STUDIES, Protocol, cells_of, in_turn
+from iwae_tf.studies.cells import STUDIES, Protocol, cells_of, in_turn
+from iwae_tf.studies.recipes import BY_BUDGET
 from iwae_tf.studies.rows import collect
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -28,7 +29,7 @@ def all_cells(name, budget="short", dataset="mnist", seeds=(0,)):
 WITH_CELLS = [name for name, study in STUDIES.items() if not study.part]
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", BY_BUDGET)
 @pytest.mark.parametrize("name", WITH_CELLS)
 def test_every_cell_is_a_valid_config_under_its_own_name(name, budget):
     cells = all_cells(name, budget, seeds=(0, 3))

@@ -1,6 +1,7 @@
 """The papers' tables: cells beside published figures, run, timed and reported.
 
   cells        studies as lists of configs
+  recipes      how they are trained, by budget
   published    the papers' figures
   runner       many runs, side by side
   on_ray       on the machines of a cluster

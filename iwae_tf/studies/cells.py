@@ -1,18 +1,8 @@
 """The papers' tables as lists of training runs, each beside the published figure.
 
 A study is a function from a `Protocol` to cells; a cell is a config with a place in a
-table. Budgets:
-
-  full   the papers' protocol: Adam, batch 20, 3,280 epochs in eight stages of falling
-         rates, the plain gradient estimator
-  short  ours: Muon on batches of 200 and DReG, a stage of at most eight draws and
-         then one of as many as the cell has; ten minutes of two cores a cell
-  medium the same on batches of 400 with a longer first stage of one draw; of the
-         last stage's draws four go backward, or one of each group if that is more;
-         about twenty minutes of two cores for a cell of one layer
-  smoke  tiny networks on `mnist5k` for one epoch: that everything runs
-
-All cells of a study have the same optimiser, estimator, stages and seeds.
+table. All cells of a study have the same optimiser, estimator, stages and seeds;
+`recipes` has these by budget.
 """
 
 import os
@@ -25,6 +15,7 @@ from ml_collections import ConfigDict
 from iwae_tf.checks import check_choice
 from iwae_tf.config import check_paths, default_config, plainest, stages, validate
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.studies import recipes
 from iwae_tf.studies.published import (
     BEST_PUBLISHED,
     BURDA,
@@ -33,31 +24,9 @@ from iwae_tf.studies.published import (
     SWAPPED,
     Published,
 )
+from iwae_tf.studies.recipes import DRAWS
 
-Rates = tuple[int, float, float]  # epochs, first and last rate
-# Of each stage: at most how many draws (None: all), and the rates.
-Recipe = tuple[tuple[int | None, int, float, float], ...]
-BUDGETS = ("full", "medium", "short", "smoke")
 DATASETS = ("mnist", "mnist_fixed", "omniglot")
-DRAWS = 64  # M * K in Rainforth et al.
-SHORT: Recipe = ((8, 60, 1.5e-3, 2e-4), (None, 20, 5e-4, 5e-6))
-# Of the studies with `DRAWS` draws, which cost more.
-SHORT_64: Recipe = ((8, 60, 1.5e-3, 2e-4), (None, 10, 5e-4, 5e-6))
-LONG: dict[int, Recipe] = {  # by stochastic layers: hours
-    1: ((8, 300, 1.5e-3, 3e-4), (None, 80, 6e-4, 5e-6)),
-    2: ((8, 220, 1.5e-3, 3e-4), (None, 48, 6e-4, 5e-6)),
-}
-MEDIUM: Recipe = ((1, 240, 2e-3, 8e-4), (None, 26, 8e-4, 6e-6))
-# Of Rainforth et al.'s table 1: after 26 epochs two of its cells lie 0.3 nats behind.
-MEDIUM_TABLE: Recipe = ((1, 240, 2e-3, 8e-4), (None, 40, 8e-4, 6e-6))
-HOUR: dict[int, Recipe] = {  # by stochastic layers
-    1: ((1, 400, 2e-3, 8e-4), (16, 200, 8e-4, 4e-4), (None, 95, 4e-4, 6e-6)),
-    2: ((8, 240, 2e-3, 5e-4), (None, 90, 8e-4, 6e-6)),
-}
-LONGER: Recipe = ((8, 320, 2e-3, 8e-4), (16, 160, 8e-4, 5e-4), (None, 150, 5e-4, 6e-6))
-CONDITIONAL: Recipe = ((8, 120, 2e-3, 5e-4), (None, 45, 8e-4, 6e-6))  # two layers
-NUM_KEPT, LARGER_BATCH = 4, 400  # draws that go backward and batches, of these two
-FURTHER_STAGE = (80, 6e-4, 5e-6)  # of the long run with one layer, once it has ended
 
 
 class Cell(NamedTuple):
@@ -85,7 +54,7 @@ class Protocol(NamedTuple):
     """How the cells of a study are trained.
 
     Args:
-      budget: one of BUDGETS.
+      budget: a key of `recipes.BY_BUDGET`.
       dataset: "mnist" (binarized anew at each presentation), "mnist_fixed" (once) or
         "omniglot".
       data_dir: where the data set lies; None: its default.
@@ -114,10 +83,7 @@ class Protocol(NamedTuple):
         if num_layers == 2:
             config.latent_dims = [100, 50]
             config.hidden_dims = [[200, 200], [100, 100]]
-        if self.budget != "full":  # Burda et al.'s text, which is the default
-            made: dict[str, Callable[[ConfigDict], None]]
-            made = {"medium": _medium, "short": _short, "smoke": _smoke}
-            made[self.budget](config)
+        recipes.BY_BUDGET[self.budget](config)
         config.update(overrides)
         return config
 
@@ -164,7 +130,7 @@ def cells_of(
 def check_study(study: str, protocol: Protocol) -> None:
     """Raises InvalidInputError as `cells_of`; needs no TensorFlow."""
     check_choice(study, "study", STUDIES)
-    check_choice(protocol.budget, "budget", BUDGETS)
+    check_choice(protocol.budget, "budget", recipes.BY_BUDGET)
     check_choice(protocol.dataset, "dataset", DATASETS)
     if protocol.dataset != "mnist" and study != "burda_table1":
         raise InvalidInputError(
@@ -189,51 +155,6 @@ def in_turn(made: Iterable[Cell]) -> list[list[Cell]]:
     return turns
 
 
-def _train_by(config: ConfigDict, recipe: Recipe) -> None:
-    config.gradient_estimator = "dreg"
-    config.optimizer = "muon"
-    config.batch_size = 200
-    made = []
-    for most, *rates in recipe:
-        most = most or config.num_groups * config.num_samples
-        groups = min(config.num_groups, most)
-        draws = min(config.num_samples, most // groups)
-        fewer_groups = (groups,) if groups < config.num_groups else ()
-        made.append((draws, *rates, *fewer_groups))
-    config.stages = tuple(made)
-    config.epochs = sum(stage.epochs for stage in stages(config))
-
-
-def _short(config: ConfigDict) -> None:
-    all_draws = config.num_groups * config.num_samples
-    _train_by(config, SHORT_64 if all_draws == DRAWS else SHORT)
-
-
-def _medium(config: ConfigDict, recipe: Recipe = MEDIUM) -> None:
-    _train_by(config, recipe)
-    config.batch_size = LARGER_BATCH
-    config.backward_samples = max(1, NUM_KEPT // config.num_groups)
-
-
-def _train_further(config: ConfigDict, rates: Rates) -> None:
-    config.lr_schedule = "constant"
-    config.stages = ((config.num_samples, *rates),)
-    config.epochs = rates[0]
-
-
-def _smoke(config: ConfigDict) -> None:
-    _short(config)
-    config.dataset, config.data_dir = "mnist5k", None
-    config.num_samples = min(config.num_samples, 4)
-    _, _, *rates = config.stages[0]  # and the number of groups, where there is one
-    config.stages = ((1, 1, *rates), (config.num_samples, 1, 1e-3, 1e-3))
-    config.epochs = 2
-    config.latent_dims = [4, 2][: len(config.latent_dims)]
-    config.hidden_dims = [[8], [6]][: len(config.latent_dims)]
-    config.eval_num_samples = 10
-    config.jit_compile = False
-
-
 def _burda_table1(protocol: Protocol) -> Iterator[Cell]:
     for (layers, k), published in BURDA[protocol.dataset].items():
         for model, figures in zip(("vae", "iwae"), published):
@@ -256,7 +177,7 @@ def _burda_swap(protocol: Protocol) -> Iterator[Cell]:
         yield Cell(model, f"{model.upper()}, k = {k}", config, published)
     for (model, k, after), figure in SWAPPED.items():
         config = protocol.config(model, num_samples=k)
-        _train_further(config, stages(config)[-1][1:4])
+        recipes.train_further(config, stages(config)[-1][1:4])
         label = f"{after.upper()}, then {model.upper()}, k = {k}"
         yield Cell(f"{after}_then_{model}", label, config, Published(*figure), after)
 
@@ -277,7 +198,7 @@ def _rainforth_table1(protocol: Protocol) -> Iterator[Cell]:
             label = f"{label}({groups}, {DRAWS // groups})"
         config = protocol.config(model, **arguments)
         if protocol.budget == "medium":
-            _medium(config, MEDIUM_TABLE)
+            recipes.train_by_few(config, recipes.MEDIUM_TABLE)
         yield Cell(name, label, config, Published(nll, iwae=iwae))
 
 
@@ -320,34 +241,35 @@ def _samples(protocol: Protocol) -> Iterator[Cell]:
 def _headline(protocol: Protocol) -> Iterator[Cell]:
     """The two models that everybody quotes, with some hours each.
 
-    The short budget then trains both in an hour, two layers for longer, the first
-    one-layer model on, and a model of images given their class.
+    The short budget then trains both in an hour and for longer, a model of images given
+    their class, and the first one-layer model on.
     """
     best = {}
     for layers, nll in BEST_PUBLISHED.items():
         config = protocol.config("iwae", num_samples=50, num_layers=layers)
         if protocol.budget == "short":
-            _train_by(config, LONG[layers])
+            recipes.train_by(config, recipes.LONG[layers])
         label = f"{layers}-layer IWAE, k = 50"
         best[layers] = Cell(f"iwae_k50_{layers}l", label, config, Published(nll))
     yield from best.values()
     if protocol.budget == "short":
-        for layers, recipe in [*HOUR.items(), (2, LONGER)]:
-            config = protocol.config("iwae", num_samples=50, num_layers=layers)
-            _medium(config, recipe)
-            words = "longer" if recipe is LONGER else "in an hour"
-            label = f"{layers}-layer IWAE, k = 50, {words}"
-            name = f"iwae_k50_{layers}l_{words.split()[-1]}"
-            yield Cell(name, label, config, Published(BEST_PUBLISHED[layers]))
+        for words, by_layers in recipes.BEST.items():
+            for layers, recipe in by_layers.items():
+                first = best[layers]
+                config = protocol.config("iwae", num_samples=50, num_layers=layers)
+                recipes.train_by_few(config, recipe)
+                name = f"{first.name}_{words.split()[-1]}"
+                yield Cell(name, f"{first.label}, {words}", config, first.published)
         config = protocol.config("iwae", num_samples=50, num_layers=2, conditional=True)
-        _medium(config, CONDITIONAL)
+        recipes.train_by_few(config, recipes.CONDITIONAL)
         label = "2-layer IWAE, k = 50, log p(x given its class)"
         yield Cell("iwae_k50_2l_conditional", label, config, Published(CONDITIONAL_NLL))
     if protocol.budget != "full":
         first = best[1]
         config = first.config.copy_and_resolve_references()
-        short = protocol.budget == "short"
-        _train_further(config, FURTHER_STAGE if short else stages(config)[-1][1:4])
+        is_short = protocol.budget == "short"
+        last = stages(config)[-1][1:4]
+        recipes.train_further(config, recipes.FURTHER_STAGE if is_short else last)
         name, label = f"{first.name}_further", f"{first.label}, trained further"
         yield Cell(name, label, config, first.published, first.name)
 
