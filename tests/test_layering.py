@@ -3,6 +3,7 @@
 import ast
 import functools
 import pathlib
+import re
 
 import pytest
 
@@ -115,6 +116,22 @@ def test_no_two_modules_differ_by_an_s():
 def test_a_library_is_imported_in_one_place():
     for library, place in SHAPES.items():
         assert {m for m in MODULES if library in imported(m)[1]} == {place}
+
+
+def test_what_is_private_to_libraries_is_used_in_one_place():
+    """Methods of keras.Model that are overridden apart, for which `keras_loop` is."""
+    of_tuples = {"_asdict", "_replace", "_fields", "_make"}
+    found = set()
+    for module in MODULES:
+        for node in ast.walk(ast.parse(path_of(module).read_text())):
+            if isinstance(node, ast.ImportFrom):
+                if f"{node.module}.".startswith(("keras.src.", "tensorflow.python.")):
+                    found.add(module)
+            elif isinstance(node, ast.Attribute) and re.match("_(?!_)", node.attr):
+                is_ours = ast.unparse(node.value) in ("self", "cls", "super()")
+                if node.attr not in of_tuples and not is_ours:
+                    found.add(module)
+    assert found == {"models.private"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule as Schedule
 
+from iwae_tf.models.private import learning_rate_of
+
 MUON_RATE = 8.0  # Muon's step on a matrix, in units of Adam's learning rate
 POLAR_STEPS = (  # a, b, c of x -> a x + b x^3 + c x^5, nearest to 1 from 0.03 to 1
     (7.3625, -20.7434, 15.1606),
@@ -154,7 +156,7 @@ def last_learning_rate(optimizer: keras.Optimizer) -> float:
     Where a stage ends the two differ: the next step is one of the next stage.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of float16
-    schedule = optimizer._learning_rate
+    schedule = learning_rate_of(optimizer)
     if not isinstance(schedule, Schedule):
         return float(optimizer.learning_rate)
     return float(schedule(max(int(optimizer.iterations.numpy()) - 1, 0)))

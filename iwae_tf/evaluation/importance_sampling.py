@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
-from tensorflow.python.eager import context
 
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
@@ -18,6 +17,7 @@ from iwae_tf.evaluation.streaming import CHUNK_SIZE, LogLikelihood, estimate_in_
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.inputs import check_masks
 from iwae_tf.models.latent_model import UnitMask
+from iwae_tf.models.private import op_callbacks
 from iwae_tf.probability import noise
 from iwae_tf.probability.pareto import GOOD_K
 
@@ -106,7 +106,7 @@ def log_likelihood(
       Burda et al., 2016, section 5 (NLL with 5,000 samples).
         https://arxiv.org/abs/1509.00519
     """
-    if context.context().op_callbacks:
+    if op_callbacks():
         raise InvalidInputError(
             "tf.debugging must be off for `log_likelihood`, which uses NaN and "
             "infinity for what is not known: call disable_check_numerics(). "

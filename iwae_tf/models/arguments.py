@@ -8,11 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers import data_adapters
-from keras.src.trainers.data_adapters import array_slicing
 
 from iwae_tf.checks import check_count, is_number
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.models.private import holds_arrays, train_validation_split
 
 PARTS = ("x", "y", "sample_weight")  # of data, and arguments of `fit`
 OF_EPOCHS = ("epochs", "initial_epoch")  # which may be zero
@@ -54,8 +53,8 @@ def hold_out(arguments: dict[str, Any]) -> None:
             f"Received: validation_split={share!r}"
         )
     if share and arguments.get("validation_data") is None:
-        parts, arguments["validation_data"] = array_slicing.train_validation_split(
-            tuple(map(arguments.get, PARTS)), validation_split=share
+        parts, arguments["validation_data"] = train_validation_split(
+            [arguments.get(name) for name in PARTS], share
         )
         arguments |= zip(PARTS, parts)
 
@@ -123,8 +122,3 @@ def check_end(x: Any, arguments: dict[str, Any], name: str) -> None:
             f"`{name}` must be given for data that are repeated without an end. "
             f"Received: {name}=None"
         )
-
-
-def holds_arrays(x: Any) -> bool:
-    """Whether x is made of arrays, rather than something that yields batches."""
-    return data_adapters.array_data_adapter.can_convert_arrays(x)

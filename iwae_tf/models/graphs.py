@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import ops  # its registry has no public name
+
+from iwae_tf.models.private import gradient_registry
 
 PREFIX = "CustomGradient-"
 
@@ -25,7 +26,7 @@ def no_graph_is_kept() -> Iterator[None]:
     The custom gradients of what is traced in it belong to their graphs, and are
     registered as long as these live.
     """
-    registry = ops.gradient_registry._registry
+    registry = gradient_registry()
     before = set(registry)
     yield
     for name in registry.keys() - before:

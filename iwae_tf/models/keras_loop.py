@@ -1,8 +1,9 @@
 """Keras' `fit`, `evaluate` and `predict` with many steps as one compiled program.
 
-`OneProgramModel` knows nothing of autoencoders. It uses what is private to Keras: which
-train function runs, how a model is built before it, data adapters, what was chosen at
-`compile`. `arguments` has what the methods are called with, `programs` the program.
+`OneProgramModel` knows nothing of autoencoders. It overrides what is private to Keras:
+which train function runs, how a model is built before it, what was chosen at `compile`.
+`private` has what else has no public name, `arguments` what the methods are called
+with, `programs` the program.
 """
 
 import contextlib
@@ -12,21 +13,12 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.trainers import data_adapters
-from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
-from tensorflow.python.eager import context
 
 from iwae_tf.checks import check_count
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import programs
-from iwae_tf.models.arguments import (
-    PARTS,
-    by_name,
-    check,
-    check_end,
-    hold_out,
-    holds_arrays,
-)
+from iwae_tf.models import private, programs
+from iwae_tf.models.arguments import PARTS, by_name, check, check_end, hold_out
+from iwae_tf.models.private import holds_arrays
 
 
 class OneProgramModel(keras.Model):
@@ -55,7 +47,7 @@ class OneProgramModel(keras.Model):
     def supports_xla(self) -> bool:
         """Whether XLA can compile every layer of the networks, to advantage."""
         # tf.debugging adds operations that XLA does not know.
-        return not context.context().op_callbacks and all(
+        return not private.op_callbacks() and all(
             layer.supports_jit
             and not getattr(layer, "is_slow_under_xla", False)
             # An LSTM of 28 steps took 67 ms a step with XLA, and 8 ms without.
@@ -169,7 +161,7 @@ class OneProgramModel(keras.Model):
         if kwargs.get("_use_cached_eval_dataset"):  # `fit` has done the rest
             steps, name = kwargs.get("steps"), "validation_data"
             passes = self._eval_epoch_iterator
-            if isinstance(passes.data_adapter, GeneratorDataAdapter):
+            if isinstance(passes.data_adapter, private.GeneratorDataAdapter):
                 passes.reset = lambda: None  # keeps what has been fetched ahead
             with self._set(steps_in_pass=steps, name_of_data=name):
                 return super().evaluate(x, *args, **kwargs)
@@ -221,7 +213,7 @@ class OneProgramModel(keras.Model):
         if is_generator:  # of which Keras takes only tuples
             x = (tuple(p) if isinstance(p, (tuple, list)) else (p,) for p in x)
         try:
-            adapter = data_adapters.get_data_adapter(
+            adapter = private.data_adapter(
                 x, class_weight=arguments.get("class_weight"), shuffle=shuffle
             )
         except ValueError as error:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from iwae_tf.models.private import merges_calls
 from iwae_tf.models.programs import PaddedBatch
 
 
@@ -36,7 +37,7 @@ def keep_equal(variables: Iterable[keras.Variable]) -> None:
                 )
 
     # Without it, of workers that have several GPUs each, there is no common graph.
-    if context.strategy.extended._use_merge_call():
+    if merges_calls(context.strategy):
         context.merge_call(copy_first)
 
 

@@ -4,11 +4,11 @@ import os
 from typing import Any, Self
 
 import keras
-from keras.src.backend.common import global_state
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.keras_loop import OneProgramModel
 from iwae_tf.models.latent_model import LatentModel
+from iwae_tf.models.private import writes_hdf5
 from iwae_tf.schema import Schema
 
 
@@ -53,7 +53,7 @@ class SavedByKeras(OneProgramModel):
 
     def get_config(self) -> dict[str, Any]:
         # Of `keras.saving.save_model`, which does not call `save` for HDF5.
-        if global_state.get_global_attribute("use_legacy_config"):
+        if writes_hdf5():
             raise _hdf5("an HDF5 file")
         serialize = keras.saving.serialize_keras_object
         latent, likelihood = self.latent, self.likelihood
