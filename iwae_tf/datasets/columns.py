@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import compute, csv
 
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.schema import Column
@@ -78,8 +80,6 @@ def describe(name: str, column: Any, kind: str | None, rows: Any) -> Column | No
 
 
 def _guess(name: str, column: Any) -> str:
-    import pyarrow as pa
-
     kind = column.type
     if pa.types.is_boolean(kind):
         return "bernoulli"
@@ -113,9 +113,6 @@ def encoded(column: Any, of: Column) -> np.ndarray:
     """Float values of an Arrow column, NaN for what is empty."""
     if of.kind != "categorical":
         return numbers(of.name, column, is_known=True)
-    import pyarrow as pa
-    from pyarrow import compute
-
     found, names = texts(of.name, column), [*of.categories]
     codes = [*range(len(names))]
     is_known = compute.is_in(found, pa.array([*names, None], pa.string()))
@@ -140,9 +137,6 @@ def _code_by_value(text: str, of: Column) -> int:
 
 def guessed(cells: Iterable[str]) -> list[Any] | None:
     """The values of a CSV column of these cells; None where they are mere texts."""
-    import pyarrow as pa
-    from pyarrow import csv
-
     cells = [*cells]
     try:
         column = csv.read_csv(
@@ -162,9 +156,6 @@ def guessed(cells: Iterable[str]) -> list[Any] | None:
 
 def texts(name: str, column: Any) -> Any:
     """An Arrow column as strings; NaN is empty."""
-    import pyarrow as pa
-    from pyarrow import compute
-
     if pa.types.is_floating(column.type):
         column = compute.if_else(compute.is_nan(column), None, column)
     try:
@@ -181,8 +172,6 @@ def numbers(name: str, column: Any, is_known: bool = False) -> np.ndarray:
       column: pyarrow.ChunkedArray or Array.
       is_known: whether a schema has the column already: no advice to leave it out.
     """
-    import pyarrow as pa
-
     kind = column.type
     if is_text(kind) or pa.types.is_temporal(kind):  # "3" is no number by mistake
         raise _wrong_type(name, column, is_known)
@@ -194,9 +183,6 @@ def numbers(name: str, column: Any, is_known: bool = False) -> np.ndarray:
 
 def filled(column: Any, values: Any, is_missing: np.ndarray) -> Any:
     """An Arrow column with the cells of another one where it is empty."""
-    import pyarrow as pa
-    from pyarrow import compute
-
     kind = column.type if pa.types.is_floating(column.type) else pa.float64()
     if is_text(values.type):
         kind = pa.string()
@@ -212,8 +198,6 @@ def filled(column: Any, values: Any, is_missing: np.ndarray) -> Any:
 
 
 def _wrong_type(name: str, column: Any, is_known: bool = False) -> InvalidInputError:
-    import pyarrow as pa
-
     what = " (in a CSV file: not UTF-8)" if pa.types.is_binary(column.type) else ""
     if is_text(column.type):
         words = (text for text in column.to_pylist() if text and not is_numeric(text))
@@ -229,8 +213,6 @@ def _wrong_type(name: str, column: Any, is_known: bool = False) -> InvalidInputE
 
 def is_text(kind: Any) -> bool:
     """Whether an Arrow type is one of texts."""
-    import pyarrow as pa
-
     types = pa.types
     is_string = types.is_string(kind) or types.is_large_string(kind)
     return is_string or types.is_dictionary(kind) or types.is_string_view(kind)

@@ -9,6 +9,8 @@ import warnings
 from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import compute, csv, parquet
 
 from iwae_tf.checks import absence, readable
 from iwae_tf.datasets.columns import EMPTY, NAMED, is_numeric, is_text
@@ -25,8 +27,6 @@ def as_table(data: Any, as_text: tuple[str, ...] = ()) -> Any:
       data: as of `tables.infer_schema`.
       as_text: as of `read_csv`, where it is a path of one.
     """
-    import pyarrow as pa
-
     if isinstance(data, pa.Table):
         return data
     if isinstance(data, (str, os.PathLike)):
@@ -80,8 +80,6 @@ def _read_table(path, name, as_text, *_state):
         if path.suffix == ".npy":
             return as_table(np.load(path, allow_pickle=False))
         if path.suffix == ".parquet":
-            from pyarrow import parquet
-
             return parquet.read_table(path)
         with open(path, "rb") as file:
             return read_csv(file, path, name, as_text)
@@ -108,9 +106,6 @@ def read_csv(
     Raises:
       InvalidInputError: no such table.
     """
-    import pyarrow as pa
-    from pyarrow import csv
-
     spellings = [*as_text, *(f" {column}" for column in as_text)]  # header `a, b`
     options = csv.ConvertOptions(
         null_values=[
@@ -167,9 +162,6 @@ def read_csv(
 
 def _without_words(table):
     """A table with nulls for missing texts; the field says which words they were."""
-    import pyarrow as pa
-    from pyarrow import compute
-
     for place, field in enumerate(table.schema):
         if not is_text(field.type):
             continue

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from iwae_tf.checks import check_choice, readable
 from iwae_tf.datasets.columns import (
@@ -182,8 +183,6 @@ def decode(x: np.ndarray, schema: Schema) -> Any:
       x: float [rows, columns]; NaN becomes empty.
       schema: Schema.
     """
-    import pyarrow as pa
-
     columns = {}
     for values, column in zip(np.asarray(x).T, schema.columns):
         found = pa.array(values, from_pandas=True)  # NaN is null
@@ -215,8 +214,6 @@ def fill(data: Any, x: np.ndarray, schema: Schema) -> Any:
     Raises:
       InvalidInputError: as `encode`, or x of another shape.
     """
-    import pyarrow as pa
-
     table = as_table(data, text_columns(schema))
     missing = np.isnan(encode(table, schema))
     if np.shape(x) != missing.shape:

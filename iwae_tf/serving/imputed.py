@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from pyarrow import csv
 
 from iwae_tf.datasets import table_files, tables
 from iwae_tf.errors import InvalidInputError
@@ -104,8 +105,6 @@ def imputer(
             values = tables.decode_array(values, columns)
             write_atomically(path, lambda file: np.save(file, values))
             return
-        from pyarrow import csv
-
         if source and pathlib.Path(source).suffix in TABLES:
             as_text = tables.text_columns(columns)
             table = table_files.read_table(source, "input", as_text)
