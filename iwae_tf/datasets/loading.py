@@ -167,6 +167,7 @@ def binarize(
     seed: int,
     rows: Mapping[str, np.ndarray],
     *,
+    first_row: int = 0,
     name: str = "x",
     takes_missing: bool = False,
 ) -> np.ndarray:
@@ -178,6 +179,8 @@ def binarize(
       seed: of the fixed draw.
       rows: the rows of each split, in its order; empty where they are not known: then
         all are drawn as those of a test split are.
+      first_row: place of the first one among all rows, where their splits are not
+        known.
       name: what a message calls x.
       takes_missing: whether NaN is a missing value.
 
@@ -196,30 +199,9 @@ def binarize(
     binary = np.array(x, np.float32)
     for split, chosen in (rows or {"test": np.arange(len(x))}).items():
         stream = SPLITS.index(split)
-        binary[chosen] = _binarize(binary[chosen], binarization, seed, stream)
+        drawn = _binarize(binary[chosen], binarization, seed, stream, first_row)
+        binary[chosen] = drawn
     return binary
-
-
-def binarize_row(x: np.ndarray, binarization: str, seed: int, row: int) -> np.ndarray:
-    """One row of other data than a run's, with the bits that `binarize` gives it.
-
-    Args:
-      x: float [*event] in [0, 1], NaN for missing values.
-      binarization: "none", "threshold" or "fixed".
-      seed: of the fixed draw.
-      row: its place among all rows.
-
-    Returns:
-      x: as of `binarize`.
-
-    Raises:
-      InvalidInputError: values that are not in [0, 1].
-    """
-    if binarization == "none" or np.all((x == 0) | (x == 1) | np.isnan(x)):
-        return x
-    images = np.asarray(x, np.float32)[np.newaxis]
-    validate_images(images, takes_missing=True)
-    return _binarize(images, binarization, seed, SPLITS.index("test"), row)[0]
 
 
 def require_labels(loaded: Split, split: str) -> Split:

@@ -19,10 +19,11 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet, types
 
+from iwae_tf import datasets
 from iwae_tf.checks import readable
 from iwae_tf.config.data import scored_as
 from iwae_tf.config.files import read_config
-from iwae_tf.datasets import loading, table_files, tables
+from iwae_tf.datasets import table_files, tables
 from iwae_tf.datasets.readers import read_npy_header
 from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.layout import beside_export
@@ -117,12 +118,13 @@ class RowScorer:
             x = np.asarray(image)
             if x.ndim == 1 and x.size == math.prod(scorer.event_shape):
                 x = x.reshape(scorer.event_shape)
+            grey = x[np.newaxis]
             with naming(f"row id {row}"):
-                if np.issubdtype(x.dtype, np.floating):
-                    grey, x = x, loading.binarize_row(x, *self._drawn, int(row))
-                    if x is not grey:
-                        warnings.warn(BINARIZED, stacklevel=2)
-                x = x[np.newaxis]
+                x = datasets.binarize(
+                    grey, *self._drawn, {}, first_row=int(row), takes_missing=True
+                )
+                if x is not grey:
+                    warnings.warn(BINARIZED, stacklevel=2)
                 check_images(x, scorer)
                 seed = batch_seed(self._seed, row)
                 found = scorer(as_float32(x), self._num_samples, seed)
