@@ -49,16 +49,13 @@ def run() -> int:
 def _score(distribution):
     """(results, whether every image was scored) of the model of the flags."""
     from iwae_tf.runs import results
-    from iwae_tf.saved_model import load_saved_model
 
     if _MODEL.workdir.value is not None:
         model, config = _MODEL.load(**cli.values_of(_DATA))
         scorer = distribution.scorer(model)
     else:
         config = _MODEL.config(**cli.values_of(_DATA))
-        _, signatures = load_saved_model(_MODEL.saved_model.value)
-        model = None
-        scorer = results.export_scorer(signatures, config.dataset, _PROPOSAL.value)
+        model, scorer = None, _export_scorer(config.dataset)
     return results.evaluate(
         config,
         scorer,
@@ -68,6 +65,39 @@ def _score(distribution):
         proposal=_PROPOSAL.value,
         model=model,
     )
+
+
+def _export_scorer(dataset):
+    """A `scorer` of `results.evaluate` by the SavedModel of the flags.
+
+    Each call has a seed of its own, so that all images have independent noise.
+    """
+    from iwae_tf.errors import InvalidInputError
+    from iwae_tf.evaluation import SCORES_PER_CALL
+    from iwae_tf.runs import results
+    from iwae_tf.serving.endpoints import open_scorer
+
+    scorers = {
+        name: open_scorer(saved_model=_MODEL.saved_model.value, proposal=name)
+        for name in results.each_of(_PROPOSAL.value)
+    }
+
+    def score(x, num_samples, seed, *, labels, on_batch, proposal):
+        scorer = scorers[proposal]
+        results.check_shape(x, scorer.event_shape, dataset)
+        batch_size = max(1, SCORES_PER_CALL // num_samples)
+        for first in range(0, len(x), batch_size):
+            rows = slice(first, first + batch_size)
+            y = None if labels is None else labels[rows]
+            try:
+                on_batch(scorer(x[rows], num_samples, (seed[0], first), y))
+            except InvalidInputError as error:
+                raise InvalidInputError(
+                    "`dataset` must be one that the model takes. Received: "
+                    f"dataset={dataset}, {error}"
+                ) from error
+
+    return score
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,6 @@ from iwae_tf.evaluation.classes import class_log_likelihoods
 from iwae_tf.io import terminal
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.runs.splits import load_eval_split
-from iwae_tf.saved_model import call_signature, inputs_of, signature_of
-from iwae_tf.saved_model.signatures import OPTIONAL, SCORES, SIGNATURES
 from iwae_tf.versions import library_versions
 
 SHARED = ("data_standard_error", "num_examples")  # of both proposals
@@ -74,7 +72,7 @@ def evaluate(
     Args:
       config: ConfigDict of the model, or one that names other data.
       scorer: function of (x, num_samples, seed, *, labels, on_batch, proposal), as
-        `evaluation.log_likelihood` of a model or `export_scorer`.
+        `evaluation.log_likelihood` of a model.
       split: "train", "validation" or "test".
       num_samples: draws an image.
       limit: optional int, the first images only.
@@ -88,10 +86,10 @@ def evaluate(
     start, seed = time.monotonic(), (config.eval_seed, 0)
     images, labels = load_eval_split(config, split, limit)
     if model is not None:
-        _check_shape(images, model.event_shape, config.dataset)
+        check_shape(images, model.event_shape, config.dataset)
     labels = labels if config.conditional else None
     results, result = {"split": split, "num_samples": num_samples}, None
-    for name in _each(proposal):
+    for name in each_of(proposal):
         score_all = functools.partial(
             scorer, images, num_samples, seed, labels=labels, proposal=name
         )
@@ -124,65 +122,18 @@ def evaluate(
     return results, is_complete
 
 
-def _each(proposal):
+def each_of(proposal: str) -> tuple[str, ...]:
+    """The proposals that `evaluate` scores with, in turn."""
     return ("encoder", "refined") if proposal == "both" else (proposal,)
 
 
-def _check_shape(images, event_shape, dataset):
+def check_shape(images: np.ndarray, event_shape: Sequence[int], dataset: str) -> None:
+    """Raises InvalidInputError where images are not of a model's shape."""
     if images.shape[1:] != tuple(event_shape):
         raise InvalidInputError(
             f"`dataset` must have images of the model's shape {tuple(event_shape)}. "
             f"Received: dataset={dataset}, of shape {images.shape[1:]}"
         )
-
-
-def export_scorer(
-    signatures: Mapping[str, Any], dataset: str, proposal: str = "encoder"
-) -> Callable[..., None]:
-    """A `scorer` of `evaluate` by a SavedModel's signatures.
-
-    Each call has a seed of its own, so that all images have independent noise.
-
-    Args:
-      signatures: name to function, of `load_saved_model`. `error_bars` scores, or of
-        an older export `log_likelihood`, which has no jackknife error.
-      dataset: what a message calls the images.
-      proposal: "encoder", "refined" or "both".
-
-    Raises:
-      InvalidInputError: an export without refined proposals; by the function, images
-        of another shape or labels that are no class of the model.
-    """
-    names = dict(SIGNATURES)
-    if names["encoder"] not in signatures:
-        names["encoder"] = "log_likelihood"
-    for name in _each(proposal):
-        signature_of(signatures, names[name])  # before anything is scored
-
-    def score_images(x, num_samples, seed, *, labels, on_batch, proposal):
-        function = signatures[names[proposal]]
-        specs = function.structured_input_signature[1]
-        event_shape = tuple(specs["x"].shape[1:])
-        _check_shape(x, event_shape, dataset)
-        batch_size = max(1, evaluation.SCORES_PER_CALL // num_samples)
-        for first in range(0, len(x), batch_size):
-            rows = slice(first, first + batch_size)
-            y = None if labels is None else labels[rows]
-            inputs = inputs_of(specs, x[rows], num_samples, (seed[0], first), y)
-            try:
-                outputs = call_signature(function, inputs)
-            except InvalidInputError as error:
-                raise InvalidInputError(
-                    "`dataset` must be one that the model takes. Received: "
-                    f"dataset={dataset}, {error}"
-                ) from error
-            defaults = {"jackknife_error": math.nan, **OPTIONAL}  # of an older export
-            estimate = outputs["log_likelihood"]
-            found = {n: np.full_like(estimate, v) for n, v in defaults.items()}
-            found |= outputs
-            on_batch(evaluation.LogLikelihood(*(found[name] for name in SCORES)))
-
-    return score_images
 
 
 def _describe(model, config, images, labels, num_samples, seed, result):
@@ -219,8 +170,6 @@ def mean_in_nats(
       what: the mean is of, in words.
     """
     error = found[f"{prefix}jackknife_error"]
-    if not math.isfinite(error):  # an older export
-        error = found[f"{prefix}standard_error"]
     is_small = found[f"{prefix}unreliable"] > FEW_UNRELIABLE
     of_data = found["data_standard_error"] or math.nan
     return (
