@@ -112,31 +112,28 @@ def _table(rows: Sequence[Row]) -> str:
         gap = None
         if row.iwae is not None and row.nll is not None:
             gap = row.iwae + row.nll
-        columns = [
-            ("cell", row.label),
-            ("NLL", "not yet" if row.nll is None else f"{row.nll:.2f}"),
-            ("+- draws", _number(row.error, 3)),
-            ("+- images", _number(row.data_standard_error, 2)),
-            ("+- seeds", _number(row.seed_deviation, 2)),
-            ("refined NLL", _number(row.refined_nll, 2)),
-            ("published NLL", _number(theirs and theirs.nll, 2)),
-            ("better by", "" if row.difference is None else f"{row.difference:+.2f}"),
-            ("active units", row.active_units),
-            ("published units", theirs.active_units if theirs else ""),
-            ("IWAE bound", _number(row.iwae, 2)),
-            ("published bound", _number(theirs and theirs.iwae, 2)),
-            ("-KL", _number(gap, 2)),
-            ("seeds", ", ".join(map(str, row.seeds))),
-            ("seconds", _number(row.seconds, 0)),
-            ("GFLOP/s", _number(row.gflops, 0)),
-            ("training minutes", _number(row.training_minutes, 1)),
-        ]
-        lines.append([text for _, text in columns])
-    head = [name for name, _ in columns]
-    used = [i for i in range(len(head)) if i < 2 or any(line[i] for line in lines)]
-    return html.table(
-        [head[i] for i in used], [[line[i] for i in used] for line in lines]
-    )
+        line = {
+            "cell": row.label,
+            "NLL": "not yet" if row.nll is None else f"{row.nll:.2f}",
+            "+- draws": _number(row.error, 3),
+            "+- images": _number(row.data_standard_error, 2),
+            "+- seeds": _number(row.seed_deviation, 2),
+            "refined NLL": _number(row.refined_nll, 2),
+            "published NLL": _number(theirs and theirs.nll, 2),
+            "better by": "" if row.difference is None else f"{row.difference:+.2f}",
+            "active units": row.active_units,
+            "published units": theirs.active_units if theirs else "",
+            "IWAE bound": _number(row.iwae, 2),
+            "published bound": _number(theirs and theirs.iwae, 2),
+            "-KL": _number(gap, 2),
+            "seeds": ", ".join(map(str, row.seeds)),
+            "seconds": _number(row.seconds, 0),
+            "GFLOP/s": _number(row.gflops, 0),
+            "training minutes": _number(row.training_minutes, 1),
+        }
+        lines.append(line)
+    used = [name for name in lines[0] if any(line[name] for line in lines)]
+    return html.table(used, [[line[name] for name in used] for line in lines])
 
 
 def _number(value: float | None, digits: int) -> str:
