@@ -98,7 +98,8 @@ class Workdir:
           config: ConfigDict.
           data: `splits.training_data` of it.
         """
-        keep_data(self.path, data)
+        if data is None or data != data_in(self.path):
+            keep_json(self.path / TRAINING_DATA, data)
         if not self.results.exists():
             self.keep(config)
 
@@ -303,12 +304,6 @@ def data_in(folder: pathlib.Path) -> dict[str, Any] | None:
     """
     path = folder / TRAINING_DATA
     return read_json(path) if path.is_file() else None
-
-
-def keep_data(folder: pathlib.Path, data: Mapping[str, Any] | None) -> None:
-    """Writes what `data_in` reads."""
-    if data is None or data != data_in(folder):
-        keep_json(folder / TRAINING_DATA, data)
 
 
 def has_changed(folder: pathlib.Path, config: ConfigDict) -> bool:
