@@ -25,7 +25,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.io.layout import SCHEMA, beside_export
 from iwae_tf.io.processes import stderr_to
 
-_SAVED_MODEL = cli.path_flag("saved_model", "Export, NAME or NAME/1.", must_exist=True)
+_SAVED_MODEL = cli.export_flag("Export, NAME or NAME/1.")
 _INPUT = cli.path_flag("input", "Pattern of the shards, NAME*.npy.")
 _OUTPUT = cli.new_path_flag("output", "NAME.csv or NAME.parquet.", is_file=True)
 _NUM_SAMPLES = cli.count_flag("num_samples", 5000, "Draws for each image, K.")
@@ -53,6 +53,7 @@ def _check_engine(values):
 def run() -> int:
     """Scores the shards of the flags on the engine that they name."""
     job = {"beam": _on_beam, "spark": _on_spark}[_ENGINE.value](
+        beside_export(_SAVED_MODEL.value, SCHEMA),  # None unless it is of a table
         saved_model=_SAVED_MODEL.value,
         num_samples=_NUM_SAMPLES.value,
         seed=_SEED.value,
@@ -84,7 +85,7 @@ def run() -> int:
     return 0
 
 
-def _on_beam(**model):
+def _on_beam(schema, **model):
     """The job as a Beam pipeline; a mistake is told before any worker starts."""
     apache_beam, beam = _import_beam()
     runner = _RUNNER.value or "DirectRunner"
@@ -100,12 +101,12 @@ def _on_beam(**model):
 
     def job():
         with _leaving_nothing(_OUTPUT.value), root:
-            beam.pipeline(_INPUT.value, _OUTPUT.value, handler, root, _schema())
+            beam.pipeline(_INPUT.value, _OUTPUT.value, handler, root, schema)
 
     return job
 
 
-def _on_spark(**model):
+def _on_spark(schema, **model):
     """The job on Spark; a mistake is told before it starts, where that can be."""
     with needing("pyspark", "spark"):
         import pyspark  # noqa: F401
@@ -119,15 +120,10 @@ def _on_spark(**model):
         scorer,
         master=_MASTER.value or "local[*]",
         options=_OPTION.value,
-        schema=_schema(),
+        schema=schema,
     )
     scorer.load()
     return job.run
-
-
-def _schema():
-    """The schema of a table's model, None where there is none beside the export."""
-    return beside_export(_SAVED_MODEL.value, SCHEMA)
 
 
 @contextlib.contextmanager
