@@ -91,7 +91,7 @@ def run() -> int:
     from iwae_tf.evaluation import summarize
     from iwae_tf.io import terminal
     from iwae_tf.runs import results
-    from iwae_tf.runs.workdir import data_in, has_changed
+    from iwae_tf.runs.workdir import change_of_data, data_in
     from iwae_tf.serving import rows
     from iwae_tf.serving.imputed import imputer
 
@@ -119,7 +119,7 @@ def run() -> int:
     )
     for note in notes:
         terminal.tell(note)
-    if "split" in columns and path and has_changed(path.parent, config):
+    if "split" in columns and path and change_of_data(path.parent, config):
         del columns["split"]
         terminal.tell(
             f"note: {_INPUT.value} has changed since the model was trained on it, so "

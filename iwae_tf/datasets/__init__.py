@@ -28,7 +28,6 @@ from iwae_tf.datasets.loading import (
     binarize,
     load_arrays,
     load_npz,
-    require_labels,
     validate_images,
 )
 from iwae_tf.datasets.sources import UNLABELLED

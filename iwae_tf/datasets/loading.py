@@ -204,20 +204,6 @@ def binarize(
     return binary
 
 
-def require_labels(loaded: Split, split: str) -> Split:
-    """`loaded`, a `Split`, which must have labels for a conditional model.
-
-    Raises:
-      InvalidInputError: it has none.
-    """
-    if loaded.labels is None:
-        raise InvalidInputError(
-            "`dataset` must have labels in every split for a conditional model. "
-            f"Received: no labels of split {split}"
-        )
-    return loaded
-
-
 def _options(name, schema, image_size, color):
     """What only some data sets are read by."""
     if name == "table":

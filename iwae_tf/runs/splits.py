@@ -16,6 +16,7 @@ from iwae_tf.config.stages import (
     with_epochs,
 )
 from iwae_tf.datasets import image_folder
+from iwae_tf.errors import InvalidInputError
 
 FEW_EXAMPLES = 1000
 
@@ -146,4 +147,9 @@ def _load(config, split, values):
     loaded = datasets.load_arrays(
         config.dataset, split=split, **values, **data_options(config)
     )
-    return datasets.require_labels(loaded, split) if config.conditional else loaded
+    if config.conditional and loaded.labels is None:
+        raise InvalidInputError(
+            "`dataset` must have labels in every split for a conditional model. "
+            f"Received: no labels of split {split}"
+        )
+    return loaded

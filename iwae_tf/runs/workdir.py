@@ -144,7 +144,7 @@ class Workdir:
         data_in(self.path)  # which says that it is damaged
         known = override(self.read_config(), data_dir=config.data_dir)
         with contextlib.suppress(InvalidInputError):
-            if has_changed(self.path, config):
+            if change_of_data(self.path, config):
                 return "training data"
             if kinds_of_columns(known) != kinds_of_columns(config):  # in a file
                 return "kinds of columns"
@@ -306,19 +306,16 @@ def data_in(folder: pathlib.Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def has_changed(folder: pathlib.Path, config: ConfigDict) -> bool:
-    """Whether the data of a config are known not to be what a model was trained on.
+def change_of_data(
+    folder: pathlib.Path, config: ConfigDict
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """What a model was trained on and what its data are now; None where neither is
+    known to differ from the other.
 
     Args:
       folder: of the run, or of the versions of the export.
       config: its ConfigDict, or one that says where the same data set lies now.
     """
-    return _change(folder, config) is not None
-
-
-def _change(folder, config):
-    """What a model was trained on and what the data are now, if these are known to
-    differ; else None."""
     known = data_in(folder) or {}
     if known.get("dataset") != config.dataset:
         return None
@@ -342,7 +339,7 @@ def check_data(
     Raises:
       InvalidInputError: the data have changed, or have not the classes of the training.
     """
-    change = _change(folder, config)
+    change = change_of_data(folder, config)
     if change is None:
         return []
     if not is_other:
