@@ -14,8 +14,11 @@ import sys
 from absl import flags
 
 from iwae_tf import cli
-from iwae_tf.checks import check_choice
-from iwae_tf.errors import Stopped
+from iwae_tf.checks import check_choice, check_count
+from iwae_tf.errors import InvalidInputError, Stopped
+from iwae_tf.io import terminal
+from iwae_tf.io.files import check_place
+from iwae_tf.versions import library_versions
 
 _MODEL = cli.ModelFlags()
 _OUTPUT = cli.path_flag("output", "Folder of the report; default: WORKDIR/diagnostics.")
@@ -47,13 +50,10 @@ def _check_parts(parts):
 @cli.script
 def run() -> int:
     """Diagnoses the model of the flags and prints where the report is."""
-    from iwae_tf.checks import check_count
     from iwae_tf.diagnostics.diagnosis import diagnose
     from iwae_tf.diagnostics.parts import DEFAULT_PARTS, PARTS
     from iwae_tf.diagnostics.parts.base import Subject
     from iwae_tf.evaluation.pareto import LEAST_DRAWS
-    from iwae_tf.io import terminal
-    from iwae_tf.io.files import check_place
 
     check_count(_NUM_SAMPLES.value, "--num_samples", LEAST_DRAWS)
     folder = pathlib.Path(_OUTPUT.value or f"{_MODEL.workdir.value}/diagnostics")
@@ -87,9 +87,7 @@ def run() -> int:
 def _subject():
     """The model and images of the flags, and what the report says of them."""
     from iwae_tf.diagnostics.parts.base import Subject
-    from iwae_tf.errors import InvalidInputError
     from iwae_tf.runs.splits import load_eval_split
-    from iwae_tf.versions import library_versions
 
     model, config = _MODEL.load(**cli.values_of(_DATA))
     if config.conditional:

@@ -7,6 +7,9 @@ python -m iwae_tf.evaluate --saved_model=saved_models/mnist5k_iwae --limit=100
 from absl import flags
 
 from iwae_tf import cli
+from iwae_tf.errors import InvalidInputError
+from iwae_tf.io import terminal
+from iwae_tf.io.files import write_json
 
 _MODEL = cli.ModelFlags()
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
@@ -22,9 +25,6 @@ _MODEL.require()
 @cli.script
 def run() -> int:
     """Scores the split that the flags name and prints a table."""
-    from iwae_tf.errors import InvalidInputError
-    from iwae_tf.io import terminal
-    from iwae_tf.io.files import write_json
     from iwae_tf.runs import results
     from iwae_tf.runs.devices import make_distribution
 
@@ -72,7 +72,6 @@ def _export_scorer(dataset):
 
     Each call has a seed of its own, so that all images have independent noise.
     """
-    from iwae_tf.errors import InvalidInputError
     from iwae_tf.evaluation import SCORES_PER_CALL
     from iwae_tf.runs import results
     from iwae_tf.serving.endpoints import open_scorer

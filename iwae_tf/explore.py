@@ -14,6 +14,7 @@ from absl import flags
 
 from iwae_tf import cli
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io import terminal
 
 _MODEL = cli.ModelFlags()
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
@@ -45,7 +46,6 @@ def _check_port(port):
 def run() -> int:
     """Serves the page until it is stopped."""
     from iwae_tf.explorer.server import Server
-    from iwae_tf.io import terminal
 
     with cli.stop_at_sigterm() as stop, Server(_session(), _PORT.value) as server:
         terminal.tell(f"open {server.url} in a browser; Ctrl-C stops")

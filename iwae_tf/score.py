@@ -11,10 +11,13 @@ import os
 import pathlib
 import sys
 
+import numpy as np
 from absl import flags
 
 from iwae_tf import cli
+from iwae_tf.config.files import read_config
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io import terminal
 from iwae_tf.io.layout import SCHEMA, beside_export, check_rows
 
 _SAVED_MODEL = cli.export_flag("Export, NAME or NAME/1.")
@@ -84,12 +87,8 @@ def _are_different(values):
 @cli.script
 def run() -> int:
     """Scores what the flags name, under a progress bar, and prints the mean."""
-    import numpy as np
-
     from iwae_tf import serving
-    from iwae_tf.config.files import read_config
     from iwae_tf.evaluation import summarize
-    from iwae_tf.io import terminal
     from iwae_tf.runs import results
     from iwae_tf.runs.workdir import change_of_data, data_in
     from iwae_tf.serving import rows

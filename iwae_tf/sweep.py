@@ -20,6 +20,7 @@ import pathlib
 from absl import flags
 
 from iwae_tf import cli
+from iwae_tf.checks import check_choice
 from iwae_tf.config import check_key
 from iwae_tf.errors import InvalidInputError
 
@@ -48,7 +49,6 @@ def _check_keys(axes):
 def run() -> int:
     """Does the runs of the flags and prints a table."""
     is_search = _is_search()
-    from iwae_tf.checks import check_choice
     from iwae_tf.studies import on_ray, runner, tuning
 
     if is_search:

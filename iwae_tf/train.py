@@ -12,7 +12,10 @@ import sys
 import threading
 
 from iwae_tf import cli
+from iwae_tf.config import validate
 from iwae_tf.errors import Stopped
+from iwae_tf.io import terminal
+from iwae_tf.io.files import write_json
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.new_path_flag("workdir", "Folder of the run.")
@@ -23,8 +26,6 @@ cli.require("workdir")
 @cli.script
 def run() -> int:
     """Runs the config of the flags in the workdir of the flags."""
-    from iwae_tf.config import validate
-    from iwae_tf.io import terminal
     from iwae_tf.runs.devices import make_distribution
     from iwae_tf.runs.splits import decide_epochs
     from iwae_tf.runs.workdir import Workdir
@@ -44,7 +45,6 @@ def run() -> int:
 
 def _run(config, workdir, distribution):
     """Trains, then evaluates, draws and exports; returns the exit code."""
-    from iwae_tf.io import terminal
     from iwae_tf.runs.checkpoints import CheckpointStore
     from iwae_tf.runs.training import train
 
@@ -81,8 +81,6 @@ def _run(config, workdir, distribution):
 
 def _finish(config, workdir, trained, distribution):
     """Evaluates, draws and exports; `results.json` comes last and ends the run."""
-    from iwae_tf.io import terminal
-    from iwae_tf.io.files import write_json
     from iwae_tf.runs import results
     from iwae_tf.runs.devices import product_gflops
     from iwae_tf.runs.figures import draw_figures

@@ -10,10 +10,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from iwae_tf.checks import did_you_mean
-from iwae_tf.config import check_used, check_values
+from iwae_tf.config import check_used, check_values, override
 from iwae_tf.config.files import read_json
 from iwae_tf.config.keys import check_paths
 from iwae_tf.errors import InvalidInputError
+from iwae_tf.io import terminal
 from iwae_tf.io.files import check_place
 from iwae_tf.io.layout import (
     OF_RUN,
@@ -247,8 +248,6 @@ class ModelFlags:
         Raises:
           InvalidInputError: as `workdir.check_data` of its data.
         """
-        from iwae_tf.config import override
-        from iwae_tf.io import terminal
         from iwae_tf.runs.workdir import check_data, config_in
 
         self.check()
