@@ -53,12 +53,9 @@ def event_shape(
 def num_training_examples(
     name: str, data_dir: Path | None = None, **others: Any
 ) -> int:
-    """How many examples the training split has.
+    """How many examples the training split has; of a folder no image is read.
 
-    Args:
-      name: one of `DATASETS`.
-      data_dir: as for `load_arrays`; of a folder no image is read.
-      **others: options of `event_shape`, which do not matter here.
+    The arguments are those of `event_shape`, of which some do not matter here.
     """
     del others
     path = expand(data_dir)
@@ -78,11 +75,8 @@ def training_digest(
 ) -> str | None:
     """What tells whether a model was trained on these data, from no more than needed.
 
-    Args:
-      name: one of `DATASETS`.
-      data_dir: as for `load_arrays`.
-      with_labels: whether the labels were part of the training.
-      **others: options of `event_shape`, which do not matter here.
+    The arguments are those of `event_shape`, of which some do not matter here, and
+    whether the labels were part of the training.
 
     Returns:
       SHA-256 in hexadecimal. Of "images": of the names of the training images, of which
@@ -145,15 +139,9 @@ def num_classes(
 ) -> int:
     """How many classes the labels of a data set are of: the largest one and one more.
 
-    Args:
-      name: one of `DATASETS`.
-      data_dir: as for `load_arrays`; only "omniglot", "idx" and "npz" are opened, and
-        no more of the last two than the labels of the training images; a table is read.
-      schema: of a table, as for `load_arrays`.
-      **others: options of `event_shape`, which do not matter here.
-
-    Returns:
-      num_classes: int.
+    Only "omniglot", "idx" and "npz" are opened, and no more of the last two than the
+    labels of the training images; a table is read. The arguments are those of
+    `event_shape`, of which some do not matter here.
 
     Raises:
       InvalidInputError: a set without labels, or labels that are no classes.

@@ -190,21 +190,22 @@ def summary_fields(results: dict[str, Any]) -> dict[str, str]:
         fields[f"{results['split']} {name}"] = mean_in_nats(
             results[f"{prefix}nll"], results, prefix, what
         )
+        words = prefix.replace("_", " ")
         low, high = results[f"{prefix}interval"]
         if math.isfinite(low) and math.isfinite(high):  # not of a few draws
-            fields[f"{prefix.replace('_', ' ')}95 % interval"] = (
+            fields[f"{words}95 % interval"] = (
                 f"{low:.2f} to {high:.2f} nats for these {what}, bias included"
             )
         unreliable = results[f"{prefix}unreliable"]
         if math.isfinite(unreliable):
             size = results[f"{prefix}effective_sample_size_quantiles"][1]
-            fields[f"{prefix.replace('_', ' ')}Pareto k"] = (
+            fields[f"{words}Pareto k"] = (
                 f"above 0.7 for {unreliable:.1%} of the {what}, median effective "
                 f"sample size {size:,.0f}"
             )
         if f"{prefix}bits_per_dim" in results:
-            name = f"{prefix.replace('_', ' ')}bits per dimension"
-            fields[name] = f"{results[f'{prefix}bits_per_dim']:.3f}"
+            bits = results[f"{prefix}bits_per_dim"]
+            fields[f"{words}bits per dimension"] = f"{bits:.3f}"
     if "bound" in results:
         fields["bound"] = f"{results['bound']:.2f} nats"
     if "active_units" in results:
