@@ -20,9 +20,6 @@ def scored_as(config: ConfigDict) -> dict[str, Any]:
     """More arguments of `datasets.load_arrays`, for rows that the model scores.
 
     Dynamic binarization is drawn once, from `config.eval_seed`.
-
-    Args:
-      config: valid ConfigDict.
     """
     is_dynamic = config.binarization == "dynamic"
     return {

@@ -196,9 +196,6 @@ def default_config() -> ConfigDict:
 def validate(config: ConfigDict) -> None:
     """Checks every key of a config.
 
-    Args:
-      config: ConfigDict.
-
     Raises:
       InvalidInputError: an unknown or missing key, or a value that breaks a rule.
     """

@@ -74,15 +74,7 @@ def build_networks(
 
 
 def build_prior(config: ConfigDict, policy: keras.dtype_policies.DTypePolicy) -> MLP:
-    """p(z_L|y) of a conditional model, as a table of a row a class.
-
-    Args:
-      config: valid ConfigDict.
-      policy: keras.dtype_policies.DTypePolicy.
-
-    Returns:
-      prior: MLP without hidden layers.
-    """
+    """p(z_L|y) of a conditional model, a table of a row a class: no hidden layers."""
     seeds = np.random.SeedSequence((config.seed, len(config.latent_dims)))
     size, seed = 2 * config.latent_dims[-1], int(seeds.generate_state(1)[0])
     return MLP([], (size,), seed=seed, name="prior", dtype=policy)

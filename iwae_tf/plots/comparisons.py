@@ -1,6 +1,6 @@
 """Charts of studies: what was measured beside what was published.
 
-Each function takes the file's path first and returns it.
+Each function takes the file's path first, which ends in .png, and returns it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,6 @@ def nll_by_cell(
     """Draws the NLL of each cell of a table, a dot, and what was published, a ring.
 
     Args:
-      path: where to write; ends in .png.
       labels: list of str, the cells from the top down.
       nlls: list of floats, in nats.
       published: list of floats or None, in nats.
@@ -47,7 +46,6 @@ def bounds_by_groups(
     """Draws log p(x), the IWAE bound and their difference against M, M * K fixed.
 
     Args:
-      path: where to write; ends in .png.
       measured: dict of model to list of (M, log p(x), IWAE bound of all M * K draws),
         in nats, in any order.
       published: the same, of what was published; rings.
@@ -77,7 +75,6 @@ def bounds_by_time(
     """Draws validation bounds against epochs, and against seconds.
 
     Args:
-      path: where to write; ends in .png.
       histories: dict of bound to dict of estimator to (epochs, seconds, bounds), lists
         of one length; bounds in nats.
     """

@@ -1,8 +1,9 @@
 """Pictures of data and models: NumPy arrays in, one PNG file out.
 
-Every function takes the file's path first and returns it. The file appears whole or
-not at all, and its folder is created where it is missing; an OSError says that it
-cannot be written. Figures share no state, so several threads may draw at once.
+Every function takes the file's path first, which ends in .png, and returns it. The file
+appears whole or not at all, and its folder is created where it is missing; an OSError
+says that it cannot be written. Figures share no state, so several threads may draw at
+once.
 """
 
 import math
@@ -48,7 +49,6 @@ def image_grid(
     """Draws images as one grid, row by row, each pixel a whole number of dots.
 
     Args:
-      path: where to write; ends in .png.
       images: [N, H, W, 1], [N, H, W, 3], [N, H, W] or flat square [N, H * H], in
         [0, 1]; 0 is black. Means of a Normal likelihood may have to be clipped first.
       num_columns: images in a row; None makes the grid about square.
@@ -76,7 +76,6 @@ def reconstructions(
     """Draws each image above its reconstruction, in labelled pairs of rows.
 
     Args:
-      path: where to write; ends in .png.
       originals: images as in `image_grid`, [N, *event].
       reconstructions: their reconstructions, [N, *event].
       num_columns: pairs beside each other.
@@ -110,7 +109,6 @@ def training_curves(path: Path, history: Mapping[str, ArrayLike]) -> Path:
     are skipped. Early epochs that would squash the rest run off the axis, with a note.
 
     Args:
-      path: where to write; ends in .png.
       history: dict of name to list of numbers, one for each epoch: bounds and KL in
         nats, `ess` in draws. Without `epoch` the epochs count from 1.
     """
@@ -139,7 +137,6 @@ def latent(path: Path, means: ArrayLike, labels: ArrayLike | None = None) -> Pat
     points a random subset is drawn, and the title says so.
 
     Args:
-      path: where to write; ends in .png.
       means: [N, D], the mean of q(z|x) for each image.
       labels: integers [N], or None; a legend names up to 60 of them.
 
@@ -194,7 +191,6 @@ def active_units(path: Path, variances: Sequence[ArrayLike]) -> Path:
     """Draws the sorted variances of the posterior means, one panel a stochastic layer.
 
     Args:
-      path: where to write; ends in .png.
       variances: sequence of [D_l] arrays, the variance over the data of each latent
         dimension's posterior mean. A unit is active where it is above 0.01.
 

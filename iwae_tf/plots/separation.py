@@ -1,6 +1,6 @@
 """Pictures of scores: histograms of log-likelihoods, and ROC curves.
 
-Each function takes the file's path first and returns it.
+Each function takes the file's path first, which ends in .png, and returns it.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,6 @@ def histogram(
     out, and counted in the legend; what is more than twice as tall is cut off.
 
     Args:
-      path: where to write; ends in .png.
       scores: dict of name to log-likelihoods [N], in nats.
       title: a line of text above the chart, or None.
 
@@ -57,7 +56,6 @@ def roc(
     """Draws ROC curves on one square, the diagonal of guessing among them.
 
     Args:
-      path: where to write; ends in .png.
       curves: dict of name to (false positive rates [T], true positive rates [T]).
       title: a line of text above the chart, or None.
 

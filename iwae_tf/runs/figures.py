@@ -26,13 +26,8 @@ def draw_figures(
     """Draws a run into `folder`.
 
     Samples, reconstructions, lines between images, curves, latents, units, and of one
-    layer of two units what each place of the plane decodes to.
-
-    Args:
-      model: trained model.
-      config: its ConfigDict.
-      history: list of dicts, one for each epoch.
-      folder: pathlib.Path.
+    layer of two units what each place of the plane decodes to. `history` has a dict for
+    each epoch.
     """
     seed = (config.eval_seed, 1)
     images, labels = load_eval_split(config, config.eval_split, NUM_LATENT)

@@ -24,9 +24,6 @@ FEW_EXAMPLES = 1000
 def decide_epochs(config: ConfigDict) -> ConfigDict:
     """`config.stages.with_epochs`, by the size of the training split.
 
-    Args:
-      config: valid ConfigDict.
-
     Returns:
       config: itself, or a copy.
 
@@ -107,10 +104,6 @@ def unseen_classes(
 def load_examples(config: ConfigDict, split: str) -> datasets.Split:
     """A split as training sees it: dynamic binarization stays grey.
 
-    Args:
-      config: valid ConfigDict.
-      split: "train", "validation" or "test".
-
     Returns:
       datasets.Split; its labels are None but for a conditional model.
 
@@ -124,17 +117,9 @@ def load_examples(config: ConfigDict, split: str) -> datasets.Split:
 def load_eval_split(
     config: ConfigDict, split: str, limit: int | None = None
 ) -> datasets.Split:
-    """Images and labels of a split as they are scored.
+    """Images and labels of a split, or of its first images, as they are scored.
 
     Dynamic binarization is drawn once, from `config.eval_seed`.
-
-    Args:
-      config: valid ConfigDict.
-      split: "train", "validation" or "test".
-      limit: optional int, the first images only.
-
-    Returns:
-      datasets.Split.
 
     Raises:
       InvalidInputError: no such data, or no labels for a conditional model.

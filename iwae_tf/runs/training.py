@@ -164,10 +164,9 @@ def compiled_model(
     """The model of a config with its optimiser, ready to be trained.
 
     Args:
-      config: valid ConfigDict.
       images: float [N, *event_shape], whose mean the output bias starts from.
-      steps: int, of an epoch.
-      distribution: devices.Distribution; None: of this process alone.
+      steps: of an epoch.
+      distribution: None: of this process alone.
     """
     model = build_model(config, mean_image=_mean_of_observed(images))
     model.kl_warmup_steps = config.kl_warmup_epochs * steps
@@ -284,15 +283,7 @@ def batches(
     first_batch: int,
     **shards: Any,
 ) -> tf.data.Dataset:
-    """The training batches of a run from one of them on.
-
-    Args:
-      config: valid ConfigDict.
-      examples: datasets.Split, of `load_examples`.
-      first_epoch: int.
-      first_batch: int, of that epoch.
-      **shards: `shards` and `num_shards` of `datasets.batches`.
-    """
+    """The training batches of a run from one of them on; see `datasets.batches`."""
     return datasets.batches(
         *examples,
         batch_size=config.batch_size,

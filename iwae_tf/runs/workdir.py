@@ -92,11 +92,8 @@ class Workdir:
         """Makes the folder this config's and its data's, once nothing is refused.
 
         Where a run of fewer epochs is finished, its config stays until `export`: it is
-        that of the results and the model that are here.
-
-        Args:
-          config: ConfigDict.
-          data: `splits.training_data` of it.
+        that of the results and the model that are here. The data are what
+        `splits.training_data` says of it.
         """
         if data is None or data != data_in(self.path):
             keep_json(self.path / TRAINING_DATA, data)

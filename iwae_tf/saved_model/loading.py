@@ -70,9 +70,7 @@ def inputs_of(
     Args:
       names: of the inputs.
       x: float [N, *event].
-      num_samples: K.
-      seed: pair of integers.
-      labels: optional integers [N].
+      labels: integers [N].
     """
     inputs = {
         "x": np.asarray(x, np.float32),

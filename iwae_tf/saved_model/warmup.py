@@ -40,9 +40,9 @@ def write(
     """Writes the file into the folder of a version.
 
     Args:
-      version: pathlib.Path of the version.
+      version: the folder.
       name: what the server calls the model.
-      requests: dict of signature name to dict of input name to tensor.
+      requests: signature name to input name to tensor.
     """
     from tensorflow_serving.apis import prediction_log_pb2
 
@@ -60,16 +60,13 @@ def write(
 def predict_request(
     name: str, signature: str, inputs: Mapping[str, Any], version: int | None = None
 ) -> Any:
-    """A `PredictRequest`.
+    """A `tensorflow.serving.PredictRequest`.
 
     Args:
       name: what the server calls the model.
-      signature: name of the signature.
-      inputs: dict of input name to tensor or array.
-      version: optional int; None is the server's newest.
-
-    Returns:
-      request: tensorflow.serving.PredictRequest.
+      signature: its name.
+      inputs: name to tensor or array.
+      version: None is the server's newest.
     """
     from tensorflow_serving.apis import predict_pb2
 

@@ -57,13 +57,9 @@ def to_markdown(
     """The report of a study of training runs as Markdown.
 
     Args:
-      name: of the study.
-      protocol: studies.Protocol.
-      rows: list of Row.
-      runs: list of dicts, the `results.json` of its runs.
-      figures: dict of description to path.
-      pictures: list of (name, list of (label of a cell, path)).
-      times: list of Comparison.
+      runs: the `results.json` of its runs.
+      figures: description to path.
+      pictures: of (name, list of (label of a cell, path)).
     """
     study = STUDIES[name]
     done = sum(row.nll is not None for row in rows)

@@ -64,14 +64,7 @@ def write(
 ) -> list[Row]:
     """Writes `report.md`, `report.html`, `report.json` and the chart into a folder.
 
-    Args:
-      name: of the study, one with cells.
-      protocol: studies.Protocol.
-      cells: list of studies.Cell.
-      folder: path of the runs' workdirs.
-
-    Returns:
-      list of Row.
+    It is that of the runs' workdirs, and the study is one with cells.
     """
     folder = pathlib.Path(folder)
     rows, runs = collect(cells, folder)
@@ -113,11 +106,8 @@ def write_part(
     """Writes the same files for a study that is a part of a diagnosis.
 
     Args:
-      name: of the study.
-      protocol: studies.Protocol.
-      folder: path.
-      sentences: list of str, what was found.
-      figures: list of (file name, caption).
+      sentences: what was found.
+      figures: of (file name, caption).
     """
     study = STUDIES[name]
     parts = [

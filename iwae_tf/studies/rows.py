@@ -58,10 +58,6 @@ def collect(
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """Rows of a study from the runs in a folder.
 
-    Args:
-      cells: list of studies.Cell.
-      folder: path of the runs' workdirs.
-
     Returns:
       (list of Row, one a label, list of the results.json that were found).
 

@@ -129,12 +129,8 @@ def measure_cells(
 
     That holds the steps of an epoch, and by bound and estimator the seconds of a step,
     [stages, num_rounds]. All are timed once a round, so that whatever slows the machine
-    for a while slows all alike.
-
-    Args:
-      cells: list of studies.Cell of one data set; their seeds make no difference.
-      folder: pathlib.Path, of the study.
-      num_rounds: positive int.
+    for a while slows all alike. The cells are of one data set; their seeds make no
+    difference.
     """
     configs = {}
     for cell in cells:
@@ -170,10 +166,6 @@ def histories(
     machine did, each by something else, so that only steps that were timed in turn tell
     which estimator is faster.
 
-    Args:
-      cells: list of studies.Cell.
-      folder: pathlib.Path of their workdirs.
-
     Returns:
       dict of bound to dict of estimator to History.
     """
@@ -196,9 +188,7 @@ def histories(
 def at_equal_time(cells: Sequence[Cell], folder: pathlib.Path) -> list[Comparison]:
     """Compares the finished runs of each bound, where their steps have been timed.
 
-    Args:
-      cells: list of studies.Cell, of which the first seed's are compared.
-      folder: pathlib.Path of the study.
+    Of the cells those of the first seed are compared.
 
     Returns:
       list of Comparison, in the order of the cells; empty without `step_times.json`.

@@ -286,8 +286,8 @@ class Watch(threading.Event):
 
     Args:
       trial: optuna.Trial, told of each epoch's validation bound.
-      workdir: Workdir of its run.
-      stop: threading.Event.
+      workdir: of its run.
+      stop: the other one.
       num_ignored: its first epochs, in which it is never hopeless.
     """
 
