@@ -143,10 +143,6 @@ def encode(data: Any, schema: Schema) -> np.ndarray:
 def encode_labels(data: Any, schema: Schema) -> np.ndarray | None:
     """The codes of a table's label column, int32 [rows]; None where there is none.
 
-    Args:
-      data: as of `infer_schema`.
-      schema: Schema.
-
     Raises:
       InvalidInputError: the column is missing, a row has no label or an unknown one.
     """

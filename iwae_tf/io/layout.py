@@ -19,11 +19,7 @@ BEGINNINGS = {".npy": b"\x93NUMPY", ".npz": b"PK"}  # of files of arrays
 
 
 def model_file(workdir: str | os.PathLike[str], name: str = "workdir") -> pathlib.Path:
-    """The Keras model of a finished run.
-
-    Args:
-      workdir: the run's folder.
-      name: what a message calls it.
+    """The Keras model of a finished run, whose folder a message calls `name`.
 
     Raises:
       InvalidInputError: there is none.
@@ -40,11 +36,8 @@ def model_file(workdir: str | os.PathLike[str], name: str = "workdir") -> pathli
 def check_for_versions(path: str | os.PathLike[str], name: str = "output") -> None:
     """Refuses the folder of a run or of something else for an export.
 
-    What lies in the folder of versions is of the newest one, and would be replaced.
-
-    Args:
-      path: of the folder.
-      name: what a message calls it.
+    What lies in the folder of versions is of the newest one, and would be replaced. A
+    message calls the folder `name`.
     """
     folder, names = pathlib.Path(path), (*OF_RUN, CARD, "checkpoints", "model.keras")
     theirs = [name for name in names if (folder / name).exists()]
@@ -56,12 +49,7 @@ def check_for_versions(path: str | os.PathLike[str], name: str = "output") -> No
 
 
 def check_no_pattern(path: str | os.PathLike[str], name: str = "saved_model") -> None:
-    """Refuses a folder that TensorFlow cannot read an export from.
-
-    Args:
-      path: of the folder.
-      name: what a message calls it.
-    """
+    """Refuses a folder, `name`, that TensorFlow cannot read an export from."""
     whole = os.path.abspath(path)
     if found := re.findall(r"[*?\[\\]", whole):
         raise InvalidInputError(
@@ -125,10 +113,9 @@ def shipped(name: str) -> pathlib.Path:
 
 
 def check_rows(path: str | os.PathLike[str]) -> None:
-    """Refuses what rows cannot be read from, by its name and first bytes.
+    """Refuses a file that rows cannot be read from, by its name and first bytes.
 
-    Args:
-      path: folder of images, or a file.
+    A folder may be one of images.
 
     Raises:
       InvalidInputError: no such file, or another format.

@@ -22,10 +22,7 @@ def child(
 ) -> Iterator[subprocess.Popen]:
     """Starts a process whose `follow_parent` sees the end of the block or of this one.
 
-    Args:
-      command: list of str.
-      environment: of the child.
-      **settings: of subprocess.Popen.
+    The settings are those of subprocess.Popen.
     """
     theirs, ours = os.pipe()
     try:

@@ -55,18 +55,11 @@ def product_gflops() -> float:
 
 @dataclasses.dataclass
 class Distribution:
-    """Where a job runs; see `make_distribution`.
-
-    Args:
-      strategy: tf.distribute.Strategy.
-      devices: list of names, the local devices.
-      worker: index of this worker.
-      num_workers: int.
-    """
+    """Where a job runs; see `make_distribution`."""
 
     strategy: tf.distribute.Strategy
-    devices: list[str]
-    worker: int = 0
+    devices: list[str]  # names of the local ones
+    worker: int = 0  # index of this one
     num_workers: int = 1
 
     @property

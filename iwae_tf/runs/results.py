@@ -36,8 +36,7 @@ def score(
     Args:
       score_all: function of the keyword `on_batch`, which it calls with the
         LogLikelihood of each batch.
-      num_images: int.
-      num_samples: int, draws an image, for the bar.
+      num_samples: draws an image, for the bar.
 
     Returns:
       (LogLikelihood of the images that were done or None, whether that is all).

@@ -241,12 +241,7 @@ def write_hyperparameters(
 
 
 def remove_later_events(folder: str | os.PathLike[str], step: int) -> None:
-    """Takes the events after a step out of all event files below a folder.
-
-    Args:
-      folder: path.
-      step: the last step whose events are kept.
-    """
+    """Takes the events after a step out of all event files below a folder."""
     for path in sorted(pathlib.Path(folder).rglob(EVENTS)):
         records = list(RawEventFileLoader(str(path)).Load())
         kept = [data for data in records if Event.FromString(data).step <= step]

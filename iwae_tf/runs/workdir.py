@@ -242,11 +242,9 @@ def export(
     The config is in the version, and beside all of them that of the newest one.
 
     Args:
-      model: trained model.
-      config: its ConfigDict.
       path: folder of the versions.
-      results: optional dict, the run's `results.json`, for the model card.
-      data: optional dict, the run's `training_data.json`.
+      results: the run's `results.json`, for the model card.
+      data: the run's `training_data.json`.
 
     Returns:
       path: pathlib.Path of the new version.

@@ -19,11 +19,7 @@ DAMAGE = (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError)
 
 
 def restore_weights(model: Autoencoder, version: pathlib.Path) -> None:
-    """Sets the weights of a built model to those of an export of such a model.
-
-    Args:
-      model: a built model of the export's architecture.
-      version: folder of one version.
+    """Sets the weights of a built model to those of one version of an export.
 
     Raises:
       InvalidInputError: the export is damaged, or of another architecture.

@@ -72,8 +72,6 @@ def pipeline(
       source: pattern of input shards; see `read`.
       output: prefix of output shards with the suffix .csv or .parquet, which the shard
         numbers come before.
-      handler: `SavedModelHandler`.
-      root: beam.Pipeline.
       schema: path of the schema.json beside the export of a table's model.
 
     Raises:

@@ -77,12 +77,7 @@ class Scorer:
 
 
 class InProcessScorer(Scorer):
-    """A SavedModel, run here.
-
-    Args:
-      saved_model: folder of an export, NAME or NAME/1.
-      proposal: "encoder" or "refined".
-    """
+    """A SavedModel, run here. Its arguments are those of `open_scorer`."""
 
     def __init__(
         self, saved_model: str | os.PathLike[str], proposal: str = "encoder"

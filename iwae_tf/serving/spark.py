@@ -40,7 +40,6 @@ class Job:
     Args:
       source: pattern of the input shards.
       output: folder NAME.csv or NAME.parquet, which Spark makes and writes shards into.
-      scorer: shards.RowScorer.
       master: URL of Spark's master.
       options: list of "spark.NAME=VALUE".
       schema: path of the schema.json beside the export of a table's model.

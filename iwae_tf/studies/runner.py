@@ -196,9 +196,8 @@ def take_finished(
     has been begun in `folder` is left as it is.
 
     Args:
-      runs: iterable of Run.
-      folder: path, as in `run_all`.
-      root: path of a folder with runs in it, at any depth.
+      folder: as in `run_all`.
+      root: a folder with runs in it, at any depth.
       report: function of one line, told of each run that is taken.
     """
     folder, root = pathlib.Path(folder), pathlib.Path(root)
