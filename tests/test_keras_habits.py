@@ -336,6 +336,15 @@ def test_a_loop_of_ones_own_takes_the_steps_of_fit():
         np.testing.assert_allclose(start - 0.1 * gradient, variable, atol=1e-5)
 
 
+@pytest.mark.parametrize("graphs", [None])  # in place of the fixture: as for users
+def test_layers_that_mix_rows_train_under_xla_before_a_build(graphs):
+    decoder = keras.Sequential([keras.layers.BatchNormalization(), DENSE(4)])
+    model = IWAE(MLP(5, 4), decoder, num_samples=builders.K)
+    model.compile(jit_compile=True)
+    assert np.isfinite(model.train_on_batch(X)).all()
+    assert len(model.trainable_variables) == 8
+
+
 def test_training_is_how_the_networks_are_called():
     encoder, decoder, _ = builders.networks()
     encoder = keras.Sequential([keras.layers.Dropout(0.9, seed=1), *encoder])

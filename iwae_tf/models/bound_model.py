@@ -251,7 +251,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         """x [B, *event], labels, a weight an example, of what `fit` hands."""
         x, y, example_weights = self.gate.batch(data)
         if not self.built:  # step by step, without a program
-            self.build(x.shape)
+            self._create_variables(x.shape)
         return x, y, example_weights
 
     def _drawn(self, x, key, first_row):

@@ -255,14 +255,10 @@ class OneProgramModel(keras.Model):
         values = {"steps_in_pass": num_steps, "are_checked": are_checked}
         if self.compiled:
             steps = self.steps_per_execution
-            x = arguments.get("x")
+            is_dataset = isinstance(arguments.get("x"), tf.data.Dataset)
             if self._chosen["steps_per_execution"] == "auto":
                 steps = self._automatic_steps(arguments, num_steps)
-            if (
-                num_steps
-                and self._makes_programs
-                and not isinstance(x, tf.data.Dataset)
-            ):
+            if num_steps and self._makes_programs and not is_dataset:
                 # Keras counts whole calls to tell when it has to begin with x anew.
                 steps = programs.dividing_steps(steps, num_steps)
             values["steps_per_execution"] = steps
@@ -333,10 +329,15 @@ class OneProgramModel(keras.Model):
     def _prepare(self, x, y, weights):
         """Checks a call's batches; creates variables of the model and its optimiser."""
         self.gate.batches(x, y, weights, self.are_checked)
-        if not self.built:
-            self.build(x.shape)
-        if not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
+        self._create_variables(x.shape)
+
+    def _create_variables(self, shape):
+        """Of model and optimiser, outside of a step: XLA compiles none there."""
+        with tf.init_scope():
+            if not self.built:
+                self.build(shape)
+            if not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Keras' adds up the parts of a batch, which may be of different sizes."""
