@@ -345,6 +345,18 @@ def test_layers_that_mix_rows_train_under_xla_before_a_build(graphs):
     assert len(model.trainable_variables) == 8
 
 
+def test_a_frozen_network_is_frozen_with_what_is_inside_it(tmp_path):
+    """When it is made, and in a loaded model, whose optimiser is that of the rest."""
+    model = build(nets=(MLP(5, 4, trainable=False), MLP(5, EVENT)))
+    model.compile("adam")
+    fit(model, epochs=2)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one in (model, loaded):
+        assert len(one.trainable_variables) == len(one.decoder[0].weights) == 4
+    assert_same(fit(loaded), fit(model))
+
+
 def test_training_is_how_the_networks_are_called():
     encoder, decoder, _ = builders.networks()
     encoder = keras.Sequential([keras.layers.Dropout(0.9, seed=1), *encoder])

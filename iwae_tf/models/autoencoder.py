@@ -162,6 +162,10 @@ class Autoencoder(SavedByKeras):
                 f"(None, 784). Received: input_shape={input_shape}"
             ) from error
         self.latent.build(event_shape)
+        for layer in self._flatten_layers():
+            if not layer.trainable:  # nor is a layer that it has made since
+                for part in layer._flatten_layers():
+                    part.trainable = False
         self.built = True
 
     def check_x(self, x: ArrayLike | tf.Tensor) -> tf.Tensor:
