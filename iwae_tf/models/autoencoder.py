@@ -15,6 +15,7 @@ from iwae_tf.errors import InvalidInputError
 from iwae_tf.models.building import refuse_unknown
 from iwae_tf.models.inputs import Gate, check_latents
 from iwae_tf.models.latent_model import LatentModel
+from iwae_tf.models.private import freeze_parts
 from iwae_tf.models.saving import SavedByKeras
 from iwae_tf.probability import noise
 from iwae_tf.probability.distributions import (
@@ -162,10 +163,7 @@ class Autoencoder(SavedByKeras):
                 f"(None, 784). Received: input_shape={input_shape}"
             ) from error
         self.latent.build(event_shape)
-        for layer in self._flatten_layers():
-            if not layer.trainable:  # nor is a layer that it has made since
-                for part in layer._flatten_layers():
-                    part.trainable = False
+        freeze_parts(self)
         self.built = True
 
     def check_x(self, x: ArrayLike | tf.Tensor) -> tf.Tensor:

@@ -36,6 +36,14 @@ def train_validation_split(
     return array_slicing.train_validation_split(tuple(arrays), validation_split=share)
 
 
+def freeze_parts(model: keras.Model) -> None:
+    """Hands `trainable=False` of a layer to those that it has made since."""
+    for layer in model._flatten_layers():
+        if not layer.trainable:
+            layer.trainable = True  # a value that it has already is not handed on
+            layer.trainable = False
+
+
 def writes_hdf5() -> bool:
     """Whether Keras is writing a model's config down for an HDF5 file."""
     return bool(global_state.get_global_attribute("use_legacy_config"))
