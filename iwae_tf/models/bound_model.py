@@ -13,7 +13,7 @@ import tensorflow as tf
 from iwae_tf import bounds
 from iwae_tf.checks import check_choice, check_count
 from iwae_tf.errors import InvalidInputError
-from iwae_tf.models import gradients, kept_draws, one_pass
+from iwae_tf.models import gradients, kept_draws, one_pass, programs
 from iwae_tf.models.autoencoder import Autoencoder
 from iwae_tf.models.latent_model import LogWeightParts
 from iwae_tf.models.metrics import JointMeans
@@ -251,7 +251,7 @@ class ImportanceWeightedAutoencoder(Autoencoder):
         """x [B, *event], labels, a weight an example, of what `fit` hands."""
         x, y, example_weights = self.gate.batch(data)
         if not self.built:  # step by step, without a program
-            self._create_variables(x.shape)
+            programs.create_variables(self, x.shape)
         return x, y, example_weights
 
     def _drawn(self, x, key, first_row):

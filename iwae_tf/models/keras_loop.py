@@ -329,15 +329,7 @@ class OneProgramModel(keras.Model):
     def _prepare(self, x, y, weights):
         """Checks a call's batches; creates variables of the model and its optimiser."""
         self.gate.batches(x, y, weights, self.are_checked)
-        self._create_variables(x.shape)
-
-    def _create_variables(self, shape):
-        """Of model and optimiser, outside of a step: XLA compiles none there."""
-        with tf.init_scope():
-            if not self.built:
-                self.build(shape)
-            if not self.optimizer.built:
-                self.optimizer.build(self.trainable_variables)
+        programs.create_variables(self, x.shape)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Keras' adds up the parts of a batch, which may be of different sizes."""

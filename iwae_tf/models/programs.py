@@ -8,7 +8,7 @@ that the shapes, and with them the compiled program, stay the same.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -115,6 +115,20 @@ def keeps_rows_apart(layers: Iterable[keras.layers.Layer]) -> bool:
         or getattr(layer, "activity_regularizer", None) is not None
         for layer in layers
     )
+
+
+def create_variables(model: keras.Model, shape: Sequence[Any]) -> None:
+    """Those of a model and its optimiser, outside of a step: XLA compiles none there.
+
+    Args:
+      model: compiled keras.Model.
+      shape: of x.
+    """
+    with tf.init_scope():
+        if not model.built:
+            model.build(shape)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
 
 
 def make_function(
