@@ -409,6 +409,16 @@ def test_a_bound_of_ones_own_is_one_value_for_each_example(axes, shape):
     assert text.endswith(f"Received: shape={shape}")
 
 
+def test_a_bound_of_ones_own_that_returns_nothing_is_told():
+    class Wrong(bounds.Objective):
+        def bound(self, log_weights):
+            pass
+
+    text = refusal(gradients.bound_of, Wrong(), tf.zeros([2, 3, 5]))
+    assert text.startswith("`bound` of Wrong must return one value for each example")
+    assert text.endswith("Received: None")
+
+
 class Own(bounds.Objective):
     def bound(self, log_weights):
         return bounds.iwae(log_weights)

@@ -155,13 +155,17 @@ def bound_of(objective: Objective, log_weights: tf.Tensor) -> Bound:
             f"`__call__` of {name} must return a bounds.Bound. "
             f"Received: a {type(bound).__name__}"
         )
-    values = {id(value): tf.cast(value, log_weights.dtype) for value in bound}
+    values = {
+        id(value): None if value is None else tf.cast(value, log_weights.dtype)
+        for value in bound
+    }
     for value in values.values():
-        if not value.shape.is_compatible_with(log_weights.shape[2:]):
+        if value is None or not value.shape.is_compatible_with(log_weights.shape[2:]):
+            received = None if value is None else f"shape={tuple(value.shape)}"
             raise InvalidInputError(
                 f"`bound` of {name} must return one value for each "
                 "example, [B], from log-weights [M, K, B]. "
-                f"Received: shape={tuple(value.shape)}"
+                f"Received: {received}"
             )
     return Bound(*(values[id(value)] for value in bound))
 
