@@ -345,6 +345,11 @@ def test_layers_that_mix_rows_train_under_xla_before_a_build(graphs):
     assert len(model.trainable_variables) == 8
 
 
+def test_a_step_of_evaluation_needs_no_compile():
+    model = IWAE(MLP(5, 4), MLP(5, EVENT), num_samples=builders.K)
+    assert np.isfinite(model.test_step(X)["bound"])
+
+
 def test_a_frozen_network_is_frozen_with_what_is_inside_it(tmp_path):
     """When it is made, and in a loaded model, whose optimiser is that of the rest."""
     model = build(nets=(MLP(5, 4, trainable=False), MLP(5, EVENT)))

@@ -121,13 +121,13 @@ def create_variables(model: keras.Model, shape: Sequence[Any]) -> None:
     """Those of a model and its optimiser, outside of a step: XLA compiles none there.
 
     Args:
-      model: compiled keras.Model.
+      model: keras.Model, which has no optimiser before it is compiled.
       shape: of x.
     """
     with tf.init_scope():
         if not model.built:
             model.build(shape)
-        if not model.optimizer.built:
+        if model.compiled and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
 
 
