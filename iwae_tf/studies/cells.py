@@ -241,37 +241,35 @@ def _samples(protocol: Protocol) -> Iterator[Cell]:
 def _headline(protocol: Protocol) -> Iterator[Cell]:
     """The two models that everybody quotes, with some hours each.
 
-    The short budget then trains both in an hour and for longer, a model of images given
-    their class, and the first one-layer model on.
+    The short budget then trains both in an hour and for longer, and a model of images
+    given their class. One-layer models are trained on.
     """
-    best = {}
+    is_short = protocol.budget == "short"
+    made = []
     for layers, nll in BEST_PUBLISHED.items():
         config = protocol.config("iwae", num_samples=50, num_layers=layers)
-        if protocol.budget == "short":
+        if is_short:
             recipes.train_by(config, recipes.LONG[layers])
-        label = f"{layers}-layer IWAE, k = 50"
-        best[layers] = Cell(f"iwae_k50_{layers}l", label, config, Published(nll))
-    yield from best.values()
-    if protocol.budget == "short":
-        for words, by_layers in recipes.BEST.items():
-            for layers, recipe in by_layers.items():
-                first = best[layers]
-                config = protocol.config("iwae", num_samples=50, num_layers=layers)
-                recipes.train_by_few(config, recipe)
-                name = f"{first.name}_{words.split()[-1]}"
-                yield Cell(name, f"{first.label}, {words}", config, first.published)
+        name, label = f"iwae_k50_{layers}l", f"{layers}-layer IWAE, k = 50"
+        made.append(Cell(name, label, config, Published(nll)))
+        for words, recipe in recipes.BEST[layers].items() if is_short else ():
+            config = protocol.config("iwae", num_samples=50, num_layers=layers)
+            recipes.train_by_few(config, recipe)
+            more = f"{name}_{words.split()[-1]}", f"{label}, {words}"
+            made.append(Cell(*more, config, Published(nll)))
+    yield from made
+    if is_short:
         config = protocol.config("iwae", num_samples=50, num_layers=2, conditional=True)
         recipes.train_by_few(config, recipes.CONDITIONAL)
         label = "2-layer IWAE, k = 50, log p(x given its class)"
         yield Cell("iwae_k50_2l_conditional", label, config, Published(CONDITIONAL_NLL))
-    if protocol.budget != "full":
-        first = best[1]
-        config = first.config.copy_and_resolve_references()
-        is_short = protocol.budget == "short"
-        last = stages(config)[-1][1:4]
-        recipes.train_further(config, recipes.FURTHER_STAGE if is_short else last)
-        name, label = f"{first.name}_further", f"{first.label}, trained further"
-        yield Cell(name, label, config, first.published, first.name)
+    for cell in made:
+        if protocol.budget != "full" and cell.name in recipes.FURTHER:
+            config = cell.config.copy_and_resolve_references()
+            last = stages(config)[-1][1:4]
+            recipes.train_further(config, recipes.FURTHER_STAGE if is_short else last)
+            name, label = f"{cell.name}_further", f"{cell.label}, trained further"
+            yield Cell(name, label, config, cell.published, cell.name)
 
 
 STUDIES = {
