@@ -51,8 +51,7 @@ BEST: dict[int, dict[str, Recipe]] = {  # by stochastic layers, and how long in 
 }
 CONDITIONAL: Recipe = ((8, 120, 2e-3, 5e-4), (None, 45, 8e-4, 6e-6))  # two layers
 NUM_KEPT, LARGER_BATCH = 4, 400  # draws that go backward and batches, of these two
-FURTHER = ("iwae_k50_1l",)  # runs that are trained on, once ended
-FURTHER_STAGE = (80, 6e-4, 5e-6)
+FURTHER_STAGE = (80, 6e-4, 5e-6)  # of the long run with one layer, once it has ended
 
 
 def train_by(config: ConfigDict, recipe: Recipe) -> None:
