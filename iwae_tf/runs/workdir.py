@@ -304,8 +304,7 @@ def data_in(folder: pathlib.Path) -> dict[str, Any] | None:
 def change_of_data(
     folder: pathlib.Path, config: ConfigDict
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """What a model was trained on and what its data are now; None where neither is
-    known to differ from the other.
+    """What a model was trained on, and what is there now; None if no change is known.
 
     Args:
       folder: of the run, or of the versions of the export.
